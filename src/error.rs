@@ -1,0 +1,45 @@
+//! The crate's error: one transparent wrapper around each module's own.
+
+use std::path::PathBuf;
+
+/// Anything that can go wrong below the command line.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A dataset cannot be read or does not fit its own description.
+    #[error(transparent)]
+    Data(#[from] crate::data::DataError),
+    /// An item index cannot be built, read or used.
+    #[error(transparent)]
+    Index(#[from] crate::index::IndexError),
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Something the user gave or asked for does not work; the text names the place and the remedy.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// The result of everything fallible below the command line.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An [`Error::Io`] at `path`, shaped for `map_err`.
+    pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.into();
+        move |source| Error::Io { path, source }
+    }
+}
+
+/// Returns early with an [`Error::Invalid`] built from a format string.
+#[macro_export]
+macro_rules! invalid {
+    ($($arg:tt)*) => { return Err($crate::Error::Invalid(format!($($arg)*))) };
+}

@@ -1,0 +1,26 @@
+//! `llmbs`: a generative recommender in one binary.
+//!
+//! The modules, in reading order, which is also the order of dependency:
+//! a module uses those above it, never those below (see `docs/architecture.md`).
+
+pub mod error;
+pub mod rng;
+
+pub mod data;
+pub mod index;
+
+pub mod model;
+pub mod nn;
+pub mod ops;
+pub mod text;
+
+pub mod decode;
+pub mod eval;
+pub mod tasks;
+pub mod train;
+
+pub mod cli;
+pub mod config;
+pub mod run;
+
+pub use error::{Error, Result};
