@@ -1,1 +1,435 @@
-//! (stub)
+//! The configuration of a run: one TOML file, every value with a default here, unknown keys refused.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::synth::SynthConfig;
+use crate::decode::Normalize;
+use crate::embed::DinConfig;
+use crate::index::Source;
+use crate::model::LoraConfig;
+use crate::tasks::{SrtSelection, TasksConfig};
+use crate::train::{ContrastConfig, TrainConfig};
+use crate::{Error, Result, invalid};
+
+/// Everything that decides what a run computes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct RunConfig {
+    /// Fixes every random draw of the run.
+    pub seed: u64,
+    /// The interactions and texts.
+    pub data: DataConfig,
+    /// The language model.
+    pub backbone: BackboneConfig,
+    /// The item index.
+    pub index: IndexConfig,
+    /// The training stages.
+    pub train: TrainingConfig,
+    /// The evaluation.
+    pub eval: EvalConfig,
+}
+
+impl Default for RunConfig {
+    fn default() -> Self {
+        Self {
+            seed: 42,
+            data: DataConfig::default(),
+            backbone: BackboneConfig::default(),
+            index: IndexConfig::default(),
+            train: TrainingConfig::default(),
+            eval: EvalConfig::default(),
+        }
+    }
+}
+
+/// `[data]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct DataConfig {
+    /// A dataset folder in LC-Rec's format; absent, the synthetic shop.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// The most items a history holds.
+    pub history: usize,
+    /// The synthetic shop, used where there is no path.
+    pub synthetic: SynthConfig,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self { path: None, history: 20, synthetic: SynthConfig::default() }
+    }
+}
+
+/// The type weights are kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32-bit floats.
+    F32,
+    /// bfloat16; needs CUDA.
+    Bf16,
+}
+
+/// `[backbone]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct BackboneConfig {
+    /// A Hugging Face folder, a GGUF file or a hub id; absent, a backbone from scratch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// The type of the weights.
+    pub dtype: Precision,
+    /// The backbone from scratch, used where there is no path.
+    pub scratch: ScratchConfig,
+}
+
+impl Default for BackboneConfig {
+    fn default() -> Self {
+        Self { path: None, dtype: Precision::F32, scratch: ScratchConfig::default() }
+    }
+}
+
+/// `[backbone.scratch]`: shape and tokenizer of a backbone from scratch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct ScratchConfig {
+    /// Tokens of the byte-level BPE learnt on the item texts, at most.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the feed-forward layers.
+    pub intermediate_size: usize,
+    /// Blocks.
+    pub num_hidden_layers: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads.
+    pub num_key_value_heads: usize,
+    /// Whether the output head is the embedding.
+    pub tie_word_embeddings: bool,
+}
+
+impl Default for ScratchConfig {
+    fn default() -> Self {
+        Self {
+            vocab_size: 2000,
+            hidden_size: 128,
+            intermediate_size: 344,
+            num_hidden_layers: 4,
+            num_attention_heads: 4,
+            num_key_value_heads: 4,
+            tie_word_embeddings: false,
+        }
+    }
+}
+
+/// `[index]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct IndexConfig {
+    /// Which signal the codes come from.
+    pub source: Source,
+    /// The largest branching of the trees.
+    pub k: usize,
+    /// Levels of the semantic tree; an index of one source has the total of both.
+    pub semantic_levels: usize,
+    /// Levels of the behavior tree.
+    pub behavior_levels: usize,
+    /// Where a text is cut before it is embedded.
+    pub max_text_tokens: usize,
+    /// The behavior encoder.
+    pub din: DinConfig,
+}
+
+impl Default for IndexConfig {
+    fn default() -> Self {
+        Self {
+            source: Source::Unit,
+            k: 256,
+            semantic_levels: 2,
+            behavior_levels: 2,
+            max_text_tokens: 256,
+            din: DinConfig::default(),
+        }
+    }
+}
+
+/// `[train]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct TrainingConfig {
+    /// Which weights stage `initial` changes.
+    pub tuning: Tuning,
+    /// Which rows of embedding and head stage `initial` changes.
+    pub train_embeddings: TrainEmbeddings,
+    /// The adapter of `tuning = "lora"`, merged into the checkpoint when the stage ends.
+    pub lora: LoraConfig,
+    /// The annealing adapter.
+    pub adapter: LoraConfig,
+    /// What is trained in stage `initial`, and how it is worded.
+    pub tasks: TasksConfig,
+    /// The contrastive loss of stage `initial`.
+    pub contrast: ContrastConfig,
+    /// Which targets stage `anneal` trains.
+    pub selection: SrtSelection,
+    /// The language-model warm-up of a backbone from scratch.
+    pub warmup: TrainConfig,
+    /// Stage `initial`.
+    pub initial: TrainConfig,
+    /// Stage `anneal`.
+    pub anneal: TrainConfig,
+}
+
+impl Default for TrainingConfig {
+    fn default() -> Self {
+        Self {
+            tuning: Tuning::Full,
+            train_embeddings: TrainEmbeddings::All,
+            lora: LoraConfig::default(),
+            adapter: LoraConfig::default(),
+            tasks: TasksConfig::default(),
+            contrast: ContrastConfig::default(),
+            selection: SrtSelection::default(),
+            warmup: TrainConfig {
+                epochs: 4,
+                batch: 64,
+                learning_rate: 2e-3,
+                warmup_ratio: 0.1,
+                validation_users: 0,
+                ..TrainConfig::default()
+            },
+            initial: TrainConfig::default(),
+            anneal: TrainConfig { epochs: 1, ..TrainConfig::default() },
+        }
+    }
+}
+
+/// Which weights stage `initial` changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tuning {
+    /// The whole backbone.
+    Full,
+    /// LoRA on the backbone, merged into the checkpoint.
+    Lora,
+}
+
+/// Which rows of embedding and head stage `initial` changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TrainEmbeddings {
+    /// All rows.
+    All,
+    /// The item tokens and `<con>`.
+    New,
+    /// None.
+    None,
+}
+
+/// `[eval]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct EvalConfig {
+    /// Beam width.
+    pub beam: usize,
+    /// Over which tokens probabilities are normalised.
+    pub normalize: Normalize,
+    /// Users scored together.
+    pub batch: usize,
+}
+
+impl Default for EvalConfig {
+    fn default() -> Self {
+        Self { beam: 20, normalize: Normalize::Level, batch: 64 }
+    }
+}
+
+/// The demo's configuration, embedded so that the program runs without any file.
+pub const DEMO: &str = include_str!("../configs/demo.toml");
+
+impl RunConfig {
+    /// Parses TOML from `origin` and applies `overrides` of the form `key.path=value`.
+    ///
+    /// # Errors
+    /// Malformed TOML, unknown keys and wrong types, naming `origin` and the key.
+    pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
+        let fault = |e: toml::de::Error| Error::Invalid(format!("{origin}: {}", one_line(&e)));
+        // Parsed once as it stands, so that a mistake in the file is reported with its line.
+        let _: Self = toml::from_str(text).map_err(fault)?;
+        let mut table = toml::Table::try_from(Self::default())
+            .map_err(|e| Error::Invalid(format!("configuration: {e}")))?;
+        // Merged key by key: a file that sets one value of a table keeps the defaults of the rest.
+        merge(&mut table, text.parse().map_err(fault)?);
+        for text in overrides {
+            set(&mut table, text)?;
+        }
+        table
+            .try_into()
+            .map_err(|e: toml::de::Error| Error::Invalid(format!("--set: {}", one_line(&e))))
+    }
+
+    /// Reads a file.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        Self::parse(&text, &path.display().to_string(), overrides)
+    }
+
+    /// The configuration as TOML, every value spelt out.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self).map_err(|e| Error::Invalid(format!("configuration: {e}")))
+    }
+
+    /// Checks what no type can: reports every violation at once.
+    pub fn check(&self) -> Result<()> {
+        let mut wrong = Vec::new();
+        let mut need = |holds: bool, text: &str| {
+            if !holds {
+                wrong.push(text.to_string());
+            }
+        };
+        let scratch = &self.backbone.scratch;
+        need(self.data.history > 0, "data.history must be at least 1");
+        need(self.index.k > 1, "index.k must be at least 2");
+        need(
+            self.index.semantic_levels > 0 && self.index.behavior_levels > 0,
+            "index.semantic-levels and index.behavior-levels must be at least 1",
+        );
+        need(
+            scratch.num_attention_heads > 0
+                && scratch.hidden_size % (2 * scratch.num_attention_heads) == 0,
+            "backbone.scratch.hidden-size must be an even multiple of num-attention-heads",
+        );
+        need(
+            scratch.num_key_value_heads > 0
+                && scratch.num_attention_heads % scratch.num_key_value_heads == 0,
+            "backbone.scratch.num-attention-heads must be a multiple of num-key-value-heads",
+        );
+        need(
+            self.eval.beam > 0 && self.eval.batch > 0,
+            "eval.beam and eval.batch must be at least 1",
+        );
+        for (name, lora) in [("lora", &self.train.lora), ("adapter", &self.train.adapter)] {
+            need(lora.rank > 0, &format!("train.{name}.rank must be at least 1"));
+        }
+        for (name, train) in [
+            ("train.warmup", &self.train.warmup),
+            ("train.initial", &self.train.initial),
+            ("train.anneal", &self.train.anneal),
+        ] {
+            need(
+                train.batch > 0 && train.micro_batch != Some(0),
+                &format!("{name}.batch and micro-batch must be at least 1"),
+            );
+            need((0.0..1.0).contains(&train.dropout), &format!("{name}.dropout must be in [0, 1)"));
+            need(train.learning_rate > 0.0, &format!("{name}.learning-rate must be positive"));
+        }
+        if wrong.is_empty() { Ok(()) } else { invalid!("{}", wrong.join("; ")) }
+    }
+}
+
+/// Lays `over` over `table`, table by table.
+fn merge(table: &mut toml::Table, over: toml::Table) {
+    for (key, value) in over {
+        match (table.get_mut(&key), value) {
+            (Some(toml::Value::Table(inner)), toml::Value::Table(value)) => merge(inner, value),
+            (_, value) => {
+                table.insert(key, value);
+            }
+        }
+    }
+}
+
+/// Applies `key.path=value`; a value that is no TOML is taken as a string.
+fn set(table: &mut toml::Table, text: &str) -> Result<()> {
+    let Some((path, value)) = text.split_once('=') else {
+        invalid!("--set {text}: expected key=value, for example --set index.k=32");
+    };
+    let parsed: std::result::Result<toml::Table, _> = format!("value = {value}").parse();
+    let value = parsed
+        .ok()
+        .and_then(|mut t| t.remove("value"))
+        .unwrap_or_else(|| toml::Value::String(value.to_string()));
+    let mut table = table;
+    let mut keys = path.trim().split('.').peekable();
+    while let Some(key) = keys.next() {
+        if keys.peek().is_none() {
+            table.insert(key.to_string(), value);
+            return Ok(());
+        }
+        let entry = table.entry(key).or_insert_with(|| toml::Table::new().into());
+        let Some(inner) = entry.as_table_mut() else {
+            invalid!("--set {text}: {key} is a value, not a table");
+        };
+        table = inner;
+    }
+    Ok(())
+}
+
+/// TOML errors span several lines with a picture of the place; one line says the same.
+fn one_line(e: &toml::de::Error) -> String {
+    let text = e.to_string();
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim)
+        .filter(|l| !l.is_empty() && !l.starts_with('|') && !l.contains('^'))
+        .collect();
+    lines.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_resolved_configuration_parses_back() {
+        let config = RunConfig::parse(DEMO, "demo.toml", &[]).unwrap();
+        let text = config.to_toml().unwrap();
+        assert_eq!(RunConfig::parse(&text, "resolved", &[]).unwrap(), config);
+    }
+
+    #[test]
+    fn shipped_configurations_hold() {
+        for text in [
+            DEMO,
+            include_str!("../configs/beauty-small.toml"),
+            include_str!("../configs/beauty-smollm2.toml"),
+            include_str!("../configs/beauty-llama7b.toml"),
+        ] {
+            RunConfig::parse(text, "shipped", &[]).unwrap().check().unwrap();
+        }
+    }
+
+    #[test]
+    fn overrides_reach_nested_keys() {
+        let set = ["index.k=7".to_string(), "index.source=random".to_string()];
+        let config = RunConfig::parse("seed = 1", "x.toml", &set).unwrap();
+        assert_eq!((config.index.k, config.index.source, config.seed), (7, Source::Random, 1));
+    }
+
+    #[test]
+    fn unknown_keys_are_named_with_their_origin() {
+        let error = RunConfig::parse("[index]\nkk = 3\n", "x.toml", &[]).unwrap_err().to_string();
+        assert!(error.contains("x.toml") && error.contains("kk") && error.contains('2'), "{error}");
+        let set = ["index.kk=7".to_string()];
+        let error = RunConfig::parse("", "x.toml", &set).unwrap_err().to_string();
+        assert!(error.contains("--set") && error.contains("kk"), "{error}");
+    }
+
+    #[test]
+    fn a_partly_given_table_keeps_its_own_defaults() {
+        let config = RunConfig::parse("[train.warmup]\nbatch = 3", "x.toml", &[]).unwrap();
+        assert_eq!((config.train.warmup.batch, config.train.warmup.epochs), (3, 4));
+    }
+
+    #[test]
+    fn all_violations_are_reported() {
+        let mut config = RunConfig::default();
+        config.index.k = 1;
+        config.eval.beam = 0;
+        let error = config.check().unwrap_err().to_string();
+        assert!(error.contains("index.k") && error.contains("eval.beam"), "{error}");
+    }
+}

@@ -1,9 +1,10 @@
 //! `llmbs`: a generative recommender in one binary.
 //!
-//! The modules, in reading order, which is also the order of dependency:
-//! a module uses those above it, never those below (see `docs/architecture.md`).
+//! The modules, in reading order, which is also the order of dependency: a module uses some of those
+//! above it, never those below (see `docs/architecture.md`).
 
 pub mod error;
+pub mod files;
 pub mod rng;
 
 pub mod data;
@@ -15,6 +16,7 @@ pub mod ops;
 pub mod text;
 
 pub mod decode;
+pub mod embed;
 pub mod eval;
 pub mod tasks;
 pub mod train;

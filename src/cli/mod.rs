@@ -1,1 +1,220 @@
-//! (stub)
+//! The command line: parses arguments, runs the library, prints results. Results go to stdout, logs and
+//! progress to stderr; exit code 0, 1 for a failure, 2 for usage.
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the one place that prints")]
+
+mod args;
+mod progress;
+mod results;
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+use candle_core::Device;
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{DEMO, RunConfig};
+use crate::data::synth::Shop;
+use crate::data::{self, Split, Stats};
+use crate::run::{EvalRequest, Run, Stage, load_dataset};
+use args::{
+    Args, Command, DataCommand, DeviceChoice, EvalArgs, RecommendArgs, StageChoice, Switch,
+};
+use progress::Bars;
+
+/// Runs the program on the process's arguments.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let level = match (args.quiet, args.verbose) {
+        (true, _) => "warn",
+        (false, 0) => "llmbs=info,warn",
+        (false, 1) => "llmbs=debug,info",
+        (false, _) => "trace",
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(level))
+        .with_writer(progress::LogWriter::default)
+        .with_target(false)
+        .without_time()
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
+    set_threads(args.threads)?;
+    let (config, run_dir) = configuration(args)?;
+    match &args.command {
+        Command::Config => {
+            print!("{}", config.to_toml()?);
+            Ok(())
+        }
+        Command::Data { command: DataCommand::Stats { json } } => {
+            let stats = Stats::of(&load_dataset(&config)?);
+            if *json {
+                println!("{}", serde_json::to_string_pretty(&stats)?);
+            } else {
+                print!("{stats}");
+            }
+            Ok(())
+        }
+        Command::Data { command: DataCommand::Synth { out } } => synthesize(&config, out),
+        command => {
+            let mut run = Run::open(&run_dir, config, device(args.device)?)?;
+            let mut bars = Bars::new(args.quiet);
+            match command {
+                Command::Index { force } => stage(&mut run, Stage::Index, *force, &mut bars),
+                Command::Train { stage: choice, force } => {
+                    let which = match choice {
+                        StageChoice::Initial => Stage::Initial,
+                        StageChoice::Anneal => Stage::Anneal,
+                    };
+                    stage(&mut run, which, *force, &mut bars)
+                }
+                Command::Eval(eval) => evaluate(&run, eval, &mut bars),
+                Command::Recommend(recommend) => self::recommend(&run, recommend),
+                Command::Run => whole(&mut run, &mut bars),
+                Command::Config | Command::Data { .. } => Ok(()),
+            }
+        }
+    }
+}
+
+/// The configuration and run folder that the arguments and the place they are given in lead to.
+fn configuration(args: &Args) -> anyhow::Result<(RunConfig, PathBuf)> {
+    let mut overrides = args.set.clone();
+    if let Some(seed) = args.seed {
+        overrides.push(format!("seed={seed}"));
+    }
+    let of_run = args.run.as_ref().map(|dir| dir.join("config.toml")).filter(|path| path.exists());
+    let here = PathBuf::from("llmbs.toml");
+    let file = args.config.clone().or(of_run).or_else(|| here.exists().then_some(here));
+    let config = match &file {
+        Some(path) => RunConfig::load(path, &overrides)?,
+        None => RunConfig::parse(DEMO, "configs/demo.toml (embedded)", &overrides)?,
+    };
+    let name = file.as_ref().and_then(|path| path.file_stem());
+    let name = name.map_or_else(|| "demo".into(), |stem| stem.to_string_lossy().into_owned());
+    let run_dir = args.run.clone().unwrap_or_else(|| PathBuf::from("runs").join(name));
+    config.check()?;
+    Ok((config, run_dir))
+}
+
+fn set_threads(threads: Option<usize>) -> anyhow::Result<()> {
+    let threads = threads.unwrap_or(0);
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .context("the thread pool could not be started")
+}
+
+fn device(choice: DeviceChoice) -> anyhow::Result<Device> {
+    match choice {
+        DeviceChoice::Cpu => Ok(Device::Cpu),
+        DeviceChoice::Auto => Ok(Device::cuda_if_available(0)?),
+        DeviceChoice::Cuda(ordinal) => Device::new_cuda(ordinal).with_context(|| {
+            format!(
+                "--device cuda:{ordinal}: no such device, or this program was built without CUDA \
+                 (cargo build --release --features cuda)"
+            )
+        }),
+    }
+}
+
+fn synthesize(config: &RunConfig, out: &std::path::Path) -> anyhow::Result<()> {
+    let mut shop = Shop::generate(&config.data.synthetic)?;
+    if let Some(name) = out.file_name() {
+        shop.dataset.name = name.to_string_lossy().into_owned();
+    }
+    data::write(out, &shop.dataset)?;
+    println!("wrote {}", out.display());
+    println!("Recall@10 of an oracle that knows the process: {:.4}", shop.oracle_recall(10));
+    Ok(())
+}
+
+fn stage(run: &mut Run, stage: Stage, force: bool, bars: &mut Bars) -> anyhow::Result<()> {
+    let report = run.stage(stage, force, bars)?;
+    print!("{}", results::stage(run, &report));
+    Ok(())
+}
+
+fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::Result<()> {
+    let beam = args.beam.unwrap_or(run.config().eval.beam);
+    if beam == 0 || args.limit == Some(0) {
+        bail!("--beam and --limit must be at least 1");
+    }
+    let adapters = match args.adapter {
+        Some(switch) => vec![switch == Switch::On],
+        None if run.has_adapter() => vec![true, false],
+        None => vec![false],
+    };
+    let mut evaluations = Vec::new();
+    for adapter in adapters {
+        let split = args.split.unwrap_or(Split::Test);
+        let request = EvalRequest { split, adapter, beam, limit: args.limit };
+        let result = run.evaluate(request, args.force, bars)?;
+        let done = if result.was_done { "is there already" } else { "written" };
+        tracing::info!("{} {done}", result.path.display());
+        evaluations.push(result.json);
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&results::as_one(evaluations))?);
+    } else {
+        print!("{}", results::table(&evaluations));
+    }
+    Ok(())
+}
+
+fn recommend(run: &Run, args: &RecommendArgs) -> anyhow::Result<()> {
+    let dataset = run.dataset();
+    let history = match (&args.user, &args.history) {
+        (Some(id), _) => match dataset.user(id) {
+            Some(user) => user.items.clone(),
+            None => bail!(
+                "{} has no user {id:?} with at least 3 interactions; its first is {:?}",
+                dataset.name,
+                dataset.users[0].id
+            ),
+        },
+        (None, Some(ids)) => ids
+            .iter()
+            .map(|id| {
+                let known = dataset.item_by_raw_id(id).or_else(|| id.parse().ok());
+                known.with_context(|| format!("{} has no item {id:?}", dataset.name))
+            })
+            .collect::<anyhow::Result<_>>()?,
+        (None, None) => bail!("give --user or --history"),
+    };
+    let beam = args.beam.unwrap_or(run.config().eval.beam);
+    let adapter = args.adapter.map_or_else(|| run.has_adapter(), |switch| switch == Switch::On);
+    if args.top == 0 || beam == 0 {
+        bail!("--top and --beam must be at least 1");
+    }
+    let items = run.recommend(&history, args.top, beam, adapter)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&items)?);
+    } else {
+        print!("{}", results::recommendations(&items));
+    }
+    Ok(())
+}
+
+/// Index, both stages and evaluation: whatever is not done yet.
+fn whole(run: &mut Run, bars: &mut Bars) -> anyhow::Result<()> {
+    for stage in [Stage::Index, Stage::Initial, Stage::Anneal] {
+        let report = run.stage(stage, false, bars)?;
+        for line in results::stage(run, &report).lines() {
+            tracing::info!("{line}");
+        }
+    }
+    evaluate(run, &EvalArgs::default(), bars)
+}

@@ -1,1 +1,22 @@
-//! (stub)
+//! The backbone, its checkpoints and adapters, and the network of the behavior encoder.
+
+pub mod adapter;
+mod checkpoint;
+mod config;
+pub mod din;
+mod gguf;
+mod hub;
+pub mod init;
+pub mod llama;
+mod rope_scaling;
+mod source;
+
+pub use adapter::LoraConfig;
+pub use checkpoint::{Weights, load_folder, load_safetensors, save_folder, save_safetensors};
+pub use config::LlamaConfig;
+pub use llama::{DropoutPair, KvCache, Llama, Packed};
+pub use rope_scaling::RopeScaling;
+pub use source::{Backbone, BackboneSource, load_backbone};
+
+#[cfg(test)]
+mod tests;

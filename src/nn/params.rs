@@ -106,12 +106,24 @@ impl Gradients {
     /// # Errors
     /// Names the first parameter that received none: a cut in the graph is a bug, never a warning.
     pub fn collect(params: &Params, store: &GradStore) -> Result<Self> {
+        Self::collect_with_optional(params, store, |_| false)
+    }
+
+    /// As [`Gradients::collect`], but parameters that `optional` picks by name may go without: theirs
+    /// is zero.
+    pub fn collect_with_optional(
+        params: &Params,
+        store: &GradStore,
+        optional: impl Fn(&str) -> bool,
+    ) -> Result<Self> {
         let mut map = BTreeMap::new();
         for (name, p) in &params.map {
-            let Some(grad) = store.get(p.var.as_tensor()) else {
-                bail!("no gradient reached parameter {name}");
+            let grad = match store.get(p.var.as_tensor()) {
+                Some(grad) => rows_from(grad, p.first_row)?.contiguous()?,
+                None if optional(name) => rows_from(&p.var.zeros_like()?, p.first_row)?,
+                None => bail!("no gradient reached parameter {name}"),
             };
-            map.insert(name.clone(), rows_from(grad, p.first_row)?.contiguous()?);
+            map.insert(name.clone(), grad);
         }
         Ok(Self { map })
     }

@@ -1,1 +1,77 @@
-//! (stub)
+//! Differentiable operations for a trainable Llama, with their backward passes.
+//!
+//! candle's own fused operations cut the gradient (see `clippy.toml`); these do not. Each is one function
+//! with two paths: a fused, multi-threaded one for f32 and f64 on the CPU, and a composition of candle's
+//! differentiable operations for every other device and dtype. Tests hold the two equal and check the
+//! gradients against finite differences.
+//!
+//! Sequences are packed: hidden states are (tokens, hidden), the rows of a batch one after another without
+//! padding. An input that needs no gradient costs nothing in a fused backward. Results are bit-identical
+//! on any number of threads.
+#![expect(
+    clippy::inline_always,
+    reason = "only what is inlined into `kernels::vectorize` is compiled for the machine's vector instructions"
+)]
+
+mod attention;
+#[cfg(test)]
+mod check;
+mod cpu;
+mod cross_entropy;
+mod dropout;
+mod embedding;
+mod info_nce;
+mod kernels;
+mod linear;
+mod log_softmax;
+mod rms_norm;
+mod rope;
+mod swiglu;
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+
+use candle_core::{DType, Tensor};
+
+pub use attention::{Row, Rows, attention};
+pub use cross_entropy::cross_entropy;
+pub use dropout::dropout;
+pub use embedding::embedding;
+pub use info_nce::{Contrast, info_nce, info_nce_top1};
+pub use linear::linear;
+pub use log_softmax::log_softmax_rows;
+pub use rms_norm::rms_norm;
+pub use rope::rope;
+pub use swiglu::swiglu;
+
+thread_local! {
+    static COMPOSED_GUARDS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// While it lives, operations called on its thread take their composed path.
+#[derive(Debug)]
+pub struct ComposedGuard {
+    // The count it gives back belongs to this thread.
+    not_send: PhantomData<*const ()>,
+}
+
+/// Makes this thread take the composed path until the guard is dropped, to compare it with the fused one.
+#[must_use = "the fused path comes back when the guard is dropped"]
+pub fn force_composed() -> ComposedGuard {
+    COMPOSED_GUARDS.set(COMPOSED_GUARDS.get() + 1);
+    ComposedGuard { not_send: PhantomData }
+}
+
+impl Drop for ComposedGuard {
+    fn drop(&mut self) {
+        COMPOSED_GUARDS.set(COMPOSED_GUARDS.get() - 1);
+    }
+}
+
+/// Whether the fused path serves these inputs.
+fn fused(inputs: &[&Tensor]) -> bool {
+    COMPOSED_GUARDS.get() == 0
+        && inputs
+            .iter()
+            .all(|t| t.device().is_cpu() && matches!(t.dtype(), DType::F32 | DType::F64))
+}

@@ -1,0 +1,90 @@
+//! Progress bars on a terminal; elsewhere, a line now and then.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::run::Monitor;
+
+/// The bar on screen, which log lines must not tear.
+static CURRENT: LazyLock<Mutex<Option<ProgressBar>>> = LazyLock::new(|| Mutex::new(None));
+
+/// Where there is no terminal to draw on, a line is logged this often.
+const LINE_EVERY: Duration = Duration::from_secs(15);
+
+/// Shows each piece of work as a bar.
+#[derive(Debug)]
+pub(super) struct Bars {
+    hidden: bool,
+    what: String,
+    total: u64,
+    last_line: Instant,
+}
+
+impl Bars {
+    pub(super) fn new(quiet: bool) -> Self {
+        Self { hidden: quiet, what: String::new(), total: 0, last_line: Instant::now() }
+    }
+}
+
+fn current() -> std::sync::MutexGuard<'static, Option<ProgressBar>> {
+    CURRENT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Monitor for Bars {
+    fn begin(&mut self, what: &str, total: u64) {
+        self.what = what.to_string();
+        self.total = total;
+        self.last_line = Instant::now();
+        if self.hidden || !io::stderr().is_terminal() {
+            return;
+        }
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+        let style = ProgressStyle::with_template(
+            "{prefix:>24} [{bar:32}] {pos}/{len}  {msg}  {elapsed} (ETA {eta})",
+        );
+        if let Ok(style) = style {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        bar.set_prefix(self.what.clone());
+        *current() = Some(bar);
+    }
+
+    fn advance(&mut self, done: u64, note: &str) {
+        if let Some(bar) = &*current() {
+            bar.set_position(done);
+            bar.set_message(note.to_string());
+        } else if !self.hidden && self.last_line.elapsed() >= LINE_EVERY {
+            self.last_line = Instant::now();
+            tracing::info!("{}: {done}/{}  {note}", self.what, self.total);
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(bar) = current().take() {
+            bar.finish();
+        }
+    }
+}
+
+/// Writes log lines to stderr, above the bar if there is one.
+#[derive(Debug, Default)]
+pub(super) struct LogWriter;
+
+impl Write for LogWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        // Cloned, so that the lock is free again while the bar steps aside.
+        let bar = current().clone();
+        match bar {
+            Some(bar) => bar.suspend(|| io::stderr().write_all(line))?,
+            None => io::stderr().write_all(line)?,
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}

@@ -1,0 +1,143 @@
+//! What can be wrong with a dataset, told so that the reader of the message can mend the file.
+
+use std::path::PathBuf;
+
+use super::ItemId;
+
+/// A dataset cannot be read, written or generated.
+///
+/// `path` is the file at fault; for a dataset that was built in memory it is the dataset's name.
+/// Causes are part of the message, so none of the variants has a `source` that would repeat them.
+#[derive(Debug, thiserror::Error)]
+pub enum DataError {
+    /// The dataset folder does not exist or is no folder.
+    #[error("{path}: no such folder; {CONTENTS}")]
+    NoFolder {
+        /// The folder asked for.
+        path: PathBuf,
+    },
+    /// The dataset folder holds no interactions.
+    #[error("{path}: no .inter.json in this folder; {CONTENTS}")]
+    NoInteractions {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// Several interaction files, none of them named after the folder.
+    #[error("{path}: {} could each be the dataset; name one after the folder, or give it a folder of its own", found.join(", "))]
+    SeveralInteractions {
+        /// The folder.
+        path: PathBuf,
+        /// The candidates' file names, sorted.
+        found: Vec<String>,
+    },
+    /// The system refused to read or write.
+    #[error("{path}: {reason}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        reason: std::io::Error,
+    },
+    /// Not JSON, or JSON of another shape, or a key that occurs twice; says line and column.
+    #[error("{path}: {reason}")]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What serde said and where.
+        reason: serde_json::Error,
+    },
+    /// A key of `item.json` that is not an item id.
+    #[error("{path}: item key {key:?} is not an item id; keys are the integers from \"0\" on")]
+    ItemKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+    },
+    /// The keys of `item.json` leave one out.
+    #[error("{path}: {items} items, but no item {missing}; keys must run from 0 to {}", items - 1)]
+    ItemGap {
+        /// The file.
+        path: PathBuf,
+        /// How many items the file has.
+        items: usize,
+        /// The smallest id that is missing.
+        missing: ItemId,
+    },
+    /// A user has an item that the dataset does not.
+    #[error(
+        "{path}: user {user:?} has item {item}, but the dataset has {items} items, numbered from 0"
+    )]
+    UnknownItem {
+        /// The file.
+        path: PathBuf,
+        /// The user's key.
+        user: String,
+        /// The item.
+        item: ItemId,
+        /// How many items there are.
+        items: usize,
+    },
+    /// Ids so sparse that the number of items cannot be guessed from the largest one.
+    #[error(
+        "{path}: the largest item id is {largest}, but only {distinct} items occur; number them from 0 without gaps or add item.json"
+    )]
+    SparseIds {
+        /// The file.
+        path: PathBuf,
+        /// The largest id.
+        largest: ItemId,
+        /// How many different ids occur.
+        distinct: usize,
+    },
+    /// Two items share the id that users know them by.
+    #[error("{path}: items {first} and {second} have the same raw id {raw_id:?}")]
+    DuplicateRawId {
+        /// The file.
+        path: PathBuf,
+        /// The shared raw id.
+        raw_id: String,
+        /// The item that has it first.
+        first: ItemId,
+        /// The item that has it again.
+        second: ItemId,
+    },
+    /// Two users share a key.
+    #[error("{path}: user {user:?} occurs twice")]
+    DuplicateUser {
+        /// The file.
+        path: PathBuf,
+        /// The shared key.
+        user: String,
+    },
+    /// Nobody has the three interactions that leave-one-out takes.
+    #[error(
+        "{path}: no user has 3 interactions or more ({short_users} have fewer); leave-one-out needs one each for training, validation and test"
+    )]
+    NoUsers {
+        /// The file.
+        path: PathBuf,
+        /// The number of users left out.
+        short_users: usize,
+    },
+    /// A split that does not exist.
+    #[error("no split is called {found:?}; there are valid and test")]
+    Split {
+        /// What was asked for.
+        found: String,
+    },
+    /// A setting of the synthetic shop that cannot be met.
+    #[error("{key} = {value}: {must}")]
+    Synth {
+        /// The setting, as the configuration file writes it.
+        key: &'static str,
+        /// Its value.
+        value: f64,
+        /// What it must be.
+        must: &'static str,
+    },
+}
+
+/// What a dataset folder must contain: the remedy where it does not.
+const CONTENTS: &str = "a dataset folder X holds X.inter.json, {\"user\": [item ids, oldest first]}, \
+and, for texts, X.item.json, {\"item id\": {\"title\", \"description\", \"brand\", \"categories\"}}";

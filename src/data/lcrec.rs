@@ -1,0 +1,230 @@
+//! LC-Rec's dataset folders: `X/X.inter.json`, user → item ids in time order, and
+//! `X/X.item.json`, item id → text fields.
+//!
+//! Stricter than plain serde in one thing: a key that occurs twice is an error, where a JSON map
+//! would silently keep the last one.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::marker::PhantomData;
+use std::path::{Path, PathBuf};
+
+use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use super::{DataError, Dataset, Item, ItemId, User};
+
+const INTER: &str = ".inter.json";
+const ITEM: &str = ".item.json";
+
+/// Reads a dataset folder; see [`Dataset::load`].
+pub(super) fn load(dir: &Path) -> Result<Dataset, DataError> {
+    let name = dataset_name(dir)?;
+    let inter = dir.join(format!("{name}{INTER}"));
+    let item = dir.join(format!("{name}{ITEM}"));
+
+    let Entries::<Vec<ItemId>>(sequences) = read(&inter)?;
+    let mut users: Vec<_> = sequences.into_iter().map(|(id, items)| User { id, items }).collect();
+    if users.iter().all(|user| user.id.parse::<u64>().is_ok()) {
+        users.sort_by_key(|user| user.id.parse::<u64>().ok());
+    }
+    let items = if item.is_file() {
+        read_items(&item)?
+    } else {
+        tracing::info!("{}: not there, so items have no text", item.display());
+        vec![Item::default(); count_items(&inter, &users)?]
+    };
+    Dataset::checked(name, users, items, &inter, &item)
+}
+
+/// Writes `dataset` as `X/X.inter.json` and `X/X.item.json`, X being the name of the folder `dir`,
+/// which is created if need be. Files of these names are replaced.
+///
+/// Reading the folder gives the same dataset back, under the folder's name and without the short
+/// users, whose sequences a [`Dataset`] does not keep.
+pub fn write(dir: &Path, dataset: &Dataset) -> Result<(), DataError> {
+    fs::create_dir_all(dir).map_err(|reason| DataError::Io { path: dir.into(), reason })?;
+    let name = folder_name(dir).unwrap_or_else(|| dataset.name.clone());
+    // Interactions last: they are what makes a folder a dataset.
+    let items = dataset.items.iter().enumerate().map(|(id, item)| (id, ItemFields::from(item)));
+    replace(&dir.join(format!("{name}{ITEM}")), items)?;
+    let users = dataset.users.iter().map(|user| (&user.id, &user.items));
+    replace(&dir.join(format!("{name}{INTER}")), users)
+}
+
+/// The X of `X.inter.json`: the folder's own name, or that of the only such file in it.
+fn dataset_name(dir: &Path) -> Result<String, DataError> {
+    if !dir.is_dir() {
+        return Err(DataError::NoFolder { path: dir.into() });
+    }
+    if let Some(name) = folder_name(dir)
+        && dir.join(format!("{name}{INTER}")).is_file()
+    {
+        return Ok(name);
+    }
+    let failed = |reason| DataError::Io { path: dir.into(), reason };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).map_err(failed)? {
+        if let Ok(file) = entry.map_err(failed)?.file_name().into_string()
+            && let Some(name) = file.strip_suffix(INTER)
+        {
+            found.push(name.to_string());
+        }
+    }
+    found.sort_unstable();
+    match found.len() {
+        0 => Err(DataError::NoInteractions { path: dir.into() }),
+        1 => Ok(found.remove(0)),
+        _ => Err(DataError::SeveralInteractions {
+            path: dir.into(),
+            found: found.iter().map(|name| format!("{name}{INTER}")).collect(),
+        }),
+    }
+}
+
+/// A path such as `.` has no last part of its own, but the folder it leads to does.
+fn folder_name(dir: &Path) -> Option<String> {
+    let name = |path: &Path| Some(path.file_name()?.to_str()?.to_string());
+    name(dir).or_else(|| name(&dir.canonicalize().ok()?))
+}
+
+fn read<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
+    let text = fs::read(path).map_err(|reason| DataError::Io { path: path.into(), reason })?;
+    serde_json::from_slice(&text)
+        .map_err(|reason| DataError::Malformed { path: path.into(), reason })
+}
+
+fn read_items(path: &Path) -> Result<Vec<Item>, DataError> {
+    let Entries::<ItemFields>(entries) = read(path)?;
+    let mut items = vec![None; entries.len()];
+    for (key, fields) in entries {
+        // Only the plain spelling, or "1" and "01" would be one item with two entries.
+        let id = key.parse::<ItemId>().ok().filter(|id| id.to_string() == key);
+        let Some(id) = id else { return Err(DataError::ItemKey { path: path.into(), key }) };
+        if let Some(slot) = items.get_mut(id as usize) {
+            *slot = Some(Item::from(fields));
+        }
+    }
+    // An id beyond the range left its place in the range empty.
+    if let Some(missing) = items.iter().position(Option::is_none) {
+        let (items, missing) = (items.len(), missing as ItemId);
+        return Err(DataError::ItemGap { path: path.into(), items, missing });
+    }
+    Ok(items.into_iter().flatten().collect())
+}
+
+/// The number of items where nothing but interactions tells it.
+fn count_items(inter: &Path, users: &[User]) -> Result<usize, DataError> {
+    let seen: HashSet<ItemId> = users.iter().flat_map(|user| &user.items).copied().collect();
+    let Some(&largest) = seen.iter().max() else { return Ok(0) };
+    // Hashed or raw ids would ask for memory, vocabulary and levels for items that do not exist.
+    if largest as usize > 10 * seen.len() + 1000 {
+        return Err(DataError::SparseIds { path: inter.into(), largest, distinct: seen.len() });
+    }
+    Ok(largest as usize + 1)
+}
+
+/// Writes `{"key": value, …}`, one entry a line, under a temporary name and renames it.
+fn replace<K: fmt::Display, V: Serialize>(
+    path: &Path,
+    entries: impl Iterator<Item = (K, V)>,
+) -> Result<(), DataError> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let temporary = PathBuf::from(temporary);
+    let written = (|| -> io::Result<()> {
+        let mut file = BufWriter::new(File::create(&temporary)?);
+        let mut before = "{\n";
+        for (key, value) in entries {
+            file.write_all(before.as_bytes())?;
+            serde_json::to_writer(&mut file, &key.to_string())?;
+            file.write_all(b": ")?;
+            serde_json::to_writer(&mut file, &value)?;
+            before = ",\n";
+        }
+        file.write_all(b"\n}\n")?;
+        file.into_inner()?.sync_all()?;
+        fs::rename(&temporary, path)
+    })();
+    written.map_err(|reason| DataError::Io { path: path.into(), reason })
+}
+
+/// The entries of a JSON object in file order, all keys different.
+struct Entries<V>(Vec<(String, V)>);
+
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for Entries<V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EntriesVisitor<V>(PhantomData<V>);
+
+        impl<'de, V: Deserialize<'de>> Visitor<'de> for EntriesVisitor<V> {
+            type Value = Entries<V>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries<V>, A::Error> {
+                let mut keys = HashSet::new();
+                let mut entries = Vec::new();
+                while let Some(key) = map.next_key::<String>()? {
+                    if !keys.insert(key.clone()) {
+                        return Err(A::Error::custom(format_args!("key {key:?} occurs twice")));
+                    }
+                    entries.push((key, map.next_value()?));
+                }
+                Ok(Entries(entries))
+            }
+        }
+
+        deserializer.deserialize_map(EntriesVisitor(PhantomData))
+    }
+}
+
+/// An entry of `item.json`; fields not listed are ignored.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct ItemFields {
+    title: Option<String>,
+    description: Option<String>,
+    brand: Option<String>,
+    categories: Option<String>,
+    // Public datasets name the raw id differently, and some have a number there that is no raw id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    item_id: Option<serde_json::Value>,
+    #[serde(skip_serializing)]
+    asin: Option<serde_json::Value>,
+    #[serde(skip_serializing)]
+    parent_asin: Option<serde_json::Value>,
+}
+
+impl From<ItemFields> for Item {
+    fn from(fields: ItemFields) -> Self {
+        let text = |field: Option<String>| field.map_or_else(String::new, |s| s.trim().to_string());
+        let raw_id = [fields.asin, fields.parent_asin, fields.item_id]
+            .into_iter()
+            .flatten()
+            .find_map(|value| value.as_str().map(str::to_string));
+        Self {
+            title: text(fields.title),
+            description: text(fields.description),
+            brand: text(fields.brand),
+            categories: text(fields.categories),
+            raw_id,
+        }
+    }
+}
+
+impl From<&Item> for ItemFields {
+    fn from(item: &Item) -> Self {
+        Self {
+            title: Some(item.title.clone()),
+            description: Some(item.description.clone()),
+            brand: Some(item.brand.clone()),
+            categories: Some(item.categories.clone()),
+            item_id: item.raw_id.clone().map(serde_json::Value::String),
+            ..Self::default()
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! Reading, checking, fingerprinting and writing datasets.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+use super::*;
+
+const INTER: &str = r#"{"0": [0, 1, 2, 1], "1": [2, 0, 1]}"#;
+const ITEM: &str = r#"{
+"0": {"title": "soap", "description": "a bar", "brand": "B", "categories": "Bath, Soap", "asin": "B00"},
+"1": {"title": " foam ", "description": null, "price": 3.5, "item_id": 17},
+"2": {}
+}"#;
+
+/// A folder `shop` with these two files; an empty text stands for no file.
+fn folder(inter: &str, item: &str) -> (TempDir, PathBuf) {
+    let parent = TempDir::new().unwrap();
+    let dir = parent.path().join("shop");
+    fs::create_dir(&dir).unwrap();
+    for (name, text) in [("shop.inter.json", inter), ("shop.item.json", item)] {
+        if !text.is_empty() {
+            fs::write(dir.join(name), text).unwrap();
+        }
+    }
+    (parent, dir)
+}
+
+fn load(inter: &str, item: &str) -> Result<Dataset, DataError> {
+    let (_parent, dir) = folder(inter, item);
+    Dataset::load(&dir)
+}
+
+#[track_caller]
+fn assert_fails(inter: &str, item: &str, parts: &[&str]) {
+    let message = load(inter, item).unwrap_err().to_string();
+    for part in parts {
+        assert!(message.contains(part), "{message:?} lacks {part:?}");
+    }
+}
+
+#[test]
+fn reads_a_folder() {
+    let data = load(INTER, ITEM).unwrap();
+    assert_eq!(data.name, "shop");
+    assert_eq!(data.user("1").unwrap().items, [2, 0, 1]);
+    assert!(data.user("2").is_none());
+    let soap = &data.items[0];
+    assert_eq!((soap.title.as_str(), soap.description.as_str()), ("soap", "a bar"));
+    assert_eq!((soap.brand.as_str(), soap.categories.as_str()), ("B", "Bath, Soap"));
+    assert_eq!(data.items[1], Item { title: "foam".into(), ..Item::default() });
+    assert!(data.has_text() && !data.items[2].has_text());
+    assert_eq!((data.item_by_raw_id("B00"), data.item_by_raw_id("B01")), (Some(0), None));
+    assert_eq!((data.num_items(), data.num_interactions(), data.short_users), (3, 7, 0));
+}
+
+#[test]
+fn without_item_texts_the_largest_id_tells_the_number_of_items() {
+    let data = load(r#"{"0": [0, 5, 2], "1": [7]}"#, "").unwrap();
+    assert_eq!((data.num_items(), data.short_users), (8, 1));
+    assert!(!data.has_text());
+    assert_fails(r#"{"0": [0, 5, 4000000000]}"#, "", &["shop.inter.json", "4000000000", "only 3"]);
+}
+
+#[test]
+fn users_are_ordered_by_number_where_keys_are_numbers() {
+    let ids = |inter: &str| -> Vec<String> {
+        load(inter, ITEM).unwrap().users.into_iter().map(|user| user.id).collect()
+    };
+    let user = "[0, 1, 2]";
+    assert_eq!(ids(&format!(r#"{{"10": {user}, "9": {user}, "2": {user}}}"#)), ["2", "9", "10"]);
+    assert_eq!(ids(&format!(r#"{{"10": {user}, "x": {user}, "2": {user}}}"#)), ["10", "x", "2"]);
+}
+
+#[test]
+fn malformed_json_is_located() {
+    assert_fails("{\"0\": [0, 1, 2],\n \"1\": [0, \"1\"]}", ITEM, &["shop.inter.json", "line 2"]);
+    assert_fails("{\"0\": [0, 1, -2]}", ITEM, &["shop.inter.json", "-2", "line 1 column"]);
+    assert_fails("[1]", ITEM, &["shop.inter.json", "expected an object"]);
+    assert_fails(INTER, "{\"0\": {\"title\":\n\n 7}}", &["shop.item.json", "7", "line 3"]);
+    assert_fails(INTER, "{\"0\": {}", &["shop.item.json", "EOF"]);
+}
+
+#[test]
+fn keys_that_occur_twice_are_refused() {
+    let users = "{\"a\": [0, 1, 2],\n\"a\": [2, 1, 0]}";
+    assert_fails(users, ITEM, &["shop.inter.json", "\"a\" occurs twice", "line 2"]);
+    let items = "{\"0\": {},\n\"1\": {},\n\"1\": {}}";
+    assert_fails(INTER, items, &["shop.item.json", "\"1\" occurs twice", "line 3"]);
+}
+
+#[test]
+fn item_keys_must_count_from_zero() {
+    assert_fails(
+        INTER,
+        r#"{"0": {}, "2": {}, "3": {}}"#,
+        &["shop.item.json", "no item 1", "0 to 2"],
+    );
+    assert_fails(INTER, r#"{"0": {}, "01": {}}"#, &["shop.item.json", "\"01\""]);
+    assert_fails(INTER, r#"{"0": {}, "B00": {}}"#, &["shop.item.json", "\"B00\""]);
+    let twice = r#"{"0": {"asin": "X"}, "1": {"asin": "Y"}, "2": {"asin": "X"}}"#;
+    assert_fails(INTER, twice, &["shop.item.json", "items 0 and 2", "\"X\""]);
+}
+
+#[test]
+fn an_unknown_item_is_named_with_its_user() {
+    let inter = r#"{"0": [0, 1, 2], "u7": [0, 3]}"#;
+    assert_fails(inter, ITEM, &["shop.inter.json", "\"u7\"", "item 3", "3 items"]);
+}
+
+#[test]
+fn short_users_are_left_out_and_counted() {
+    let data = load(r#"{"0": [0, 1], "1": [2, 0, 1], "2": [], "3": [1]}"#, ITEM).unwrap();
+    assert_eq!((data.users.len(), data.short_users), (1, 3));
+    assert_eq!(data.users[0].id, "1");
+    assert_fails(r#"{"0": [0, 1], "1": [2]}"#, ITEM, &["shop.inter.json", "2 have fewer"]);
+    assert_fails("{}", "", &["shop.inter.json", "no user"]);
+}
+
+#[test]
+fn a_missing_folder_or_file_says_what_belongs_there() {
+    let remedy = "X.inter.json";
+    let (_parent, dir) = folder("", ITEM);
+    let no_file = Dataset::load(&dir).unwrap_err();
+    assert!(matches!(no_file, DataError::NoInteractions { .. }), "{no_file}");
+    assert!(no_file.to_string().contains(remedy), "{no_file}");
+    let no_folder = Dataset::load(&dir.join("elsewhere")).unwrap_err();
+    assert!(matches!(no_folder, DataError::NoFolder { .. }), "{no_folder}");
+    assert!(no_folder.to_string().contains(remedy), "{no_folder}");
+}
+
+#[test]
+fn the_only_interactions_are_taken_whatever_the_folder_is_called() {
+    let (_parent, dir) = folder("", "");
+    fs::write(dir.join("Other.inter.json"), INTER).unwrap();
+    fs::write(dir.join("Other.item.json"), ITEM).unwrap();
+    let data = Dataset::load(&dir).unwrap();
+    assert!(data.name == "Other" && data.has_text());
+    fs::write(dir.join("Another.inter.json"), INTER).unwrap();
+    let error = Dataset::load(&dir).unwrap_err().to_string();
+    assert!(error.contains("Another.inter.json, Other.inter.json"), "{error}");
+    fs::write(dir.join("shop.inter.json"), INTER).unwrap();
+    assert_eq!(Dataset::load(&dir).unwrap().name, "shop");
+}
+
+#[test]
+fn the_fingerprint_follows_content_and_not_form() {
+    let fingerprint = |inter: &str, item: &str| load(inter, item).unwrap().fingerprint;
+    let base = fingerprint(INTER, ITEM);
+    assert_eq!(base.len(), 64);
+    let respaced = INTER.replace(' ', "\n\t");
+    let reordered = r#"{"1": [2, 0, 1], "0": [0, 1, 2, 1]}"#;
+    assert_eq!(base, fingerprint(&respaced, &ITEM.replace(':', " :\n")));
+    assert_eq!(base, fingerprint(reordered, ITEM));
+    assert_eq!(base, fingerprint(INTER, &ITEM.replace("3.5", "4.5")));
+    assert_ne!(base, fingerprint(&INTER.replace("2, 1]", "2, 0]"), ITEM));
+    assert_ne!(base, fingerprint(&INTER.replace("[2, 0, 1]", "[2, 1, 0]"), ITEM));
+    assert_ne!(base, fingerprint(INTER, &ITEM.replace("a bar", "a bas")));
+    // The same characters, moved from one field to the next.
+    let moved = ITEM.replace("\"soap\"", "\"soapa b\"").replace("\"a bar\"", "\"ar\"");
+    assert_ne!(base, fingerprint(INTER, &moved));
+}
+
+#[test]
+fn what_is_written_reads_back() {
+    let mut data = load(INTER, ITEM).unwrap();
+    data.items[2].title = "quote \" backslash \\ line\nend, \u{1f9f4} <b>".into();
+    data.items[2].raw_id = Some("\"raw\"".into());
+    data.users[1].id = "1001".into();
+    let data = Dataset::new("copy", data.users, data.items).unwrap();
+    let parent = TempDir::new().unwrap();
+    let dir = parent.path().join("deep").join("copy");
+    for _ in 0..2 {
+        write(&dir, &data).unwrap();
+        let back = Dataset::load(&dir).unwrap();
+        assert_eq!((&back.name, &back.users, &back.items), (&data.name, &data.users, &data.items));
+        assert_eq!(back.fingerprint, data.fingerprint);
+    }
+    let mut files: Vec<_> =
+        fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    files.sort();
+    assert_eq!(files, ["copy.inter.json", "copy.item.json"]);
+}
+
+#[test]
+fn a_failed_write_names_the_file() {
+    let (_parent, dir) = folder(INTER, "");
+    let below_a_file = dir.join("shop.inter.json").join("x");
+    let error = write(&below_a_file, &load(INTER, ITEM).unwrap()).unwrap_err().to_string();
+    assert!(error.contains("shop.inter.json"), "{error}");
+}
+
+#[test]
+fn datasets_from_parts_are_checked_too() {
+    let user = |id: &str, items: &[ItemId]| User { id: id.into(), items: items.into() };
+    let items = vec![Item::default(); 3];
+    let twice = vec![user("a", &[0, 1, 2]), user("a", &[0, 1, 2])];
+    let error = Dataset::new("made", twice, items.clone()).unwrap_err().to_string();
+    assert!(error.contains("made") && error.contains("\"a\" occurs twice"), "{error}");
+    let unknown = vec![user("b", &[0, 1, 3])];
+    let error = Dataset::new("made", unknown, items).unwrap_err().to_string();
+    assert!(error.contains("\"b\" has item 3"), "{error}");
+}
+
+#[test]
+fn training_does_not_see_held_out_items() {
+    let data = load(INTER, ITEM).unwrap();
+    let other = data.with_other_targets();
+    assert_ne!(data.fingerprint, other.fingerprint);
+    assert!(data.users.iter().zip(&other.users).all(|(a, b)| {
+        [Split::Valid, Split::Test].iter().all(|&split| a.target(split) != b.target(split))
+    }));
+    assert!(data.train_sequences().eq(other.train_sequences()));
+    assert!(data.train_sequences().eq([&[0, 1][..], &[2][..]]));
+    assert_eq!(data.popularity(), [1, 1, 1]);
+    assert_eq!(other.popularity(), [1, 1, 1]);
+}
+
+fn shared(name: &str) -> Dataset {
+    let shared = std::env::var_os("LLMBS_SHARED")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
+    Dataset::load(&shared.join("data").join(name)).unwrap()
+}
+
+#[test]
+#[ignore = "needs shared/data"]
+fn public_datasets_have_their_published_sizes() {
+    let sizes = |data: &Dataset| {
+        (data.users.len() + data.short_users, data.num_items(), data.num_interactions())
+    };
+    let beauty = shared("Beauty");
+    assert_eq!(sizes(&beauty), (22_363, 12_101, 198_502));
+    assert!(beauty.has_text() && beauty.item_by_raw_id("B004756YJA") == Some(0));
+    let scientific = shared("Scientific");
+    assert_eq!(sizes(&scientific), (3_285, 3_686, 22_743));
+    assert!(scientific.has_text());
+    let instruments = shared("Instruments");
+    assert_eq!(sizes(&instruments), (24_772, 9_922, 206_153));
+    assert!(!instruments.has_text());
+    assert_eq!(sizes(&shared("Sports")), (35_598, 18_357, 296_337));
+}

@@ -1,0 +1,155 @@
+//! Beam search constrained to a trie (docs/method.md): a prefix that no item has is never scored.
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::data::ItemId;
+use crate::index::Trie;
+
+/// Over which tokens the probabilities of a step sum to one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Normalize {
+    /// All tokens of the level.
+    Level,
+    /// The whole vocabulary, as Hugging Face's `prefix_allowed_tokens_fn` does.
+    Vocab,
+    /// The trie's children only: a diagnostic. Where a node has one child, it adds nothing.
+    Allowed,
+}
+
+/// One hypothesis to be scored: the hypothesis of the level before that it extends, and by which code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BeamRow {
+    /// Row of the previous call.
+    pub parent: usize,
+    /// Position of the code within the previous level.
+    pub code: u32,
+}
+
+/// What beam search needs of a model: log-probabilities of the next code.
+///
+/// A model whose probabilities are normalised over [`Normalize::Level`] or [`Normalize::Vocab`] hands
+/// them out as they are; the search itself renormalises for [`Normalize::Allowed`].
+pub trait CodeScores {
+    /// Log-probabilities of every code of `level`, (rows, codes of the level), row-major.
+    ///
+    /// At level 0 there is one row a user and `rows` is empty; at later levels row `i` of the result is
+    /// for `rows[i]`, which refers to a row of the call before.
+    fn scores(&mut self, level: usize, rows: &[BeamRow]) -> Result<Vec<f32>>;
+}
+
+/// A recommended item and its score, the sum of the log-probabilities of its tokens (equation 1).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Ranked {
+    /// The item.
+    pub item: ItemId,
+    /// Log-probability.
+    pub score: f32,
+}
+
+/// Settings of a search.
+#[derive(Debug, Clone, Copy)]
+pub struct BeamSearch {
+    /// How many hypotheses a user keeps at each level.
+    pub width: usize,
+    /// How the scores are normalised.
+    pub normalize: Normalize,
+}
+
+/// A hypothesis: a node of the trie and the score of the path to it.
+#[derive(Debug, Clone, Copy)]
+struct Hypothesis {
+    node: u32,
+    score: f32,
+    row: BeamRow,
+}
+
+impl BeamSearch {
+    /// The best items of `users` users, best first; ties go to the smaller item id.
+    pub fn run(
+        self,
+        trie: &Trie,
+        users: usize,
+        model: &mut impl CodeScores,
+    ) -> Result<Vec<Vec<Ranked>>> {
+        let root =
+            Hypothesis { node: trie.root(), score: 0.0, row: BeamRow { parent: 0, code: 0 } };
+        let mut beams: Vec<Vec<Hypothesis>> = vec![vec![root]; users];
+        for level in 0..trie.num_levels() {
+            let rows: Vec<BeamRow> = if level == 0 {
+                Vec::new()
+            } else {
+                beams.iter().flatten().map(|h| h.row).collect()
+            };
+            let scores = model.scores(level, &rows)?;
+            let total = beams.iter().map(Vec::len).sum::<usize>();
+            let codes = scores.len() / total.max(1);
+            let mut first_row = 0;
+            let starts: Vec<usize> = beams
+                .iter()
+                .map(|beam| {
+                    first_row += beam.len();
+                    first_row - beam.len()
+                })
+                .collect();
+            beams = beams
+                .par_iter()
+                .zip(starts)
+                .map(|(beam, start)| {
+                    let scores = &scores[start * codes..(start + beam.len()) * codes];
+                    self.extend(trie, beam, start, scores)
+                })
+                .collect();
+        }
+        let finish = |beam: &Vec<Hypothesis>| {
+            beam.iter()
+                .filter_map(|h| Some(Ranked { item: trie.item(h.node)?, score: h.score }))
+                .collect()
+        };
+        Ok(beams.iter().map(finish).collect())
+    }
+
+    /// The best children of one user's hypotheses, whose rows begin at `start`.
+    fn extend(
+        self,
+        trie: &Trie,
+        beam: &[Hypothesis],
+        start: usize,
+        scores: &[f32],
+    ) -> Vec<Hypothesis> {
+        let codes = scores.len() / beam.len().max(1);
+        let mut extended = Vec::new();
+        for (i, (h, scores)) in beam.iter().zip(scores.chunks(codes.max(1))).enumerate() {
+            let allowed = match self.normalize {
+                Normalize::Allowed => {
+                    let codes = trie.children(h.node).codes;
+                    log_sum_exp(codes.iter().map(|&code| scores[code as usize]))
+                }
+                Normalize::Level | Normalize::Vocab => 0.0,
+            };
+            let children = trie.children(h.node);
+            extended.extend(children.codes.iter().zip(children.nodes).map(|(&code, node)| {
+                let score = h.score + scores[code as usize] - allowed;
+                Hypothesis { node, score, row: BeamRow { parent: start + i, code } }
+            }));
+        }
+        let better = |a: &Hypothesis, b: &Hypothesis| {
+            b.score
+                .total_cmp(&a.score)
+                .then_with(|| trie.min_item(a.node).cmp(&trie.min_item(b.node)))
+        };
+        if extended.len() > self.width {
+            extended.select_nth_unstable_by(self.width, better);
+            extended.truncate(self.width);
+        }
+        extended.sort_unstable_by(better);
+        extended
+    }
+}
+
+fn log_sum_exp(values: impl Iterator<Item = f32> + Clone) -> f32 {
+    let max = values.clone().fold(f32::NEG_INFINITY, f32::max);
+    max + values.map(|v| (v - max).exp()).sum::<f32>().ln()
+}

@@ -1,0 +1,87 @@
+//! Files that are whole or absent: everything is written beside its place, then renamed into it.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+
+use crate::{Error, Result, invalid};
+
+/// Where `path` is written before it is renamed into place.
+pub fn temporary(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".tmp");
+    path.with_file_name(name)
+}
+
+/// Writes a file through `fill`, then renames it into place; creates the parent folder.
+pub fn write_with(
+    path: &Path,
+    fill: impl FnOnce(&mut std::io::BufWriter<fs::File>) -> std::io::Result<()>,
+) -> Result<()> {
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).map_err(Error::io(parent))?;
+    }
+    let temporary = temporary(path);
+    let write = || {
+        let mut file = std::io::BufWriter::new(fs::File::create(&temporary)?);
+        fill(&mut file)?;
+        file.into_inner()?.sync_all()
+    };
+    write().map_err(Error::io(&temporary))?;
+    fs::rename(&temporary, path).map_err(Error::io(path))
+}
+
+/// Writes `bytes` as the whole of a file.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_with(path, |file| file.write_all(bytes))
+}
+
+/// Writes `value` as indented JSON.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_vec_pretty(value)
+        .map_err(|e| Error::Invalid(format!("{}: {e}", path.display())))?;
+    text.push(b'\n');
+    write(path, &text)
+}
+
+/// Reads a JSON file; an error names the file, the line and what is wrong.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
+    let text = fs::read(path).map_err(Error::io(path))?;
+    match serde_json::from_slice(&text) {
+        Ok(value) => Ok(value),
+        Err(e) => invalid!("{}:{}: {e}", path.display(), e.line()),
+    }
+}
+
+/// The SHA-256 of a file's bytes, in hexadecimal.
+pub fn digest(path: &Path) -> Result<String> {
+    let mut file = fs::File::open(path).map_err(Error::io(path))?;
+    let mut hash = Sha256::new();
+    std::io::copy(&mut file, &mut hash).map_err(Error::io(path))?;
+    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// Puts the finished folder `new` in the place of `dir`, which is kept until `new` stands there.
+pub fn replace_dir(new: &Path, dir: &Path) -> Result<()> {
+    let old = PathBuf::from(format!("{}.old", dir.display()));
+    if old.exists() {
+        fs::remove_dir_all(&old).map_err(Error::io(&old))?;
+    }
+    if dir.exists() {
+        fs::rename(dir, &old).map_err(Error::io(dir))?;
+    }
+    fs::rename(new, dir).map_err(Error::io(dir))?;
+    if old.exists() {
+        fs::remove_dir_all(&old).map_err(Error::io(&old))?;
+    }
+    Ok(())
+}
+
+/// Removes a folder if it is there.
+pub fn remove_dir(dir: &Path) -> Result<()> {
+    if dir.exists() { fs::remove_dir_all(dir).map_err(Error::io(dir)) } else { Ok(()) }
+}

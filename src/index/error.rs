@@ -1,0 +1,204 @@
+//! What can go wrong with an item index, each with the place and the remedy.
+
+use std::path::PathBuf;
+
+use super::Source;
+
+/// An item index cannot be built, read or used.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    /// There is nothing to index.
+    #[error("the index has no items: it needs at least one")]
+    NoItems,
+    /// A node that splits needs two children or more.
+    #[error("k is {k}: a node needs at least 2 children, set k to 2 or more")]
+    BranchingTooSmall {
+        /// The setting.
+        k: usize,
+    },
+    /// `k^levels` is smaller than the number of items.
+    #[error(
+        "k = {k} with levels = {levels} gives every item its own index for at most {room} items, \
+         and there are {num_items}: raise k to {min_k} or levels to {min_levels}"
+    )]
+    Infeasible {
+        /// The number of items.
+        num_items: usize,
+        /// The largest branching allowed.
+        k: usize,
+        /// The levels asked for.
+        levels: usize,
+        /// `k^levels`.
+        room: u128,
+        /// The smallest k that does for these levels.
+        min_k: usize,
+        /// The fewest levels that do for this k.
+        min_levels: usize,
+    },
+    /// The vectors have no dimensions.
+    #[error("the item vectors have 0 dimensions: there is nothing to cluster")]
+    NoDimensions,
+    /// A vector component that distances cannot be computed from.
+    #[error(
+        "the vector of item {row} holds {value} in column {column}: components must be finite \
+         and below 1e15 in magnitude"
+    )]
+    BadValue {
+        /// The item, that is the row of the vectors.
+        row: usize,
+        /// The column.
+        column: usize,
+        /// What is there.
+        value: f32,
+    },
+    /// linfa refused to cluster.
+    #[error("k-means over {rows} items in {clusters} clusters failed: {source}")]
+    Clustering {
+        /// Rows clustered.
+        rows: usize,
+        /// Clusters asked for.
+        clusters: usize,
+        /// linfa's reason.
+        source: linfa_clustering::KMeansError,
+    },
+    /// Two parts of one index speak of different numbers of items.
+    #[error("the semantic tree has {semantic} items and the behavior tree {behavior}")]
+    TreesDiffer {
+        /// Items of the semantic tree.
+        semantic: usize,
+        /// Items of the behavior tree.
+        behavior: usize,
+    },
+    /// `unit` names two signals, a level has one.
+    #[error("one tree cannot stand for source `{0}`: a level is semantic, behavior or random")]
+    NotOneSource(Source),
+    /// The levels cannot be told apart by letter.
+    #[error("an index has 1 to 26 levels, one letter each: {levels} asked for")]
+    LevelCount {
+        /// The number of levels.
+        levels: usize,
+    },
+    /// The codes are not (items, levels).
+    #[error("{codes} codes do not make up items of {levels} levels")]
+    Ragged {
+        /// Codes given.
+        codes: usize,
+        /// Levels an item.
+        levels: usize,
+    },
+    /// A code outside its level's range.
+    #[error("item {item} has code {code} at level {level}, which has {num_codes} codes")]
+    CodeRange {
+        /// The item.
+        item: u32,
+        /// The level, from 0.
+        level: usize,
+        /// The code.
+        code: u32,
+        /// The size of the level.
+        num_codes: usize,
+    },
+    /// Two items have the same index.
+    #[error("items {first} and {second} share the index {tokens}: every item needs its own")]
+    Collision {
+        /// The smaller id.
+        first: u32,
+        /// The larger id.
+        second: u32,
+        /// The index they share.
+        tokens: String,
+    },
+    /// Fewer tuples than items.
+    #[error("{room} tuples of codes cannot tell {num_items} items apart: allow more codes a level")]
+    NoRoom {
+        /// The number of tuples.
+        room: u128,
+        /// The number of items.
+        num_items: usize,
+    },
+    /// An item the index does not have.
+    #[error("item {item} is not in the index, whose items are 0 to {}", .num_items - 1)]
+    UnknownItem {
+        /// The item asked for.
+        item: u32,
+        /// The number of items of the index.
+        num_items: usize,
+    },
+    /// Not the name of a source.
+    #[error("`{0}` is not a source: choose semantic, behavior, unit or random")]
+    UnknownSource(String),
+    /// The number of sources given fits no reading of the file.
+    #[error("{path}: the items have {levels} levels and {sources} sources were named for them")]
+    SourceCount {
+        /// The file.
+        path: PathBuf,
+        /// Levels in the file.
+        levels: usize,
+        /// Sources given.
+        sources: usize,
+    },
+    /// The file is not JSON of the right shape; the source tells line and column.
+    #[error("{path}: not a map from item id to item tokens: {source}")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// serde's message.
+        source: serde_json::Error,
+    },
+    /// A key that is no item id, or one that comes twice.
+    #[error("{path}: key {key:?}: {problem}")]
+    ItemKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The ids have a hole.
+    #[error("{path}: item {missing} is missing: ids must run from 0 to {last} without holes")]
+    MissingItem {
+        /// The file.
+        path: PathBuf,
+        /// The first id that is not there.
+        missing: u32,
+        /// The last id implied by the number of entries.
+        last: usize,
+    },
+    /// An item of another length than item 0.
+    #[error("{path}: item {item} has {found} tokens, item 0 has {expected}")]
+    Length {
+        /// The file.
+        path: PathBuf,
+        /// The item.
+        item: u32,
+        /// Its number of tokens.
+        found: usize,
+        /// The number of tokens of item 0.
+        expected: usize,
+    },
+    /// A string that is no item token of its level.
+    #[error(
+        "{path}: item {item}: {token:?} is not a token of level {level}, such as <{letter}_17>"
+    )]
+    Token {
+        /// The file.
+        path: PathBuf,
+        /// The item.
+        item: u32,
+        /// The string found.
+        token: String,
+        /// The level, from 0.
+        level: usize,
+        /// The level's letter.
+        letter: char,
+    },
+    /// The centroids could not be written.
+    #[error("{path}: {source}")]
+    Tensors {
+        /// The file.
+        path: PathBuf,
+        /// The writer's reason.
+        source: safetensors::SafeTensorError,
+    },
+}

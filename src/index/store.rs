@@ -1,0 +1,236 @@
+//! The files of an index: `index.json` in LC-Rec's format, and the trees' centroids.
+//!
+//! `index.json` says nothing of sources; whoever reads it knows them (from the run's configuration)
+//! and names them.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use safetensors::tensor::{Dtype, TensorView};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+
+use super::item_index::{letter, token};
+use super::{IndexError, ItemIndex, Level, Source, Tree};
+use crate::{Error, Result};
+
+/// Writes `{"0": ["<a_183>", "<b_70>"], …}`, one line an item, ids in order.
+pub fn write(path: &Path, index: &ItemIndex) -> Result<()> {
+    let lines: Vec<String> = (0..index.num_items() as u32)
+        .map(|item| format!("\"{item}\": [\"{}\"]", index.tokens(item).join("\", \"")))
+        .collect();
+    let text = format!("{{\n{}\n}}\n", lines.join(",\n"));
+    replace(path, |temporary| {
+        let mut file = std::fs::File::create(temporary).map_err(Error::io(temporary))?;
+        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(Error::io(temporary))
+    })
+}
+
+/// Reads what [`write`] or LC-Rec wrote. `sources` names the source of each level, or one for all.
+///
+/// # Errors
+/// Names the file and the item or line: ids with holes or repeated, items of different lengths,
+/// tokens that are not of their level, items that share an index.
+pub fn read(path: &Path, sources: &[Source]) -> Result<ItemIndex> {
+    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let entries: Entries = serde_json::from_str(&text)
+        .map_err(|source| IndexError::Json { path: path.to_path_buf(), source })?;
+    let items = by_id(path, entries.0)?;
+    let width = items.first().map_or(0, Vec::len);
+    // Before any letter is asked for.
+    if !(1..=26).contains(&width) {
+        let error = if items.is_empty() {
+            IndexError::NoItems
+        } else {
+            IndexError::LevelCount { levels: width }
+        };
+        return Err(error.into());
+    }
+    let mut codes = Vec::with_capacity(items.len() * width);
+    for (item, tokens) in (0..).zip(&items) {
+        if tokens.len() != width {
+            let (path, found) = (path.to_path_buf(), tokens.len());
+            return Err(IndexError::Length { path, item, found, expected: width }.into());
+        }
+        for (level, token) in tokens.iter().enumerate() {
+            codes.push(parse_token(token, level).ok_or_else(|| IndexError::Token {
+                path: path.to_path_buf(),
+                item,
+                token: token.clone(),
+                level,
+                letter: letter(level),
+            })?);
+        }
+    }
+    let source = |level: usize| match sources {
+        [one] => Some(*one),
+        many if many.len() == width => Some(many[level]),
+        _ => None,
+    };
+    let levels = (0..width)
+        .map(|level| {
+            let largest = codes.iter().skip(level).step_by(width).max();
+            let num_codes = largest.map_or(0, |&code| code as usize + 1);
+            source(level).map(|source| Level { source, num_codes })
+        })
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(|| IndexError::SourceCount {
+            path: path.to_path_buf(),
+            levels: width,
+            sources: sources.len(),
+        })?;
+    ItemIndex::new(levels, codes)
+}
+
+/// Writes the trees an index was built from.
+///
+/// For each tree, named by its source: `SOURCE.codes`, (items, levels), i64, and for each level but
+/// the last `SOURCE.centroids.LEVEL`, (nodes, dim), f32, rows in path order. The last level's rows
+/// would be the item vectors, which have a file of their own.
+pub fn write_trees(path: &Path, trees: &[(Source, &Tree)]) -> Result<()> {
+    let mut tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = BTreeMap::new();
+    for (source, tree) in trees {
+        let codes = tree.codes().iter().flat_map(|&code| i64::from(code).to_le_bytes()).collect();
+        let shape = vec![tree.num_items(), tree.num_levels()];
+        tensors.insert(format!("{source}.codes"), (Dtype::I64, shape, codes));
+        for (level, rows) in tree.centroids().iter().take(tree.num_levels() - 1).enumerate() {
+            let bytes = rows.iter().flat_map(|x| x.to_le_bytes()).collect();
+            let shape = rows.shape().to_vec();
+            tensors.insert(format!("{source}.centroids.{level}"), (Dtype::F32, shape, bytes));
+        }
+    }
+    replace(path, |temporary| {
+        let failed = |source| IndexError::Tensors { path: temporary.to_path_buf(), source };
+        let views = tensors
+            .iter()
+            .map(|(name, (dtype, shape, data))| {
+                Ok((name, TensorView::new(*dtype, shape.clone(), data).map_err(failed)?))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        Ok(safetensors::serialize_to_file(views, None, temporary).map_err(failed)?)
+    })
+}
+
+/// Writes beside `path` and renames, so that `path` is never half a file.
+fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".tmp");
+    let temporary = PathBuf::from(name);
+    write(&temporary)?;
+    std::fs::rename(&temporary, path).map_err(Error::io(path))
+}
+
+/// The tokens of each item, in id order.
+fn by_id(path: &Path, entries: Vec<(String, Vec<String>)>) -> Result<Vec<Vec<String>>> {
+    let key = |key: String, problem| IndexError::ItemKey { path: path.to_path_buf(), key, problem };
+    let last = entries.len().saturating_sub(1);
+    let mut items = BTreeMap::new();
+    for (id, tokens) in entries {
+        let number = id.parse::<u32>().ok().filter(|number| number.to_string() == id);
+        match number.map(|number| items.insert(number, tokens)) {
+            None => return Err(key(id, "an item id is a whole number from 0").into()),
+            Some(Some(_)) => return Err(key(id, "this item comes twice").into()),
+            Some(None) => {}
+        }
+    }
+    match (0..).zip(items.keys()).find(|(expected, id)| expected != *id) {
+        Some((missing, _)) => {
+            Err(IndexError::MissingItem { path: path.to_path_buf(), missing, last }.into())
+        }
+        None => Ok(items.into_values().collect()),
+    }
+}
+
+/// The code in an item token of `level`, if `text` is one, spelled as we would.
+fn parse_token(text: &str, level: usize) -> Option<u32> {
+    let code = text.strip_prefix('<')?.split_once('_')?.1.strip_suffix('>')?.parse().ok()?;
+    (token(level, code) == text && code < u32::MAX).then_some(code)
+}
+
+/// The entries of a JSON object as they come: a map would swallow repeated keys.
+struct Entries(Vec<(String, Vec<String>)>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct EntriesVisitor;
+
+        impl<'de> Visitor<'de> for EntriesVisitor {
+            type Value = Entries;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of item ids, each with a list of item tokens")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> std::result::Result<Entries, A::Error> {
+                let mut entries = Vec::new();
+                while let Some(entry) = map.next_entry()? {
+                    entries.push(entry);
+                }
+                Ok(Entries(entries))
+            }
+        }
+
+        deserializer.deserialize_map(EntriesVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(text: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index.json");
+        std::fs::write(&path, text).unwrap();
+        read(&path, &[Source::Semantic]).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn errors_name_the_file_and_the_place() {
+        for (text, expected) in [
+            (r#"{"0": ["<a_1>"], "2": ["<a_2>"]}"#, "item 1 is missing: ids must run from 0 to 1"),
+            (r#"{"0": ["<a_1>"], "0": ["<a_2>"]}"#, "key \"0\": this item comes twice"),
+            (r#"{"zero": ["<a_1>"]}"#, "key \"zero\": an item id is a whole number"),
+            (r#"{"0": ["<a_1>"], "1": ["<a_2>", "<b_0>"]}"#, "item 1 has 2 tokens, item 0 has 1"),
+            (r#"{"0": ["<a_1>", "<a_2>"]}"#, "\"<a_2>\" is not a token of level 1, such as <b_17>"),
+            (r#"{"0": ["<a_01>"]}"#, "item 0: \"<a_01>\""),
+            (r#"{"0": ["<a_1>"], "1": ["<a_1>"]}"#, "items 0 and 1 share the index <a_1>"),
+            ("{\"0\":\n 5}", "line 2"),
+            ("{}", "no items"),
+        ] {
+            let message = message(text);
+            assert!(message.contains(expected), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn sources_are_one_for_all_or_one_a_level() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("index.json");
+        std::fs::write(&path, r#"{"1": ["<a_1>", "<b_0>"], "0": ["<a_2>", "<b_0>"]}"#).unwrap();
+        let index = read(&path, &[Source::Semantic, Source::Behavior]).unwrap();
+        assert_eq!(index.levels()[1], Level { source: Source::Behavior, num_codes: 1 });
+        assert_eq!(index.item_codes(0), [2, 0]);
+        assert!(read(&path, &[]).unwrap_err().to_string().contains("2 levels and 0 sources"));
+    }
+
+    #[test]
+    fn trees_are_written_as_tensors_by_source() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tree.safetensors");
+        let vectors = ndarray::Array2::from_shape_fn((9, 2), |(i, j)| (i * i + j) as f32);
+        let tree = crate::index::HierarchicalKMeans::new(3, 2).fit(vectors.view(), 1).unwrap();
+        write_trees(&path, &[(Source::Behavior, &tree)]).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(tensors.len(), 2);
+        assert_eq!(tensors.tensor("behavior.codes").unwrap().shape(), [9, 2]);
+        let centroids = tensors.tensor("behavior.centroids.0").unwrap();
+        let first = f32::from_le_bytes(centroids.data()[..4].try_into().unwrap());
+        assert_eq!((centroids.shape(), first), (&[3, 2][..], tree.centroids()[0][[0, 0]]));
+    }
+}

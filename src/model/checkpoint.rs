@@ -1,0 +1,251 @@
+//! Hugging Face checkpoint folders: `config.json` and weights in safetensors, whole or in shards.
+//!
+//! Every file is checked on the way in and on the way out: a checkpoint that loads here has exactly
+//! the tensors its configuration asks for, and one that was saved has been opened again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use candle_core::safetensors::{Load, MmapedSafetensors};
+use candle_core::{DType, Device, Tensor};
+use safetensors::tensor::View;
+use serde::Deserialize;
+use serde_json::{Map, json};
+
+use super::LlamaConfig;
+use crate::files::{self, temporary};
+use crate::{Error, Result, invalid};
+
+/// The weights of a model by their Hugging Face names; matrices are (out, in).
+///
+/// `lm_head.weight` is absent where the embeddings are tied.
+pub type Weights = BTreeMap<String, Tensor>;
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Reads a checkpoint folder, converting every weight to `dtype` on `device`.
+///
+/// # Errors
+/// Names the file and the tensor where one is missing, has another shape than `config.json` says,
+/// or is not part of a Llama.
+pub fn load_folder(
+    dir: impl AsRef<Path>,
+    dtype: DType,
+    device: &Device,
+) -> Result<(LlamaConfig, Weights)> {
+    let dir = dir.as_ref();
+    let config = LlamaConfig::load(dir.join("config.json"))?;
+    let shapes = config.tensor_shapes();
+    let (listing, files) = weight_files(dir)?;
+    let mut weights = Weights::new();
+    for file in files {
+        let tensors = open(&file)?;
+        for (name, view) in tensors.tensors() {
+            match shapes.get(&name) {
+                Some(shape) if shape == view.shape() => {
+                    let tensor = view.load(device).and_then(|t| t.to_dtype(dtype));
+                    weights.insert(name, tensor.map_err(unreadable(&file))?);
+                }
+                Some(shape) => invalid!(
+                    "{}: {name} is {:?}, config.json makes it {shape:?}",
+                    file.display(),
+                    view.shape()
+                ),
+                None if is_harmless(&name, &config) => {
+                    tracing::debug!("{}: {name} is not needed", file.display());
+                }
+                None => invalid!(
+                    "{}: {name} is no part of the model in config.json, which has no such weight",
+                    file.display()
+                ),
+            }
+        }
+    }
+    if let Some(name) = shapes.keys().find(|name| !weights.contains_key(*name)) {
+        invalid!("{}: {name} is missing, config.json asks for it", listing.display());
+    }
+    Ok((config, weights))
+}
+
+/// Writes a checkpoint folder that Hugging Face loads: `model.safetensors`, `config.json` and
+/// `generation_config.json`. The tokenizer saves itself beside them.
+///
+/// # Errors
+/// Where the weights are not those the configuration asks for: nothing is written then.
+pub fn save_folder(dir: impl AsRef<Path>, config: &LlamaConfig, weights: &Weights) -> Result<()> {
+    let dir = dir.as_ref();
+    let shapes = config.tensor_shapes();
+    for (name, shape) in &shapes {
+        match weights.get(name) {
+            Some(tensor) if tensor.dims() == shape => {}
+            Some(tensor) => invalid!(
+                "{}: {name} is {:?}, the configuration makes it {shape:?}",
+                dir.display(),
+                tensor.dims()
+            ),
+            None => invalid!("{}: {name} is missing from the weights to save", dir.display()),
+        }
+    }
+    if let Some(name) = weights.keys().find(|name| !shapes.contains_key(*name)) {
+        invalid!("{}: {name} is no part of the model to save", dir.display());
+    }
+    std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
+    save_safetensors(dir.join(SINGLE), weights, &[])?;
+    let generation = json!({
+        "_from_model_config": true,
+        "bos_token_id": config.bos_token_id,
+        "eos_token_id": config.eos_json(),
+    });
+    let generation = format!("{generation:#}\n");
+    files::write(&dir.join("generation_config.json"), generation.as_bytes())?;
+    let dtype = weights.values().next().map(|t| match t.dtype() {
+        DType::BF16 => "bfloat16".to_string(),
+        DType::F16 => "float16".to_string(),
+        _ => "float32".to_string(),
+    });
+    // Last: a folder with `config.json` is a complete one.
+    LlamaConfig { torch_dtype: dtype, ..config.clone() }.save(dir.join("config.json"))
+}
+
+/// Reads all tensors of one safetensors file as they are.
+pub fn load_safetensors(path: impl AsRef<Path>, device: &Device) -> Result<Weights> {
+    let path = path.as_ref();
+    let tensors = open(path)?;
+    let load = |(name, view): (String, safetensors::tensor::TensorView<'_>)| {
+        Ok((name, view.load(device).map_err(unreadable(path))?))
+    };
+    tensors.tensors().into_iter().map(load).collect()
+}
+
+/// Writes one safetensors file with `format = pt` and `metadata` in its header.
+///
+/// Same tensors, same bytes: the `safetensors` crate writes metadata in hash order, so the header
+/// is our own. The file gets its name only after it was opened again and found complete.
+pub fn save_safetensors(
+    path: impl AsRef<Path>,
+    tensors: &BTreeMap<String, Tensor>,
+    metadata: &[(&str, &str)],
+) -> Result<()> {
+    let path = path.as_ref();
+    let partial = temporary(path);
+    let written = write_safetensors(&partial, tensors, metadata)
+        .map_err(Error::io(&partial))
+        .and_then(|()| verify(&partial, tensors));
+    if let Err(e) = written {
+        // The first error is the one to report.
+        let _ = std::fs::remove_file(&partial);
+        return Err(e);
+    }
+    std::fs::rename(&partial, path).map_err(Error::io(path))
+}
+
+/// The file format: header length (u64), JSON header, then the data at the offsets it gives.
+fn write_safetensors(
+    path: &Path,
+    tensors: &BTreeMap<String, Tensor>,
+    metadata: &[(&str, &str)],
+) -> std::io::Result<()> {
+    let metadata: BTreeMap<_, _> = metadata.iter().copied().chain([("format", "pt")]).collect();
+    let mut header = Map::from_iter([("__metadata__".to_string(), json!(metadata))]);
+    // Wide types first keeps every tensor aligned to its type.
+    let mut tensors: Vec<_> = tensors.iter().collect();
+    tensors.sort_by_key(|(_, t)| std::cmp::Reverse(View::dtype(*t).bitsize()));
+    let mut offset = 0;
+    for (name, tensor) in &tensors {
+        let end = offset + tensor.data_len();
+        let entry = json!({
+            "dtype": View::dtype(*tensor),
+            "shape": tensor.dims(),
+            "data_offsets": [offset, end],
+        });
+        header.insert((*name).clone(), entry);
+        offset = end;
+    }
+    let mut header = serde_json::to_vec(&header)?;
+    header.resize(header.len().next_multiple_of(8), b' ');
+
+    let mut file = BufWriter::new(File::create(path)?);
+    file.write_all(&(header.len() as u64).to_le_bytes())?;
+    file.write_all(&header)?;
+    for (_, tensor) in tensors {
+        file.write_all(&View::data(tensor))?;
+    }
+    file.into_inner()?.sync_all()
+}
+
+/// Opens `path` again and compares names, shapes and types.
+fn verify(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    let found = open(path)?;
+    let found: BTreeMap<_, _> = found.tensors().into_iter().collect();
+    let same = found.len() == tensors.len()
+        && tensors.iter().all(|(name, tensor)| {
+            found.get(name).is_some_and(|view| {
+                view.shape() == tensor.dims() && view.dtype() == tensor.dtype().into()
+            })
+        });
+    if !same {
+        invalid!("{}: the tensors read back are not those that were written", path.display());
+    }
+    Ok(())
+}
+
+/// The files that hold a folder's weights, and the file that says so.
+fn weight_files(dir: &Path) -> Result<(PathBuf, BTreeSet<PathBuf>)> {
+    let (single, index) = (dir.join(SINGLE), dir.join(INDEX));
+    if single.is_file() {
+        return Ok((single.clone(), BTreeSet::from([single])));
+    }
+    if !index.is_file() {
+        invalid!(
+            "{}: has neither {SINGLE} nor {INDEX}; weights in other formats (pytorch_model.bin) \
+             are not read",
+            dir.display()
+        );
+    }
+    let files = shard_names(&index)?.into_iter().map(|name| dir.join(name)).collect();
+    Ok((index, files))
+}
+
+/// The shards that a `model.safetensors.index.json` lists.
+pub(super) fn shard_names(index: &Path) -> Result<BTreeSet<String>> {
+    #[derive(Deserialize)]
+    struct ShardIndex {
+        weight_map: BTreeMap<String, String>,
+    }
+    let bytes = std::fs::read(index).map_err(Error::io(index))?;
+    let parsed: ShardIndex = serde_json::from_slice(&bytes)
+        .map_err(|e| Error::Invalid(format!("{}: {e}", index.display())))?;
+    Ok(parsed.weight_map.into_values().collect())
+}
+
+/// Tensors that checkpoints carry and a Llama does not read: buffers of old transformers versions,
+/// and a copy of the embedding where it is tied.
+fn is_harmless(name: &str, config: &LlamaConfig) -> bool {
+    name.ends_with("rotary_emb.inv_freq")
+        || (config.tie_word_embeddings && name == "lm_head.weight")
+}
+
+fn open(path: &Path) -> Result<MmapedSafetensors> {
+    if !path.is_file() {
+        invalid!("{}: not found", path.display());
+    }
+    #[expect(unsafe_code, reason = "a shard of a large model should not be copied to be read")]
+    // SAFETY: the map is read-only and dropped before the function that opened it returns. As with
+    // every memory map, another process that truncates the file meanwhile would break it; files
+    // that we write never change in place, they are replaced by a rename.
+    let tensors = unsafe { MmapedSafetensors::new(path) };
+    tensors.map_err(unreadable(path))
+}
+
+fn unreadable(path: &Path) -> impl FnOnce(candle_core::Error) -> Error {
+    move |e| {
+        let cause = match e {
+            candle_core::Error::WithPath { inner, .. } => *inner,
+            other => other,
+        };
+        Error::Invalid(format!("{}: not a readable safetensors file: {cause}", path.display()))
+    }
+}

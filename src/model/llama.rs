@@ -1,0 +1,296 @@
+//! The backbone: a Llama (Touvron et al., 2023) that can be trained, packed and cached.
+//!
+//! Shapes: hidden states are packed, `(tokens, hidden)`: the rows of a batch one after another, with
+//! no padding; `heads`, `kv_heads` and `head_dim` as in the configuration; `keys` counts the tokens
+//! of the cache and of this call together. Field names are those of Hugging Face checkpoints.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+use super::{LlamaConfig, Weights};
+use crate::nn::{Dropout, Linear, Lora};
+use crate::ops::{self, Rows};
+
+/// The tokens of one forward pass.
+#[derive(Debug, Clone)]
+pub struct Packed {
+    /// Token ids, row after row.
+    pub ids: Vec<u32>,
+    /// Position of each token in its sequence.
+    pub positions: Vec<u32>,
+    /// Which keys each row sees.
+    pub rows: Arc<Rows>,
+}
+
+/// Keys and values of the tokens seen so far, one pair a layer, (keys, `kv_heads`, `head_dim`).
+///
+/// The cache only grows at its end: rows point into it, so that many rows (the beams of a user, the
+/// users behind one instruction) share what they have in common without a copy.
+#[derive(Debug, Clone, Default)]
+pub struct KvCache {
+    layers: Vec<(Tensor, Tensor)>,
+}
+
+impl KvCache {
+    /// An empty cache.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The number of keys held.
+    pub fn len(&self) -> usize {
+        self.layers.first().map_or(0, |(k, _)| k.dims()[0])
+    }
+
+    /// Whether nothing has been cached yet.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Forgets everything after the first `len` keys.
+    pub fn truncate(&mut self, len: usize) -> Result<()> {
+        for (k, v) in &mut self.layers {
+            *k = k.narrow(0, 0, len)?.contiguous()?;
+            *v = v.narrow(0, 0, len)?.contiguous()?;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, layer: usize, k: Tensor, v: Tensor) -> Result<(Tensor, Tensor)> {
+        if layer == self.layers.len() {
+            self.layers.push((k, v));
+        } else {
+            let (old_k, old_v) = &self.layers[layer];
+            self.layers[layer] = (Tensor::cat(&[old_k, &k], 0)?, Tensor::cat(&[old_v, &v], 0)?);
+        }
+        Ok(self.layers[layer].clone())
+    }
+}
+
+/// Grouped-query causal self-attention with rotary positions.
+#[derive(Debug, Clone)]
+struct Attention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    o_proj: Linear,
+}
+
+/// `down(silu(gate(x)) * up(x))`.
+#[derive(Debug, Clone)]
+struct Mlp {
+    gate_proj: Linear,
+    up_proj: Linear,
+    down_proj: Linear,
+}
+
+#[derive(Debug, Clone)]
+struct Layer {
+    input_layernorm: Tensor,
+    self_attn: Attention,
+    post_attention_layernorm: Tensor,
+    mlp: Mlp,
+}
+
+/// The linear layers of a block, by their checkpoint name.
+pub const LINEAR_NAMES: [&str; 7] = [
+    "self_attn.q_proj",
+    "self_attn.k_proj",
+    "self_attn.v_proj",
+    "self_attn.o_proj",
+    "mlp.gate_proj",
+    "mlp.up_proj",
+    "mlp.down_proj",
+];
+
+/// The full name of linear layer `name` in block `layer`, without `.weight`.
+pub fn linear_name(layer: usize, name: &str) -> String {
+    format!("model.layers.{layer}.{name}")
+}
+
+/// The checkpoint name of the input embedding.
+pub const EMBEDDING: &str = "model.embed_tokens.weight";
+/// The checkpoint name of an untied output head.
+pub const HEAD: &str = "lm_head.weight";
+
+/// A Llama; tensors that are trained are shared with a [`crate::nn::Params`].
+#[derive(Debug, Clone)]
+pub struct Llama {
+    config: LlamaConfig,
+    embed_tokens: Tensor,
+    layers: Vec<Layer>,
+    norm: Tensor,
+    lm_head: Tensor,
+    inverse_frequencies: Vec<f64>,
+}
+
+impl Llama {
+    /// A model over `weights`, by their checkpoint names.
+    pub fn new(config: &LlamaConfig, weights: &Weights) -> Result<Self> {
+        Self::with_lora(config, weights, &BTreeMap::new())
+    }
+
+    /// As [`Llama::new`], with adapters by layer name (see [`linear_name`]).
+    pub fn with_lora(
+        config: &LlamaConfig,
+        weights: &Weights,
+        adapters: &BTreeMap<String, Lora>,
+    ) -> Result<Self> {
+        let get = |name: &str| match weights.get(name) {
+            Some(t) => Ok(t.clone()),
+            None => bail!("the checkpoint lacks the tensor {name}"),
+        };
+        let layers = (0..config.num_hidden_layers)
+            .map(|i| {
+                let norm = |name: &str| get(&format!("model.layers.{i}.{name}.weight"));
+                let linear = |name: &str| {
+                    let name = linear_name(i, name);
+                    let weight = get(&format!("{name}.weight"))?;
+                    Ok::<_, candle_core::Error>(Linear {
+                        weight,
+                        lora: adapters.get(&name).cloned(),
+                    })
+                };
+                let [q, k, v, o, gate, up, down] = LINEAR_NAMES.map(linear);
+                Ok(Layer {
+                    input_layernorm: norm("input_layernorm")?,
+                    self_attn: Attention { q_proj: q?, k_proj: k?, v_proj: v?, o_proj: o? },
+                    post_attention_layernorm: norm("post_attention_layernorm")?,
+                    mlp: Mlp { gate_proj: gate?, up_proj: up?, down_proj: down? },
+                })
+            })
+            .collect::<Result<_>>()?;
+        let embed_tokens = get(EMBEDDING)?;
+        let lm_head = if config.tie_word_embeddings { embed_tokens.clone() } else { get(HEAD)? };
+        Ok(Self {
+            config: config.clone(),
+            embed_tokens,
+            layers,
+            norm: get("model.norm.weight")?,
+            lm_head,
+            inverse_frequencies: config.inverse_frequencies(),
+        })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// The device the weights are on.
+    pub fn device(&self) -> &Device {
+        self.embed_tokens.device()
+    }
+
+    /// The output head, (vocab, hidden); the embedding itself where they are tied.
+    pub fn lm_head(&self) -> &Tensor {
+        &self.lm_head
+    }
+
+    /// Final hidden states after the last norm, (tokens, hidden).
+    ///
+    /// With a `cache` the new keys are appended to it, and `input.rows` speaks of keys in the cache
+    /// (first) and of this call (after them). `dropout` falls on the embeddings, on the output of every
+    /// residual branch (`residual`) and on the input of every adapter (`lora`).
+    pub fn hidden(
+        &self,
+        input: &Packed,
+        mut cache: Option<&mut KvCache>,
+        dropout: DropoutPair,
+    ) -> Result<Tensor> {
+        let (cos, sin) = self.rotations(&input.positions)?;
+        let eps = self.config.rms_norm_eps;
+        let mut x = drop(&ops::embedding(&self.embed_tokens, &input.ids)?, dropout.residual, 0)?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            let site = 16 * i as u64 + 1;
+            let branch = DropoutPair {
+                residual: dropout.residual.map(|d| d.site(site)),
+                lora: dropout.lora.map(|d| d.site(site)),
+            };
+            let h = ops::rms_norm(&x, &layer.input_layernorm, eps)?;
+            let (q, k, v) = self.project(&layer.self_attn, &h, &cos, &sin, branch.lora)?;
+            let (k, v) = match cache.as_deref_mut() {
+                Some(cache) => cache.append(i, k, v)?,
+                None => (k, v),
+            };
+            let h = ops::attention(&q, &k, &v, &input.rows)?;
+            let h = layer.self_attn.o_proj.forward(&h, site_of(branch.lora, 3))?;
+            x = (x + drop(&h, branch.residual, 0)?)?;
+            let h = ops::rms_norm(&x, &layer.post_attention_layernorm, eps)?;
+            let gate = layer.mlp.gate_proj.forward(&h, site_of(branch.lora, 4))?;
+            let up = layer.mlp.up_proj.forward(&h, site_of(branch.lora, 5))?;
+            let h = ops::swiglu(&gate, &up)?;
+            let h = layer.mlp.down_proj.forward(&h, site_of(branch.lora, 6))?;
+            x = (x + drop(&h, branch.residual, 1)?)?;
+        }
+        ops::rms_norm(&x, &self.norm, eps)
+    }
+
+    /// Rotated queries (tokens, heads, `head_dim`) and keys, and values (tokens, `kv_heads`, `head_dim`).
+    fn project(
+        &self,
+        attn: &Attention,
+        h: &Tensor,
+        cos: &Tensor,
+        sin: &Tensor,
+        dropout: Option<Dropout>,
+    ) -> Result<(Tensor, Tensor, Tensor)> {
+        let (tokens, _hidden) = h.dims2()?;
+        let head_dim = self.config.head_dim;
+        let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
+        // (tokens, heads * head_dim) -> (tokens, heads, head_dim)
+        let q = attn.q_proj.forward(h, site_of(dropout, 0))?.reshape((tokens, heads, head_dim))?;
+        let k =
+            attn.k_proj.forward(h, site_of(dropout, 1))?.reshape((tokens, kv_heads, head_dim))?;
+        let v =
+            attn.v_proj.forward(h, site_of(dropout, 2))?.reshape((tokens, kv_heads, head_dim))?;
+        Ok((ops::rope(&q, cos, sin)?, ops::rope(&k, cos, sin)?, v))
+    }
+
+    /// Cosines and sines of every token's rotation, (tokens, `head_dim` / 2) each.
+    fn rotations(&self, positions: &[u32]) -> Result<(Tensor, Tensor)> {
+        let half = self.inverse_frequencies.len();
+        let mut cos = Vec::with_capacity(positions.len() * half);
+        let mut sin = Vec::with_capacity(positions.len() * half);
+        for &position in positions {
+            for &frequency in &self.inverse_frequencies {
+                let angle = f64::from(position) * frequency;
+                cos.push(angle.cos());
+                sin.push(angle.sin());
+            }
+        }
+        let shape = (positions.len(), half);
+        let tensor = |data: Vec<f64>| {
+            Tensor::from_vec(data, shape, &Device::Cpu)?
+                .to_dtype(self.activation_dtype())?
+                .to_device(self.device())
+        };
+        Ok((tensor(cos)?, tensor(sin)?))
+    }
+
+    fn activation_dtype(&self) -> DType {
+        self.embed_tokens.dtype()
+    }
+}
+
+/// The dropouts of one training pass; none at inference.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DropoutPair {
+    /// On embeddings and residual branches.
+    pub residual: Option<Dropout>,
+    /// On the inputs of adapters.
+    pub lora: Option<Dropout>,
+}
+
+fn site_of(dropout: Option<Dropout>, site: u64) -> Option<Dropout> {
+    dropout.map(|d| d.site(site))
+}
+
+fn drop(x: &Tensor, dropout: Option<Dropout>, site: u64) -> Result<Tensor> {
+    match dropout {
+        Some(d) => d.site(site).apply(x),
+        None => Ok(x.clone()),
+    }
+}

@@ -1,0 +1,85 @@
+//! Where a backbone comes from: one string in the configuration, three kinds of place.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device};
+
+use super::{LlamaConfig, Weights, gguf, hub, load_folder};
+use crate::text::Tokenizer;
+use crate::{Result, invalid};
+
+/// The place that `backbone.path` names.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackboneSource {
+    /// A Hugging Face checkpoint folder.
+    Folder(PathBuf),
+    /// A GGUF file.
+    Gguf(PathBuf),
+    /// A repository on the Hugging Face hub, `owner/name`.
+    Hub(String),
+}
+
+impl BackboneSource {
+    /// Finds out which kind `source` names; what exists on disk wins over the hub.
+    pub fn resolve(source: &str) -> Result<Self> {
+        let path = Path::new(source);
+        if path.is_dir() {
+            return Ok(Self::Folder(path.into()));
+        }
+        let is_gguf = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+        if is_gguf && path.is_file() {
+            return Ok(Self::Gguf(path.into()));
+        }
+        if !is_gguf && !path.exists() && is_hub_id(source) {
+            return Ok(Self::Hub(source.into()));
+        }
+        let found = if path.exists() { "is a file of another kind" } else { "does not exist" };
+        invalid!(
+            "backbone {source:?} {found}; it must be a Hugging Face checkpoint folder, a file ending \
+             in .gguf, or a hub id (owner/name)"
+        )
+    }
+}
+
+/// `owner/name` in the characters the hub allows.
+fn is_hub_id(text: &str) -> bool {
+    let part = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    };
+    text.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name))
+}
+
+/// A backbone as it is read: nothing of it is resized or trained yet.
+#[derive(Debug, Clone)]
+pub struct Backbone {
+    /// Its shape.
+    pub config: LlamaConfig,
+    /// Its weights.
+    pub weights: Weights,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+}
+
+/// Reads the backbone `source` names (see [`BackboneSource`]), its weights converted to `dtype` on
+/// `device`.
+pub fn load_backbone(source: &str, dtype: DType, device: &Device) -> Result<Backbone> {
+    let from_folder = |dir: &Path| {
+        // The tokenizer first: it is small, and an error in it should not wait for the weights.
+        let tokenizer = Tokenizer::load_folder(dir)?;
+        load_folder(dir, dtype, device).map(|(config, weights)| (config, weights, tokenizer))
+    };
+    let (config, weights, tokenizer) = match BackboneSource::resolve(source)? {
+        BackboneSource::Folder(dir) => from_folder(&dir)?,
+        BackboneSource::Gguf(path) => gguf::load(&path, dtype, device)?,
+        BackboneSource::Hub(id) => from_folder(&hub::fetch(&id)?)?,
+    };
+    if tokenizer.vocab_size() > config.vocab_size {
+        invalid!(
+            "backbone {source:?}: its tokenizer has {} tokens, its embedding {} rows",
+            tokenizer.vocab_size(),
+            config.vocab_size
+        );
+    }
+    Ok(Backbone { config, weights, tokenizer })
+}

@@ -1,0 +1,81 @@
+//! A bias-free linear layer, alone or with a low-rank adapter (LoRA, Hu et al., 2021).
+
+use candle_core::{Result, Tensor};
+
+use crate::ops;
+
+/// Dropout of one forward pass: its probability and the key of its mask.
+///
+/// Every site takes its own key with [`Dropout::site`], so masks are independent of each other and a
+/// repeated forward pass (activation checkpointing, a resumed run) draws the same ones.
+#[derive(Debug, Clone, Copy)]
+pub struct Dropout {
+    /// Probability that an element is dropped.
+    pub p: f64,
+    /// Key of the mask: equal keys give equal masks.
+    pub key: u64,
+}
+
+impl Dropout {
+    /// The same dropout with a key of its own for `site`.
+    #[must_use]
+    pub fn site(self, site: u64) -> Self {
+        let key = self.key ^ (site + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        Self { key, ..self }
+    }
+
+    /// Drops elements of `x`, any shape.
+    pub fn apply(self, x: &Tensor) -> Result<Tensor> {
+        ops::dropout(x, self.p, self.key)
+    }
+}
+
+/// A low-rank update of a weight: `scale * B A`.
+#[derive(Debug, Clone)]
+pub struct Lora {
+    /// (rank, in)
+    pub a: Tensor,
+    /// (out, rank)
+    pub b: Tensor,
+    /// `alpha / rank`
+    pub scale: f64,
+}
+
+impl Lora {
+    /// The dense update `scale * B A`, (out, in).
+    pub fn delta(&self) -> Result<Tensor> {
+        self.b.matmul(&self.a)? * self.scale
+    }
+}
+
+/// `y = x Wᵀ`, or `x Wᵀ + scale * dropout(x) Aᵀ Bᵀ` with an adapter.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    /// (out, in)
+    pub weight: Tensor,
+    /// The adapter, where one is on.
+    pub lora: Option<Lora>,
+}
+
+impl Linear {
+    /// A layer without adapter; `weight` is (out, in).
+    pub fn new(weight: Tensor) -> Self {
+        Self { weight, lora: None }
+    }
+
+    /// # Shapes
+    /// - x: (tokens, in)
+    /// - output: (tokens, out)
+    ///
+    /// `dropout` falls on the adapter's input only.
+    pub fn forward(&self, x: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
+        let y = ops::linear(x, &self.weight)?;
+        let Some(lora) = &self.lora else { return Ok(y) };
+        let x = match dropout {
+            Some(d) => d.apply(x)?,
+            None => x.clone(),
+        };
+        let update = ops::linear(&ops::linear(&x, &lora.a)?, &lora.b)?;
+        y + (update * lora.scale)?
+    }
+}

@@ -1,0 +1,162 @@
+//! Attention on the CPU: one task a (set of rows, key-value head), which gathers what it needs into its own
+//! scratch, so that the inner products run over contiguous memory.
+//!
+//! A set is one row, or neighbouring rows that share the start of their context (the beams of one user):
+//! these become one matrix product over all their keys, with the keys of the other rows masked.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, WithDType, bail};
+use rayon::prelude::*;
+
+use super::rows::{Row, Rows};
+use super::task::{BLOCK, HeadShape, Inputs, Scratch, Task, queries};
+use crate::ops::cpu::{self, with_float, zeros_if};
+use crate::ops::kernels::{Float, MatMut};
+
+pub(super) struct Attention {
+    pub(super) rows: Arc<Rows>,
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Layout,
+        k: &CpuStorage,
+        k_layout: &Layout,
+        v: &CpuStorage,
+        v_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let heads = HeadShape::of(q_layout.shape(), k_layout.shape())?;
+        with_float!(q.dtype(), T => {
+            let (k, v) = (cpu::slice::<T>(k, k_layout)?, cpu::slice(v, v_layout)?);
+            let out = forward(&Inputs { q: cpu::slice(q, q_layout)?, k, v, heads }, &self.rows);
+            let tokens = q_layout.shape().dims3()?.0;
+            Ok((T::to_cpu_storage_owned(out), (tokens, heads.query_width()).into()))
+        })
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        _out: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        if !self.rows.own_their_keys() {
+            bail!("attention: no backward for rows that share keys or have a context");
+        }
+        let heads = HeadShape::of(q.shape(), k.shape())?;
+        let grad = grad.contiguous()?;
+        let held = [cpu::values(q), cpu::values(k), cpu::values(v), cpu::values(&grad)];
+        with_float!(q.dtype(), T => {
+            let [q_values, k_values, v_values, grad] = &held;
+            let (k_slice, v_slice) = (k_values.slice::<T>()?, v_values.slice()?);
+            let inputs = Inputs { q: q_values.slice()?, k: k_slice, v: v_slice, heads };
+            let mut grads = [q, k, v].map(|t| zeros_if(t.track_op(), t.elem_count()));
+            backward(&inputs, grad.slice()?, &self.rows, &mut grads);
+            let [q_grad, k_grad, v_grad] = grads;
+            Ok((
+                q_grad.map(|g| cpu::tensor(g, q.shape())).transpose()?,
+                k_grad.map(|g| cpu::tensor(g, k.shape())).transpose()?,
+                v_grad.map(|g| cpu::tensor(g, v.shape())).transpose()?,
+            ))
+        })
+    }
+}
+
+/// Splits the rows into sets, in order.
+fn sets(rows: &[Row]) -> Vec<&[Row]> {
+    let mut sets = Vec::new();
+    let mut start = 0;
+    for end in 1..=rows.len() {
+        if end == rows.len() || !joins(&rows[start..end], &rows[end]) {
+            sets.push(&rows[start..end]);
+            start = end;
+        }
+    }
+    sets
+}
+
+/// Whether a row is worth computing together with a set: they share enough keys to make up for the
+/// products with keys of other rows, which are masked.
+fn joins(set: &[Row], row: &Row) -> bool {
+    let Some(shared) = row.context.first() else { return false };
+    let apart =
+        |row: &Row| row.queries.len() + row.context[1..].iter().map(Range::len).sum::<usize>();
+    set[0].context.first() == Some(shared)
+        && row.queries.end - set[0].queries.start <= BLOCK
+        && set.iter().map(apart).sum::<usize>() + apart(row) <= 2 * shared.len()
+}
+
+fn tasks(rows: &Rows, heads: HeadShape) -> Vec<Task<'_>> {
+    let of_set = |set| (0..heads.kv_heads).map(move |kv_head| Task { set, kv_head, rows });
+    sets(rows.rows()).into_iter().flat_map(of_set).collect()
+}
+
+/// The part of `out` that each task writes: its queries, its heads.
+fn query_blocks<'a, T: Float>(
+    out: &'a mut [T],
+    rows: &Rows,
+    heads: HeadShape,
+) -> Vec<MatMut<'a, T>> {
+    let width = heads.query_width();
+    let tokens = out.len() / width;
+    let ranges = sets(rows.rows()).into_iter().map(queries);
+    MatMut::new(out, tokens, width).into_blocks(ranges, heads.group_width())
+}
+
+/// The part of a key gradient that each task writes: its own keys, its head.
+fn key_blocks<'a, T: Float>(out: &'a mut [T], rows: &Rows, heads: HeadShape) -> Vec<MatMut<'a, T>> {
+    let width = heads.key_width();
+    let keys = out.len() / width;
+    let ranges = rows.rows().iter().map(|row| row.own..row.own + row.queries.len());
+    MatMut::new(out, keys, width).into_blocks(ranges, heads.head_dim)
+}
+
+/// A block for each task, or none for each.
+fn optional<B>(tasks: usize, blocks: Option<Vec<B>>) -> Vec<Option<B>> {
+    match blocks {
+        Some(blocks) => blocks.into_iter().map(Some).collect(),
+        None => (0..tasks).map(|_| None).collect(),
+    }
+}
+
+fn forward<T: Float>(inputs: &Inputs<'_, T>, rows: &Rows) -> Vec<T> {
+    let mut out = vec![T::zero(); inputs.q.len()];
+    let blocks = query_blocks(&mut out, rows, inputs.heads);
+    tasks(rows, inputs.heads).into_par_iter().zip(blocks).for_each_init(
+        Scratch::default,
+        |scratch, (task, mut out)| {
+            task.forward(inputs, scratch, &mut out);
+        },
+    );
+    out
+}
+
+fn backward<T: Float>(
+    inputs: &Inputs<'_, T>,
+    grad: &[T],
+    rows: &Rows,
+    [q_grad, k_grad, v_grad]: &mut [Option<Vec<T>>; 3],
+) {
+    let heads = inputs.heads;
+    let tasks = tasks(rows, heads);
+    let q_blocks = optional(tasks.len(), q_grad.as_mut().map(|g| query_blocks(g, rows, heads)));
+    let k_blocks = optional(tasks.len(), k_grad.as_mut().map(|g| key_blocks(g, rows, heads)));
+    let v_blocks = optional(tasks.len(), v_grad.as_mut().map(|g| key_blocks(g, rows, heads)));
+    tasks.par_iter().zip(q_blocks).zip(k_blocks).zip(v_blocks).for_each_init(
+        Scratch::default,
+        |scratch, (((task, q_grad), k_grad), v_grad)| {
+            task.backward(inputs, grad, scratch, [q_grad, k_grad, v_grad]);
+        },
+    );
+}

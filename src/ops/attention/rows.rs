@@ -1,0 +1,117 @@
+//! Which keys each query sees.
+
+use std::ops::Range;
+
+use candle_core::{Result, bail};
+
+/// One sequence of a batch.
+///
+/// Its query `i` sees the keys of `context` and its own keys up to the `i`-th, except private ones of
+/// other positions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    /// Its queries among the packed tokens.
+    pub queries: Range<usize>,
+    /// Its first own key; the own keys follow it, one for each query.
+    pub own: usize,
+    /// Earlier keys that every query of the row sees in full (a cached prompt, the ancestors in a beam),
+    /// in order. Rows may share them.
+    pub context: Vec<Range<usize>>,
+}
+
+/// The rows of a batch, in the order of their queries.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rows {
+    rows: Vec<Row>,
+    private: Vec<bool>,
+}
+
+impl Rows {
+    /// Checks that the queries of `rows` follow each other from 0 without a gap.
+    ///
+    /// # Errors
+    /// Names the first row that breaks the order, or whose context overlaps its own keys.
+    pub fn new(rows: Vec<Row>) -> Result<Self> {
+        let mut next = 0;
+        for (i, row) in rows.iter().enumerate() {
+            let Row { queries, own, context } = row;
+            if queries.start != next || queries.end < queries.start {
+                bail!("attention: row {i} has queries {queries:?}, expected to start at {next}");
+            }
+            next = queries.end;
+            let keys = *own..own + queries.len();
+            if let Some(c) = context.iter().find(|c| c.start < keys.end && keys.start < c.end) {
+                bail!("attention: row {i} has the context {c:?} among its own keys {keys:?}");
+            }
+        }
+        Ok(Self { rows, private: Vec::new() })
+    }
+
+    /// Whole sequences of these lengths, packed: the keys are those of the queries, without context.
+    pub fn packed(lengths: &[usize]) -> Self {
+        let mut start = 0;
+        let rows = lengths.iter().map(|length| {
+            let queries = start..start + length;
+            start = queries.end;
+            Row { own: queries.start, queries, context: Vec::new() }
+        });
+        Self { rows: rows.collect(), private: Vec::new() }
+    }
+
+    /// Marks keys that only the query at their own position sees; one flag a key.
+    #[must_use]
+    pub fn with_private(mut self, private: Vec<bool>) -> Self {
+        self.private = private;
+        self
+    }
+
+    /// The rows, in order.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    pub(super) fn is_private(&self, key: usize) -> bool {
+        self.private.get(key).is_some_and(|&private| private)
+    }
+
+    /// The keys of a context that are not private.
+    pub(super) fn visible(&self, context: &[Range<usize>]) -> impl Iterator<Item = usize> {
+        context.iter().cloned().flatten().filter(|&key| !self.is_private(key))
+    }
+
+    /// The positions of private keys among a row's own.
+    pub(super) fn private_positions(&self, row: &Row) -> Vec<usize> {
+        if self.private.is_empty() {
+            return Vec::new();
+        }
+        (0..row.queries.len()).filter(|position| self.is_private(row.own + position)).collect()
+    }
+
+    /// Holds the rows against the sizes of the tensors.
+    pub(super) fn check(&self, tokens: usize, keys: usize) -> Result<()> {
+        let queries = self.rows.last().map_or(0, |row| row.queries.end);
+        if queries != tokens {
+            bail!("attention: rows of {queries} queries for {tokens} tokens");
+        }
+        if !self.private.is_empty() && self.private.len() != keys {
+            bail!("attention: {} private flags for {keys} keys", self.private.len());
+        }
+        for (i, row) in self.rows.iter().enumerate() {
+            let own = row.own..row.own + row.queries.len();
+            if let Some(range) = row.context.iter().chain([&own]).find(|range| range.end > keys) {
+                bail!("attention: row {i} reads keys {range:?} of {keys}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether each key belongs to at most one row, in row order: the case that has a backward.
+    pub(super) fn own_their_keys(&self) -> bool {
+        let mut next = 0;
+        self.rows.iter().all(|row| {
+            let in_order = row.own >= next && row.context.is_empty();
+            next = row.own + row.queries.len();
+            in_order
+        })
+    }
+}

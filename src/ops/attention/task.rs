@@ -1,0 +1,311 @@
+//! The work of one task of the fused attention: a set of rows under one key-value head.
+
+use std::ops::Range;
+
+use candle_core::{Result, Shape};
+
+use super::rows::{Row, Rows};
+use crate::ops::kernels::{
+    Float, Mat, MatMut, Threads, Update, dot, matmul, max, sum_of, vectorize,
+};
+
+/// Queries whose scores a task holds at a time.
+pub(super) const BLOCK: usize = 64;
+
+/// The layout of the heads.
+#[derive(Clone, Copy)]
+pub(super) struct HeadShape {
+    pub(super) kv_heads: usize,
+    /// Query heads for each key-value head.
+    pub(super) group: usize,
+    pub(super) head_dim: usize,
+}
+
+impl HeadShape {
+    pub(super) fn of(q: &Shape, k: &Shape) -> Result<Self> {
+        let ((_, heads, head_dim), (_, kv_heads, _)) = (q.dims3()?, k.dims3()?);
+        Ok(Self { kv_heads, group: heads / kv_heads, head_dim })
+    }
+
+    /// Values of one query in one group; they lie next to each other.
+    pub(super) fn group_width(self) -> usize {
+        self.group * self.head_dim
+    }
+
+    pub(super) fn query_width(self) -> usize {
+        self.kv_heads * self.group_width()
+    }
+
+    pub(super) fn key_width(self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+}
+
+pub(super) struct Inputs<'a, T> {
+    pub(super) q: &'a [T],
+    pub(super) k: &'a [T],
+    pub(super) v: &'a [T],
+    pub(super) heads: HeadShape,
+}
+
+/// One (set of rows, key-value head).
+pub(super) struct Task<'a> {
+    pub(super) set: &'a [Row],
+    pub(super) kv_head: usize,
+    pub(super) rows: &'a Rows,
+}
+
+/// Where the keys of one row of a set lie among the gathered ones.
+struct Segment {
+    /// Where what it does not share begins: the rest of its context, then its own keys.
+    start: usize,
+    /// Its first own key.
+    own: usize,
+    /// Positions of private keys among its own.
+    private: Vec<usize>,
+}
+
+/// A task's working memory, kept by its thread from task to task. Its matrices have one line for each
+/// (query, head of the group), queries outermost.
+#[derive(Default)]
+pub(super) struct Scratch<T> {
+    /// (keys of the set, `head_dim`)
+    keys: Vec<T>,
+    values: Vec<T>,
+    /// (queries * group, `head_dim`), divided by the root of `head_dim`
+    queries: Vec<T>,
+    /// (queries * group, visible keys)
+    probabilities: Vec<T>,
+    /// (queries * group, `head_dim`)
+    output: Vec<T>,
+    output_grad: Vec<T>,
+    /// (queries * group, visible keys)
+    score_grad: Vec<T>,
+    /// (own keys, `head_dim`)
+    key_grad: Vec<T>,
+    value_grad: Vec<T>,
+}
+
+pub(super) fn queries(set: &[Row]) -> Range<usize> {
+    set[0].queries.start..set[set.len() - 1].queries.end
+}
+
+impl Task<'_> {
+    pub(super) fn forward<T: Float>(
+        &self,
+        inputs: &Inputs<'_, T>,
+        s: &mut Scratch<T>,
+        out: &mut MatMut<'_, T>,
+    ) {
+        let HeadShape { group, head_dim, .. } = inputs.heads;
+        let segments = self.gather_keys(inputs, s);
+        let length = queries(self.set).len();
+        for first in (0..length).step_by(BLOCK) {
+            let queries = first..length.min(first + BLOCK);
+            let lines = queries.len() * group;
+            let visible = self.probabilities(inputs, s, queries.clone(), &segments);
+            s.output.resize(lines * head_dim, T::zero());
+            matmul(
+                &mut MatMut::new(&mut s.output, lines, head_dim),
+                Mat::new(&s.probabilities, lines, visible),
+                Mat::new(&s.values[..visible * head_dim], visible, head_dim),
+                Update::Overwrite,
+                Threads::One,
+            );
+            for (i, output) in queries.zip(s.output.chunks_exact(group * head_dim)) {
+                out.row(i).copy_from_slice(output);
+            }
+        }
+    }
+
+    /// As the forward; the set is a single row whose keys are its own.
+    pub(super) fn backward<T: Float>(
+        &self,
+        inputs: &Inputs<'_, T>,
+        grad: &[T],
+        s: &mut Scratch<T>,
+        [mut q_grad, mut k_grad, mut v_grad]: [Option<MatMut<'_, T>>; 3],
+    ) {
+        let HeadShape { group, head_dim, .. } = inputs.heads;
+        let scale = scale::<T>(head_dim);
+        let segments = self.gather_keys(inputs, s);
+        let length = queries(self.set).len();
+        for total in [&mut s.key_grad, &mut s.value_grad] {
+            total.clear();
+            total.resize(length * head_dim, T::zero());
+        }
+        for first in (0..length).step_by(BLOCK) {
+            let queries = first..length.min(first + BLOCK);
+            let lines = queries.len() * group;
+            let visible = self.probabilities(inputs, s, queries.clone(), &segments);
+            self.gather_queries(grad, inputs.heads, queries.clone(), &mut s.output_grad);
+            let probabilities = Mat::new(&s.probabilities, lines, visible);
+            let output_grad = Mat::new(&s.output_grad, lines, head_dim);
+            let seen = visible * head_dim;
+            if v_grad.is_some() {
+                let mut total = MatMut::new(&mut s.value_grad[..seen], visible, head_dim);
+                matmul(&mut total, probabilities.t(), output_grad, Update::Add, Threads::One);
+            }
+            if q_grad.is_none() && k_grad.is_none() {
+                continue;
+            }
+            s.score_grad.resize(lines * visible, T::zero());
+            let values = Mat::new(&s.values[..seen], visible, head_dim);
+            let mut score_grad = MatMut::new(&mut s.score_grad, lines, visible);
+            matmul(&mut score_grad, output_grad, values.t(), Update::Overwrite, Threads::One);
+            softmax_backward(&mut s.score_grad, &s.probabilities, visible);
+            let score_grad = Mat::new(&s.score_grad, lines, visible);
+            if let Some(q_grad) = &mut q_grad {
+                s.output.resize(lines * head_dim, T::zero());
+                let keys = Mat::new(&s.keys[..seen], visible, head_dim);
+                let mut output = MatMut::new(&mut s.output, lines, head_dim);
+                matmul(&mut output, score_grad, keys, Update::Overwrite, Threads::One);
+                for (i, line) in queries.zip(s.output.chunks_exact(group * head_dim)) {
+                    scaled_copy(q_grad.row(i), line, scale);
+                }
+            }
+            if k_grad.is_some() {
+                // The gathered queries carry the scale already.
+                let scaled = Mat::new(&s.queries, lines, head_dim);
+                let mut total = MatMut::new(&mut s.key_grad[..seen], visible, head_dim);
+                matmul(&mut total, score_grad.t(), scaled, Update::Add, Threads::One);
+            }
+        }
+        for (block, total) in [(&mut k_grad, &s.key_grad), (&mut v_grad, &s.value_grad)] {
+            if let Some(block) = block {
+                for (j, line) in total.chunks_exact(head_dim).enumerate() {
+                    block.row(j).copy_from_slice(line);
+                }
+            }
+        }
+    }
+
+    /// Copies the keys and values that the set can see: first what its rows share, then row by row.
+    fn gather_keys<T: Float>(&self, inputs: &Inputs<'_, T>, s: &mut Scratch<T>) -> Vec<Segment> {
+        let HeadShape { head_dim, .. } = inputs.heads;
+        let split = self.set[0].context.len().min(1);
+        let mut keys: Vec<usize> = self.rows.visible(&self.set[0].context[..split]).collect();
+        let mut segments = Vec::with_capacity(self.set.len());
+        for row in self.set {
+            let start = keys.len();
+            keys.extend(self.rows.visible(&row.context[split..]));
+            let (own, private) = (keys.len(), self.rows.private_positions(row));
+            keys.extend(row.own..row.own + row.queries.len());
+            segments.push(Segment { start, own, private });
+        }
+        let (width, column) = (inputs.heads.key_width(), self.kv_head * head_dim);
+        for (from, to) in [(inputs.k, &mut s.keys), (inputs.v, &mut s.values)] {
+            to.clear();
+            for &key in &keys {
+                let start = key * width + column;
+                to.extend_from_slice(&from[start..start + head_dim]);
+            }
+        }
+        segments
+    }
+
+    /// Copies this task's part of some queries, or of the gradient of their output.
+    fn gather_queries<T: Float>(
+        &self,
+        from: &[T],
+        heads: HeadShape,
+        queries: Range<usize>,
+        to: &mut Vec<T>,
+    ) {
+        let (width, part) = (heads.query_width(), heads.group_width());
+        let first = self.set[0].queries.start;
+        to.clear();
+        for i in queries {
+            let start = (first + i) * width + self.kv_head * part;
+            to.extend_from_slice(&from[start..start + part]);
+        }
+    }
+
+    /// Fills `s.queries` and `s.probabilities` for a range of the set's queries; returns how many of the
+    /// gathered keys these can see.
+    fn probabilities<T: Float>(
+        &self,
+        inputs: &Inputs<'_, T>,
+        s: &mut Scratch<T>,
+        queries: Range<usize>,
+        segments: &[Segment],
+    ) -> usize {
+        let HeadShape { group, head_dim, .. } = inputs.heads;
+        let lines = queries.len() * group;
+        self.gather_queries(inputs.q, inputs.heads, queries.clone(), &mut s.queries);
+        let scale = scale::<T>(head_dim);
+        s.queries.iter_mut().for_each(|v| *v *= scale);
+        // For each query, its row's segment and its position in the row.
+        let places: Vec<(&Segment, usize)> = self
+            .set
+            .iter()
+            .zip(segments)
+            .flat_map(|(row, segment)| (0..row.queries.len()).map(move |i| (segment, i)))
+            .skip(queries.start)
+            .take(queries.len())
+            .collect();
+        let visible = places.last().map_or(0, |(segment, i)| segment.own + i + 1);
+        s.probabilities.resize(lines * visible, T::zero());
+        matmul(
+            &mut MatMut::new(&mut s.probabilities, lines, visible),
+            Mat::new(&s.queries, lines, head_dim),
+            Mat::new(&s.keys[..visible * head_dim], visible, head_dim).t(),
+            Update::Overwrite,
+            Threads::One,
+        );
+        let shared = segments[0].start;
+        vectorize(
+            #[inline(always)]
+            || {
+                for (line, scores) in s.probabilities.chunks_exact_mut(visible).enumerate() {
+                    let (segment, i) = places[line / group];
+                    let (seen, future) = scores.split_at_mut(segment.own + i + 1);
+                    seen[shared..segment.start].fill(T::NEG_INFINITY);
+                    for position in segment.private.iter().take_while(|&&position| position < i) {
+                        seen[segment.own + position] = T::NEG_INFINITY;
+                    }
+                    softmax(seen);
+                    future.fill(T::zero());
+                }
+            },
+        );
+        visible
+    }
+}
+
+fn scale<T: Float>(head_dim: usize) -> T {
+    T::one() / T::from_f64(head_dim as f64).sqrt()
+}
+
+#[inline(always)]
+fn softmax<T: Float>(scores: &mut [T]) {
+    let largest = max(scores);
+    for v in scores.iter_mut() {
+        *v = (*v - largest).exp();
+    }
+    let total = sum_of(scores, |v| v);
+    for v in scores.iter_mut() {
+        *v /= total;
+    }
+}
+
+/// Turns the gradient of the probabilities into that of the scores, line by line of `n`.
+fn softmax_backward<T: Float>(grad: &mut [T], probabilities: &[T], n: usize) {
+    vectorize(
+        #[inline(always)]
+        || {
+            for (grad, p) in grad.chunks_exact_mut(n).zip(probabilities.chunks_exact(n)) {
+                let mean = dot(grad, p);
+                for (g, &p) in grad.iter_mut().zip(p) {
+                    *g = p * (*g - mean);
+                }
+            }
+        },
+    );
+}
+
+fn scaled_copy<T: Float>(to: &mut [T], from: &[T], scale: T) {
+    for (to, &from) in to.iter_mut().zip(from) {
+        *to = from * scale;
+    }
+}

@@ -1,0 +1,145 @@
+//! Attention against its composed twin, finite differences and the rules of visibility.
+
+use candle_core::{DType, Device, Var};
+
+use super::*;
+use crate::ops::check::{check, random, same_on_any_threads, values};
+use crate::ops::force_composed;
+
+fn inputs(tokens: usize, keys: usize, [heads, kv_heads, head_dim]: [usize; 3]) -> [Tensor; 3] {
+    [
+        random((tokens, heads, head_dim), 1),
+        random((keys, kv_heads, head_dim), 2),
+        random((keys, kv_heads, head_dim), 3),
+    ]
+}
+
+fn run(t: &[Tensor], rows: Rows) -> Tensor {
+    attention(&t[0], &t[1], &t[2], &Arc::new(rows)).unwrap()
+}
+
+fn assert_close(a: &Tensor, b: &Tensor) {
+    assert_eq!(a.dims(), b.dims());
+    for (a, b) in values(a).iter().zip(values(b)) {
+        assert!((a - b).abs() < 1e-12, "{a} {b}");
+    }
+}
+
+#[test]
+fn values_and_gradients() {
+    for (lengths, heads) in [
+        (vec![5], [1, 1, 3]),
+        (vec![3, 1, 4], [4, 2, 5]),
+        (vec![2, 0, 7], [3, 1, 8]),
+        // Longer than a block of queries.
+        (vec![67, 2], [2, 1, 2]),
+    ] {
+        let tokens = lengths.iter().sum();
+        let rows = Arc::new(Rows::packed(&lengths));
+        check(&inputs(tokens, tokens, heads), |t| attention(&t[0], &t[1], &t[2], &rows));
+    }
+}
+
+#[test]
+fn values_and_gradients_with_private_keys() {
+    let private = (0..9).map(|key| key % 3 == 1).collect();
+    let rows = Arc::new(Rows::packed(&[5, 4]).with_private(private));
+    check(&inputs(9, 9, [4, 2, 3]), |t| attention(&t[0], &t[1], &t[2], &rows));
+}
+
+#[test]
+fn bits_do_not_depend_on_threads() {
+    let lengths = [90, 20, 1, 45, 33];
+    let rows = Arc::new(Rows::packed(&lengths));
+    same_on_any_threads(&inputs(189, 189, [6, 2, 16]), |t| attention(&t[0], &t[1], &t[2], &rows));
+}
+
+/// Three rows in a cache of 12 keys: two share keys 0..4, one of them with key 1 private.
+fn cached() -> Rows {
+    Rows::new(vec![
+        Row { queries: 0..1, own: 9, context: vec![0..4, 5..6] },
+        Row { queries: 1..2, own: 10, context: vec![0..4, 7..8] },
+        Row { queries: 2..4, own: 4, context: vec![] },
+    ])
+    .unwrap()
+    .with_private((0..12).map(|key| key == 1).collect())
+}
+
+#[test]
+fn cached_rows_equal_the_composed_path() {
+    let t = inputs(4, 12, [4, 2, 5]);
+    let fused = run(&t, cached());
+    let _guard = force_composed();
+    assert_close(&fused, &run(&t, cached()));
+}
+
+#[test]
+fn rows_computed_together_equal_the_composed_path() {
+    // Two users of three beams each, with two queries a beam, an ancestor of its own and a private key.
+    let mut rows = Vec::new();
+    for beam in 0..6 {
+        let (prompt, first) = (beam / 3 * 10, 20 + beam * 3);
+        let context = vec![prompt..prompt + 10, first..first + 1];
+        rows.push(Row { queries: beam * 2..beam * 2 + 2, own: first + 1, context });
+    }
+    let private = (0..38).map(|key| key % 5 == 3).collect();
+    let rows = Rows::new(rows).unwrap().with_private(private);
+    let t = inputs(12, 38, [4, 2, 5]);
+    let fused = run(&t, rows.clone());
+    let _guard = force_composed();
+    assert_close(&fused, &run(&t, rows));
+}
+
+#[test]
+fn decoding_with_a_cache_equals_the_whole_sequence() {
+    let t = inputs(6, 6, [4, 2, 5]);
+    let whole = run(&t, Rows::packed(&[6])).narrow(0, 4, 2).unwrap();
+    let last = [t[0].narrow(0, 4, 2).unwrap(), t[1].clone(), t[2].clone()];
+    let row = Row { queries: 0..2, own: 4, context: vec![0..3, 3..4] };
+    assert_close(&whole, &run(&last, Rows::new(vec![row]).unwrap()));
+}
+
+#[test]
+fn a_private_key_is_seen_by_its_own_query_only() {
+    let t = inputs(4, 4, [2, 1, 3]);
+    let rows = || Rows::packed(&[4]).with_private(vec![false, true, false, false]);
+    let before = values(&run(&t, rows()));
+    let other = random((4, 1, 3), 8);
+    let at_one = Tensor::new(&[[[0.0]], [[1.0]], [[0.0]], [[0.0]]], &Device::Cpu).unwrap();
+    let changed = (&t[2] + other.broadcast_mul(&at_one).unwrap()).unwrap();
+    let after = values(&run(&[t[0].clone(), t[1].clone(), changed], rows()));
+    for (token, (a, b)) in before.chunks(6).zip(after.chunks(6)).enumerate() {
+        assert_eq!(a != b, token == 1, "token {token}");
+    }
+}
+
+#[test]
+fn a_row_does_not_depend_on_its_batch() {
+    let t = inputs(70, 70, [4, 2, 32]).map(|t| t.to_dtype(DType::F32).unwrap());
+    let all = run(&t, Rows::packed(&[20, 33, 17])).narrow(0, 20, 33).unwrap();
+    let alone = t.map(|t| t.narrow(0, 20, 33).unwrap());
+    assert_eq!(values(&all), values(&run(&alone, Rows::packed(&[33]))));
+}
+
+#[test]
+fn backward_refuses_shared_keys() {
+    let [q, k, v] = inputs(4, 12, [4, 2, 5]);
+    let q = Var::from_tensor(&q).unwrap();
+    let out = attention(&q, &k, &v, &Arc::new(cached())).unwrap();
+    let error = out.sum_all().unwrap().backward().unwrap_err().to_string();
+    assert!(error.contains("share keys"), "{error}");
+}
+
+#[test]
+fn rows_that_do_not_fit_are_named() {
+    let t = inputs(4, 4, [2, 1, 3]);
+    let error = |rows| attention(&t[0], &t[1], &t[2], &Arc::new(rows)).unwrap_err().to_string();
+    assert!(error(Rows::packed(&[3])).contains("3 queries for 4 tokens"));
+    assert!(error(Rows::packed(&[4]).with_private(vec![true])).contains("1 private flags"));
+    let beyond = Row { queries: 0..4, own: 0, context: vec![4..5, 5..6] };
+    assert!(error(Rows::new(vec![beyond]).unwrap()).contains("keys 4..5 of 4"));
+    let gap = Rows::new(vec![Row { queries: 1..4, own: 0, context: vec![] }]);
+    assert!(gap.unwrap_err().to_string().contains("start at 0"));
+    let overlap = Rows::new(vec![Row { queries: 0..4, own: 0, context: vec![3..5, 5..6] }]);
+    assert!(overlap.unwrap_err().to_string().contains("among its own"));
+}

@@ -1,0 +1,65 @@
+//! Reading and making CPU tensors as slices, for the fused paths.
+
+use std::ops::Deref;
+
+use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor, bail};
+
+use super::kernels::Float;
+
+/// Evaluates an expression with `$T` as the float type of a dtype.
+macro_rules! with_float {
+    ($dtype:expr, $T:ident => $body:expr) => {
+        match $dtype {
+            candle_core::DType::F32 => {
+                type $T = f32;
+                $body
+            }
+            candle_core::DType::F64 => {
+                type $T = f64;
+                $body
+            }
+            dtype => candle_core::bail!("the fused operations take f32 and f64, not {dtype:?}"),
+        }
+    };
+}
+pub(super) use with_float;
+
+/// The values behind a contiguous layout.
+pub(super) fn slice<'a, T: Float>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&T::cpu_storage_as_slice(storage)?[start..end]),
+        None => bail!("the fused operations take contiguous tensors, not {layout:?}"),
+    }
+}
+
+/// A tensor's storage, held for reading; `G` is the guard of candle's lock.
+pub(super) struct Values<'a, G> {
+    storage: G,
+    layout: &'a Layout,
+}
+
+/// Takes hold of the storage of `tensor`.
+pub(super) fn values(tensor: &Tensor) -> Values<'_, impl Deref<Target = Storage>> {
+    let (storage, layout) = tensor.storage_and_layout();
+    Values { storage, layout }
+}
+
+impl<G: Deref<Target = Storage>> Values<'_, G> {
+    /// The values of a contiguous CPU tensor.
+    pub(super) fn slice<T: Float>(&self) -> Result<&[T]> {
+        match &*self.storage {
+            Storage::Cpu(storage) => slice(storage, self.layout),
+            _ => bail!("the fused operations take tensors on the CPU"),
+        }
+    }
+}
+
+/// A CPU tensor over `values`.
+pub(super) fn tensor<T: Float>(values: Vec<T>, shape: impl Into<Shape>) -> Result<Tensor> {
+    Tensor::from_vec(values, shape.into(), &Device::Cpu)
+}
+
+/// `len` zeros where `wanted`.
+pub(super) fn zeros_if<T: Float>(wanted: bool, len: usize) -> Option<Vec<T>> {
+    wanted.then(|| vec![T::zero(); len])
+}

@@ -1,0 +1,234 @@
+//! Cross-entropy over a vocabulary without its logits ever being there all at once.
+
+use std::sync::Arc;
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor, WithDType, bail};
+use rayon::prelude::*;
+
+use super::cpu::{self, with_float, zeros_if};
+use super::embedding::check_ids;
+use super::kernels::{Float, Mat, MatMut, Threads, Update, matmul, vectorize};
+use super::log_softmax::log_sum_exp;
+use super::{fused, linear};
+
+/// Bytes of logits held at a time.
+const CHUNK_BYTES: usize = 8 << 20;
+/// Rows a chunk has at least: each chunk reads the whole weight and adds to its whole gradient.
+const MIN_CHUNK_ROWS: usize = 64;
+
+/// The negative log-likelihood of each target under softmax(`hidden` * `weight`^T).
+///
+/// # Shapes
+/// - `hidden`: (n, hidden)
+/// - `weight`: (vocab, hidden)
+/// - `targets`: n ids
+/// - output: (n)
+///
+/// # Errors
+/// Shapes that do not fit, or a target that is not below the vocabulary size.
+pub fn cross_entropy(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Tensor> {
+    let ((n, width), (vocab, weight_width)) = (hidden.dims2()?, weight.dims2()?);
+    if width != weight_width || n != targets.len() {
+        bail!(
+            "cross_entropy: hidden {:?}, weight {:?} and {} targets",
+            hidden.dims(),
+            weight.dims(),
+            targets.len()
+        );
+    }
+    check_ids("cross_entropy", targets, vocab)?;
+    if fused(&[hidden, weight]) {
+        let op = CrossEntropy { targets: targets.into() };
+        hidden.contiguous()?.apply_op2(&weight.contiguous()?, op)
+    } else {
+        composed_cross_entropy(hidden, weight, targets)
+    }
+}
+
+fn composed_cross_entropy(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Tensor> {
+    let logits = linear(hidden, weight)?;
+    let targets = Tensor::new(targets, logits.device())?.unsqueeze(1)?;
+    let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?;
+    let total = shifted.exp()?.sum(D::Minus1)?.log()?;
+    total - shifted.gather(&targets, 1)?.squeeze(1)?
+}
+
+struct CrossEntropy {
+    targets: Arc<[u32]>,
+}
+
+impl CustomOp2 for CrossEntropy {
+    fn name(&self) -> &'static str {
+        "cross-entropy"
+    }
+
+    fn cpu_fwd(
+        &self,
+        hidden: &CpuStorage,
+        hidden_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (vocab, width) = weight_layout.shape().dims2()?;
+        with_float!(hidden.dtype(), T => {
+            let hidden = cpu::slice::<T>(hidden, hidden_layout)?;
+            let weight = Mat::new(cpu::slice(weight, weight_layout)?, vocab, width);
+            let losses = self.forward(hidden, weight, (vocab, width));
+            Ok((T::to_cpu_storage_owned(losses), self.targets.len().into()))
+        })
+    }
+
+    fn bwd(
+        &self,
+        hidden: &Tensor,
+        weight: &Tensor,
+        losses: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let inputs =
+            [cpu::values(hidden), cpu::values(weight), cpu::values(losses), cpu::values(&grad)];
+        with_float!(hidden.dtype(), T => {
+            let mut hidden_grad = zeros_if(hidden.track_op(), hidden.elem_count());
+            let mut weight_grad = zeros_if(weight.track_op(), weight.elem_count());
+            let [hidden_values, weight_values, losses, grad] = &inputs;
+            self.backward::<T>(
+                [hidden_values.slice()?, weight_values.slice()?, losses.slice()?, grad.slice()?],
+                weight.dims2()?,
+                hidden_grad.as_deref_mut(),
+                weight_grad.as_deref_mut(),
+            );
+            Ok((
+                hidden_grad.map(|g| cpu::tensor(g, hidden.shape())).transpose()?,
+                weight_grad.map(|g| cpu::tensor(g, weight.shape())).transpose()?,
+            ))
+        })
+    }
+}
+
+/// Rows of a chunk. The number of threads has no part in it: chunks are summed one after another.
+fn chunk_rows<T>(vocab: usize) -> usize {
+    (CHUNK_BYTES / (vocab * size_of::<T>()).max(1)).max(MIN_CHUNK_ROWS)
+}
+
+impl CrossEntropy {
+    fn forward<T: Float>(
+        &self,
+        hidden: &[T],
+        weight: Mat<'_, T>,
+        (vocab, width): (usize, usize),
+    ) -> Vec<T> {
+        let rows = chunk_rows::<T>(vocab);
+        let mut losses = vec![T::zero(); self.targets.len()];
+        let mut logits = vec![T::zero(); rows.min(losses.len()) * vocab];
+        for (chunk, losses) in losses.chunks_mut(rows).enumerate() {
+            let (first, n) = (chunk * rows, losses.len());
+            let logits = &mut logits[..n * vocab];
+            let hidden = Mat::new(&hidden[first * width..(first + n) * width], n, width);
+            let mut view = MatMut::new(logits, n, vocab);
+            matmul(&mut view, hidden, weight.t(), Update::Overwrite, Threads::All);
+            let rows = logits.par_chunks(vocab).zip(&self.targets[first..first + n]);
+            losses.par_iter_mut().zip(rows).for_each(|(loss, (row, &target))| {
+                *loss = log_sum_exp(row) - row[target as usize];
+            });
+        }
+        losses
+    }
+
+    /// Adds to both gradients, where wanted. The logits are computed again, chunk by chunk.
+    fn backward<T: Float>(
+        &self,
+        [hidden, weight, losses, grad]: [&[T]; 4],
+        (vocab, width): (usize, usize),
+        mut hidden_grad: Option<&mut [T]>,
+        weight_grad: Option<&mut [T]>,
+    ) {
+        let rows = chunk_rows::<T>(vocab);
+        let count = self.targets.len();
+        let weight = Mat::new(weight, vocab, width);
+        let mut weight_grad = weight_grad.map(|g| MatMut::new(g, vocab, width));
+        let mut logits = vec![T::zero(); rows.min(count) * vocab];
+        for first in (0..count).step_by(rows) {
+            let n = rows.min(count - first);
+            let logits = &mut logits[..n * vocab];
+            let hidden = Mat::new(&hidden[first * width..(first + n) * width], n, width);
+            let mut view = MatMut::new(logits, n, vocab);
+            matmul(&mut view, hidden, weight.t(), Update::Overwrite, Threads::All);
+            logits.par_chunks_mut(vocab).enumerate().for_each(|(i, row)| {
+                let target = self.targets[first + i] as usize;
+                logits_gradient(row, target, losses[first + i], grad[first + i]);
+            });
+            let change = Mat::new(logits, n, vocab);
+            if let Some(hidden_grad) = &mut hidden_grad {
+                let part = &mut hidden_grad[first * width..(first + n) * width];
+                let mut part = MatMut::new(part, n, width);
+                matmul(&mut part, change, weight, Update::Overwrite, Threads::All);
+            }
+            if let Some(weight_grad) = &mut weight_grad {
+                matmul(weight_grad, change.t(), hidden, Update::Add, Threads::All);
+            }
+        }
+    }
+}
+
+/// Turns logits into `grad * (probabilities - one_hot(target))`.
+fn logits_gradient<T: Float>(row: &mut [T], target: usize, loss: T, grad: T) {
+    // The loss is log-sum-exp minus the target's logit, so it need not be summed again.
+    let total = loss + row[target];
+    vectorize(
+        #[inline(always)]
+        || {
+            for v in row.iter_mut() {
+                *v = grad * (*v - total).exp();
+            }
+        },
+    );
+    row[target] -= grad;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::{check, fused_equals_composed, random, same_on_any_threads, values};
+
+    #[test]
+    fn values_and_gradients() {
+        check(&[random((5, 7), 1), random((11, 7), 2)], |t| {
+            cross_entropy(&t[0], &t[1], &[0, 10, 3, 3, 5])
+        });
+    }
+
+    #[test]
+    fn several_chunks_add_up() {
+        let (n, vocab) = (70, 40_000);
+        assert!(n > chunk_rows::<f32>(vocab));
+        let targets: Vec<u32> = (0..n as u32).map(|i| i * 37 % vocab as u32).collect();
+        fused_equals_composed(&[random((n, 3), 1), random((vocab, 3), 2)], |t| {
+            cross_entropy(&t[0], &t[1], &targets)
+        });
+    }
+
+    #[test]
+    fn bits_do_not_depend_on_threads() {
+        let targets: Vec<u32> = (0..90).map(|i| i * 37 % 40_000).collect();
+        same_on_any_threads(&[random((90, 16), 1), random((40_000, 16), 2)], |t| {
+            cross_entropy(&t[0], &t[1], &targets)
+        });
+    }
+
+    #[test]
+    fn equal_logits_cost_the_logarithm_of_the_vocabulary() {
+        let losses =
+            cross_entropy(&random((2, 3), 1), &(random((8, 3), 2) * 0.0).unwrap(), &[1, 7]);
+        for loss in values(&losses.unwrap()) {
+            assert!((loss - 8f64.ln()).abs() < 1e-12);
+        }
+    }
+
+    #[test]
+    fn a_target_beyond_the_vocabulary_is_named() {
+        let error = cross_entropy(&random((1, 3), 1), &random((8, 3), 2), &[8]).unwrap_err();
+        assert!(error.to_string().contains("id 8"), "{error}");
+    }
+}

@@ -1,0 +1,135 @@
+//! Inverted dropout (Srivastava et al., 2014) with a mask that is a function of a key, not of a generator.
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType, bail};
+use rayon::prelude::*;
+
+use super::cpu::{self, with_float};
+use super::fused;
+use super::kernels::{Float, vectorize};
+
+/// Values a task works on.
+const BLOCK: usize = 1 << 13;
+
+/// Sets each value to 0 with probability `p` and divides the others by `1 - p`.
+///
+/// `key` and the position of an element decide its fate: the same key gives the same mask, so the backward
+/// recomputes it, and keys should differ between layers and steps. At `p` 0 it returns `x` itself.
+///
+/// # Errors
+/// `p` outside of [0, 1).
+pub fn dropout(x: &Tensor, p: f64, key: u64) -> Result<Tensor> {
+    if !(0.0..1.0).contains(&p) {
+        bail!("dropout: the probability {p} is not in [0, 1)");
+    }
+    if p == 0.0 {
+        return Ok(x.clone());
+    }
+    let mask = Mask { p, key };
+    if fused(&[x]) { x.contiguous()?.apply_op1(mask) } else { composed_dropout(x, &mask) }
+}
+
+fn composed_dropout(x: &Tensor, mask: &Mask) -> Result<Tensor> {
+    let factors: Vec<f32> = (0..x.elem_count()).map(|i| mask.factor(i)).collect();
+    let factors = Tensor::from_vec(factors, x.shape(), x.device())?.to_dtype(x.dtype())?;
+    (x * factors)? / (1.0 - mask.p)
+}
+
+struct Mask {
+    p: f64,
+    key: u64,
+}
+
+impl Mask {
+    /// 1 where element `i` is kept, else 0: a Bernoulli draw from the top bits of `SplitMix64`'s finaliser
+    /// (Steele et al., 2014) of the element's counter.
+    #[inline(always)]
+    fn factor<T: Float>(&self, i: usize) -> T {
+        let threshold = (self.p * (1u64 << 53) as f64) as u64;
+        let mut z =
+            self.key.wrapping_add((i as u64).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        if z >> 11 >= threshold { T::one() } else { T::zero() }
+    }
+
+    fn apply<T: Float>(&self, x: &[T]) -> Vec<T> {
+        let scale = T::from_f64(1.0 / (1.0 - self.p));
+        let mut y = vec![T::zero(); x.len()];
+        y.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).enumerate().for_each(|(block, (y, x))| {
+            vectorize(
+                #[inline(always)]
+                || {
+                    for (i, (y, &x)) in y.iter_mut().zip(x).enumerate() {
+                        *y = x * self.factor::<T>(block * BLOCK + i) * scale;
+                    }
+                },
+            );
+        });
+        y
+    }
+}
+
+impl CustomOp1 for Mask {
+    fn name(&self) -> &'static str {
+        "dropout"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        with_float!(x.dtype(), T => {
+            let y = self.apply::<T>(cpu::slice(x, layout)?);
+            Ok((T::to_cpu_storage_owned(y), layout.shape().clone()))
+        })
+    }
+
+    fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let grad = grad.contiguous()?;
+        let grad = cpu::values(&grad);
+        with_float!(x.dtype(), T => {
+            cpu::tensor(self.apply::<T>(grad.slice()?), x.shape()).map(Some)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+
+    use super::*;
+    use crate::ops::check::{check, random, same_on_any_threads, values};
+
+    #[test]
+    fn values_and_gradients() {
+        check(&[random((5, 7), 1)], |t| dropout(&t[0], 0.3, 11));
+    }
+
+    #[test]
+    fn bits_do_not_depend_on_threads() {
+        same_on_any_threads(&[random((40, 1001), 1)], |t| dropout(&t[0], 0.3, 11));
+    }
+
+    #[test]
+    fn rate_and_scale() {
+        let ones = Tensor::ones(100_000, DType::F32, &Device::Cpu).unwrap();
+        let y = values(&dropout(&ones, 0.05, 3).unwrap());
+        let dropped = y.iter().filter(|&&v| v == 0.0).count();
+        assert!((4_700..5_300).contains(&dropped), "{dropped} of 100000 dropped at 0.05");
+        assert!(y.iter().all(|&v| v == 0.0 || (v - 1.0 / 0.95).abs() < 1e-6));
+    }
+
+    #[test]
+    fn keys_give_different_masks() {
+        let ones = Tensor::ones(64, DType::F32, &Device::Cpu).unwrap();
+        let mask = |key| values(&dropout(&ones, 0.5, key).unwrap());
+        assert_eq!(mask(1), mask(1));
+        assert_ne!(mask(1), mask(2));
+    }
+
+    #[test]
+    fn nothing_to_drop_is_the_input_itself() {
+        let x = random(3, 1);
+        assert_eq!(dropout(&x, 0.0, 1).unwrap().id(), x.id());
+        assert!(dropout(&x, 1.0, 1).is_err() && dropout(&x, f64::NAN, 1).is_err());
+    }
+}

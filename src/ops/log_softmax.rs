@@ -1,0 +1,93 @@
+//! Log-probabilities for inference.
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor, WithDType};
+use rayon::prelude::*;
+
+use super::cpu::{self, with_float};
+use super::fused;
+use super::kernels::{Float, max, sum_of, vectorize};
+
+/// The logarithm of the softmax over each row. Takes no part in the gradient.
+///
+/// # Shapes
+/// - `logits`, output: (rows, choices)
+pub fn log_softmax_rows(logits: &Tensor) -> Result<Tensor> {
+    logits.dims2()?;
+    let logits = logits.detach();
+    if fused(&[&logits]) {
+        logits.contiguous()?.apply_op1(LogSoftmax)
+    } else {
+        composed_log_softmax_rows(&logits)
+    }
+}
+
+fn composed_log_softmax_rows(logits: &Tensor) -> Result<Tensor> {
+    let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?)?;
+    shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)
+}
+
+struct LogSoftmax;
+
+impl CustomOp1 for LogSoftmax {
+    fn name(&self) -> &'static str {
+        "log-softmax"
+    }
+
+    fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (_, choices) = layout.shape().dims2()?;
+        with_float!(logits.dtype(), T => {
+            let mut out = cpu::slice::<T>(logits, layout)?.to_vec();
+            if choices > 0 {
+                out.par_chunks_mut(choices).for_each(|row| {
+                    let total = log_sum_exp(row);
+                    for v in row.iter_mut() {
+                        *v -= total;
+                    }
+                });
+            }
+            Ok((T::to_cpu_storage_owned(out), layout.shape().clone()))
+        })
+    }
+}
+
+/// The logarithm of the sum of the exponentials.
+pub(super) fn log_sum_exp<T: Float>(row: &[T]) -> T {
+    vectorize(
+        #[inline(always)]
+        || {
+            let largest = max(row);
+            largest
+                + sum_of(
+                    row,
+                    #[inline(always)]
+                    |v| (v - largest).exp(),
+                )
+                .ln()
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::check::{random, values};
+    use crate::ops::force_composed;
+
+    #[test]
+    fn fused_equals_composed_and_sums_to_one() {
+        for choices in [1, 7, 16, 257] {
+            let logits = (random((5, choices), 1) * 10.0).unwrap();
+            let fused = values(&log_softmax_rows(&logits).unwrap());
+            let _guard = force_composed();
+            let composed = values(&log_softmax_rows(&logits).unwrap());
+            for (row, (a, b)) in fused.chunks(choices).zip(fused.iter().zip(&composed)) {
+                assert!((a - b).abs() < 1e-12);
+                assert!((row.iter().map(|v| v.exp()).sum::<f64>() - 1.0).abs() < 1e-12);
+            }
+            for (a, b) in fused.iter().zip(&composed) {
+                assert!((a - b).abs() < 1e-12, "{a} {b}");
+            }
+        }
+    }
+}

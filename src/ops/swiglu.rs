@@ -1,0 +1,147 @@
+//! The gated activation of Llama's feed-forward block (Shazeer, 2020).
+
+use candle_core::backend::BackendStorage;
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDType, bail};
+use rayon::prelude::*;
+
+use super::cpu::{self, with_float, zeros_if};
+use super::fused;
+use super::kernels::{Float, vectorize};
+
+/// Values a task works on.
+const BLOCK: usize = 1 << 13;
+
+/// `gate * sigmoid(gate) * up`, element by element.
+///
+/// # Shapes
+/// - `gate`, `up`, output: the same, usually (tokens, ffn)
+pub fn swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    if gate.dims() != up.dims() {
+        bail!("swiglu: gate {:?} and up {:?}", gate.dims(), up.dims());
+    }
+    if fused(&[gate, up]) {
+        gate.contiguous()?.apply_op2(&up.contiguous()?, SwiGlu)
+    } else {
+        composed_swiglu(gate, up)
+    }
+}
+
+fn composed_swiglu(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+    gate.silu()? * up
+}
+
+struct SwiGlu;
+
+impl CustomOp2 for SwiGlu {
+    fn name(&self) -> &'static str {
+        "swiglu"
+    }
+
+    fn cpu_fwd(
+        &self,
+        gate: &CpuStorage,
+        gate_layout: &Layout,
+        up: &CpuStorage,
+        up_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        with_float!(gate.dtype(), T => {
+            let y = forward::<T>(cpu::slice(gate, gate_layout)?, cpu::slice(up, up_layout)?);
+            Ok((T::to_cpu_storage_owned(y), gate_layout.shape().clone()))
+        })
+    }
+
+    fn bwd(
+        &self,
+        gate: &Tensor,
+        up: &Tensor,
+        _y: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let (gate_values, up_values, grad) =
+            (cpu::values(gate), cpu::values(up), cpu::values(&grad));
+        with_float!(gate.dtype(), T => {
+            let inputs = [gate_values.slice::<T>()?, up_values.slice()?, grad.slice()?];
+            let (gate_grad, up_grad) = backward(inputs, gate.track_op(), up.track_op());
+            Ok((
+                gate_grad.map(|g| cpu::tensor(g, gate.shape())).transpose()?,
+                up_grad.map(|g| cpu::tensor(g, up.shape())).transpose()?,
+            ))
+        })
+    }
+}
+
+#[inline(always)]
+fn sigmoid<T: Float>(x: T) -> T {
+    T::one() / (T::one() + (-x).exp())
+}
+
+fn forward<T: Float>(gate: &[T], up: &[T]) -> Vec<T> {
+    let mut y = vec![T::zero(); gate.len()];
+    fill(&mut y, [gate, up, up], |gate, up, _| gate * sigmoid(gate) * up);
+    y
+}
+
+/// The gradients of the gate and of `up`, where wanted.
+fn backward<T: Float>(
+    inputs: [&[T]; 3],
+    gate_tracked: bool,
+    up_tracked: bool,
+) -> (Option<Vec<T>>, Option<Vec<T>>) {
+    let mut gate_grad = zeros_if(gate_tracked, inputs[0].len());
+    let mut up_grad = zeros_if(up_tracked, inputs[0].len());
+    if let Some(out) = &mut gate_grad {
+        fill(out, inputs, |gate, up, grad| {
+            let s = sigmoid(gate);
+            grad * up * s * (T::one() + gate * (T::one() - s))
+        });
+    }
+    if let Some(out) = &mut up_grad {
+        fill(out, inputs, |gate, _, grad| grad * gate * sigmoid(gate));
+    }
+    (gate_grad, up_grad)
+}
+
+/// `out[i] = f(a[i], b[i], c[i])`, in parallel.
+fn fill<T: Float>(out: &mut [T], [a, b, c]: [&[T]; 3], f: impl Fn(T, T, T) -> T + Sync) {
+    let inputs = a.par_chunks(BLOCK).zip(b.par_chunks(BLOCK)).zip(c.par_chunks(BLOCK));
+    out.par_chunks_mut(BLOCK).zip(inputs).for_each(|(out, ((a, b), c))| {
+        vectorize(
+            #[inline(always)]
+            || {
+                for (((out, &a), &b), &c) in out.iter_mut().zip(a).zip(b).zip(c) {
+                    *out = f(a, b, c);
+                }
+            },
+        );
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::ops::check::{check, random, same_on_any_threads, values};
+
+    #[test]
+    fn values_and_gradients() {
+        for shape in [(3, 7), (1, 33)] {
+            check(&[random(shape, 1), random(shape, 2)], |t| swiglu(&t[0], &t[1]));
+        }
+    }
+
+    #[test]
+    fn bits_do_not_depend_on_threads() {
+        let shape = (50, 1001);
+        same_on_any_threads(&[random(shape, 1), random(shape, 2)], |t| swiglu(&t[0], &t[1]));
+    }
+
+    #[test]
+    fn large_gates_pass_or_block() {
+        let gate = Tensor::new(&[200f32, -200.0, -1000.0], &Device::Cpu).unwrap();
+        let y = values(&swiglu(&gate, &gate.ones_like().unwrap()).unwrap());
+        assert_eq!(y[0], 200.0);
+        assert!(y[1].abs() < 1e-30 && y[2].abs() < 1e-30);
+    }
+}

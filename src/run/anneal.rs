@@ -1,0 +1,62 @@
+//! Stage `anneal`: a LoRA adapter trained on sequence recommendation alone, over the frozen model
+//! (paper, section 3.4.2).
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::initial::figures;
+use super::log::TrainLog;
+use super::model::Trained;
+use super::{Monitor, Run, evaluate};
+use crate::model::adapter;
+use crate::nn::Params;
+use crate::train::Trainer;
+use crate::{Result, files};
+
+pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>, Value)> {
+    let config = &run.config.train;
+    let trained = Trained::load(run)?;
+    let mut params = Params::new();
+    let adapters = adapter::create(
+        &trained.config,
+        &trained.weights,
+        &config.adapter,
+        run.config.seed,
+        &mut params,
+    )?;
+    let model = trained.adapted(&adapters)?;
+    tracing::info!("stage anneal: {} weights are trained", params.num_trained());
+
+    let prompts = trained.tokens.prompts(run)?;
+    let tasks = config.tasks.sequence_only();
+    let samples = |epoch| {
+        let history = run.config.data.history;
+        // A stream of its own: the annealing stage does not repeat the order of the initial one.
+        let seed = run.config.seed.wrapping_add(1);
+        tasks.epoch(&run.dataset, &prompts, config.selection, history, false, seed, epoch)
+    };
+    let state = run.dir.join("anneal/state");
+    let trainer = Trainer {
+        config: &config.anneal,
+        lora_dropout: config.adapter.dropout,
+        seed: run.config.seed.wrapping_add(1),
+        model: &model,
+        params: &params,
+        contrast: None,
+        state: Some(&state),
+    };
+    let validation =
+        evaluate::Validation::new(run, &trained.index, &trained.tokens, &prompts, &config.anneal)?;
+    let mut log = TrainLog::new(&run.dir, "anneal", config.anneal.log_every, monitor);
+    let outcome = trainer.run(&samples, Some(&mut || validation.ndcg(&model)), &mut log)?;
+    drop(log);
+
+    let dir = run.dir.join("anneal");
+    adapter::save(&dir, "../initial", &config.adapter, &adapters)?;
+    files::remove_dir(&state)?;
+    let wrote = ["adapter_config.json", "adapter_model.safetensors"]
+        .map(|name| Path::new("anneal").join(name))
+        .into();
+    Ok((wrote, figures(&outcome)))
+}

@@ -1,0 +1,264 @@
+//! Stage `index`: the backbone, both embeddings, and the tree of codes made from them.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Tensor};
+use ndarray::Array2;
+use serde_json::{Value, json};
+
+use super::log::TrainLog;
+use super::model::{Tokens, backbone};
+use super::{Monitor, Run};
+use crate::config::RunConfig;
+use crate::data::Dataset;
+use crate::embed::{self, BehaviorEmbedding, semantic_embeddings};
+use crate::index::{
+    HierarchicalKMeans, ItemIndex, Source, Tree, TreePlan, TreeSettings, plan, store,
+};
+use crate::model::{
+    Backbone, Llama, LlamaConfig, init, load_safetensors, save_folder, save_safetensors,
+};
+use crate::nn::Params;
+use crate::text::Tokenizer;
+use crate::train::{Trainer, language_model_samples, shuffled};
+use crate::{Error, Result, files, invalid};
+
+/// The folder of a backbone from scratch.
+const BACKBONE: &str = "backbone";
+
+pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>, Value)> {
+    let (config, dataset) = (&run.config, &run.dataset);
+    let source = config.index.source;
+    let semantic = matches!(source, Source::Semantic | Source::Unit);
+    let behavior = matches!(source, Source::Behavior | Source::Unit);
+    if semantic && !dataset.has_text() {
+        invalid!(
+            "{}: the dataset has no item texts, which index.source = \"{source}\" needs; add a \
+             *.item.json, or set index.source = \"behavior\"",
+            dataset.name
+        );
+    }
+    // Asked before the long work: an infeasible pair of k and levels fails in a moment.
+    let plans = plan_of(config, dataset.num_items())?;
+    let mut wrote = Vec::new();
+    if config.backbone.path.is_none() {
+        wrote.extend(prepare_scratch(run, monitor)?);
+    }
+    let new = run.dir.join("index.new");
+    files::remove_dir(&new)?;
+    let din_dir = new.join("din");
+    std::fs::create_dir_all(&din_dir).map_err(Error::io(&din_dir))?;
+    let mut names = vec!["index.json".to_string()];
+    let mut figures = json!({ "items": dataset.num_items(), "source": source });
+    let backbone = backbone(run)?;
+    let z_semantic = if semantic {
+        let z = embed_texts(run, &backbone, monitor)?;
+        save_matrix(&new.join("semantic.safetensors"), &z)?;
+        names.push("semantic.safetensors".into());
+        Some(z)
+    } else {
+        None
+    };
+    let z_behavior = if behavior {
+        let din = embed_behavior(run, monitor)?;
+        if let Some(auc) = din.auc {
+            tracing::info!("behavior encoder: validation AUC {auc:.4} (epoch {})", din.best_epoch);
+        }
+        save_matrix(&new.join("behavior.safetensors"), &din.embeddings)?;
+        save_safetensors(&new.join("din/model.safetensors"), &din.weights, &[])?;
+        let report = json!({
+            "auc": din.auc,
+            "best_epoch": din.best_epoch,
+            "targets": din.num_targets,
+            "items_seen": din.num_seen,
+            "epochs": din.reports,
+        });
+        files::write_json(&new.join("din/report.json"), &report)?;
+        figures["behavior_auc"] = json!(din.auc);
+        names.extend(["behavior", "din/model"].map(|n| format!("{n}.safetensors")));
+        names.push("din/report.json".into());
+        Some(din.embeddings)
+    } else {
+        None
+    };
+    let mut trees: Vec<(Source, Tree)> = Vec::new();
+    for plan in &plans {
+        let z = match plan.source {
+            Source::Semantic => &z_semantic,
+            Source::Behavior => &z_behavior,
+            Source::Unit | Source::Random => &None,
+        };
+        if let Some(z) = z {
+            let kmeans = HierarchicalKMeans::new(config.index.k, plan.levels);
+            trees.push((plan.source, kmeans.fit(z.view(), config.seed)?));
+        }
+    }
+    let index = match trees.as_slice() {
+        [(_, semantic), (_, behavior)] => ItemIndex::unit(semantic, behavior)?,
+        [(source, tree)] => ItemIndex::single(*source, tree)?,
+        _ => {
+            let items = dataset.num_items();
+            let codes: Vec<usize> = plans.iter().flat_map(|plan| plan.num_codes(items)).collect();
+            ItemIndex::random(items, &codes, config.seed)?
+        }
+    };
+    // Every item's tokens must come out of the tokenizer as they went in, whatever stands before them.
+    Tokens::extend(backbone.tokenizer, &index)?.check(&index)?;
+    store::write(&new.join("index.json"), &index)?;
+    if !trees.is_empty() {
+        let trees: Vec<(Source, &Tree)> = trees.iter().map(|(source, t)| (*source, t)).collect();
+        store::write_trees(&new.join("tree.safetensors"), &trees)?;
+        names.push("tree.safetensors".into());
+    }
+    files::replace_dir(&new, &run.dir.join("index"))?;
+    figures["levels"] = json!(index.levels().iter().map(|l| l.num_codes).collect::<Vec<_>>());
+    figures["item_tokens"] = json!(index.vocabulary().len());
+    wrote.extend(names.iter().map(|name| Path::new("index").join(name)));
+    Ok((wrote, figures))
+}
+
+/// A backbone from scratch: its tokenizer learnt on the item texts, its weights warmed up on them.
+fn prepare_scratch(run: &Run, monitor: &mut dyn Monitor) -> Result<Vec<PathBuf>> {
+    let (config, dataset) = (&run.config, &run.dataset);
+    let scratch = &config.backbone.scratch;
+    let tokenizer = scratch_tokenizer(dataset, config)?;
+    let llama = LlamaConfig {
+        vocab_size: tokenizer.vocab_size(),
+        hidden_size: scratch.hidden_size,
+        intermediate_size: scratch.intermediate_size,
+        num_hidden_layers: scratch.num_hidden_layers,
+        num_attention_heads: scratch.num_attention_heads,
+        num_key_value_heads: scratch.num_key_value_heads,
+        tie_word_embeddings: scratch.tie_word_embeddings,
+        head_dim: scratch.hidden_size / scratch.num_attention_heads,
+        max_position_embeddings: 2048,
+        rms_norm_eps: 1e-5,
+        rope_theta: 10_000.0,
+        rope_scaling: None,
+        initializer_range: 0.02,
+        torch_dtype: None,
+        bos_token_id: tokenizer.bos(),
+        eos_token_id: vec![tokenizer.eos()],
+    };
+    let mut weights = init::scratch(&llama, config.seed, &run.device)?;
+    let samples = language_model_samples(&tokenizer, dataset, config.index.max_text_tokens)?;
+    if !samples.is_empty() && config.train.warmup.epochs > 0 {
+        let mut params = Params::new();
+        for (name, weight) in &mut weights {
+            *weight = params.insert(name.clone(), weight)?;
+        }
+        let model = Llama::new(&llama, &weights)?;
+        let trainer = Trainer {
+            config: &config.train.warmup,
+            lora_dropout: 0.0,
+            seed: config.seed,
+            model: &model,
+            params: &params,
+            contrast: None,
+            state: None,
+        };
+        let mut log = TrainLog::new(&run.dir, "warmup", config.train.warmup.log_every, monitor);
+        trainer.run(&|epoch| shuffled(&samples, config.seed, epoch), None, &mut log)?;
+    }
+    let new = run.dir.join("backbone.new");
+    files::remove_dir(&new)?;
+    save_folder(&new, &llama, &weights)?;
+    tokenizer.save(&new)?;
+    files::replace_dir(&new, &run.dir.join(BACKBONE))?;
+    Ok(["config.json", "model.safetensors", "tokenizer.json"]
+        .map(|name| Path::new(BACKBONE).join(name))
+        .into())
+}
+
+fn scratch_tokenizer(dataset: &Dataset, config: &RunConfig) -> Result<Tokenizer> {
+    let mut texts: Vec<&str> = crate::tasks::template_texts().collect();
+    for item in &dataset.items {
+        let fields = [&item.title, &item.description, &item.brand, &item.categories];
+        texts.extend(fields.into_iter().map(String::as_str).filter(|text| !text.is_empty()));
+    }
+    Tokenizer::train_bpe(texts.into_iter(), config.backbone.scratch.vocab_size)
+}
+
+fn embed_texts(run: &Run, backbone: &Backbone, monitor: &mut dyn Monitor) -> Result<Array2<f32>> {
+    let model = Llama::new(&backbone.config, &backbone.weights)?;
+    let mut begun = false;
+    let z = semantic_embeddings(
+        &model,
+        &backbone.tokenizer,
+        &run.dataset,
+        run.config.index.max_text_tokens,
+        &mut |done, total| {
+            if !begun {
+                monitor.begin("embed item texts", total as u64);
+                begun = true;
+            }
+            monitor.advance(done as u64, "");
+        },
+    )?;
+    monitor.end();
+    Ok(z)
+}
+
+fn embed_behavior(run: &Run, monitor: &mut dyn Monitor) -> Result<BehaviorEmbedding> {
+    let sequences: Vec<&[u32]> = run.dataset.users.iter().map(|u| u.train()).collect();
+    let din = &run.config.index.din;
+    let mut note = String::new();
+    let result = embed::train_behavior_embedding(
+        &sequences,
+        run.dataset.num_items(),
+        din,
+        run.config.seed,
+        &mut |progress| match *progress {
+            embed::Progress::Step { epoch, done, total } => {
+                if (epoch, done) == (1, 1) {
+                    monitor.begin("train behavior encoder", (total * din.epochs) as u64);
+                }
+                monitor.advance(((epoch - 1) * total + done) as u64, &note);
+            }
+            embed::Progress::Epoch(report) => {
+                let auc = report.auc.map_or(String::new(), |auc| format!("  AUC {auc:.4}"));
+                note = format!("loss {:.4}{auc}", report.loss);
+            }
+        },
+    );
+    monitor.end();
+    result
+}
+
+/// The trees the configuration asks for.
+pub(super) fn plan_of(config: &RunConfig, num_items: usize) -> Result<Vec<TreePlan>> {
+    let index = &config.index;
+    let tree = |levels| TreeSettings { k: index.k, levels };
+    plan(index.source, tree(index.semantic_levels), tree(index.behavior_levels), num_items)
+}
+
+fn save_matrix(path: &Path, matrix: &Array2<f32>) -> Result<()> {
+    let data: Vec<f32> = matrix.iter().copied().collect();
+    let tensor = Tensor::from_vec(data, matrix.dim(), &candle_core::Device::Cpu)?;
+    save_safetensors(path, &[("embeddings".to_string(), tensor)].into(), &[])
+}
+
+/// An embedding matrix of the run, (items, dim), where the index has one.
+pub(super) fn load_matrix(run: &Run, name: &str) -> Result<Option<Array2<f32>>> {
+    let path = run.dir.join("index").join(format!("{name}.safetensors"));
+    if !path.exists() {
+        return Ok(None);
+    }
+    let mut tensors = load_safetensors(&path, &candle_core::Device::Cpu)?;
+    let Some(tensor) = tensors.remove("embeddings") else {
+        invalid!("{}: has no tensor named embeddings", path.display());
+    };
+    let (items, dim) = tensor.dims2()?;
+    if items != run.dataset.num_items() {
+        invalid!(
+            "{}: has {items} rows, the dataset has {} items; redo the index with `llmbs index --force`",
+            path.display(),
+            run.dataset.num_items()
+        );
+    }
+    let data = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    match Array2::from_shape_vec((items, dim), data) {
+        Ok(matrix) => Ok(Some(matrix)),
+        Err(e) => invalid!("{}: {e}", path.display()),
+    }
+}

@@ -1,0 +1,136 @@
+//! Stage `initial`: all tasks and the contrastive loss (paper, section 3.4.1).
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use serde_json::{Value, json};
+
+use super::index::load_matrix;
+use super::log::TrainLog;
+use super::model::{Tokens, backbone, load_index};
+use super::{Monitor, Run, evaluate, peak_memory_bytes};
+use crate::config::{TrainEmbeddings, Tuning};
+use crate::model::adapter::{self, Adapters};
+use crate::model::llama::{EMBEDDING, HEAD};
+use crate::model::{Backbone, Llama, Weights, init, save_folder, save_safetensors};
+use crate::nn::Params;
+use crate::train::{Projectors, TrainOutcome, Trainer};
+use crate::{Result, files};
+
+pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>, Value)> {
+    let config = &run.config.train;
+    let index = load_index(run)?;
+    let Backbone { config: mut llama, mut weights, tokenizer } = backbone(run)?;
+    let tokens = Tokens::extend(tokenizer, &index)?;
+    let first = tokens.vocabulary.first as usize;
+    init::resize(&mut llama, &mut weights, first, tokens.added, run.config.seed)?;
+
+    let mut params = Params::new();
+    let adapters = make_trainable(run, &llama, &mut weights, first, &mut params)?;
+    let model = Llama::with_lora(&llama, &weights, &adapters)?;
+    let (semantic, behavior) = (load_matrix(run, "semantic")?, load_matrix(run, "behavior")?);
+    let projectors = Projectors::new(
+        &config.contrast,
+        semantic.as_ref(),
+        behavior.as_ref(),
+        llama.hidden_size,
+        run.config.seed,
+        &mut params,
+        &run.device,
+    )?;
+    tracing::info!(
+        "stage initial: {} weights are trained; the model has {}",
+        params.num_trained(),
+        weights.values().map(Tensor::elem_count).sum::<usize>()
+    );
+
+    let prompts = tokens.prompts(run)?;
+    let contrast = !projectors.is_empty();
+    let samples = |epoch| {
+        let history = run.config.data.history;
+        config.tasks.epoch(
+            &run.dataset,
+            &prompts,
+            crate::tasks::SrtSelection::default(),
+            history,
+            contrast,
+            run.config.seed,
+            epoch,
+        )
+    };
+    let state = run.dir.join("initial/state");
+    let lora_dropout = if adapters.is_empty() { 0.0 } else { config.lora.dropout };
+    let trainer = Trainer {
+        config: &config.initial,
+        lora_dropout,
+        seed: run.config.seed,
+        model: &model,
+        params: &params,
+        contrast: contrast.then_some((&projectors, &config.contrast, run.dataset.num_items())),
+        state: Some(&state),
+    };
+    let validation = evaluate::Validation::new(run, &index, &tokens, &prompts, &config.initial)?;
+    let mut log = TrainLog::new(&run.dir, "initial", config.initial.log_every, monitor);
+    let outcome = trainer.run(&samples, Some(&mut || validation.ndcg(&model)), &mut log)?;
+    drop(log);
+
+    // The trained tensors are shared with `weights`: what is saved is what was trained.
+    let merged = adapter::merge(&weights, &adapters)?;
+    let dir = run.dir.join("initial");
+    save_folder(&dir, &llama, &merged)?;
+    tokens.tokenizer.save(&dir)?;
+    let projectors: BTreeMap<String, Tensor> = params
+        .tensors()
+        .filter_map(|(name, t)| Some((name.strip_prefix("projectors.")?.to_string(), t.detach())))
+        .collect();
+    let mut names = vec!["config.json", "model.safetensors", "tokenizer.json"];
+    if !projectors.is_empty() {
+        save_safetensors(&dir.join("projectors.safetensors"), &projectors, &[])?;
+        names.push("projectors.safetensors");
+    }
+    files::remove_dir(&state)?;
+    let wrote = names.into_iter().map(|name| Path::new("initial").join(name)).collect();
+    Ok((wrote, figures(&outcome)))
+}
+
+/// Registers what the configuration lets training change; gives the adapters of `tuning = "lora"`.
+fn make_trainable(
+    run: &Run,
+    llama: &crate::model::LlamaConfig,
+    weights: &mut Weights,
+    first_new: usize,
+    params: &mut Params,
+) -> Result<Adapters> {
+    let config = &run.config.train;
+    let adapters = match config.tuning {
+        Tuning::Full => Adapters::new(),
+        Tuning::Lora => adapter::create(llama, weights, &config.lora, run.config.seed, params)?,
+    };
+    for (name, weight) in weights.iter_mut() {
+        let rows = name == EMBEDDING || name == HEAD;
+        match (rows, config.train_embeddings) {
+            (true, TrainEmbeddings::All) => *weight = params.insert(name.clone(), weight)?,
+            (true, TrainEmbeddings::New) => {
+                *weight = params.insert_rows(name.clone(), weight, first_new)?;
+            }
+            (true, TrainEmbeddings::None) => {}
+            (false, _) if config.tuning == Tuning::Full => {
+                *weight = params.insert(name.clone(), weight)?;
+            }
+            (false, _) => {}
+        }
+    }
+    Ok(adapters)
+}
+
+/// The figures of a finished training run.
+pub(super) fn figures(outcome: &TrainOutcome) -> Value {
+    json!({
+        "steps": outcome.steps,
+        "tokens_per_s": outcome.tokens as f64 / outcome.seconds.max(1e-9),
+        "best_validation_ndcg@10": outcome.best.map(|(value, _)| value),
+        "best_epoch": outcome.best.map(|(_, epoch)| epoch),
+        "peak_memory_bytes": peak_memory_bytes(),
+    })
+}

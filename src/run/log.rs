@@ -1,0 +1,120 @@
+//! `log.jsonl`: one line for each logged step or epoch.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::Monitor;
+use crate::train::{Control, EpochReport, Losses, Observer, StepReport};
+use crate::{Error, Result};
+
+/// Appends to the log and drives a progress display.
+pub(super) struct TrainLog<'a> {
+    path: PathBuf,
+    stage: &'static str,
+    every: u64,
+    monitor: &'a mut dyn Monitor,
+    begun: bool,
+    gathered: Vec<StepReport>,
+}
+
+impl<'a> TrainLog<'a> {
+    pub(super) fn new(
+        run_dir: &Path,
+        stage: &'static str,
+        every: u64,
+        monitor: &'a mut dyn Monitor,
+    ) -> Self {
+        let path = run_dir.join("log.jsonl");
+        Self { path, stage, every: every.max(1), monitor, begun: false, gathered: Vec::new() }
+    }
+
+    fn append(&self, event: &impl Serialize) -> Result<()> {
+        let mut line = Map::new();
+        line.insert("stage".into(), self.stage.into());
+        match serde_json::to_value(event) {
+            Ok(Value::Object(fields)) => line.extend(fields),
+            Ok(_) | Err(_) => crate::invalid!("an event of the log is not a JSON object"),
+        }
+        let mut file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.path)
+            .map_err(Error::io(&self.path))?;
+        writeln!(file, "{}", Value::Object(line)).map_err(Error::io(&self.path))
+    }
+}
+
+impl Observer for TrainLog<'_> {
+    fn on_step(&mut self, report: &StepReport) -> Result<Control> {
+        if !self.begun {
+            self.monitor.begin(&format!("train {}", self.stage), report.total_steps);
+            self.begun = true;
+        }
+        let note = format!("loss {:.3}  {:.0} tokens/s", report.losses.total, report.tokens_per_s);
+        self.monitor.advance(report.step, &note);
+        self.gathered.push(report.clone());
+        if report.step % self.every == 0 || report.step == report.total_steps {
+            let mean = mean_of(&self.gathered);
+            self.append(&mean)?;
+            self.gathered.clear();
+        }
+        Ok(Control::Continue)
+    }
+
+    fn on_epoch(&mut self, report: &EpochReport) -> Result<()> {
+        if let Some(value) = report.validation {
+            let best = if report.best { ", the best so far" } else { "" };
+            tracing::info!(
+                "{}: epoch {}: validation ndcg@10 {value:.4}{best}",
+                self.stage,
+                report.epoch
+            );
+        }
+        self.append(&json!({
+            "epoch": report.epoch,
+            "validation_ndcg@10": report.validation,
+            "best": report.best,
+            "tokens": report.tokens,
+            "tokens_per_s": report.tokens as f64 / report.seconds.max(1e-9),
+        }))
+    }
+}
+
+impl Drop for TrainLog<'_> {
+    fn drop(&mut self) {
+        if self.begun {
+            self.monitor.end();
+        }
+    }
+}
+
+/// The reports of some steps as one: losses and norms averaged, the rest as of the last.
+fn mean_of(reports: &[StepReport]) -> StepReport {
+    let n = reports.len() as f64;
+    let mean = |value: &dyn Fn(&StepReport) -> f64| reports.iter().map(value).sum::<f64>() / n;
+    let optional = |value: &dyn Fn(&Losses) -> Option<f64>| {
+        let present: Vec<f64> = reports.iter().filter_map(|r| value(&r.losses)).collect();
+        (!present.is_empty()).then(|| present.iter().sum::<f64>() / present.len() as f64)
+    };
+    let last = &reports[reports.len() - 1];
+    let tokens: usize = reports.iter().map(|r| r.tokens).sum();
+    let seconds: f64 = reports.iter().map(|r| r.tokens as f64 / r.tokens_per_s).sum();
+    StepReport {
+        losses: Losses {
+            total: mean(&|r| r.losses.total),
+            generation: mean(&|r| r.losses.generation),
+            con_s: optional(&|l| l.con_s),
+            con_b: optional(&|l| l.con_b),
+            top1_s: optional(&|l| l.top1_s),
+            top1_b: optional(&|l| l.top1_b),
+        },
+        gradient_norm: mean(&|r| r.gradient_norm),
+        tokens,
+        tokens_per_s: tokens as f64 / seconds,
+        ..last.clone()
+    }
+}

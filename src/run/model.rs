@@ -1,0 +1,163 @@
+//! The models and vocabularies of a run, as its stages find them.
+
+use std::collections::BTreeMap;
+
+use candle_core::DType;
+
+use super::Run;
+use crate::Result;
+use crate::config::Precision;
+use crate::eval::ItemVocabulary;
+use crate::index::{ItemIndex, Source, store};
+use crate::invalid;
+use crate::model::adapter::{self, Adapters};
+use crate::model::{Backbone, Llama, LlamaConfig, Weights, load_backbone, load_folder};
+use crate::tasks::Prompts;
+use crate::text::Tokenizer;
+
+/// The token that gathers a target for the contrastive loss.
+const CON: &str = "<con>";
+
+pub(super) fn dtype(precision: Precision) -> DType {
+    match precision {
+        Precision::F32 => DType::F32,
+        Precision::Bf16 => DType::BF16,
+    }
+}
+
+/// The backbone before any stage: the configured checkpoint, or the one made from scratch.
+pub(super) fn backbone(run: &Run) -> Result<Backbone> {
+    load_backbone(&backbone_path(run), dtype(run.config.backbone.dtype), &run.device)
+}
+
+fn backbone_path(run: &Run) -> String {
+    let scratch = || run.dir.join("backbone").display().to_string();
+    run.config.backbone.path.clone().unwrap_or_else(scratch)
+}
+
+/// The item index of a run.
+pub(super) fn load_index(run: &Run) -> Result<ItemIndex> {
+    let plans = super::index::plan_of(&run.config, run.dataset.num_items())?;
+    let sources: Vec<Source> =
+        plans.iter().flat_map(|plan| std::iter::repeat_n(plan.source, plan.levels)).collect();
+    let index = store::read(&run.dir.join("index/index.json"), &sources)?;
+    if index.num_items() != run.dataset.num_items() {
+        invalid!(
+            "{}: the index has {} items, the dataset has {}; redo it with `llmbs index --force`",
+            run.dir.display(),
+            index.num_items(),
+            run.dataset.num_items()
+        );
+    }
+    Ok(index)
+}
+
+/// A tokenizer that knows the item tokens, and where they stand in the vocabulary.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    pub(super) tokenizer: Tokenizer,
+    pub(super) vocabulary: ItemVocabulary,
+    /// Vocabulary ids of every item's tokens.
+    pub(super) items: Vec<Vec<u32>>,
+    pub(super) con: u32,
+    /// Item tokens and `<con>`.
+    pub(super) added: usize,
+}
+
+impl Tokens {
+    /// Adds the item tokens and `<con>` to a backbone's tokenizer.
+    pub(super) fn extend(mut tokenizer: Tokenizer, index: &ItemIndex) -> Result<Self> {
+        let mut names = index.vocabulary();
+        names.push(CON.into());
+        let ids = tokenizer.add_item_tokens(&names)?;
+        Self::new(tokenizer, index, &ids)
+    }
+
+    /// Finds them in the tokenizer of a trained checkpoint.
+    pub(super) fn find(tokenizer: Tokenizer, index: &ItemIndex) -> Result<Self> {
+        let mut names = index.vocabulary();
+        names.push(CON.into());
+        let find = |name: &String| match tokenizer.token_to_id(name) {
+            Some(id) => Ok(id),
+            None => invalid!(
+                "the checkpoint's tokenizer lacks the item token {name}: it belongs to another \
+                 index; redo the stage with `llmbs train --stage initial --force`"
+            ),
+        };
+        let ids: Vec<u32> = names.iter().map(find).collect::<Result<_>>()?;
+        Self::new(tokenizer, index, &ids)
+    }
+
+    fn new(tokenizer: Tokenizer, index: &ItemIndex, ids: &[u32]) -> Result<Self> {
+        let first = ids[0];
+        if ids.iter().zip(first..).any(|(id, expected)| *id != expected) {
+            invalid!(
+                "the item tokens do not stand together in the vocabulary: the tokenizer already \
+                 had tokens of their names"
+            );
+        }
+        let items = (0..index.num_items() as u32)
+            .map(|item| index.token_ids(item).iter().map(|at| first + at).collect())
+            .collect();
+        Ok(Self {
+            tokenizer,
+            vocabulary: ItemVocabulary { first, levels: index.level_ranges() },
+            items,
+            con: ids[ids.len() - 1],
+            added: ids.len(),
+        })
+    }
+
+    /// Every item's concatenated tokens must encode to exactly its ids.
+    pub(super) fn check(&self, index: &ItemIndex) -> Result<()> {
+        let items =
+            self.items.iter().enumerate().map(|(i, ids)| (index.tokens(i as u32), ids.clone()));
+        self.tokenizer.check_item_tokens(items)
+    }
+
+    pub(super) fn prompts(&self, run: &Run) -> Result<Prompts> {
+        let tasks = &run.config.train.tasks;
+        Prompts::new(
+            &self.tokenizer,
+            &run.dataset,
+            self.items.clone(),
+            self.con,
+            tasks.max_text_tokens,
+            tasks.max_titles,
+        )
+    }
+}
+
+/// What stage `initial` left behind.
+pub(super) struct Trained {
+    pub(super) config: LlamaConfig,
+    pub(super) weights: Weights,
+    pub(super) tokens: Tokens,
+    pub(super) index: ItemIndex,
+}
+
+impl Trained {
+    pub(super) fn load(run: &Run) -> Result<Self> {
+        let index = load_index(run)?;
+        let dir = run.dir.join("initial");
+        let (config, weights) = load_folder(&dir, dtype(run.config.backbone.dtype), &run.device)?;
+        let tokens = Tokens::find(Tokenizer::load_folder(&dir)?, &index)?;
+        Ok(Self { config, weights, tokens, index })
+    }
+
+    /// The model, with the annealing adapter merged in where `adapter` is set.
+    pub(super) fn model(&self, run: &Run, adapter: bool) -> Result<Llama> {
+        if !adapter {
+            return Ok(Llama::new(&self.config, &self.weights)?);
+        }
+        let adapters = adapter::load(&run.dir.join("anneal"), &self.config, &run.device)?;
+        let merged = adapter::merge(&self.weights, &adapters)?;
+        Ok(Llama::new(&self.config, &merged)?)
+    }
+
+    /// The model with unmerged, trainable adapters.
+    pub(super) fn adapted(&self, adapters: &Adapters) -> Result<Llama> {
+        let adapters: BTreeMap<_, _> = adapters.clone();
+        Ok(Llama::with_lora(&self.config, &self.weights, &adapters)?)
+    }
+}

@@ -1,0 +1,238 @@
+//! Which samples an epoch holds, and in which order.
+
+use rand::seq::SliceRandom;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use super::prompts::{Prompts, Sample};
+use super::template::Direction;
+use crate::data::{Dataset, ItemId};
+use crate::rng;
+
+/// How sequence recommendation is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layout {
+    /// One sample for each (history, next item), any template.
+    Prefix,
+    /// One sample for each user, a loss on every item after the first.
+    Sequence,
+}
+
+/// How many samples of each task an epoch holds, and how they are worded.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct TasksConfig {
+    /// How SRT is laid out.
+    pub layout: Layout,
+    /// Semantic reconstruction: samples an item and direction (0.5: half of the items).
+    pub semantic: f64,
+    /// Preference reconstruction: samples a user and direction.
+    pub preference: f64,
+    /// Where a text is cut in a prompt or response.
+    pub max_text_tokens: usize,
+    /// How many titles of a history a prompt spells out.
+    pub max_titles: usize,
+}
+
+impl Default for TasksConfig {
+    fn default() -> Self {
+        Self {
+            layout: Layout::Sequence,
+            semantic: 1.0,
+            preference: 1.0,
+            max_text_tokens: 48,
+            max_titles: 5,
+        }
+    }
+}
+
+/// Which SRT targets are trained: all, or fewer.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct SrtSelection {
+    /// Only the last this many targets of each user; absent, all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub targets_per_user: Option<usize>,
+    /// At most this many samples, drawn anew each epoch; absent, all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_samples: Option<usize>,
+}
+
+/// A sample to be built.
+#[derive(Debug, Clone, Copy)]
+enum Job {
+    /// Items `start..end` of a user, a loss from `first_target` on.
+    Sequence { user: usize, start: usize, end: usize, first_target: usize },
+    /// A template for the item at `target` of a user's training items.
+    Next { direction: Direction, user: usize, target: usize },
+    /// A template for an item alone.
+    Item { direction: Direction, item: ItemId },
+}
+
+/// Items in a chunk of the `sequence` layout beyond the longest history: the last target.
+const CHUNK_EXTRA: usize = 1;
+
+/// The chunks of a user with `n` training items as (start, end, first target), relative to the user's
+/// items: each target from `first` on exactly once, after at most `history` items.
+fn chunks(n: usize, first: usize, history: usize) -> Vec<(usize, usize, usize)> {
+    let (length, stride) = (history + CHUNK_EXTRA, (history / 2).max(1));
+    let mut chunks = Vec::new();
+    let (mut start, mut next) = (0, first.max(1));
+    while next < n {
+        let end = (start + length).min(n);
+        if next < end {
+            chunks.push((start, end, next - start));
+            next = end;
+        }
+        start += stride;
+    }
+    chunks
+}
+
+impl TasksConfig {
+    /// The same wording, SRT alone: what the annealing stage trains.
+    #[must_use]
+    pub fn sequence_only(self) -> Self {
+        Self { semantic: 0.0, preference: 0.0, ..self }
+    }
+
+    /// The samples of `epoch` in training order; the same count every epoch.
+    ///
+    /// `history` bounds the items before a target; `contrast` puts `<con>` after SRT targets.
+    #[allow(clippy::too_many_arguments, reason = "each is a different kind of thing, all needed")]
+    pub fn epoch(
+        &self,
+        dataset: &Dataset,
+        prompts: &Prompts,
+        selection: SrtSelection,
+        history: usize,
+        contrast: bool,
+        seed: u64,
+        epoch: u64,
+    ) -> Vec<Sample> {
+        let mut order = rng::stream(seed, "epoch order", &[epoch]);
+        let mut jobs = self.sequence_jobs(dataset, selection, history);
+        if let Some(max) = selection.max_samples.filter(|&max| max < jobs.len()) {
+            jobs.shuffle(&mut order);
+            jobs.truncate(max);
+        }
+        if prompts.has_texts() {
+            jobs.extend(self.semantic_jobs(dataset, &mut order));
+            jobs.extend(self.preference_jobs(dataset, &mut order));
+        }
+        jobs.shuffle(&mut order);
+        let build = |(i, job): (usize, &Job)| {
+            let mut stream = rng::stream(seed, "template", &[epoch, i as u64]);
+            match *job {
+                Job::Sequence { user, start, end, first_target } => {
+                    let items = &dataset.users[user].train()[start..end];
+                    Some(prompts.sequence(items, first_target, contrast))
+                }
+                Job::Next { direction, user, target } => {
+                    let items = dataset.users[user].train();
+                    let before = &items[target.saturating_sub(history)..target];
+                    let contrast = contrast && direction == Direction::Sequence;
+                    prompts.sample(direction, before, items[target], contrast, &mut stream)
+                }
+                Job::Item { direction, item } => {
+                    prompts.sample(direction, &[], item, false, &mut stream)
+                }
+            }
+        };
+        let samples: Vec<Option<Sample>> = jobs.par_iter().enumerate().map(build).collect();
+        samples.into_iter().flatten().collect()
+    }
+
+    fn sequence_jobs(
+        &self,
+        dataset: &Dataset,
+        selection: SrtSelection,
+        history: usize,
+    ) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        for (user, u) in dataset.users.iter().enumerate() {
+            let n = u.train().len();
+            let first = selection.targets_per_user.map_or(1, |last| n.saturating_sub(last).max(1));
+            match self.layout {
+                Layout::Sequence => {
+                    jobs.extend(chunks(n, first, history).into_iter().map(
+                        |(start, end, target)| Job::Sequence {
+                            user,
+                            start,
+                            end,
+                            first_target: target,
+                        },
+                    ));
+                }
+                Layout::Prefix => jobs.extend((first..n).map(|target| Job::Next {
+                    direction: Direction::Sequence,
+                    user,
+                    target,
+                })),
+            }
+        }
+        jobs
+    }
+
+    fn semantic_jobs(&self, dataset: &Dataset, order: &mut rng::Rng) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        for direction in [Direction::TextToIndex, Direction::IndexToText] {
+            let with_text = (0..dataset.num_items() as ItemId)
+                .filter(|&item| dataset.items[item as usize].has_text());
+            let picked = draw(&with_text.collect::<Vec<_>>(), self.semantic, order);
+            jobs.extend(picked.into_iter().map(|item| Job::Item { direction, item }));
+        }
+        jobs
+    }
+
+    fn preference_jobs(&self, dataset: &Dataset, order: &mut rng::Rng) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        let users: Vec<usize> =
+            (0..dataset.users.len()).filter(|&u| dataset.users[u].train().len() > 1).collect();
+        for direction in [Direction::HistoryToText, Direction::TitlesToIndex] {
+            for user in draw(&users, self.preference, order) {
+                let targets = dataset.users[user].train().len() - 1;
+                let target = 1 + (rng::uniform(order) * targets as f64) as usize;
+                jobs.push(Job::Next { direction, user, target });
+            }
+        }
+        jobs
+    }
+}
+
+/// `rate` draws an element on average: all of them floor(rate) times, and a random part once more.
+fn draw<T: Copy>(from: &[T], rate: f64, order: &mut rng::Rng) -> Vec<T> {
+    let mut picked = Vec::new();
+    for _ in 0..rate as usize {
+        picked.extend_from_slice(from);
+    }
+    let part = (rate.fract() * from.len() as f64).round() as usize;
+    picked.extend(from.choose_multiple(order, part));
+    picked
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_target_every_item_once_after_10_to_20_items() {
+        for n in 0..90 {
+            let mut targets = Vec::new();
+            for (start, end, first) in chunks(n, 1, 20) {
+                assert!(end - start <= 21 && end <= n);
+                targets.extend((start + first..end).inspect(|t| {
+                    assert!(*t < 21 || t - start > 10, "target {t} in chunk from {start}");
+                }));
+            }
+            assert_eq!(targets, (1..n).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn the_last_targets_alone_can_be_chosen() {
+        let targets: Vec<_> = chunks(40, 38, 20).iter().flat_map(|(s, e, f)| s + f..*e).collect();
+        assert_eq!(targets, [38, 39]);
+    }
+}

@@ -1,0 +1,214 @@
+use super::*;
+
+const TEXTS: [&str; 4] = [
+    "the shampoo for dry hair, 250 ml",
+    "the conditioner for dry hair",
+    "crème brûlée lip balm 🍓 of the year",
+    "hair dryer, 2,000 W; hair, hair and more hair",
+];
+
+fn trained() -> Tokenizer {
+    Tokenizer::train_bpe(TEXTS.into_iter(), 300).unwrap()
+}
+
+fn json(tokenizer: &Tokenizer) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    tokenizer.save(dir.path()).unwrap();
+    std::fs::read_to_string(dir.path().join("tokenizer.json")).unwrap()
+}
+
+fn item_tokens() -> Vec<String> {
+    ["<a_0>", "<a_1>", "<a_10>", "<b_0>", "<b_7>", "<con>"].map(String::from).to_vec()
+}
+
+#[test]
+fn any_text_comes_back_from_its_ids() {
+    let tokenizer = trained();
+    for text in TEXTS.iter().chain(&["日本語 and\n\ttabs", "  two  spaces ", ""]) {
+        assert_eq!(tokenizer.decode(&tokenizer.encode(text).unwrap()).unwrap(), *text);
+    }
+    assert_eq!(tokenizer.eos(), 0);
+    assert_eq!(tokenizer.bos(), None);
+    assert_eq!(tokenizer.vocab_size(), 300);
+    // Merges were learned: the commonest word is one token.
+    assert_eq!(tokenizer.encode(" hair").unwrap().len(), 1);
+}
+
+#[test]
+fn training_repeats_on_any_number_of_threads() {
+    // Two letters in random words reach the same token by several merges, where ties are commonest.
+    let mut rng = crate::rng::stream(1, "bpe", &[]);
+    let mut words = String::new();
+    for _ in 0..4000 {
+        let draw = crate::rng::uniform(&mut rng);
+        words.push(if draw < 0.45 {
+            'a'
+        } else if draw < 0.85 {
+            'b'
+        } else {
+            ' '
+        });
+    }
+    let train = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| json(&Tokenizer::train_bpe([words.as_str()].into_iter(), 700).unwrap()))
+    };
+    let first = train(1);
+    for threads in [1, 2, 1, 2] {
+        assert!(train(threads) == first, "another tokenizer on {threads} threads");
+    }
+}
+
+#[test]
+fn a_vocabulary_without_room_for_the_bytes_is_refused() {
+    let error = Tokenizer::train_bpe(TEXTS.into_iter(), 256).unwrap_err().to_string();
+    assert!(error.contains("at least 257"), "{error}");
+}
+
+#[test]
+fn item_tokens_continue_the_vocabulary_in_order() {
+    let mut tokenizer = trained();
+    let ids = tokenizer.add_item_tokens(&item_tokens()).unwrap();
+    assert_eq!(ids, (300..306).collect::<Vec<_>>());
+    assert_eq!(tokenizer.vocab_size(), 306);
+    assert_eq!(tokenizer.add_item_tokens(&item_tokens()).unwrap(), ids);
+    assert_eq!(tokenizer.decode(&[301, 304]).unwrap(), "<a_1><b_7>");
+}
+
+#[test]
+fn item_tokens_are_checked_in_context() {
+    let mut tokenizer = trained();
+    tokenizer.add_item_tokens(&item_tokens()).unwrap();
+    let item = |a: &str, b: &str, ids: [u32; 2]| (vec![a.to_string(), b.to_string()], ids.to_vec());
+    let good = [item("<a_1>", "<b_7>", [301, 304]), item("<a_10>", "<b_0>", [302, 303])];
+    tokenizer.check_item_tokens(good.iter().cloned()).unwrap();
+
+    let wrong_id = item("<a_1>", "<b_0>", [301, 304]);
+    let error = tokenizer.check_item_tokens(good.iter().cloned().chain([wrong_id])).unwrap_err();
+    assert!(error.to_string().contains("item 2") && error.to_string().contains("303"), "{error}");
+    let unknown = item("<a_1>", "<b_99>", [301, 304]);
+    assert!(tokenizer.check_item_tokens([unknown].into_iter()).is_err());
+}
+
+#[test]
+fn a_saved_tokenizer_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut tokenizer = trained();
+    tokenizer.add_item_tokens(&item_tokens()).unwrap();
+    tokenizer.save(dir.path()).unwrap();
+    let again = Tokenizer::load_folder(dir.path()).unwrap();
+    assert_eq!((again.bos(), again.eos()), (tokenizer.bos(), tokenizer.eos()));
+    assert_eq!(json(&again), json(&tokenizer));
+    let text = "the hair, <a_1><b_7>, <a_10>";
+    assert_eq!(again.encode(text).unwrap(), tokenizer.encode(text).unwrap());
+
+    let config = std::fs::read_to_string(dir.path().join("tokenizer_config.json")).unwrap();
+    let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["eos_token"], "<|endoftext|>");
+    assert_eq!(config["added_tokens_decoder"]["0"]["special"], true);
+    let item = &config["added_tokens_decoder"]["301"];
+    assert_eq!((&item["content"], &item["special"]), (&"<a_1>".into(), &false.into()));
+    assert_eq!(item["normalized"], false);
+}
+
+#[test]
+fn settings_we_do_not_interpret_survive_saving() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    trained().save(first.path()).unwrap();
+    let config =
+        r#"{"chat_template": "{{ messages }}", "eos_token": {"content": "<|endoftext|>"}}"#;
+    std::fs::write(first.path().join("tokenizer_config.json"), config).unwrap();
+    Tokenizer::load_folder(first.path()).unwrap().save(second.path()).unwrap();
+    let config = std::fs::read_to_string(second.path().join("tokenizer_config.json")).unwrap();
+    assert!(config.contains("{{ messages }}"), "{config}");
+    assert!(config.contains("PreTrainedTokenizerFast"), "{config}");
+}
+
+#[test]
+fn eos_comes_from_the_configuration_files_in_turn() {
+    let dir = tempfile::tempdir().unwrap();
+    trained().save(dir.path()).unwrap();
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).unwrap();
+    let eos = || Tokenizer::load_folder(dir.path()).unwrap().eos();
+    write("tokenizer_config.json", r#"{"eos_token": ""}"#);
+    assert_eq!(eos(), 0, "by its common name");
+    write("generation_config.json", r#"{"eos_token_id": [7, 8]}"#);
+    assert_eq!(eos(), 7);
+    write("config.json", r#"{"eos_token_id": 9}"#);
+    assert_eq!(eos(), 9);
+    write("tokenizer_config.json", r#"{"eos_token": "<|endoftext|>"}"#);
+    assert_eq!(eos(), 0);
+}
+
+#[test]
+fn a_missing_or_broken_tokenizer_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = Tokenizer::load_folder(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("tokenizer.json: not found"), "{error}");
+    std::fs::write(dir.path().join("tokenizer.json"), "{").unwrap();
+    let error = Tokenizer::load_folder(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("tokenizer.json: "), "{error}");
+}
+
+/// A byte-level vocabulary whose only merges make "12".
+fn vocabulary(pre: &str) -> GgufVocabulary {
+    let mut tokens = vec!["<s>".to_string(), "</s>".to_string(), "<|user|>".to_string()];
+    let mut alphabet: Vec<char> =
+        tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
+    alphabet.sort_unstable();
+    tokens.extend(alphabet.into_iter().map(String::from));
+    tokens.push("12".to_string());
+    let mut token_type = vec![1; tokens.len()];
+    token_type[..3].copy_from_slice(&[3, 3, 4]);
+    GgufVocabulary {
+        model: "gpt2".into(),
+        pre: pre.into(),
+        tokens,
+        token_type,
+        merges: vec!["1 2".into()],
+        bos_token_id: Some(0),
+        eos_token_id: Some(1),
+        add_bos_token: None,
+    }
+}
+
+#[test]
+fn gguf_pre_tokenizers_split_digits_as_their_models_do() {
+    let tokens = |pre: &str, text: &str| {
+        let tokenizer = Tokenizer::from_gguf(&vocabulary(pre)).unwrap();
+        let ids = tokenizer.encode(text).unwrap();
+        ids.iter().map(|id| tokenizer.id_to_token(*id).unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(tokens("gpt-2", "00012"), ["0", "0", "0", "12"]);
+    assert_eq!(tokens("smollm", "00012"), ["0", "0", "0", "1", "2"]);
+    assert_eq!(tokens("llama-bpe", "00012"), ["0", "0", "0", "12"]);
+    assert_eq!(tokens("llama-bpe", "0012"), ["0", "0", "1", "2"], "groups of at most three digits");
+    assert_eq!(tokens("gpt-2", "<|user|>1</s>"), ["<|user|>", "1", "</s>"]);
+}
+
+#[test]
+fn gguf_bos_is_used_only_where_the_file_puts_it() {
+    let bos = |pre: &str, flag| {
+        let vocabulary = GgufVocabulary { add_bos_token: flag, ..vocabulary(pre) };
+        let tokenizer = Tokenizer::from_gguf(&vocabulary).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        tokenizer.save(dir.path()).unwrap();
+        assert_eq!(Tokenizer::load_folder(dir.path()).unwrap().bos(), tokenizer.bos());
+        tokenizer.bos()
+    };
+    assert_eq!(bos("gpt-2", None), None);
+    assert_eq!(bos("gpt-2", Some(true)), Some(0));
+    assert_eq!(bos("llama-bpe", None), Some(0));
+    assert_eq!(bos("llama-bpe", Some(false)), None);
+}
+
+#[test]
+fn gguf_vocabularies_we_cannot_rebuild_are_refused() {
+    let refusal = |v: &GgufVocabulary| Tokenizer::from_gguf(v).unwrap_err().to_string();
+    assert!(refusal(&vocabulary("qwen2")).contains("known are smollm"));
+    assert!(refusal(&vocabulary("default")).contains("does not say"));
+    let llama = GgufVocabulary { model: "llama".into(), ..vocabulary("gpt-2") };
+    assert!(refusal(&llama).contains("use the Hugging Face folder"));
+    let eos = GgufVocabulary { eos_token_id: Some(999), ..vocabulary("gpt-2") };
+    assert!(refusal(&eos).contains("999"));
+}

@@ -1,0 +1,383 @@
+//! The training loop: global batches from micro-batches, clipping, logging, validation, resuming.
+
+use std::path::Path;
+use std::time::Instant;
+
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::batch::Batch;
+use super::contrast::{ContrastConfig, Projectors};
+use super::schedule::Schedule;
+use super::state::{Progress, StateDir};
+use crate::model::{DropoutPair, Llama};
+use crate::nn::{AdamW, AdamWConfig, Dropout, Gradients, Params};
+use crate::tasks::Sample;
+use crate::{Result, invalid, ops};
+
+/// Hyper-parameters of a training run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct TrainConfig {
+    /// Passes over the samples.
+    pub epochs: u64,
+    /// Stop after this many steps, whatever the epochs say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<u64>,
+    /// Samples an optimiser step sees.
+    pub batch: usize,
+    /// Samples a forward pass sees; a step accumulates as many as it needs. Absent: the whole batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<usize>,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Share of the steps over which the learning rate rises.
+    pub warmup_ratio: f64,
+    /// Gradients are scaled down to this norm.
+    pub clip_norm: f64,
+    /// Dropout on embeddings and residual branches.
+    pub dropout: f64,
+    /// Users scored on the validation split after each epoch; 0 scores all.
+    pub validation_users: usize,
+    /// Steps between two lines of the log.
+    pub log_every: u64,
+    /// Steps between two saves of the state to resume from.
+    pub save_every: u64,
+    /// AdamW's constants.
+    pub adamw: AdamWConfig,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 3,
+            max_steps: None,
+            batch: 128,
+            micro_batch: None,
+            learning_rate: 5e-5,
+            warmup_ratio: 0.01,
+            clip_norm: 1.0,
+            dropout: 0.0,
+            validation_users: 2000,
+            log_every: 10,
+            save_every: 500,
+            adamw: AdamWConfig::default(),
+        }
+    }
+}
+
+/// Losses of a step, each a mean over its global batch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Losses {
+    /// What is minimised.
+    pub total: f64,
+    /// `L_gen`: mean over response tokens.
+    #[serde(rename = "gen")]
+    pub generation: f64,
+    /// `L_con^s`, mean over targets.
+    pub con_s: Option<f64>,
+    /// `L_con^b`, mean over targets.
+    pub con_b: Option<f64>,
+    /// Share of targets whose z^s outscores all negatives.
+    pub top1_s: Option<f64>,
+    /// Share of targets whose z^b outscores all negatives.
+    pub top1_b: Option<f64>,
+}
+
+/// One optimiser step.
+#[derive(Debug, Clone, Serialize)]
+pub struct StepReport {
+    /// The step, from 1.
+    pub step: u64,
+    /// Steps of the whole run.
+    pub total_steps: u64,
+    /// The epoch, from 1.
+    pub epoch: u64,
+    /// The losses.
+    #[serde(flatten)]
+    pub losses: Losses,
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// Norm of the gradient before clipping.
+    pub gradient_norm: f64,
+    /// Tokens in the step.
+    pub tokens: usize,
+    /// Tokens a second.
+    pub tokens_per_s: f64,
+}
+
+/// One epoch.
+#[derive(Debug, Clone, Serialize)]
+pub struct EpochReport {
+    /// The epoch, from 1.
+    pub epoch: u64,
+    /// The validation metric, where there is one.
+    pub validation: Option<f64>,
+    /// Whether it is the best so far.
+    pub best: bool,
+    /// Tokens trained on in this process so far.
+    pub tokens: usize,
+    /// Seconds spent in steps so far.
+    pub seconds: f64,
+}
+
+/// Whether to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// Go on.
+    Continue,
+    /// Save the state and stop.
+    Stop,
+}
+
+/// Hears of a run's progress.
+pub trait Observer {
+    /// After every step.
+    fn on_step(&mut self, report: &StepReport) -> Result<Control>;
+    /// After every epoch.
+    fn on_epoch(&mut self, report: &EpochReport) -> Result<()>;
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainOutcome {
+    /// Whether all steps were taken (else the observer stopped it and the state was saved).
+    pub finished: bool,
+    /// The best validation metric and its epoch, from 1.
+    pub best: Option<(f64, u64)>,
+    /// Steps taken over all processes.
+    pub steps: u64,
+    /// Tokens trained on in this process.
+    pub tokens: usize,
+    /// Seconds spent in steps in this process.
+    pub seconds: f64,
+}
+
+/// A training run over one model.
+pub struct Trainer<'a> {
+    /// Hyper-parameters.
+    pub config: &'a TrainConfig,
+    /// Dropout on adapter inputs.
+    pub lora_dropout: f64,
+    /// Seed of dropout and negatives.
+    pub seed: u64,
+    /// The model; its trained tensors are those of `params`.
+    pub model: &'a Llama,
+    /// What is trained.
+    pub params: &'a Params,
+    /// The contrastive task, if any sample has a `<con>`.
+    pub contrast: Option<(&'a Projectors, &'a ContrastConfig, usize)>,
+    /// Where to keep the state to resume from; `None` for runs too short to need one.
+    pub state: Option<&'a Path>,
+}
+
+impl Trainer<'_> {
+    /// Trains on `samples(epoch)` for all epochs, or on from the state left by an earlier process.
+    ///
+    /// With `validate`, the parameters end as they were after the epoch it rated highest.
+    ///
+    /// # Errors
+    /// Stops at the first loss that is not a number, leaving the state saved before it.
+    pub fn run(
+        &self,
+        samples: &dyn Fn(u64) -> Vec<Sample>,
+        mut validate: Option<&mut dyn FnMut() -> Result<f64>>,
+        observer: &mut dyn Observer,
+    ) -> Result<TrainOutcome> {
+        let config = self.config;
+        if config.batch == 0 || config.micro_batch == Some(0) {
+            invalid!("batch and micro-batch must be at least 1");
+        }
+        let mut adam = AdamW::new(self.params, config.adamw)?;
+        let state = self.state.map(StateDir::new);
+        let mut progress = match &state {
+            Some(state) => {
+                state.restore(self.params, &mut adam, self.model.device())?.unwrap_or_default()
+            }
+            None => Progress::default(),
+        };
+        let mut epoch_samples = samples(progress.epoch);
+        if epoch_samples.is_empty() {
+            invalid!(
+                "there is nothing to train on: no user has two items before validation and test"
+            );
+        }
+        let per_epoch = epoch_samples.len().div_ceil(config.batch) as u64;
+        let all_steps = per_epoch * config.epochs;
+        let total_steps = config.max_steps.map_or(all_steps, |max| max.min(all_steps));
+        let schedule = Schedule::new(config.learning_rate, config.warmup_ratio, total_steps);
+        let (mut tokens, mut seconds) = (0, 0.0);
+        let mut best = progress.best;
+        while progress.step < total_steps {
+            for batch in epoch_samples.chunks(config.batch).skip(progress.batches) {
+                let start = Instant::now();
+                let lr = schedule.at(progress.step);
+                let (losses, gradient_norm) = self.step(&mut adam, batch, progress.step, lr)?;
+                let step_tokens: usize = batch.iter().map(|s| s.ids.len()).sum();
+                let elapsed = start.elapsed().as_secs_f64();
+                tokens += step_tokens;
+                seconds += elapsed;
+                progress.step += 1;
+                progress.batches += 1;
+                let control = observer.on_step(&StepReport {
+                    step: progress.step,
+                    total_steps,
+                    epoch: progress.epoch + 1,
+                    losses,
+                    learning_rate: lr,
+                    gradient_norm,
+                    tokens: step_tokens,
+                    tokens_per_s: step_tokens as f64 / elapsed,
+                })?;
+                if let Some(state) = &state
+                    && (progress.step % config.save_every.max(1) == 0 || control == Control::Stop)
+                {
+                    state.save(&progress, self.params, &adam)?;
+                }
+                if control == Control::Stop {
+                    let steps = progress.step;
+                    return Ok(TrainOutcome { finished: false, best, steps, tokens, seconds });
+                }
+                if progress.step >= total_steps {
+                    break;
+                }
+            }
+            progress.epoch += 1;
+            progress.batches = 0;
+            let validation = validate.as_mut().map(|v| v()).transpose()?;
+            let improved = validation.is_some_and(|v| best.is_none_or(|(b, _)| v > b));
+            if let (Some(value), true) = (validation, improved) {
+                best = Some((value, progress.epoch));
+                progress.best = best;
+            }
+            observer.on_epoch(&EpochReport {
+                epoch: progress.epoch,
+                validation,
+                best: improved,
+                tokens,
+                seconds,
+            })?;
+            if let Some(state) = &state {
+                if improved {
+                    state.save_best(self.params)?;
+                }
+                state.save(&progress, self.params, &adam)?;
+            }
+            if progress.step < total_steps {
+                epoch_samples = samples(progress.epoch);
+            }
+        }
+        if let (Some(state), Some(_)) = (&state, best) {
+            state.restore_best(self.params, self.model.device())?;
+        }
+        Ok(TrainOutcome { finished: true, best, steps: progress.step, tokens, seconds })
+    }
+
+    /// One optimiser step over a global batch; gives the losses and the gradient's norm.
+    fn step(
+        &self,
+        adam: &mut AdamW,
+        samples: &[Sample],
+        step: u64,
+        lr: f64,
+    ) -> Result<(Losses, f64)> {
+        let (losses, gradients) = self.gradients(samples, step)?;
+        if !losses.total.is_finite() {
+            invalid!(
+                "the loss became {} at step {}: lower the learning rate (now {lr:.2e}) or \
+                 clip-norm; the state saved before it is kept",
+                losses.total,
+                step + 1
+            );
+        }
+        let norm = gradients.norm()?;
+        if !norm.is_finite() {
+            invalid!(
+                "the gradient's norm became {norm} at step {}: lower the learning rate (now \
+                 {lr:.2e}); the state saved before it is kept",
+                step + 1
+            );
+        }
+        let scale = if norm > self.config.clip_norm { self.config.clip_norm / norm } else { 1.0 };
+        adam.step(self.params, &gradients, lr, scale)?;
+        Ok((losses, norm))
+    }
+
+    /// Losses and gradients of a global batch, whatever its division into micro-batches: every mean is
+    /// over the global batch.
+    pub fn gradients(&self, samples: &[Sample], step: u64) -> Result<(Losses, Gradients)> {
+        let micro = self.config.micro_batch.unwrap_or(samples.len()).max(1);
+        let labels: usize = samples.iter().map(|s| s.labels.len()).sum();
+        let targets: usize = samples.iter().map(|s| s.contrast.len()).sum();
+        let mut losses = Losses::default();
+        let mut sum: Option<Gradients> = None;
+        for (i, samples) in samples.chunks(micro).enumerate() {
+            let batch = Batch::pack(samples);
+            let key = (step << 16) + i as u64;
+            let loss = self.loss(&batch, step, key, labels, targets, &mut losses)?;
+            // A micro-batch may hold no <con>: then the projectors rightly receive nothing from it.
+            let contrasted = !batch.contrast_rows.is_empty();
+            let optional = |name: &str| !contrasted && name.starts_with("projectors.");
+            let gradients =
+                Gradients::collect_with_optional(self.params, &loss.backward()?, optional)?;
+            match &mut sum {
+                Some(sum) => sum.accumulate(&gradients)?,
+                None => sum = Some(gradients),
+            }
+        }
+        match sum {
+            Some(gradients) => Ok((losses, gradients)),
+            None => invalid!("a batch is empty"),
+        }
+    }
+
+    /// The share of a micro-batch in the global batch's loss (equation 7); adds to `losses`.
+    fn loss(
+        &self,
+        batch: &Batch,
+        step: u64,
+        key: u64,
+        labels: usize,
+        targets: usize,
+        losses: &mut Losses,
+    ) -> Result<Tensor> {
+        let drop = |p: f64, salt: u64| {
+            let key = (key ^ self.seed.rotate_left(32)).wrapping_mul(0xD129_0B26_88B4_A2B3) ^ salt;
+            (p > 0.0).then_some(Dropout { p, key })
+        };
+        let dropout = DropoutPair {
+            residual: drop(self.config.dropout, 1),
+            lora: drop(self.lora_dropout, 2),
+        };
+        let hidden = self.model.hidden(&batch.input, None, dropout)?;
+        let rows = |rows: &[u32]| hidden.index_select(&Tensor::new(rows, hidden.device())?, 0);
+        let nll =
+            ops::cross_entropy(&rows(&batch.label_rows)?, self.model.lm_head(), &batch.labels)?;
+        let mut total = (nll.sum_all()? / labels as f64)?;
+        losses.generation += scalar(&total)?;
+        if let Some((projectors, config, items)) = self.contrast
+            && !batch.contrast_rows.is_empty()
+        {
+            let negatives = Projectors::negatives(config, items, self.seed, step);
+            let states = rows(&batch.contrast_rows)?;
+            for side in
+                projectors.losses(&states, &batch.contrast_items, &negatives, config.temperature)?
+            {
+                let mean = (side.losses.sum_all()? / targets as f64)?;
+                let (loss, top1) = match side.name {
+                    "semantic" => (&mut losses.con_s, &mut losses.top1_s),
+                    _ => (&mut losses.con_b, &mut losses.top1_b),
+                };
+                *loss = Some(loss.unwrap_or(0.0) + scalar(&mean)?);
+                *top1 = Some(top1.unwrap_or(0.0) + side.top1 / targets as f64);
+                total = (total.to_dtype(mean.dtype())? + (mean * side.weight)?)?;
+            }
+        }
+        losses.total += scalar(&total)?;
+        Ok(total)
+    }
+}
+
+fn scalar(t: &Tensor) -> Result<f64> {
+    Ok(t.to_dtype(candle_core::DType::F64)?.to_scalar()?)
+}

@@ -1,0 +1,169 @@
+//! Beam search against exhaustive ranking and against a plain decoder without cache or trie.
+
+mod common;
+
+use llmbs::Result;
+use llmbs::decode::{BeamRow, BeamSearch, CodeScores, Normalize};
+use llmbs::eval::{ItemVocabulary, LlamaScorer};
+use llmbs::index::{ItemIndex, Level, Source, Trie};
+use llmbs::model::{DropoutPair, Llama};
+use llmbs::ops;
+use proptest::prelude::*;
+
+/// Scores that depend on the whole path, as a model's do.
+struct PathScores {
+    codes: Vec<usize>,
+    paths: Vec<Vec<u32>>,
+}
+
+fn score(path: &[u32], code: u32) -> f32 {
+    let hash = path.iter().chain([&code]).fold(17u32, |h, c| {
+        h.wrapping_mul(2_654_435_761).wrapping_add(c.wrapping_mul(40_503)).rotate_left(7)
+    });
+    -((hash % 10_007) as f32) / 997.0
+}
+
+impl CodeScores for PathScores {
+    fn scores(&mut self, level: usize, rows: &[BeamRow]) -> Result<Vec<f32>> {
+        if level > 0 {
+            let extend = |r: &BeamRow| [self.paths[r.parent].as_slice(), &[r.code]].concat();
+            self.paths = rows.iter().map(extend).collect();
+        }
+        let codes = 0..self.codes[level] as u32;
+        Ok(self.paths.iter().flat_map(|p| codes.clone().map(|c| score(p, c))).collect())
+    }
+}
+
+fn positions(index: &ItemIndex, item: u32) -> Vec<u32> {
+    let ranges = index.level_ranges();
+    index.token_ids(item).iter().zip(ranges).map(|(&at, r)| at - r.start as u32).collect()
+}
+
+proptest! {
+    #[test]
+    fn a_wide_beam_equals_exhaustive_ranking(items in 2usize..60, seed in 0u64..1000) {
+        let index = ItemIndex::random(items, &[4, 5, 6], seed).unwrap();
+        let codes: Vec<usize> = index.level_ranges().iter().map(ExactSizeIterator::len).collect();
+        let mut expected: Vec<(u32, f32)> = (0..items as u32)
+            .map(|item| {
+                let path = positions(&index, item);
+                (item, (0..path.len()).map(|l| score(&path[..l], path[l])).sum())
+            })
+            .collect();
+        expected.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+
+        let trie = Trie::new(&index);
+        let search = BeamSearch { width: items, normalize: Normalize::Level };
+        let mut model = PathScores { codes: codes.clone(), paths: vec![Vec::new(); 2] };
+        let ranked = search.run(&trie, 2, &mut model).unwrap();
+        for user in &ranked {
+            prop_assert_eq!(user.len(), items);
+            for (found, (item, score)) in user.iter().zip(&expected) {
+                prop_assert!((found.score - score).abs() < 1e-4);
+                prop_assert_eq!(found.item, *item);
+            }
+        }
+        // A narrow beam gives a prefix's worth of legal items, best first.
+        let search = BeamSearch { width: 3, normalize: Normalize::Level };
+        let mut model = PathScores { codes, paths: vec![Vec::new()] };
+        let narrow = search.run(&trie, 1, &mut model).unwrap().remove(0);
+        prop_assert_eq!(narrow.len(), items.min(3));
+        prop_assert!(narrow.windows(2).all(|w| w[0].score >= w[1].score));
+    }
+}
+
+const INSTRUCTION: [u32; 3] = [4, 9, 2];
+
+/// Log-probability of every item after a history, by full forward passes over the whole sequence.
+fn exhaustive(
+    model: &Llama,
+    index: &ItemIndex,
+    vocabulary: &ItemVocabulary,
+    history: &[u32],
+    normalize: Normalize,
+) -> Vec<f32> {
+    let log_softmax = |x: &[f32]| {
+        let max = x.iter().copied().fold(f32::MIN, f32::max);
+        let sum: f32 = x.iter().map(|v| (v - max).exp()).sum();
+        x.iter().map(|v| v - max - sum.ln()).collect::<Vec<_>>()
+    };
+    let of_item = |item: u32| {
+        let tokens: Vec<u32> = index.token_ids(item).iter().map(|t| vocabulary.first + t).collect();
+        let row = [&INSTRUCTION, history, &tokens].concat();
+        let h = model.hidden(&common::packed(&[&row]), None, DropoutPair::default()).unwrap();
+        let logits: Vec<Vec<f32>> = ops::linear(&h, model.lm_head()).unwrap().to_vec2().unwrap();
+        let start = INSTRUCTION.len() + history.len() - 1;
+        let step = |(level, token): (usize, &u32)| {
+            let logits = &logits[start + level];
+            if normalize == Normalize::Vocab {
+                return log_softmax(logits)[*token as usize];
+            }
+            let range = &vocabulary.levels[level];
+            let first = vocabulary.first as usize + range.start;
+            log_softmax(&logits[first..first + range.len()])[*token as usize - first]
+        };
+        tokens.iter().enumerate().map(step).sum()
+    };
+    (0..index.num_items() as u32).map(of_item).collect()
+}
+
+#[test]
+fn the_engine_equals_a_plain_decoder() {
+    let model = common::model();
+    let index = ItemIndex::random(25, &[3, 4, 5], 1).unwrap();
+    let vocabulary = ItemVocabulary { first: 30, levels: index.level_ranges() };
+    let trie = Trie::new(&index);
+    let item = |i: u32| index.token_ids(i).iter().map(|t| 30 + t).collect::<Vec<_>>();
+    let histories =
+        vec![[item(3), item(9)].concat(), item(20), [item(1), item(2), item(4)].concat()];
+    for normalize in [Normalize::Level, Normalize::Vocab] {
+        let mut scorer = LlamaScorer::new(&model, &vocabulary, normalize, &INSTRUCTION).unwrap();
+        // Twice: the second search must not see anything of the first.
+        for _ in 0..2 {
+            scorer.start(&histories).unwrap();
+            let search = BeamSearch { width: 25, normalize };
+            let ranked = search.run(&trie, histories.len(), &mut scorer).unwrap();
+            for (history, ranked) in histories.iter().zip(&ranked) {
+                let scores = exhaustive(&model, &index, &vocabulary, history, normalize);
+                assert_eq!(ranked.len(), 25);
+                for r in ranked {
+                    let expected = scores[r.item as usize];
+                    assert!((r.score - expected).abs() < 1e-3, "{} {expected}", r.score);
+                }
+                assert!(ranked.windows(2).all(|w| w[0].score >= w[1].score));
+            }
+        }
+    }
+}
+
+#[test]
+fn users_decoded_together_equal_users_alone() {
+    let model = common::model();
+    let index = ItemIndex::random(25, &[3, 4, 5], 1).unwrap();
+    let vocabulary = ItemVocabulary { first: 30, levels: index.level_ranges() };
+    let trie = Trie::new(&index);
+    let search = BeamSearch { width: 4, normalize: Normalize::Level };
+    let histories = vec![vec![30, 34, 40], vec![31, 35, 39, 30, 34, 40]];
+    let mut scorer = LlamaScorer::new(&model, &vocabulary, Normalize::Level, &INSTRUCTION).unwrap();
+    scorer.start(&histories).unwrap();
+    let together = search.run(&trie, 2, &mut scorer).unwrap();
+    for (history, expected) in histories.iter().zip(together) {
+        scorer.start(std::slice::from_ref(history)).unwrap();
+        let alone = search.run(&trie, 1, &mut scorer).unwrap().remove(0);
+        let items = |r: &[llmbs::decode::Ranked]| r.iter().map(|r| r.item).collect::<Vec<_>>();
+        assert_eq!(items(&alone), items(&expected));
+    }
+}
+
+#[test]
+fn allowed_adds_nothing_where_a_node_has_one_child() {
+    // Items differ in the first code: the second level of each has one child.
+    let level = |num_codes| Level { source: Source::Random, num_codes };
+    let index = ItemIndex::new(vec![level(3), level(2)], vec![0, 1, 1, 0, 2, 1]).unwrap();
+    let trie = Trie::new(&index);
+    let mut model = PathScores { codes: vec![3, 2], paths: vec![Vec::new()] };
+    let search = BeamSearch { width: 3, normalize: Normalize::Allowed };
+    let ranked = search.run(&trie, 1, &mut model).unwrap().remove(0);
+    let total: f32 = ranked.iter().map(|r| r.score.exp()).sum();
+    assert!((total - 1.0).abs() < 1e-5, "{total}");
+}

@@ -1,0 +1,204 @@
+//! Laws of the backbone: against candle-transformers' Llama, and against itself.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use candle_transformers::models::llama as reference;
+use common::{assert_close, config, hidden, model, packed, weights};
+use llmbs::model::adapter::{self, LoraConfig};
+use llmbs::model::{DropoutPair, KvCache, Llama, Packed};
+use llmbs::nn::{AdamW, AdamWConfig, Gradients, Params};
+use llmbs::ops::{self, Row, Rows};
+
+const TEXT: [u32; 9] = [5, 17, 3, 99, 42, 7, 7, 60, 11];
+
+#[test]
+fn equals_the_llama_of_candle_transformers() {
+    let config = config();
+    let weights = weights(&config);
+    let theirs = reference::Config {
+        hidden_size: config.hidden_size,
+        intermediate_size: config.intermediate_size,
+        vocab_size: config.vocab_size,
+        num_hidden_layers: config.num_hidden_layers,
+        num_attention_heads: config.num_attention_heads,
+        num_key_value_heads: config.num_key_value_heads,
+        use_flash_attn: false,
+        rms_norm_eps: config.rms_norm_eps,
+        rope_theta: config.rope_theta as f32,
+        bos_token_id: None,
+        eos_token_id: None,
+        rope_scaling: None,
+        max_position_embeddings: config.max_position_embeddings,
+        tie_word_embeddings: config.tie_word_embeddings,
+    };
+    let tensors = weights.clone().into_iter().collect();
+    let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+    let mut cache = reference::Cache::new(true, DType::F32, &theirs, &Device::Cpu).unwrap();
+    let theirs = reference::Llama::load(vb, &theirs).unwrap();
+    let input = Tensor::new(&[TEXT], &Device::Cpu).unwrap();
+    let expected: Vec<Vec<f32>> = theirs.forward(&input, 0, &mut cache).unwrap().to_vec2().unwrap();
+
+    let ours = Llama::new(&config, &weights).unwrap();
+    let h = ours.hidden(&packed(&[&TEXT]), None, DropoutPair::default()).unwrap();
+    let logits: Vec<Vec<f32>> = ops::linear(&h, ours.lm_head()).unwrap().to_vec2().unwrap();
+    assert_close(&logits[TEXT.len() - 1..], &expected, 1e-4);
+}
+
+#[test]
+fn batched_equals_single() {
+    let model = model();
+    let rows: [&[u32]; 3] = [&TEXT, &TEXT[2..4], &TEXT[1..7]];
+    let together = hidden(&model, &rows);
+    let alone: Vec<Vec<f32>> = rows.iter().flat_map(|row| hidden(&model, &[row])).collect();
+    assert_close(&together, &alone, 1e-5);
+}
+
+#[test]
+fn cached_equals_uncached() {
+    let model = model();
+    let full = hidden(&model, &[&TEXT]);
+    let mut cache = KvCache::new();
+    let mut pieces = Vec::new();
+    for (start, end) in [(0, 4), (4, 5), (5, 9)] {
+        let input = Packed {
+            ids: TEXT[start..end].to_vec(),
+            positions: (start as u32..end as u32).collect(),
+            rows: Arc::new(
+                Rows::new(vec![Row {
+                    queries: 0..end - start,
+                    own: start,
+                    context: vec![0..start],
+                }])
+                .unwrap(),
+            ),
+        };
+        let h = model.hidden(&input, Some(&mut cache), DropoutPair::default()).unwrap();
+        pieces.extend(h.to_vec2::<f32>().unwrap());
+    }
+    assert_close(&pieces, &full, 1e-5);
+}
+
+#[test]
+fn beams_share_a_cached_prompt() {
+    let model = model();
+    let mut cache = KvCache::new();
+    let prompt = packed(&[&TEXT[..5]]);
+    model.hidden(&prompt, Some(&mut cache), DropoutPair::default()).unwrap();
+    let beam = |i: usize| Row { queries: i..i + 1, own: 5 + i, context: vec![0..5] };
+    let input = Packed {
+        ids: vec![8, 9],
+        positions: vec![5, 5],
+        rows: Arc::new(Rows::new(vec![beam(0), beam(1)]).unwrap()),
+    };
+    let shared = model.hidden(&input, Some(&mut cache), DropoutPair::default()).unwrap();
+    let shared: Vec<Vec<f32>> = shared.to_vec2().unwrap();
+    for (row, token) in shared.iter().zip([8, 9]) {
+        let alone = [&TEXT[..5], &[token]].concat();
+        assert_close(&[row.clone()], &hidden(&model, &[&alone])[5..], 1e-5);
+    }
+}
+
+#[test]
+fn the_composed_fallback_equals_the_fused_path() {
+    let model = model();
+    let fused = hidden(&model, &[&TEXT, &TEXT[3..8]]);
+    let _guard = ops::force_composed();
+    assert_close(&hidden(&model, &[&TEXT, &TEXT[3..8]]), &fused, 1e-5);
+}
+
+fn lora() -> LoraConfig {
+    LoraConfig { rank: 3, ..LoraConfig::default() }
+}
+
+#[test]
+fn a_fresh_adapter_changes_nothing() {
+    let (config, weights) = (config(), weights(&config()));
+    let adapters = adapter::create(&config, &weights, &lora(), 1, &mut Params::new()).unwrap();
+    let adapted = Llama::with_lora(&config, &weights, &adapters).unwrap();
+    assert_eq!(hidden(&adapted, &[&TEXT]), hidden(&model(), &[&TEXT]));
+}
+
+/// One optimiser step on the text; gives the loss.
+fn step(model: &Llama, params: &Params) -> f32 {
+    let h = model.hidden(&packed(&[&TEXT]), None, DropoutPair::default()).unwrap();
+    let h = h.narrow(0, 0, TEXT.len() - 1).unwrap();
+    let loss = ops::cross_entropy(&h, model.lm_head(), &TEXT[1..]).unwrap().mean_all().unwrap();
+    let gradients = Gradients::collect(params, &loss.backward().unwrap()).unwrap();
+    let mut adam = AdamW::new(params, AdamWConfig::default()).unwrap();
+    adam.step(params, &gradients, 1e-2, 1.0).unwrap();
+    loss.to_scalar().unwrap()
+}
+
+#[test]
+fn merged_equals_unmerged_and_the_folder_round_trips() {
+    let (config, weights) = (config(), weights(&config()));
+    let mut params = Params::new();
+    let adapters = adapter::create(&config, &weights, &lora(), 1, &mut params).unwrap();
+    let adapted = Llama::with_lora(&config, &weights, &adapters).unwrap();
+    step(&adapted, &params);
+    let trained = hidden(&adapted, &[&TEXT]);
+    assert_ne!(trained, hidden(&model(), &[&TEXT]));
+
+    let dir = tempfile::tempdir().unwrap();
+    adapter::save(dir.path(), "base", &lora(), &adapters).unwrap();
+    let loaded = adapter::load(dir.path(), &config, &Device::Cpu).unwrap();
+    let unmerged = Llama::with_lora(&config, &weights, &loaded).unwrap();
+    assert_eq!(hidden(&unmerged, &[&TEXT]), trained);
+    let merged = adapter::merge(&weights, &loaded).unwrap();
+    assert_close(&hidden(&Llama::new(&config, &merged).unwrap(), &[&TEXT]), &trained, 1e-4);
+}
+
+#[test]
+fn training_reaches_every_trainable_tensor_and_no_frozen_one() {
+    let config = config();
+    let frozen = weights(&config);
+    let before: BTreeMap<String, Vec<f32>> = frozen
+        .iter()
+        .map(|(name, t)| (name.clone(), t.flatten_all().unwrap().to_vec1().unwrap()))
+        .collect();
+    let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+
+    // Adapters: `collect` fails where one is not reached; the base must stay as it is.
+    let mut params = Params::new();
+    let adapters = adapter::create(&config, &frozen, &lora(), 1, &mut params).unwrap();
+    step(&Llama::with_lora(&config, &frozen, &adapters).unwrap(), &params);
+    for (name, t) in &frozen {
+        assert_eq!(values(t), before[name], "{name} is frozen");
+    }
+
+    // The whole model: every tensor must move.
+    let mut params = Params::new();
+    let mut trained = frozen.clone();
+    for (name, t) in &mut trained {
+        *t = params.insert(name.clone(), t).unwrap();
+    }
+    let model = Llama::new(&config, &trained).unwrap();
+    let first = step(&model, &params);
+    for (name, t) in &trained {
+        assert_ne!(values(t), before[name], "{name} is trained");
+    }
+    assert!(step(&model, &params) < first);
+}
+
+#[test]
+fn a_tied_head_trains_as_the_embedding() {
+    let config = llmbs::model::LlamaConfig { tie_word_embeddings: true, ..config() };
+    let mut weights = weights(&config);
+    weights.remove("lm_head.weight");
+    let mut params = Params::new();
+    for (name, t) in &mut weights {
+        *t = params.insert(name.clone(), t).unwrap();
+    }
+    let model = Llama::new(&config, &weights).unwrap();
+    let first = step(&model, &params);
+    assert!(step(&model, &params) < first);
+    assert_eq!(
+        model.lm_head().to_vec2::<f32>().unwrap(),
+        weights["model.embed_tokens.weight"].to_vec2::<f32>().unwrap()
+    );
+}

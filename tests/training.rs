@@ -1,0 +1,323 @@
+//! Laws of training: the two layouts, accumulation, resuming, determinism, the contrastive loss.
+
+mod common;
+
+use candle_core::Device;
+use llmbs::data::Dataset;
+use llmbs::data::synth::{Shop, SynthConfig};
+use llmbs::index::ItemIndex;
+use llmbs::model::{DropoutPair, Llama, LlamaConfig, init};
+use llmbs::nn::Params;
+use llmbs::ops;
+use llmbs::tasks::{Prompts, Sample, SrtSelection, TasksConfig};
+use llmbs::text::Tokenizer;
+use llmbs::train::{
+    Batch, ContrastConfig, Control, EpochReport, Observer, Projectors, StepReport, TrainConfig,
+    TrainOutcome, Trainer,
+};
+use ndarray::Array2;
+
+/// A small shop with prompts and a model that fits them.
+struct Fixture {
+    dataset: Dataset,
+    prompts: Prompts,
+    config: LlamaConfig,
+}
+
+fn fixture() -> Fixture {
+    let shop = SynthConfig { users: 60, items: 48, ..SynthConfig::default() };
+    let dataset = Shop::generate(&shop).unwrap().dataset;
+    let texts: Vec<&str> = dataset.items.iter().map(|i| i.title.as_str()).collect();
+    let mut tokenizer = Tokenizer::train_bpe(texts.into_iter(), 400).unwrap();
+    let index = ItemIndex::random(48, &[4, 4, 4], 2).unwrap();
+    let mut names = index.vocabulary();
+    names.push("<con>".into());
+    let ids = tokenizer.add_item_tokens(&names).unwrap();
+    let items =
+        (0..48).map(|item| index.token_ids(item).iter().map(|at| ids[0] + at).collect()).collect();
+    let con = ids[ids.len() - 1];
+    let prompts = Prompts::new(&tokenizer, &dataset, items, con, 20, 3).unwrap();
+    let config = LlamaConfig { vocab_size: tokenizer.vocab_size(), ..common::config() };
+    Fixture { dataset, prompts, config }
+}
+
+struct Trained {
+    model: Llama,
+    params: Params,
+    projectors: Projectors,
+}
+
+fn contrast() -> ContrastConfig {
+    ContrastConfig { semantic_weight: 0.5, behavior_weight: 0.5, ..ContrastConfig::default() }
+}
+
+fn trainable(fixture: &Fixture) -> Trained {
+    let mut weights = init::scratch(&fixture.config, 3, &Device::Cpu).unwrap();
+    let mut params = Params::new();
+    for (name, weight) in &mut weights {
+        *weight = params.insert(name.clone(), weight).unwrap();
+    }
+    let model = Llama::new(&fixture.config, &weights).unwrap();
+    let z = |seed: u64, dim: usize| {
+        let draws = llmbs::rng::normal(&mut llmbs::rng::stream(seed, "z", &[]), 48 * dim, 1.0);
+        Array2::from_shape_vec((48, dim), draws).unwrap()
+    };
+    let hidden = fixture.config.hidden_size;
+    let projectors = Projectors::new(
+        &contrast(),
+        Some(&z(1, 6)),
+        Some(&z(2, 9)),
+        hidden,
+        1,
+        &mut params,
+        &Device::Cpu,
+    )
+    .unwrap();
+    Trained { model, params, projectors }
+}
+
+fn samples(fixture: &Fixture, epoch: u64) -> Vec<Sample> {
+    TasksConfig::default().epoch(
+        &fixture.dataset,
+        &fixture.prompts,
+        SrtSelection::default(),
+        20,
+        true,
+        9,
+        epoch,
+    )
+}
+
+fn train_config() -> TrainConfig {
+    TrainConfig {
+        epochs: 2,
+        max_steps: Some(8),
+        batch: 32,
+        learning_rate: 3e-3,
+        dropout: 0.1,
+        save_every: 3,
+        ..TrainConfig::default()
+    }
+}
+
+/// Gathers losses; stops after a number of steps.
+struct Record {
+    losses: Vec<f64>,
+    top1: Vec<f64>,
+    stop_after: usize,
+}
+
+impl Observer for Record {
+    fn on_step(&mut self, report: &StepReport) -> llmbs::Result<Control> {
+        self.losses.push(report.losses.total);
+        self.top1.extend(report.losses.top1_s);
+        let stop = self.losses.len() == self.stop_after;
+        Ok(if stop { Control::Stop } else { Control::Continue })
+    }
+
+    fn on_epoch(&mut self, _report: &EpochReport) -> llmbs::Result<()> {
+        Ok(())
+    }
+}
+
+fn train(
+    fixture: &Fixture,
+    trained: &Trained,
+    config: &TrainConfig,
+    state: Option<&std::path::Path>,
+    stop_after: usize,
+) -> (Record, llmbs::Result<TrainOutcome>) {
+    let contrast = contrast();
+    let trainer = Trainer {
+        config,
+        lora_dropout: 0.0,
+        seed: 4,
+        model: &trained.model,
+        params: &trained.params,
+        contrast: Some((&trained.projectors, &contrast, 48)),
+        state,
+    };
+    let mut record = Record { losses: Vec::new(), top1: Vec::new(), stop_after };
+    let outcome = trainer.run(&|epoch| samples(fixture, epoch), None, &mut record);
+    (record, outcome)
+}
+
+fn values(params: &Params) -> Vec<(String, Vec<f32>)> {
+    params
+        .tensors()
+        .map(|(n, t)| (n.to_string(), t.flatten_all().unwrap().to_vec1().unwrap()))
+        .collect()
+}
+
+/// Logits of every label of a sample.
+fn label_logits(model: &Llama, sample: &Sample) -> Vec<Vec<f32>> {
+    let batch = Batch::pack(std::slice::from_ref(sample));
+    let hidden = model.hidden(&batch.input, None, DropoutPair::default()).unwrap();
+    let logits: Vec<Vec<f32>> = ops::linear(&hidden, model.lm_head()).unwrap().to_vec2().unwrap();
+    sample.labels.iter().map(|(at, _)| logits[*at as usize].clone()).collect()
+}
+
+#[test]
+fn both_layouts_give_equal_logits() {
+    let fixture = fixture();
+    let model = trainable(&fixture).model;
+    let items = fixture.dataset.users[0].train();
+    for contrast in [false, true] {
+        let sequence = fixture.prompts.sequence(items, 1, contrast);
+        let all = label_logits(&model, &sequence);
+        let mut expected = Vec::new();
+        for target in 1..items.len() {
+            let prefix =
+                fixture.prompts.first_sequence_sample(&items[..target], items[target], contrast);
+            expected.extend(label_logits(&model, &prefix));
+        }
+        common::assert_close(&all, &expected, 1e-4);
+    }
+}
+
+#[test]
+fn con_sees_its_target_in_both_layouts() {
+    let fixture = fixture();
+    let model = trainable(&fixture).model;
+    let items = fixture.dataset.users[1].train();
+    let con_states = |sample: &Sample| {
+        let batch = Batch::pack(std::slice::from_ref(sample));
+        let hidden = model.hidden(&batch.input, None, DropoutPair::default()).unwrap();
+        let hidden: Vec<Vec<f32>> = hidden.to_vec2().unwrap();
+        sample.contrast.iter().map(|(at, _)| hidden[*at as usize].clone()).collect::<Vec<_>>()
+    };
+    let sequence = con_states(&fixture.prompts.sequence(items, 1, true));
+    let prefix: Vec<Vec<f32>> = (1..items.len())
+        .flat_map(|t| {
+            con_states(&fixture.prompts.first_sequence_sample(&items[..t], items[t], true))
+        })
+        .collect();
+    common::assert_close(&sequence, &prefix, 1e-4);
+}
+
+#[test]
+fn no_con_and_no_eos_is_ever_a_label_after_an_index() {
+    let fixture = fixture();
+    for sample in samples(&fixture, 0) {
+        let con: Vec<u32> =
+            sample.contrast.iter().map(|(at, _)| sample.ids[*at as usize]).collect();
+        for (at, label) in &sample.labels {
+            assert!(!con.contains(label));
+            assert!(!con.contains(&sample.ids[*at as usize]), "a <con> predicts");
+        }
+    }
+}
+
+#[test]
+fn four_micro_batches_equal_one_batch() {
+    let fixture = fixture();
+    let trained = trainable(&fixture);
+    let samples: Vec<Sample> = samples(&fixture, 0).into_iter().take(128).collect();
+    assert_eq!(samples.len(), 128);
+    let contrast = contrast();
+    let gradients = |micro_batch| {
+        let config = TrainConfig { micro_batch, dropout: 0.0, ..train_config() };
+        let trainer = Trainer {
+            config: &config,
+            lora_dropout: 0.0,
+            seed: 4,
+            model: &trained.model,
+            params: &trained.params,
+            contrast: Some((&trained.projectors, &contrast, 48)),
+            state: None,
+        };
+        trainer.gradients(&samples, 0).unwrap()
+    };
+    let (whole, one) = gradients(None);
+    let (parts, four) = gradients(Some(32));
+    assert!((whole.total - parts.total).abs() < 1e-5, "{} {}", whole.total, parts.total);
+    assert!((whole.con_s.unwrap() - parts.con_s.unwrap()).abs() < 1e-5);
+    for name in trained.params.names() {
+        let flat = |g: &candle_core::Tensor| g.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let (a, b) = (flat(one.get(name).unwrap()), flat(four.get(name).unwrap()));
+        let scale = a.iter().fold(1e-6f32, |m, x| m.max(x.abs()));
+        for (a, b) in a.iter().zip(b) {
+            assert!((a - b).abs() < 1e-4 * scale, "{name}: {a} {b}");
+        }
+    }
+}
+
+#[test]
+fn a_resumed_run_equals_an_uninterrupted_one() {
+    let fixture = fixture();
+    let config = train_config();
+    let (uninterrupted, whole) = (trainable(&fixture), tempfile::tempdir().unwrap());
+    let (first, outcome) = train(&fixture, &uninterrupted, &config, Some(whole.path()), 0);
+    assert!(outcome.unwrap().finished);
+
+    let dir = tempfile::tempdir().unwrap();
+    // Stopped in the middle of an epoch, then taken up by a fresh process's worth of objects.
+    let (begun, outcome) = train(&fixture, &trainable(&fixture), &config, Some(dir.path()), 5);
+    assert!(!outcome.unwrap().finished);
+    let resumed = trainable(&fixture);
+    let (rest, outcome) = train(&fixture, &resumed, &config, Some(dir.path()), 0);
+    assert_eq!(outcome.unwrap().steps, 8);
+    assert_eq!([begun.losses, rest.losses].concat(), first.losses);
+    assert_eq!(values(&resumed.params), values(&uninterrupted.params));
+}
+
+#[test]
+fn one_and_two_threads_train_the_same_bits() {
+    let fixture = fixture();
+    let run = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let trained = trainable(&fixture);
+            let (record, _) = train(&fixture, &trained, &train_config(), None, 0);
+            (record.losses, values(&trained.params))
+        })
+    };
+    assert_eq!(run(1), run(2));
+}
+
+#[test]
+fn the_contrastive_loss_teaches_con_its_item() {
+    let fixture = fixture();
+    let trained = trainable(&fixture);
+    let config = TrainConfig { epochs: 12, max_steps: None, dropout: 0.0, ..train_config() };
+    let (record, _) = train(&fixture, &trained, &config, None, 0);
+    let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
+    let n = record.top1.len() / 5;
+    let (first, last) = (mean(&record.top1[..n]), mean(&record.top1[record.top1.len() - n..]));
+    assert!(last > 2.0 * first && last > 0.2, "{first} {last}");
+    assert!(record.losses.last().unwrap() < &(0.8 * record.losses[0]));
+}
+
+#[test]
+fn a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_state() {
+    let fixture = fixture();
+    let trained = trainable(&fixture);
+    let dir = tempfile::tempdir().unwrap();
+    let config = train_config();
+    train(&fixture, &trained, &config, Some(dir.path()), 3).1.unwrap();
+    let progress = dir.path().join("latest/progress.json");
+    let before = std::fs::read(&progress).unwrap();
+    let params = std::fs::read(dir.path().join("latest/params.safetensors")).unwrap();
+
+    let broken = TrainConfig { learning_rate: 1e30, warmup_ratio: 0.0, ..config };
+    let error = train(&fixture, &trainable(&fixture), &broken, Some(dir.path()), 0).1.unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("step") && text.contains("learning rate"), "{text}");
+    assert_eq!(std::fs::read(&progress).unwrap(), before);
+    assert_eq!(std::fs::read(dir.path().join("latest/params.safetensors")).unwrap(), params);
+}
+
+#[test]
+fn samples_know_nothing_of_validation_and_test_items() {
+    let fixture = fixture();
+    let before = samples(&fixture, 0);
+    let mut dataset = fixture.dataset.clone();
+    for user in &mut dataset.users {
+        let n = user.items.len();
+        for item in &mut user.items[n - 2..] {
+            *item = (*item + 7) % 48;
+        }
+    }
+    let changed = Fixture { dataset, ..fixture };
+    assert_eq!(samples(&changed, 0), before);
+}
