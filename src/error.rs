@@ -15,12 +15,12 @@ pub enum Error {
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
     /// A file could not be read or written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {cause}")]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
+        /// What the system said; in the text, so not a `source` that would print it again.
+        cause: std::io::Error,
     },
     /// Something the user gave or asked for does not work; the text names the place and the remedy.
     #[error("{0}")]
@@ -34,7 +34,7 @@ impl Error {
     /// An [`Error::Io`] at `path`, shaped for `map_err`.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| Error::Io { path, source }
+        move |cause| Error::Io { path, cause }
     }
 }
 

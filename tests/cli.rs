@@ -17,6 +17,7 @@ const TINY: &str = r#"
 [data.synthetic]
 users = 80
 items = 60
+groups = 6
 [backbone.scratch]
 vocab-size = 400
 hidden-size = 32

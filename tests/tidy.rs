@@ -84,7 +84,8 @@ fn tensors_stay_where_they_belong() {
 #[test]
 fn files_introduce_themselves_and_stay_short() {
     for (_, path, text) in sources() {
-        assert!(text.starts_with("//!"), "{}: lacks its //! line", path.display());
+        let tests = path.file_name().is_some_and(|name| name == "tests.rs");
+        assert!(tests || text.starts_with("//!"), "{}: lacks its //! line", path.display());
         assert!(text.lines().count() <= 500, "{}: is too long to read", path.display());
         for mark in ["TODO", "FIXME", "dbg!("] {
             assert!(!text.contains(mark), "{}: has a {mark}", path.display());

@@ -25,7 +25,7 @@ struct Fixture {
 }
 
 fn fixture() -> Fixture {
-    let shop = SynthConfig { users: 60, items: 48, ..SynthConfig::default() };
+    let shop = SynthConfig { users: 60, items: 48, groups: 6, ..SynthConfig::default() };
     let dataset = Shop::generate(&shop).unwrap().dataset;
     let texts: Vec<&str> = dataset.items.iter().map(|i| i.title.as_str()).collect();
     let mut tokenizer = Tokenizer::train_bpe(texts.into_iter(), 400).unwrap();
@@ -279,7 +279,7 @@ fn one_and_two_threads_train_the_same_bits() {
 fn the_contrastive_loss_teaches_con_its_item() {
     let fixture = fixture();
     let trained = trainable(&fixture);
-    let config = TrainConfig { epochs: 12, max_steps: None, dropout: 0.0, ..train_config() };
+    let config = TrainConfig { epochs: 60, max_steps: None, dropout: 0.0, ..train_config() };
     let (record, _) = train(&fixture, &trained, &config, None, 0);
     let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
     let n = record.top1.len() / 5;

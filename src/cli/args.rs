@@ -111,7 +111,7 @@ pub(super) struct EvalArgs {
 }
 
 #[derive(Debug, ClapArgs)]
-#[group(id = "whom", required = true, multiple = false, args = ["user", "history"])]
+#[command(group(clap::ArgGroup::new("whom").required(true).args(["user", "history"])))]
 pub(super) struct RecommendArgs {
     /// A user of the dataset; the history is everything the user took
     #[arg(long, value_name = "ID")]

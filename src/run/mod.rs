@@ -169,7 +169,13 @@ impl Run {
         self.require_before(stage)?;
         let settings = manifest::settings(stage, &self.config)?;
         let inputs = self.inputs(stage);
-        let found = self.manifest.stages.get(&stage).filter(|r| r.status != Status::Stale);
+        let state = self.dir.join(stage.folder()).join("state");
+        let found = self.manifest.stages.get(&stage).filter(|r| match r.status {
+            Status::Done => true,
+            // Without a saved state there is nothing to mix the new settings into.
+            Status::Running => state.exists(),
+            Status::Stale => false,
+        });
         let mut resumes = false;
         if let Some(record) = found.filter(|_| !force) {
             manifest::compare(&self.dir, stage, record, &settings, &inputs)?;

@@ -7,12 +7,12 @@ use candle_core::{Device, Tensor};
 use llmbs::model::{DropoutPair, Llama, LlamaConfig, Packed, Weights, init};
 use llmbs::ops::Rows;
 
-pub fn config() -> LlamaConfig {
+pub(crate) fn config() -> LlamaConfig {
     LlamaConfig { vocab_size: 128, tie_word_embeddings: false, ..LlamaConfig::tiny_test() }
 }
 
 /// Weights far enough from zero that a mistake shows.
-pub fn weights(config: &LlamaConfig) -> Weights {
+pub(crate) fn weights(config: &LlamaConfig) -> Weights {
     let weights = init::scratch(config, 3, &Device::Cpu).unwrap();
     let spread = |(name, w): (String, Tensor)| {
         let w = if name.contains("norm") { w } else { (w * 6.0).unwrap() };
@@ -21,12 +21,12 @@ pub fn weights(config: &LlamaConfig) -> Weights {
     weights.into_iter().map(spread).collect()
 }
 
-pub fn model() -> Llama {
+pub(crate) fn model() -> Llama {
     let config = config();
     Llama::new(&config, &weights(&config)).unwrap()
 }
 
-pub fn packed(rows: &[&[u32]]) -> Packed {
+pub(crate) fn packed(rows: &[&[u32]]) -> Packed {
     let lengths: Vec<usize> = rows.iter().map(|r| r.len()).collect();
     Packed {
         ids: rows.concat(),
@@ -35,11 +35,11 @@ pub fn packed(rows: &[&[u32]]) -> Packed {
     }
 }
 
-pub fn hidden(model: &Llama, rows: &[&[u32]]) -> Vec<Vec<f32>> {
+pub(crate) fn hidden(model: &Llama, rows: &[&[u32]]) -> Vec<Vec<f32>> {
     model.hidden(&packed(rows), None, DropoutPair::default()).unwrap().to_vec2().unwrap()
 }
 
-pub fn assert_close(a: &[Vec<f32>], b: &[Vec<f32>], tolerance: f32) {
+pub(crate) fn assert_close(a: &[Vec<f32>], b: &[Vec<f32>], tolerance: f32) {
     assert_eq!(a.len(), b.len());
     for (i, (x, y)) in a.iter().zip(b).enumerate() {
         assert_eq!(x.len(), y.len());
