@@ -299,12 +299,12 @@ impl RunConfig {
         );
         need(
             scratch.num_attention_heads > 0
-                && scratch.hidden_size % (2 * scratch.num_attention_heads) == 0,
+                && scratch.hidden_size.is_multiple_of(2 * scratch.num_attention_heads),
             "backbone.scratch.hidden-size must be an even multiple of num-attention-heads",
         );
         need(
             scratch.num_key_value_heads > 0
-                && scratch.num_attention_heads % scratch.num_key_value_heads == 0,
+                && scratch.num_attention_heads.is_multiple_of(scratch.num_key_value_heads),
             "backbone.scratch.num-attention-heads must be a multiple of num-key-value-heads",
         );
         need(

@@ -1,5 +1,6 @@
 //! Files that are whole or absent: everything is written beside its place, then renamed into it.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -62,7 +63,11 @@ pub fn digest(path: &Path) -> Result<String> {
     let mut file = fs::File::open(path).map_err(Error::io(path))?;
     let mut hash = Sha256::new();
     std::io::copy(&mut file, &mut hash).map_err(Error::io(path))?;
-    Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
+    let mut text = String::new();
+    for byte in hash.finalize() {
+        let _ = write!(text, "{byte:02x}");
+    }
+    Ok(text)
 }
 
 /// Puts the finished folder `new` in the place of `dir`, which is kept until `new` stands there.

@@ -1,5 +1,7 @@
 //! The program as a user meets it: what it prints, where, and how it fails.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::fs;
 use std::path::Path;
 

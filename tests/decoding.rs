@@ -1,5 +1,7 @@
 //! Beam search against exhaustive ranking and against a plain decoder without cache or trie.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use llmbs::Result;

@@ -1,5 +1,8 @@
 //! Laws of the backbone: against candle-transformers' Llama, and against itself.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::single_range_in_vec_init, reason = "a context of one range")]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -99,7 +102,7 @@ fn beams_share_a_cached_prompt() {
     let shared: Vec<Vec<f32>> = shared.to_vec2().unwrap();
     for (row, token) in shared.iter().zip([8, 9]) {
         let alone = [&TEXT[..5], &[token]].concat();
-        assert_close(&[row.clone()], &hidden(&model, &[&alone])[5..], 1e-5);
+        assert_close(std::slice::from_ref(row), &hidden(&model, &[&alone])[5..], 1e-5);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Laws of training: the two layouts, accumulation, resuming, determinism, the contrastive loss.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod common;
 
 use candle_core::Device;

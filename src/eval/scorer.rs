@@ -87,7 +87,11 @@ impl<'a> LlamaScorer<'a> {
                 own: None,
                 position: (self.instruction + history.len()) as u32,
             });
-            rows.push(Row { queries, own, context: vec![0..self.instruction] });
+            rows.push(Row {
+                queries,
+                own,
+                context: std::iter::once(0..self.instruction).collect(),
+            });
             ids.extend(history);
             positions.extend((self.instruction..).take(history.len()).map(|p| p as u32));
         }

@@ -104,6 +104,7 @@ pub fn merge(weights: &Weights, adapters: &Adapters) -> Result<Weights> {
 
 /// PEFT's `adapter_config.json`.
 #[derive(Debug, Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools, reason = "PEFT's own fields")]
 struct PeftConfig {
     peft_type: String,
     task_type: Option<String>,

@@ -233,7 +233,7 @@ impl Init {
 
 /// A Deep Interest Network over item ids.
 ///
-/// `logit = mlp(norm([u, q, u * q])) + 4 u . q + b_q`, with q the query's embedding, b_q its bias and the
+/// `logit = mlp(norm([u, q, u * q])) + 4 u . q + b_q`, with q the query's embedding, `b_q` its bias and the
 /// interest `u = sum_j a(q, k_j) k_j` over the history, where the local activation unit `a` is
 /// an MLP on `[q, k, q - k, q * k]` whose outputs no softmax normalises (section 4.3 of the paper).
 ///

@@ -71,6 +71,7 @@ impl KvCache {
 
 /// Grouped-query causal self-attention with rotary positions.
 #[derive(Debug, Clone)]
+#[allow(clippy::struct_field_names, reason = "the names of the checkpoint's tensors")]
 struct Attention {
     q_proj: Linear,
     k_proj: Linear,
@@ -80,6 +81,7 @@ struct Attention {
 
 /// `down(silu(gate(x)) * up(x))`.
 #[derive(Debug, Clone)]
+#[allow(clippy::struct_field_names, reason = "the names of the checkpoint's tensors")]
 struct Mlp {
     gate_proj: Linear,
     up_proj: Linear,

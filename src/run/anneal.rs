@@ -47,7 +47,7 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
         state: Some(&state),
     };
     let validation =
-        evaluate::Validation::new(run, &trained.index, &trained.tokens, &prompts, &config.anneal)?;
+        evaluate::Validation::new(run, &trained.index, &trained.tokens, &prompts, &config.anneal);
     let mut log = TrainLog::new(&run.dir, "anneal", config.anneal.log_every, monitor);
     let outcome = trainer.run(&samples, Some(&mut || validation.ndcg(&model)), &mut log)?;
     drop(log);

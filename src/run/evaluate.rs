@@ -238,7 +238,7 @@ impl<'a> Validation<'a> {
         tokens: &'a Tokens,
         prompts: &'a Prompts,
         config: &TrainConfig,
-    ) -> Result<Self> {
+    ) -> Self {
         let all = run.dataset.users.len();
         let users = match config.validation_users {
             0 => (0..all).collect(),
@@ -250,7 +250,7 @@ impl<'a> Validation<'a> {
                 users
             }
         };
-        Ok(Self { run, tokens, prompts, trie: Trie::new(index), users })
+        Self { run, tokens, prompts, trie: Trie::new(index), users }
     }
 
     /// NDCG@10 on the validation split.

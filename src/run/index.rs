@@ -65,7 +65,7 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
             tracing::info!("behavior encoder: validation AUC {auc:.4} (epoch {})", din.best_epoch);
         }
         save_matrix(&new.join("behavior.safetensors"), &din.embeddings)?;
-        save_safetensors(&new.join("din/model.safetensors"), &din.weights, &[])?;
+        save_safetensors(new.join("din/model.safetensors"), &din.weights, &[])?;
         let report = json!({
             "auc": din.auc,
             "best_epoch": din.best_epoch,
@@ -200,7 +200,8 @@ fn embed_texts(run: &Run, backbone: &Backbone, monitor: &mut dyn Monitor) -> Res
 }
 
 fn embed_behavior(run: &Run, monitor: &mut dyn Monitor) -> Result<BehaviorEmbedding> {
-    let sequences: Vec<&[u32]> = run.dataset.users.iter().map(|u| u.train()).collect();
+    let sequences: Vec<&[u32]> =
+        run.dataset.users.iter().map(super::super::data::User::train).collect();
     let din = &run.config.index.din;
     let mut note = String::new();
     let result = embed::train_behavior_embedding(

@@ -70,7 +70,7 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
         contrast: contrast.then_some((&projectors, &config.contrast, run.dataset.num_items())),
         state: Some(&state),
     };
-    let validation = evaluate::Validation::new(run, &index, &tokens, &prompts, &config.initial)?;
+    let validation = evaluate::Validation::new(run, &index, &tokens, &prompts, &config.initial);
     let mut log = TrainLog::new(&run.dir, "initial", config.initial.log_every, monitor);
     let outcome = trainer.run(&samples, Some(&mut || validation.ndcg(&model)), &mut log)?;
     drop(log);
@@ -86,7 +86,7 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
         .collect();
     let mut names = vec!["config.json", "model.safetensors", "tokenizer.json"];
     if !projectors.is_empty() {
-        save_safetensors(&dir.join("projectors.safetensors"), &projectors, &[])?;
+        save_safetensors(dir.join("projectors.safetensors"), &projectors, &[])?;
         names.push("projectors.safetensors");
     }
     files::remove_dir(&state)?;
@@ -114,11 +114,10 @@ fn make_trainable(
             (true, TrainEmbeddings::New) => {
                 *weight = params.insert_rows(name.clone(), weight, first_new)?;
             }
-            (true, TrainEmbeddings::None) => {}
             (false, _) if config.tuning == Tuning::Full => {
                 *weight = params.insert(name.clone(), weight)?;
             }
-            (false, _) => {}
+            (true, TrainEmbeddings::None) | (false, _) => {}
         }
     }
     Ok(adapters)

@@ -57,7 +57,7 @@ impl Observer for TrainLog<'_> {
         let note = format!("loss {:.3}  {:.0} tokens/s", report.losses.total, report.tokens_per_s);
         self.monitor.advance(report.step, &note);
         self.gathered.push(report.clone());
-        if report.step % self.every == 0 || report.step == report.total_steps {
+        if report.step.is_multiple_of(self.every) || report.step == report.total_steps {
             let mean = mean_of(&self.gathered);
             self.append(&mean)?;
             self.gathered.clear();

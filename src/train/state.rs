@@ -54,8 +54,8 @@ impl StateDir {
         std::fs::create_dir_all(&new).map_err(Error::io(&new))?;
         let values: BTreeMap<String, Tensor> =
             params.tensors().map(|(name, t)| (name.to_string(), t.detach())).collect();
-        save_safetensors(&new.join("params.safetensors"), &values, &[])?;
-        save_safetensors(&new.join("moments.safetensors"), &adam.state(), &[])?;
+        save_safetensors(new.join("params.safetensors"), &values, &[])?;
+        save_safetensors(new.join("moments.safetensors"), &adam.state(), &[])?;
         files::write_json(&new.join("progress.json"), progress)?;
         files::replace_dir(&new, &self.dir.join("latest"))
     }
@@ -72,8 +72,8 @@ impl StateDir {
             return Ok(None);
         }
         let progress: Progress = files::read_json(&latest.join("progress.json"))?;
-        put_back(params, &load_safetensors(&latest.join("params.safetensors"), device)?)?;
-        let moments = load_safetensors(&latest.join("moments.safetensors"), device)?;
+        put_back(params, &load_safetensors(latest.join("params.safetensors"), device)?)?;
+        let moments = load_safetensors(latest.join("moments.safetensors"), device)?;
         adam.restore(progress.step, &moments)?;
         Ok(Some(progress))
     }
@@ -82,11 +82,11 @@ impl StateDir {
         let values: BTreeMap<String, Tensor> =
             params.tensors().map(|(name, t)| (name.to_string(), t.detach())).collect();
         std::fs::create_dir_all(&self.dir).map_err(Error::io(&self.dir))?;
-        save_safetensors(&self.best(), &values, &[])
+        save_safetensors(self.best(), &values, &[])
     }
 
     pub(super) fn restore_best(&self, params: &Params, device: &Device) -> Result<()> {
-        put_back(params, &load_safetensors(&self.best(), device)?)
+        put_back(params, &load_safetensors(self.best(), device)?)
     }
 }
 

@@ -80,8 +80,8 @@ impl Reference {
         out
     }
 
-    fn mlp(&self, name: &str, hidden: usize, x: Vec<Vec<f64>>, mask: &[bool]) -> Vec<f64> {
-        let mut x = self.linear(&format!("{name}.0"), &x);
+    fn mlp(&self, name: &str, hidden: usize, x: &[Vec<f64>], mask: &[bool]) -> Vec<f64> {
+        let mut x = self.linear(&format!("{name}.0"), x);
         for i in 0..hidden {
             x = self.dice(&format!("{name}.{i}"), &x, mask);
             x = self.linear(&format!("{name}.{}", i + 1), &x);
@@ -103,7 +103,7 @@ impl Reference {
                 keys.push(k);
             }
         }
-        let attention = self.mlp("attention", hidden.0, inputs, &mask);
+        let attention = self.mlp("attention", hidden.0, &inputs, &mask);
         let mut features = Vec::new();
         let mut inner = Vec::new();
         for (sample, (_, query)) in SAMPLES.iter().enumerate() {
@@ -119,7 +119,7 @@ impl Reference {
             features.push([interest, q.to_vec(), product].concat());
         }
         let all = [true; SAMPLES.len()];
-        let head = self.mlp("mlp", hidden.1, Self::normalize(&features, &all), &all);
+        let head = self.mlp("mlp", hidden.1, &Self::normalize(&features, &all), &all);
         let bias = |s: usize| self.weights["item-bias"][SAMPLES[s].1 as usize];
         (0..SAMPLES.len()).map(|s| head[s] + inner[s] + bias(s)).collect()
     }
