@@ -15,7 +15,7 @@ fn llmbs(dir: &Path) -> Command {
 }
 
 /// A configuration that runs in seconds.
-const TINY: &str = r#"
+const TINY: &str = r"
 [data.synthetic]
 users = 80
 items = 60
@@ -42,7 +42,7 @@ validation-users = 20
 [train.anneal]
 learning-rate = 1e-3
 validation-users = 20
-"#;
+";
 
 fn tiny() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
