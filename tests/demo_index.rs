@@ -23,7 +23,6 @@ fn siblings_share_category_and_co_purchase_three_times_as_often_as_strangers() {
     {
         let found = agreement(&index, levels, label);
         let (siblings, strangers) = (found.siblings.unwrap(), found.strangers.unwrap());
-        println!("{name}: siblings {siblings:.4}, strangers {strangers:.4}");
         assert!(siblings >= 3.0 * strangers, "{name}: {siblings:.4} against {strangers:.4}");
     }
 }
