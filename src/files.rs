@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write;
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -21,19 +21,25 @@ pub fn temporary(path: &Path) -> PathBuf {
 /// Writes a file through `fill`, then renames it into place; creates the parent folder.
 pub fn write_with(
     path: &Path,
-    fill: impl FnOnce(&mut std::io::BufWriter<fs::File>) -> std::io::Result<()>,
+    fill: impl FnOnce(&mut BufWriter<fs::File>) -> io::Result<()>,
 ) -> Result<()> {
     if let Some(parent) = path.parent() {
         fs::create_dir_all(parent).map_err(Error::io(parent))?;
     }
+    replace_with(path, fill).map_err(Error::io(path))
+}
+
+/// [`write_with`] for a folder that is there, with the system's error as it is: for modules that have
+/// an error of their own.
+pub(crate) fn replace_with(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<fs::File>) -> io::Result<()>,
+) -> io::Result<()> {
     let temporary = temporary(path);
-    let write = || {
-        let mut file = std::io::BufWriter::new(fs::File::create(&temporary)?);
-        fill(&mut file)?;
-        file.into_inner()?.sync_all()
-    };
-    write().map_err(Error::io(&temporary))?;
-    fs::rename(&temporary, path).map_err(Error::io(path))
+    let mut file = BufWriter::new(fs::File::create(&temporary)?);
+    fill(&mut file)?;
+    file.into_inner()?.sync_all()?;
+    fs::rename(&temporary, path)
 }
 
 /// Writes `bytes` as the whole of a file.

@@ -6,15 +6,16 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::fs;
+use std::io::Write;
 use std::marker::PhantomData;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::{DataError, Dataset, Item, ItemId, User};
+use crate::files;
 
 const INTER: &str = ".inter.json";
 const ITEM: &str = ".item.json";
@@ -131,23 +132,17 @@ fn replace<K: fmt::Display, V: Serialize>(
     path: &Path,
     entries: impl Iterator<Item = (K, V)>,
 ) -> Result<(), DataError> {
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".tmp");
-    let temporary = PathBuf::from(temporary);
-    let written = (|| -> io::Result<()> {
-        let mut file = BufWriter::new(File::create(&temporary)?);
+    let written = files::replace_with(path, |file| {
         let mut before = "{\n";
         for (key, value) in entries {
             file.write_all(before.as_bytes())?;
-            serde_json::to_writer(&mut file, &key.to_string())?;
+            serde_json::to_writer(&mut *file, &key.to_string())?;
             file.write_all(b": ")?;
-            serde_json::to_writer(&mut file, &value)?;
+            serde_json::to_writer(&mut *file, &value)?;
             before = ",\n";
         }
-        file.write_all(b"\n}\n")?;
-        file.into_inner()?.sync_all()?;
-        fs::rename(&temporary, path)
-    })();
+        file.write_all(b"\n}\n")
+    });
     written.map_err(|reason| DataError::Io { path: path.into(), reason })
 }
 

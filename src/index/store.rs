@@ -5,15 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use safetensors::tensor::{Dtype, TensorView};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::item_index::{letter, token};
 use super::{IndexError, ItemIndex, Level, Source, Tree};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Writes `{"0": ["<a_183>", "<b_70>"], …}`, one line an item, ids in order.
 pub fn write(path: &Path, index: &ItemIndex) -> Result<()> {
@@ -21,10 +20,7 @@ pub fn write(path: &Path, index: &ItemIndex) -> Result<()> {
         .map(|item| format!("\"{item}\": [\"{}\"]", index.tokens(item).join("\", \"")))
         .collect();
     let text = format!("{{\n{}\n}}\n", lines.join(",\n"));
-    replace(path, |temporary| {
-        let mut file = std::fs::File::create(temporary).map_err(Error::io(temporary))?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(Error::io(temporary))
-    })
+    files::write(path, text.as_bytes())
 }
 
 /// Reads what [`write`] or LC-Rec wrote. `sources` names the source of each level, or one for all.
@@ -100,25 +96,14 @@ pub fn write_trees(path: &Path, trees: &[(Source, &Tree)]) -> Result<()> {
             tensors.insert(format!("{source}.centroids.{level}"), (Dtype::F32, shape, bytes));
         }
     }
-    replace(path, |temporary| {
-        let failed = |source| IndexError::Tensors { path: temporary.to_path_buf(), source };
-        let views = tensors
-            .iter()
-            .map(|(name, (dtype, shape, data))| {
-                Ok((name, TensorView::new(*dtype, shape.clone(), data).map_err(failed)?))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        Ok(safetensors::serialize_to_file(views, None, temporary).map_err(failed)?)
-    })
-}
-
-/// Writes beside `path` and renames, so that `path` is never half a file.
-fn replace(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".tmp");
-    let temporary = PathBuf::from(name);
-    write(&temporary)?;
-    std::fs::rename(&temporary, path).map_err(Error::io(path))
+    let failed = |source| IndexError::Tensors { path: path.to_path_buf(), source };
+    let views = tensors
+        .iter()
+        .map(|(name, (dtype, shape, data))| {
+            Ok((name, TensorView::new(*dtype, shape.clone(), data).map_err(failed)?))
+        })
+        .collect::<Result<Vec<_>>>()?;
+    files::write(path, &safetensors::serialize(views, None).map_err(failed)?)
 }
 
 /// The tokens of each item, in id order.

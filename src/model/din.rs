@@ -237,9 +237,9 @@ impl Init {
 /// interest `u = sum_j a(q, k_j) k_j` over the history, where the local activation unit `a` is
 /// an MLP on `[q, k, q - k, q * k]` whose outputs no softmax normalises (section 4.3 of the paper).
 ///
-/// The paper's head sees `[u, q]` alone. The product and the plain inner product are ours: they make
-/// items that follow each other neighbours by cosine, which is what the embeddings are for. The
-/// bias takes up popularity, which would otherwise be a direction of the embedding space.
+/// The paper's head sees `[u, q]` alone. The product is ours: with it, items that follow each other are
+/// more often neighbours by cosine, which is what the embeddings are for. The plain inner product and
+/// the bias, meant to help there and to take up popularity, are ours too; no gain of theirs was measured.
 #[derive(Debug, Clone)]
 pub struct Din {
     params: Params,

@@ -56,11 +56,6 @@ impl AdamW {
         Ok(Self { config, step: 0, moments })
     }
 
-    /// The number of steps taken.
-    pub fn steps(&self) -> u64 {
-        self.step
-    }
-
     /// Applies one step with learning rate `lr`, after scaling the gradients by `scale` (clipping).
     pub fn step(
         &mut self,

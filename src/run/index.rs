@@ -89,7 +89,7 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
             Source::Unit | Source::Random => &None,
         };
         if let Some(z) = z {
-            let kmeans = HierarchicalKMeans::new(config.index.k, plan.levels);
+            let kmeans = HierarchicalKMeans::from(*plan);
             trees.push((plan.source, kmeans.fit(z.view(), config.seed)?));
         }
     }
@@ -200,8 +200,7 @@ fn embed_texts(run: &Run, backbone: &Backbone, monitor: &mut dyn Monitor) -> Res
 }
 
 fn embed_behavior(run: &Run, monitor: &mut dyn Monitor) -> Result<BehaviorEmbedding> {
-    let sequences: Vec<&[u32]> =
-        run.dataset.users.iter().map(super::super::data::User::train).collect();
+    let sequences: Vec<&[u32]> = run.dataset.train_sequences().collect();
     let din = &run.config.index.din;
     let mut note = String::new();
     let result = embed::train_behavior_embedding(

@@ -151,7 +151,7 @@ impl Run {
         &self.manifest
     }
 
-    /// Whether a stage's result stands, whole and from what the configuration says now.
+    /// Whether a stage's result stands, whole and not stale; of which settings, is not asked here.
     pub fn is_done(&self, stage: Stage) -> bool {
         self.manifest.stages.get(&stage).is_some_and(|r| r.status == Status::Done)
     }

@@ -48,13 +48,9 @@ impl StateDir {
 
     pub(super) fn save(&self, progress: &Progress, params: &Params, adam: &AdamW) -> Result<()> {
         let new = self.dir.join("latest.new");
-        if new.exists() {
-            std::fs::remove_dir_all(&new).map_err(Error::io(&new))?;
-        }
+        files::remove_dir(&new)?;
         std::fs::create_dir_all(&new).map_err(Error::io(&new))?;
-        let values: BTreeMap<String, Tensor> =
-            params.tensors().map(|(name, t)| (name.to_string(), t.detach())).collect();
-        save_safetensors(new.join("params.safetensors"), &values, &[])?;
+        save_safetensors(new.join("params.safetensors"), &values(params), &[])?;
         save_safetensors(new.join("moments.safetensors"), &adam.state(), &[])?;
         files::write_json(&new.join("progress.json"), progress)?;
         files::replace_dir(&new, &self.dir.join("latest"))
@@ -79,15 +75,18 @@ impl StateDir {
     }
 
     pub(super) fn save_best(&self, params: &Params) -> Result<()> {
-        let values: BTreeMap<String, Tensor> =
-            params.tensors().map(|(name, t)| (name.to_string(), t.detach())).collect();
         std::fs::create_dir_all(&self.dir).map_err(Error::io(&self.dir))?;
-        save_safetensors(self.best(), &values, &[])
+        save_safetensors(self.best(), &values(params), &[])
     }
 
     pub(super) fn restore_best(&self, params: &Params, device: &Device) -> Result<()> {
         put_back(params, &load_safetensors(self.best(), device)?)
     }
+}
+
+/// The parameters as they are, without a copy.
+fn values(params: &Params) -> BTreeMap<String, Tensor> {
+    params.tensors().map(|(name, t)| (name.to_string(), t.detach())).collect()
 }
 
 fn put_back(params: &Params, values: &BTreeMap<String, Tensor>) -> Result<()> {

@@ -207,7 +207,6 @@ impl Trainer<'_> {
         let total_steps = config.max_steps.map_or(all_steps, |max| max.min(all_steps));
         let schedule = Schedule::new(config.learning_rate, config.warmup_ratio, total_steps);
         let (mut tokens, mut seconds) = (0, 0.0);
-        let mut best = progress.best;
         while progress.step < total_steps {
             for batch in epoch_samples.chunks(config.batch).skip(progress.batches) {
                 let start = Instant::now();
@@ -236,6 +235,7 @@ impl Trainer<'_> {
                 }
                 if control == Control::Stop {
                     let steps = progress.step;
+                    let best = progress.best;
                     return Ok(TrainOutcome { finished: false, best, steps, tokens, seconds });
                 }
                 if progress.step >= total_steps {
@@ -245,10 +245,9 @@ impl Trainer<'_> {
             progress.epoch += 1;
             progress.batches = 0;
             let validation = validate.as_mut().map(|v| v()).transpose()?;
-            let improved = validation.is_some_and(|v| best.is_none_or(|(b, _)| v > b));
-            if let (Some(value), true) = (validation, improved) {
-                best = Some((value, progress.epoch));
-                progress.best = best;
+            let improved = validation.is_some_and(|v| progress.best.is_none_or(|(b, _)| v > b));
+            if improved {
+                progress.best = validation.map(|value| (value, progress.epoch));
             }
             observer.on_epoch(&EpochReport {
                 epoch: progress.epoch,
@@ -267,6 +266,7 @@ impl Trainer<'_> {
                 epoch_samples = samples(progress.epoch);
             }
         }
+        let best = progress.best;
         if let (Some(state), Some(_)) = (&state, best) {
             state.restore_best(self.params, self.model.device())?;
         }

@@ -234,3 +234,17 @@ fn unusable_input_is_explained() {
     assert!(error.contains("batch-size"), "{error}");
     assert!(toml::from_str::<DinConfig>("batch_size = 3").is_err());
 }
+
+#[test]
+fn validation_and_test_items_leave_the_embedding_as_it_is() {
+    use crate::data::synth::{Shop, SynthConfig};
+    let shop = SynthConfig { users: 60, items: 48, groups: 6, ..SynthConfig::default() };
+    let dataset = Shop::generate(&shop).unwrap().dataset;
+    let other = dataset.with_other_targets();
+    assert_ne!(dataset.fingerprint, other.fingerprint);
+    let embed = |dataset: &crate::data::Dataset| {
+        let sequences: Vec<Vec<u32>> = dataset.train_sequences().map(<[u32]>::to_vec).collect();
+        train(&sequences, dataset.num_items(), &small()).embeddings
+    };
+    assert_eq!(embed(&dataset), embed(&other));
+}
