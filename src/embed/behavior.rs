@@ -62,7 +62,7 @@ impl Default for DinConfig {
             mlp: vec![64, 32],
             history: 20,
             epochs: 20,
-            patience: 2,
+            patience: 3,
             batch_size: 512,
             negatives: 4,
             popularity_exponent: 0.75,
@@ -373,7 +373,7 @@ impl<'a> TrainingData<'a> {
         let wanted = if share == 0.0 {
             0
         } else {
-            ((users.len() as f64 * share).ceil() as usize).max((users.len() / 5).min(100))
+            ((users.len() as f64 * share).ceil() as usize).max((users.len() / 5).min(200))
         };
         let mut chosen = 0;
         for user in users {

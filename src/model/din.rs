@@ -23,9 +23,6 @@ use crate::rng;
 const MOMENTUM: f64 = 0.1;
 /// Added to a variance before its root.
 const EPS: f64 = 1e-5;
-/// Factor of the inner product in the logit: the temperature that lets short embeddings give
-/// confident logits, as in contrastive losses.
-const INNER_SCALE: f64 = 4.0;
 /// Standard deviation of the first embeddings: small, so that what an item's few samples teach soon
 /// outweighs where it happened to start.
 const EMBEDDING_STD: f64 = 0.03;
@@ -233,13 +230,13 @@ impl Init {
 
 /// A Deep Interest Network over item ids.
 ///
-/// `logit = mlp(norm([u, q, u * q])) + 4 u . q + b_q`, with q the query's embedding, `b_q` its bias and the
+/// `logit = mlp(norm([u, q, u * q])) + b_q`, with q the query's embedding, `b_q` its bias and the
 /// interest `u = sum_j a(q, k_j) k_j` over the history, where the local activation unit `a` is
 /// an MLP on `[q, k, q - k, q * k]` whose outputs no softmax normalises (section 4.3 of the paper).
 ///
 /// The paper's head sees `[u, q]` alone. The product is ours: with it, items that follow each other are
-/// more often neighbours by cosine, which is what the embeddings are for. The plain inner product and
-/// the bias, meant to help there and to take up popularity, are ours too; no gain of theirs was measured.
+/// more often neighbours by cosine, which is what the embeddings are for. The bias, which takes up an
+/// item's popularity so that its embedding need not, is ours too; no gain of it was measured.
 #[derive(Debug, Clone)]
 pub struct Din {
     params: Params,
@@ -333,13 +330,11 @@ impl Din {
         // (positions, dim) -> (samples, dim)
         let interest =
             query.zeros_like()?.index_add(&batch.segments, &keys.broadcast_mul(&weights)?, 0)?;
-        let product = (&interest * &query)?;
-        let features = Tensor::cat(&[&interest, &query, &product], 1)?;
+        let features = Tensor::cat(&[&interest, &query, &(&interest * &query)?], 1)?;
         let features = self.norm.forward(&features, statistics)?;
         let features = features.matmul(&self.mlp.layers[0].weight)?;
         let logits = self.mlp.after_first_product(&features, statistics)?.squeeze(1)?;
-        let inner = (product.sum(1)? * INNER_SCALE)?;
-        (logits + inner)? + self.item_bias.index_select(&batch.queries, 0)?
+        logits + self.item_bias.index_select(&batch.queries, 0)?
     }
 
     /// The weight of every position, (positions, 1), from `query` (samples, dim) and `keys` (positions, dim).

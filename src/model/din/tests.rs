@@ -105,7 +105,6 @@ impl Reference {
         }
         let attention = self.mlp("attention", hidden.0, &inputs, &mask);
         let mut features = Vec::new();
-        let mut inner = Vec::new();
         for (sample, (_, query)) in SAMPLES.iter().enumerate() {
             let mut interest = vec![0.0; self.dim];
             for p in sample * padded_len..(sample + 1) * padded_len {
@@ -115,13 +114,12 @@ impl Reference {
             }
             let q = self.row(*query);
             let product: Vec<f64> = interest.iter().zip(q).map(|(u, q)| u * q).collect();
-            inner.push(INNER_SCALE * product.iter().sum::<f64>());
             features.push([interest, q.to_vec(), product].concat());
         }
         let all = [true; SAMPLES.len()];
         let head = self.mlp("mlp", hidden.1, &Self::normalize(&features, &all), &all);
         let bias = |s: usize| self.weights["item-bias"][SAMPLES[s].1 as usize];
-        (0..SAMPLES.len()).map(|s| head[s] + inner[s] + bias(s)).collect()
+        (0..SAMPLES.len()).map(|s| head[s] + bias(s)).collect()
     }
 }
 
