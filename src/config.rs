@@ -63,13 +63,13 @@ impl Default for DataConfig {
     }
 }
 
-/// The type weights are kept in.
+/// A type of floating-point numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Precision {
+pub enum Float {
     /// 32-bit floats.
     F32,
-    /// bfloat16; needs CUDA.
+    /// bfloat16.
     Bf16,
 }
 
@@ -80,15 +80,23 @@ pub struct BackboneConfig {
     /// A Hugging Face folder, a GGUF file or a hub id; absent, a backbone from scratch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// The type of the weights.
-    pub dtype: Precision,
+    /// The type of the weights; bf16 needs CUDA.
+    pub dtype: Float,
+    /// What the values of matrix products are rounded to before they are multiplied; sums and weights
+    /// stay in `dtype`. `bf16` takes effect on CPUs with AVX512-BF16.
+    pub precision: Float,
     /// The backbone from scratch, used where there is no path.
     pub scratch: ScratchConfig,
 }
 
 impl Default for BackboneConfig {
     fn default() -> Self {
-        Self { path: None, dtype: Precision::F32, scratch: ScratchConfig::default() }
+        Self {
+            path: None,
+            dtype: Float::F32,
+            precision: Float::F32,
+            scratch: ScratchConfig::default(),
+        }
     }
 }
 

@@ -15,7 +15,7 @@ use common::{assert_close, config, hidden, model, packed, weights};
 use llmbs::model::adapter::{self, LoraConfig};
 use llmbs::model::{DropoutPair, KvCache, Llama, Packed};
 use llmbs::nn::{AdamW, AdamWConfig, Gradients, Params};
-use llmbs::ops::{self, Row, Rows};
+use llmbs::ops::{self, Precision, Row, Rows};
 
 const TEXT: [u32; 9] = [5, 17, 3, 99, 42, 7, 7, 60, 11];
 
@@ -48,7 +48,8 @@ fn equals_the_llama_of_candle_transformers() {
 
     let ours = Llama::new(&config, &weights).unwrap();
     let h = ours.hidden(&packed(&[&TEXT]), None, DropoutPair::default()).unwrap();
-    let logits: Vec<Vec<f32>> = ops::linear(&h, ours.lm_head()).unwrap().to_vec2().unwrap();
+    let logits: Vec<Vec<f32>> =
+        ops::linear(&h, ours.lm_head(), Precision::Full).unwrap().to_vec2().unwrap();
     assert_close(&logits[TEXT.len() - 1..], &expected, 1e-4);
 }
 
@@ -130,11 +131,30 @@ fn a_fresh_adapter_changes_nothing() {
 fn step(model: &Llama, params: &Params) -> f32 {
     let h = model.hidden(&packed(&[&TEXT]), None, DropoutPair::default()).unwrap();
     let h = h.narrow(0, 0, TEXT.len() - 1).unwrap();
-    let loss = ops::cross_entropy(&h, model.lm_head(), &TEXT[1..]).unwrap().mean_all().unwrap();
+    let loss = ops::cross_entropy(&h, model.lm_head(), &TEXT[1..], Precision::Full).unwrap();
+    let loss = loss.mean_all().unwrap();
     let gradients = Gradients::collect(params, &loss.backward().unwrap()).unwrap();
     let mut adam = AdamW::new(params, AdamWConfig::default()).unwrap();
     adam.step(params, &gradients, 1e-2, 1.0).unwrap();
     loss.to_scalar().unwrap()
+}
+
+#[test]
+fn a_frozen_model_keeps_no_graph() {
+    let (config, mut weights) = (config(), weights(&config()));
+    let mut params = Params::new();
+    for (name, weight) in &mut weights {
+        *weight = params.insert(name.clone(), weight).unwrap();
+    }
+    let adapters = adapter::create(&config, &weights, &lora(), 1, &mut params).unwrap();
+    let model = Llama::with_lora(&config, &weights, &adapters).unwrap();
+    let run = |model: &Llama| {
+        let mut cache = KvCache::new();
+        model.hidden(&packed(&[&TEXT]), Some(&mut cache), DropoutPair::default()).unwrap()
+    };
+    let (tracked, frozen) = (run(&model), run(&model.frozen()));
+    assert!(tracked.track_op() && !frozen.track_op());
+    assert_eq!(tracked.to_vec2::<f32>().unwrap(), frozen.to_vec2::<f32>().unwrap());
 }
 
 #[test]

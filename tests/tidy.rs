@@ -22,8 +22,8 @@ const MAY_USE: [(&str, &[&str]); 15] = [
     (
         "run",
         &[
-            "config", "data", "decode", "embed", "eval", "index", "model", "nn", "tasks", "text",
-            "train",
+            "config", "data", "decode", "embed", "eval", "index", "model", "nn", "ops", "tasks",
+            "text", "train",
         ],
     ),
     ("cli", &["config", "data", "run"]),

@@ -4,18 +4,18 @@
 
 mod common;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use llmbs::data::Dataset;
 use llmbs::data::synth::{Shop, SynthConfig};
 use llmbs::index::ItemIndex;
-use llmbs::model::{DropoutPair, Llama, LlamaConfig, init};
-use llmbs::nn::Params;
+use llmbs::model::{DropoutPair, Llama, LlamaConfig, LoraConfig, adapter, init};
+use llmbs::nn::{Gradients, Params};
 use llmbs::ops;
 use llmbs::tasks::{Prompts, Sample, SrtSelection, TasksConfig};
 use llmbs::text::Tokenizer;
 use llmbs::train::{
-    Batch, ContrastConfig, Control, EpochReport, Observer, Projectors, StepReport, TrainConfig,
-    TrainOutcome, Trainer,
+    Batch, ContrastConfig, Control, EpochReport, Losses, Observer, Projectors, StepReport,
+    TrainConfig, TrainOutcome, Trainer,
 };
 use ndarray::Array2;
 
@@ -60,22 +60,18 @@ fn trainable(fixture: &Fixture) -> Trained {
         *weight = params.insert(name.clone(), weight).unwrap();
     }
     let model = Llama::new(&fixture.config, &weights).unwrap();
+    let projectors = projectors(fixture, &mut params);
+    Trained { model, params, projectors }
+}
+
+fn projectors(fixture: &Fixture, params: &mut Params) -> Projectors {
     let z = |seed: u64, dim: usize| {
         let draws = llmbs::rng::normal(&mut llmbs::rng::stream(seed, "z", &[]), 48 * dim, 1.0);
         Array2::from_shape_vec((48, dim), draws).unwrap()
     };
     let hidden = fixture.config.hidden_size;
-    let projectors = Projectors::new(
-        &contrast(),
-        Some(&z(1, 6)),
-        Some(&z(2, 9)),
-        hidden,
-        1,
-        &mut params,
-        &Device::Cpu,
-    )
-    .unwrap();
-    Trained { model, params, projectors }
+    Projectors::new(&contrast(), Some(&z(1, 6)), Some(&z(2, 9)), hidden, 1, params, &Device::Cpu)
+        .unwrap()
 }
 
 fn samples(fixture: &Fixture, epoch: u64) -> Vec<Sample> {
@@ -155,7 +151,8 @@ fn values(params: &Params) -> Vec<(String, Vec<f32>)> {
 fn label_logits(model: &Llama, sample: &Sample) -> Vec<Vec<f32>> {
     let batch = Batch::pack(std::slice::from_ref(sample));
     let hidden = model.hidden(&batch.input, None, DropoutPair::default()).unwrap();
-    let logits: Vec<Vec<f32>> = ops::linear(&hidden, model.lm_head()).unwrap().to_vec2().unwrap();
+    let logits: Vec<Vec<f32>> =
+        ops::linear(&hidden, model.lm_head(), ops::Precision::Full).unwrap().to_vec2().unwrap();
     sample.labels.iter().map(|(at, _)| logits[*at as usize].clone()).collect()
 }
 
@@ -210,6 +207,111 @@ fn no_con_and_no_eos_is_ever_a_label_after_an_index() {
     }
 }
 
+/// Asserts that two passes computed the same losses and gradients, up to rounding.
+fn assert_same_pass(
+    params: &Params,
+    (losses, gradients): &(Losses, Gradients),
+    (other_losses, other): &(Losses, Gradients),
+    tolerance: f32,
+) {
+    let close = |a: f64, b: f64| assert!((a - b).abs() < f64::from(tolerance), "loss {a}, {b}");
+    close(losses.total, other_losses.total);
+    close(losses.generation, other_losses.generation);
+    close(losses.con_s.unwrap_or(0.0), other_losses.con_s.unwrap_or(0.0));
+    for name in params.names() {
+        let flat = |g: &Gradients| -> Vec<f32> {
+            g.get(name).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+        };
+        let (a, b) = (flat(gradients), flat(other));
+        assert_eq!(a.len(), b.len(), "{name}");
+        let scale = a.iter().fold(1e-6f32, |m, x| m.max(x.abs()));
+        for (a, b) in a.iter().zip(b) {
+            assert!((a - b).abs() < tolerance * scale, "{name}: {a} {b}");
+        }
+    }
+}
+
+/// What a stage may train: everything, or adapters and the rows of new tokens.
+fn adapted(fixture: &Fixture) -> Trained {
+    let mut weights = init::scratch(&fixture.config, 3, &Device::Cpu).unwrap();
+    let mut params = Params::new();
+    let lora = LoraConfig { rank: 3, dropout: 0.2, ..LoraConfig::default() };
+    let adapters = adapter::create(&fixture.config, &weights, &lora, 1, &mut params).unwrap();
+    for (i, adapter) in adapters.values().enumerate() {
+        // B starts at zero, which would hide the gradient of A.
+        let draws = llmbs::rng::normal(
+            &mut llmbs::rng::stream(7, "b", &[i as u64]),
+            adapter.b.elem_count(),
+            0.1,
+        );
+        let b = Tensor::from_vec(draws, adapter.b.shape(), &Device::Cpu).unwrap();
+        adapter.b.slice_set(&b, 0, 0).unwrap();
+    }
+    for (name, weight) in &mut weights {
+        if name.contains("embed") || name.contains("lm_head") {
+            let first_new = fixture.config.vocab_size - 13;
+            *weight = params.insert_rows(name.clone(), weight, first_new).unwrap();
+        }
+    }
+    let model = Llama::with_lora(&fixture.config, &weights, &adapters).unwrap();
+    Trained { model, projectors: projectors(fixture, &mut params), params }
+}
+
+#[test]
+fn the_pass_by_hand_equals_the_graph() {
+    let mut fixture = fixture();
+    for (tied, lora) in [(false, false), (true, false), (false, true), (true, true)] {
+        fixture.config.tie_word_embeddings = tied;
+        let trained = if lora { adapted(&fixture) } else { trainable(&fixture) };
+        let samples: Vec<Sample> = samples(&fixture, 0).into_iter().take(40).collect();
+        let contrast = contrast();
+        let gradients = |checkpointing| {
+            let config = TrainConfig { checkpointing, micro_batch: Some(25), ..train_config() };
+            let trainer = Trainer {
+                config: &config,
+                lora_dropout: if lora { 0.2 } else { 0.0 },
+                seed: 4,
+                model: &trained.model,
+                params: &trained.params,
+                contrast: Some((&trained.projectors, &contrast, 48)),
+                state: None,
+            };
+            trainer.gradients(&samples, 0).unwrap()
+        };
+        let by_hand = gradients(false);
+        let by_graph = {
+            let _guard = ops::force_composed();
+            gradients(false)
+        };
+        assert_same_pass(&trained.params, &by_hand, &by_graph, 2e-4);
+        assert_same_pass(&trained.params, &by_hand, &gradients(true), 1e-9);
+    }
+}
+
+#[test]
+fn bf16_products_give_nearly_the_same_gradients() {
+    let fixture = fixture();
+    let mut trained = trainable(&fixture);
+    let samples: Vec<Sample> = samples(&fixture, 0).into_iter().take(40).collect();
+    let contrast = contrast();
+    let mut gradients = |precision| {
+        trained.model = trained.model.clone().with_precision(precision);
+        let config = TrainConfig { dropout: 0.0, ..train_config() };
+        let trainer = Trainer {
+            config: &config,
+            lora_dropout: 0.0,
+            seed: 4,
+            model: &trained.model,
+            params: &trained.params,
+            contrast: Some((&trained.projectors, &contrast, 48)),
+            state: None,
+        };
+        trainer.gradients(&samples, 0).unwrap()
+    };
+    let (full, rounded) = (gradients(ops::Precision::Full), gradients(ops::Precision::Bf16));
+    assert_same_pass(&trained.params, &full, &rounded, 0.05);
+}
+
 #[test]
 fn four_micro_batches_equal_one_batch() {
     let fixture = fixture();
@@ -230,18 +332,8 @@ fn four_micro_batches_equal_one_batch() {
         };
         trainer.gradients(&samples, 0).unwrap()
     };
-    let (whole, one) = gradients(None);
-    let (parts, four) = gradients(Some(32));
-    assert!((whole.total - parts.total).abs() < 1e-5, "{} {}", whole.total, parts.total);
-    assert!((whole.con_s.unwrap() - parts.con_s.unwrap()).abs() < 1e-5);
-    for name in trained.params.names() {
-        let flat = |g: &candle_core::Tensor| g.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let (a, b) = (flat(one.get(name).unwrap()), flat(four.get(name).unwrap()));
-        let scale = a.iter().fold(1e-6f32, |m, x| m.max(x.abs()));
-        for (a, b) in a.iter().zip(b) {
-            assert!((a - b).abs() < 1e-4 * scale, "{name}: {a} {b}");
-        }
-    }
+    let (whole, parts) = (gradients(None), gradients(Some(32)));
+    assert_same_pass(&trained.params, &whole, &parts, 1e-4);
 }
 
 #[test]

@@ -42,7 +42,7 @@ struct RowState {
 /// The instruction, equal for all users, is computed once; a user's history once; beams keep only
 /// their own few tokens and point to the rest.
 pub struct LlamaScorer<'a> {
-    model: &'a Llama,
+    model: Llama,
     vocabulary: &'a ItemVocabulary,
     normalize: Normalize,
     cache: KvCache,
@@ -55,11 +55,13 @@ pub struct LlamaScorer<'a> {
 impl<'a> LlamaScorer<'a> {
     /// A scorer whose prompts all begin with `instruction` (not empty).
     pub fn new(
-        model: &'a Llama,
+        model: &Llama,
         vocabulary: &'a ItemVocabulary,
         normalize: Normalize,
         instruction: &[u32],
     ) -> Result<Self> {
+        // In training the weights are variables: the cache would keep the graph of every batch.
+        let model = model.frozen();
         let mut cache = KvCache::new();
         let input = Packed {
             ids: instruction.to_vec(),
@@ -148,12 +150,14 @@ impl CodeScores for LlamaScorer<'_> {
         };
         let head = self.model.lm_head();
         let range = self.vocabulary.range(level);
+        let precision = self.model.precision();
         let scores = match self.normalize {
             Normalize::Level | Normalize::Allowed => {
-                let logits = ops::linear(&hidden, &head.narrow(0, range.start, range.len())?)?;
+                let logits =
+                    ops::linear(&hidden, &head.narrow(0, range.start, range.len())?, precision)?;
                 ops::log_softmax_rows(&logits)?
             }
-            Normalize::Vocab => ops::log_softmax_rows(&ops::linear(&hidden, head)?)?
+            Normalize::Vocab => ops::log_softmax_rows(&ops::linear(&hidden, head, precision)?)?
                 .narrow(1, range.start, range.len())?
                 .contiguous()?,
         };

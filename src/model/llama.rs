@@ -11,7 +11,11 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::{LlamaConfig, Weights};
 use crate::nn::{Dropout, Linear, Lora};
-use crate::ops::{self, Rows};
+use crate::ops::{self, Precision, Rows};
+
+mod backprop;
+
+pub use backprop::Backprop;
 
 /// The tokens of one forward pass.
 #[derive(Debug, Clone)]
@@ -126,6 +130,7 @@ pub struct Llama {
     norm: Tensor,
     lm_head: Tensor,
     inverse_frequencies: Vec<f64>,
+    precision: Precision,
 }
 
 impl Llama {
@@ -173,7 +178,54 @@ impl Llama {
             norm: get("model.norm.weight")?,
             lm_head,
             inverse_frequencies: config.inverse_frequencies(),
+            precision: Precision::Full,
         })
+    }
+
+    /// Multiplies in `precision` from now on; the weights stay as they are.
+    #[must_use]
+    pub fn with_precision(mut self, precision: Precision) -> Self {
+        self.precision = precision;
+        self
+    }
+
+    /// What matrix products are multiplied in.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// The same weights, out of reach of any gradient: a pass over it keeps no graph, however long what
+    /// it computed lives on in a cache.
+    #[must_use]
+    pub fn frozen(&self) -> Self {
+        let linear = |l: &Linear| Linear {
+            weight: l.weight.detach(),
+            lora: l.lora.as_ref().map(|l| Lora { a: l.a.detach(), b: l.b.detach(), ..*l }),
+        };
+        let layer = |layer: &Layer| Layer {
+            input_layernorm: layer.input_layernorm.detach(),
+            self_attn: Attention {
+                q_proj: linear(&layer.self_attn.q_proj),
+                k_proj: linear(&layer.self_attn.k_proj),
+                v_proj: linear(&layer.self_attn.v_proj),
+                o_proj: linear(&layer.self_attn.o_proj),
+            },
+            post_attention_layernorm: layer.post_attention_layernorm.detach(),
+            mlp: Mlp {
+                gate_proj: linear(&layer.mlp.gate_proj),
+                up_proj: linear(&layer.mlp.up_proj),
+                down_proj: linear(&layer.mlp.down_proj),
+            },
+        };
+        Self {
+            config: self.config.clone(),
+            embed_tokens: self.embed_tokens.detach(),
+            layers: self.layers.iter().map(layer).collect(),
+            norm: self.norm.detach(),
+            lm_head: self.lm_head.detach(),
+            inverse_frequencies: self.inverse_frequencies.clone(),
+            precision: self.precision,
+        }
     }
 
     /// The configuration.
@@ -218,13 +270,13 @@ impl Llama {
                 None => (k, v),
             };
             let h = ops::attention(&q, &k, &v, &input.rows)?;
-            let h = layer.self_attn.o_proj.forward(&h, site_of(branch.lora, 3))?;
+            let h = layer.self_attn.o_proj.forward(&h, site_of(branch.lora, 3), self.precision)?;
             x = (x + drop(&h, branch.residual, 0)?)?;
             let h = ops::rms_norm(&x, &layer.post_attention_layernorm, eps)?;
-            let gate = layer.mlp.gate_proj.forward(&h, site_of(branch.lora, 4))?;
-            let up = layer.mlp.up_proj.forward(&h, site_of(branch.lora, 5))?;
+            let gate = layer.mlp.gate_proj.forward(&h, site_of(branch.lora, 4), self.precision)?;
+            let up = layer.mlp.up_proj.forward(&h, site_of(branch.lora, 5), self.precision)?;
             let h = ops::swiglu(&gate, &up)?;
-            let h = layer.mlp.down_proj.forward(&h, site_of(branch.lora, 6))?;
+            let h = layer.mlp.down_proj.forward(&h, site_of(branch.lora, 6), self.precision)?;
             x = (x + drop(&h, branch.residual, 1)?)?;
         }
         ops::rms_norm(&x, &self.norm, eps)
@@ -243,33 +295,39 @@ impl Llama {
         let head_dim = self.config.head_dim;
         let (heads, kv_heads) = (self.config.num_attention_heads, self.config.num_key_value_heads);
         // (tokens, heads * head_dim) -> (tokens, heads, head_dim)
-        let q = attn.q_proj.forward(h, site_of(dropout, 0))?.reshape((tokens, heads, head_dim))?;
-        let k =
-            attn.k_proj.forward(h, site_of(dropout, 1))?.reshape((tokens, kv_heads, head_dim))?;
-        let v =
-            attn.v_proj.forward(h, site_of(dropout, 2))?.reshape((tokens, kv_heads, head_dim))?;
+        let q = attn
+            .q_proj
+            .forward(h, site_of(dropout, 0), self.precision)?
+            .reshape((tokens, heads, head_dim))?;
+        let k = attn
+            .k_proj
+            .forward(h, site_of(dropout, 1), self.precision)?
+            .reshape((tokens, kv_heads, head_dim))?;
+        let v = attn
+            .v_proj
+            .forward(h, site_of(dropout, 2), self.precision)?
+            .reshape((tokens, kv_heads, head_dim))?;
         Ok((ops::rope(&q, cos, sin)?, ops::rope(&k, cos, sin)?, v))
     }
 
     /// Cosines and sines of every token's rotation, (tokens, `head_dim` / 2) each.
     fn rotations(&self, positions: &[u32]) -> Result<(Tensor, Tensor)> {
-        let half = self.inverse_frequencies.len();
-        let mut cos = Vec::with_capacity(positions.len() * half);
-        let mut sin = Vec::with_capacity(positions.len() * half);
-        for &position in positions {
-            for &frequency in &self.inverse_frequencies {
-                let angle = f64::from(position) * frequency;
-                cos.push(angle.cos());
-                sin.push(angle.sin());
-            }
-        }
-        let shape = (positions.len(), half);
-        let tensor = |data: Vec<f64>| {
+        let shape = (positions.len(), self.inverse_frequencies.len());
+        let [cos, sin] = self.angles(positions).map(|data| {
             Tensor::from_vec(data, shape, &Device::Cpu)?
                 .to_dtype(self.activation_dtype())?
                 .to_device(self.device())
+        });
+        Ok((cos?, sin?))
+    }
+
+    /// Cosines and sines as [`Llama::rotations`] has them.
+    fn angles(&self, positions: &[u32]) -> [Vec<f64>; 2] {
+        let of_token = |&position: &u32| {
+            self.inverse_frequencies.iter().map(move |frequency| f64::from(position) * frequency)
         };
-        Ok((tensor(cos)?, tensor(sin)?))
+        let angles: Vec<f64> = positions.iter().flat_map(of_token).collect();
+        [angles.iter().map(|a| a.cos()).collect(), angles.iter().map(|a| a.sin()).collect()]
     }
 
     fn activation_dtype(&self) -> DType {

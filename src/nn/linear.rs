@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::ops;
+use crate::ops::{self, Precision};
 
 /// Dropout of one forward pass: its probability and the key of its mask.
 ///
@@ -68,14 +68,19 @@ impl Linear {
     /// - output: (tokens, out)
     ///
     /// `dropout` falls on the adapter's input only.
-    pub fn forward(&self, x: &Tensor, dropout: Option<Dropout>) -> Result<Tensor> {
-        let y = ops::linear(x, &self.weight)?;
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        dropout: Option<Dropout>,
+        precision: Precision,
+    ) -> Result<Tensor> {
+        let y = ops::linear(x, &self.weight, precision)?;
         let Some(lora) = &self.lora else { return Ok(y) };
         let x = match dropout {
             Some(d) => d.apply(x)?,
             None => x.clone(),
         };
-        let update = ops::linear(&ops::linear(&x, &lora.a)?, &lora.b)?;
+        let update = ops::linear(&ops::linear(&x, &lora.a, precision)?, &lora.b, precision)?;
         y + (update * lora.scale)?
     }
 }

@@ -7,4 +7,4 @@ mod params;
 
 pub use linear::{Dropout, Linear, Lora};
 pub use optimizer::{AdamW, AdamWConfig};
-pub use params::{Gradients, Params};
+pub use params::{GradientSum, Gradients, Params};

@@ -1,9 +1,11 @@
 //! The trainable parameters of a model, in a fixed order, and their gradients.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use candle_core::backprop::GradStore;
-use candle_core::{Result, Tensor, Var, bail};
+use candle_core::{DType, Result, Tensor, TensorId, Var, bail};
+
+use crate::ops::slices::{self, Update, WeightGrad};
 
 /// A trainable tensor; rows before `first_row` stay frozen.
 #[derive(Debug, Clone)]
@@ -148,10 +150,70 @@ impl Gradients {
     pub fn norm(&self) -> Result<f64> {
         let mut sum = 0.0;
         for grad in self.map.values() {
-            let grad = grad.to_dtype(candle_core::DType::F32)?;
-            sum += f64::from(grad.sqr()?.sum_all()?.to_scalar::<f32>()?);
+            sum += if slices::serve(&[grad]) {
+                slices::sum_of_squares(grad)?
+            } else {
+                let grad = grad.to_dtype(DType::F32)?;
+                f64::from(grad.sqr()?.sum_all()?.to_scalar::<f32>()?)
+            };
         }
         Ok(sum.sqrt())
+    }
+}
+
+/// Gradients under construction, on the CPU in f32: a backward pass by hand adds to them.
+///
+/// A gradient takes memory from the moment it is first asked for.
+#[derive(Debug)]
+pub struct GradientSum<'a> {
+    params: &'a Params,
+    names: HashMap<TensorId, &'a str>,
+    sums: BTreeMap<&'a str, Vec<f32>>,
+}
+
+impl<'a> GradientSum<'a> {
+    /// Nothing yet, for `params`.
+    pub fn new(params: &'a Params) -> Self {
+        let names = params.tensors().map(|(name, t)| (t.id(), name)).collect();
+        Self { params, names, sums: BTreeMap::new() }
+    }
+
+    /// Where the gradient of a model's `weight` is summed; none if it is frozen.
+    pub(crate) fn of(&mut self, weight: &Tensor) -> Option<WeightGrad<'_>> {
+        let name = *self.names.get(&weight.id())?;
+        let first_row = self.params.map[name].first_row;
+        let length = weight.elem_count() - first_row * row_len(weight);
+        let update = if self.sums.contains_key(name) { Update::Add } else { Update::Overwrite };
+        let values = self.sums.entry(name).or_insert_with(|| vec![0.0; length]);
+        Some(WeightGrad { values, first_row, update })
+    }
+
+    /// Adds a part that a graph's backward pass computed, where it reached `weight`.
+    pub fn add(&mut self, weight: &Tensor, store: &GradStore) -> Result<()> {
+        if let (Some(sum), Some(part)) = (self.of(weight), store.get(weight)) {
+            let part = rows_from(part, sum.first_row)?.flatten_all()?.to_vec1::<f32>()?;
+            slices::add(sum.values, &part);
+        }
+        Ok(())
+    }
+
+    /// The finished gradients; those of parameters that `optional` picks by name may be missing and are
+    /// zero.
+    ///
+    /// # Errors
+    /// Names the first other parameter that was never reached.
+    pub fn finish(mut self, optional: impl Fn(&str) -> bool) -> Result<Gradients> {
+        let mut map = BTreeMap::new();
+        for (name, p) in &self.params.map {
+            let rows = rows_from(p.var.as_tensor(), p.first_row)?;
+            let grad = match self.sums.remove(name.as_str()) {
+                Some(sum) => Tensor::from_vec(sum, rows.shape(), rows.device())?,
+                None if optional(name) => rows.zeros_like()?,
+                None => bail!("no gradient reached parameter {name}"),
+            };
+            map.insert(name.clone(), grad);
+        }
+        Ok(Gradients { map })
     }
 }
 

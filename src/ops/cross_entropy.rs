@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::cpu::{self, with_float, zeros_if};
 use super::embedding::check_ids;
-use super::kernels::{Float, Mat, MatMut, Threads, Update, matmul, vectorize};
+use super::kernels::{Float, Mat, MatMut, Precision, Threads, Update, matmul, vectorize};
 use super::log_softmax::log_sum_exp;
 use super::{fused, linear};
 
@@ -25,9 +25,16 @@ const MIN_CHUNK_ROWS: usize = 64;
 /// - `targets`: n ids
 /// - output: (n)
 ///
+/// `precision` is that of the products, as in [`linear`].
+///
 /// # Errors
 /// Shapes that do not fit, or a target that is not below the vocabulary size.
-pub fn cross_entropy(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Tensor> {
+pub fn cross_entropy(
+    hidden: &Tensor,
+    weight: &Tensor,
+    targets: &[u32],
+    precision: Precision,
+) -> Result<Tensor> {
     let ((n, width), (vocab, weight_width)) = (hidden.dims2()?, weight.dims2()?);
     if width != weight_width || n != targets.len() {
         bail!(
@@ -39,7 +46,7 @@ pub fn cross_entropy(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Resul
     }
     check_ids("cross_entropy", targets, vocab)?;
     if fused(&[hidden, weight]) {
-        let op = CrossEntropy { targets: targets.into() };
+        let op = CrossEntropy { targets: targets.into(), precision };
         hidden.contiguous()?.apply_op2(&weight.contiguous()?, op)
     } else {
         composed_cross_entropy(hidden, weight, targets)
@@ -47,7 +54,7 @@ pub fn cross_entropy(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Resul
 }
 
 fn composed_cross_entropy(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Tensor> {
-    let logits = linear(hidden, weight)?;
+    let logits = linear(hidden, weight, Precision::Full)?;
     let targets = Tensor::new(targets, logits.device())?.unsqueeze(1)?;
     let shifted = logits.broadcast_sub(&logits.max_keepdim(D::Minus1)?.detach())?;
     let total = shifted.exp()?.sum(D::Minus1)?.log()?;
@@ -56,6 +63,7 @@ fn composed_cross_entropy(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> 
 
 struct CrossEntropy {
     targets: Arc<[u32]>,
+    precision: Precision,
 }
 
 impl CustomOp2 for CrossEntropy {
@@ -127,7 +135,7 @@ impl CrossEntropy {
             let logits = &mut logits[..n * vocab];
             let hidden = Mat::new(&hidden[first * width..(first + n) * width], n, width);
             let mut view = MatMut::new(logits, n, vocab);
-            matmul(&mut view, hidden, weight.t(), Update::Overwrite, Threads::All);
+            matmul(&mut view, hidden, weight.t(), Update::Overwrite, Threads::All, self.precision);
             let rows = logits.par_chunks(vocab).zip(&self.targets[first..first + n]);
             losses.par_iter_mut().zip(rows).for_each(|(loss, (row, &target))| {
                 *loss = log_sum_exp(row) - row[target as usize];
@@ -154,7 +162,7 @@ impl CrossEntropy {
             let logits = &mut logits[..n * vocab];
             let hidden = Mat::new(&hidden[first * width..(first + n) * width], n, width);
             let mut view = MatMut::new(logits, n, vocab);
-            matmul(&mut view, hidden, weight.t(), Update::Overwrite, Threads::All);
+            matmul(&mut view, hidden, weight.t(), Update::Overwrite, Threads::All, self.precision);
             logits.par_chunks_mut(vocab).enumerate().for_each(|(i, row)| {
                 let target = self.targets[first + i] as usize;
                 logits_gradient(row, target, losses[first + i], grad[first + i]);
@@ -163,13 +171,71 @@ impl CrossEntropy {
             if let Some(hidden_grad) = &mut hidden_grad {
                 let part = &mut hidden_grad[first * width..(first + n) * width];
                 let mut part = MatMut::new(part, n, width);
-                matmul(&mut part, change, weight, Update::Overwrite, Threads::All);
+                matmul(&mut part, change, weight, Update::Overwrite, Threads::All, self.precision);
             }
             if let Some(weight_grad) = &mut weight_grad {
-                matmul(weight_grad, change.t(), hidden, Update::Add, Threads::All);
+                matmul(weight_grad, change.t(), hidden, Update::Add, Threads::All, self.precision);
             }
         }
     }
+}
+
+/// The sum of the losses of rows `hidden`, and the gradients of `scale` times that sum, in one pass over
+/// the logits: `hidden_grad` is overwritten, `weight_grad` is that of the rows of the weight from
+/// `first_row` on, and overwritten or added to.
+pub(super) fn loss_and_gradients(
+    [hidden, weight]: [&[f32]; 2],
+    targets: &[u32],
+    scale: f32,
+    hidden_grad: &mut [f32],
+    mut weight_grad: Option<WeightGrad<'_>>,
+    precision: Precision,
+) -> f64 {
+    if targets.is_empty() {
+        return 0.0;
+    }
+    let width = hidden.len() / targets.len();
+    let vocab = weight.len() / width;
+    let weight = Mat::new(weight, vocab, width);
+    let rows = chunk_rows::<f32>(vocab);
+    let mut logits = vec![0.0; rows.min(targets.len()) * vocab];
+    let mut losses = vec![0.0f32; rows];
+    let mut total = 0.0;
+    let blocks = hidden.chunks(rows * width).zip(hidden_grad.chunks_mut(rows * width));
+    for (targets, (hidden, hidden_grad)) in targets.chunks(rows).zip(blocks) {
+        let n = targets.len();
+        let logits = &mut logits[..n * vocab];
+        let hidden = Mat::new(hidden, n, width);
+        let mut view = MatMut::new(logits, n, vocab);
+        matmul(&mut view, hidden, weight.t(), Update::Overwrite, Threads::All, precision);
+        let losses = &mut losses[..n];
+        logits.par_chunks_mut(vocab).zip(targets).zip(&mut *losses).for_each(
+            |((row, &target), loss)| {
+                *loss = log_sum_exp(row) - row[target as usize];
+                logits_gradient(row, target as usize, *loss, scale);
+            },
+        );
+        total += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+        let change = Mat::new(logits, n, vocab);
+        let mut view = MatMut::new(hidden_grad, n, width);
+        matmul(&mut view, change, weight, Update::Overwrite, Threads::All, precision);
+        if let Some(grad) = &mut weight_grad {
+            let trained = change.columns_from(grad.first_row);
+            let mut view = MatMut::new(grad.values, vocab - grad.first_row, width);
+            matmul(&mut view, trained.t(), hidden, grad.update, Threads::All, precision);
+            grad.update = Update::Add;
+        }
+    }
+    total
+}
+
+/// The gradient of the rows of a weight from `first_row` on, and whether there is something to add to.
+#[derive(Debug)]
+pub(crate) struct WeightGrad<'a> {
+    /// (rows - `first_row`, width)
+    pub(crate) values: &'a mut [f32],
+    pub(crate) first_row: usize,
+    pub(crate) update: Update,
 }
 
 /// Turns logits into `grad * (probabilities - one_hot(target))`.
@@ -195,7 +261,7 @@ mod tests {
     #[test]
     fn values_and_gradients() {
         check(&[random((5, 7), 1), random((11, 7), 2)], |t| {
-            cross_entropy(&t[0], &t[1], &[0, 10, 3, 3, 5])
+            cross_entropy(&t[0], &t[1], &[0, 10, 3, 3, 5], Precision::Full)
         });
     }
 
@@ -205,7 +271,7 @@ mod tests {
         assert!(n > chunk_rows::<f32>(vocab));
         let targets: Vec<u32> = (0..n as u32).map(|i| i * 37 % vocab as u32).collect();
         fused_equals_composed(&[random((n, 3), 1), random((vocab, 3), 2)], |t| {
-            cross_entropy(&t[0], &t[1], &targets)
+            cross_entropy(&t[0], &t[1], &targets, Precision::Full)
         });
     }
 
@@ -213,14 +279,18 @@ mod tests {
     fn bits_do_not_depend_on_threads() {
         let targets: Vec<u32> = (0..90).map(|i| i * 37 % 40_000).collect();
         same_on_any_threads(&[random((90, 16), 1), random((40_000, 16), 2)], |t| {
-            cross_entropy(&t[0], &t[1], &targets)
+            cross_entropy(&t[0], &t[1], &targets, Precision::Full)
         });
     }
 
     #[test]
     fn equal_logits_cost_the_logarithm_of_the_vocabulary() {
-        let losses =
-            cross_entropy(&random((2, 3), 1), &(random((8, 3), 2) * 0.0).unwrap(), &[1, 7]);
+        let losses = cross_entropy(
+            &random((2, 3), 1),
+            &(random((8, 3), 2) * 0.0).unwrap(),
+            &[1, 7],
+            Precision::Full,
+        );
         for loss in values(&losses.unwrap()) {
             assert!((loss - 8f64.ln()).abs() < 1e-12);
         }
@@ -228,7 +298,8 @@ mod tests {
 
     #[test]
     fn a_target_beyond_the_vocabulary_is_named() {
-        let error = cross_entropy(&random((1, 3), 1), &random((8, 3), 2), &[8]).unwrap_err();
+        let error = cross_entropy(&random((1, 3), 1), &random((8, 3), 2), &[8], Precision::Full)
+            .unwrap_err();
         assert!(error.to_string().contains("id 8"), "{error}");
     }
 }

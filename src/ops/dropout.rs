@@ -35,9 +35,9 @@ fn composed_dropout(x: &Tensor, mask: &Mask) -> Result<Tensor> {
     (x * factors)? / (1.0 - mask.p)
 }
 
-struct Mask {
-    p: f64,
-    key: u64,
+pub(super) struct Mask {
+    pub(super) p: f64,
+    pub(super) key: u64,
 }
 
 impl Mask {
@@ -55,19 +55,23 @@ impl Mask {
     }
 
     fn apply<T: Float>(&self, x: &[T]) -> Vec<T> {
+        let mut y = x.to_vec();
+        self.apply_in_place(&mut y);
+        y
+    }
+
+    pub(super) fn apply_in_place<T: Float>(&self, x: &mut [T]) {
         let scale = T::from_f64(1.0 / (1.0 - self.p));
-        let mut y = vec![T::zero(); x.len()];
-        y.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).enumerate().for_each(|(block, (y, x))| {
+        x.par_chunks_mut(BLOCK).enumerate().for_each(|(block, x)| {
             vectorize(
                 #[inline(always)]
                 || {
-                    for (i, (y, &x)) in y.iter_mut().zip(x).enumerate() {
-                        *y = x * self.factor::<T>(block * BLOCK + i) * scale;
+                    for (i, x) in x.iter_mut().enumerate() {
+                        *x = *x * self.factor::<T>(block * BLOCK + i) * scale;
                     }
                 },
             );
         });
-        y
     }
 }
 

@@ -67,13 +67,14 @@ impl CustomOp1 for Embedding {
         let grad = grad.contiguous()?;
         let grad = cpu::values(&grad);
         with_float!(weight.dtype(), T => {
-            let total = scatter_add::<T>(grad.slice()?, hidden, &self.ids, vocab);
+            let mut total: Vec<T> = vec![Default::default(); vocab * hidden];
+            scatter_add::<T>(&mut total, grad.slice()?, hidden, &self.ids, 0);
             cpu::tensor(total, (vocab, hidden)).map(Some)
         })
     }
 }
 
-fn gather<T: Float>(table: &[T], hidden: usize, ids: &[u32]) -> Vec<T> {
+pub(super) fn gather<T: Float>(table: &[T], hidden: usize, ids: &[u32]) -> Vec<T> {
     let mut rows = vec![T::zero(); ids.len() * hidden];
     if hidden > 0 {
         rows.par_chunks_mut(BLOCK * hidden).zip(ids.par_chunks(BLOCK)).for_each(|(rows, ids)| {
@@ -86,14 +87,20 @@ fn gather<T: Float>(table: &[T], hidden: usize, ids: &[u32]) -> Vec<T> {
     rows
 }
 
-/// The sum of the gradients of each table row, in the order of the ids.
-fn scatter_add<T: Float>(grad: &[T], hidden: usize, ids: &[u32], vocab: usize) -> Vec<T> {
-    let mut total = vec![T::zero(); vocab * hidden];
+/// Adds the gradients of each table row to `total`, in the order of the ids; `total` begins with row
+/// `first_row`, and ids before it are passed over.
+pub(super) fn scatter_add<T: Float>(
+    total: &mut [T],
+    grad: &[T],
+    hidden: usize,
+    ids: &[u32],
+    first_row: usize,
+) {
     let mut order: Vec<(u32, usize)> = ids.iter().copied().zip(0..).collect();
     order.sort_unstable();
     if hidden > 0 {
         total.par_chunks_mut(BLOCK * hidden).enumerate().for_each(|(block, rows)| {
-            let first = block * BLOCK;
+            let first = first_row + block * BLOCK;
             let start = order.partition_point(|&(id, _)| (id as usize) < first);
             for &(id, position) in &order[start..] {
                 let row = id as usize - first;
@@ -107,7 +114,6 @@ fn scatter_add<T: Float>(grad: &[T], hidden: usize, ids: &[u32], vocab: usize) -
             }
         });
     }
-    total
 }
 
 #[cfg(test)]

@@ -74,7 +74,8 @@ impl Contrast<'_> {
             return positive / self.temperature;
         }
         let negatives = unit_rows(&self.negatives.detach())?;
-        let negative = (super::linear(&query, &negatives)? + self.same_item_mask(&query)?)?;
+        let negative = (super::linear(&query, &negatives, super::Precision::Full)?
+            + self.same_item_mask(&query)?)?;
         Tensor::cat(&[positive, negative], 1)? / self.temperature
     }
 

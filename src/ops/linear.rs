@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDTyp
 
 use super::cpu::{self, with_float};
 use super::fused;
-use super::kernels::{Float, Mat, MatMut, Threads, Update, matmul};
+use super::kernels::{Float, Mat, MatMut, Precision, Threads, Update, matmul};
 
 /// `x * w^T`.
 ///
@@ -13,13 +13,16 @@ use super::kernels::{Float, Mat, MatMut, Threads, Update, matmul};
 /// - `x`: (tokens, in)
 /// - `w`: (out, in), as checkpoints store it
 /// - output: (tokens, out)
-pub fn linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+///
+/// With [`Precision::Bf16`] f32 values are rounded to bf16 before they are multiplied, where the machine
+/// has the instructions for it; so are the values of both gradients' products.
+pub fn linear(x: &Tensor, w: &Tensor, precision: Precision) -> Result<Tensor> {
     let ((_, x_in), (_, w_in)) = (x.dims2()?, w.dims2()?);
     if x_in != w_in {
         bail!("linear: x {:?} and w {:?} differ in their last dimension", x.dims(), w.dims());
     }
     if fused(&[x, w]) {
-        x.contiguous()?.apply_op2(&w.contiguous()?, Linear)
+        x.contiguous()?.apply_op2(&w.contiguous()?, Linear { precision })
     } else {
         composed_linear(x, w)
     }
@@ -29,7 +32,9 @@ fn composed_linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
     x.matmul(&w.t()?)
 }
 
-struct Linear;
+struct Linear {
+    precision: Precision,
+}
 
 impl CustomOp2 for Linear {
     fn name(&self) -> &'static str {
@@ -47,7 +52,7 @@ impl CustomOp2 for Linear {
         with_float!(x.dtype(), T => {
             let x = Mat::new(cpu::slice::<T>(x, x_layout)?, tokens, inner);
             let w = Mat::new(cpu::slice(w, w_layout)?, out, inner);
-            let y = product(x, w.t(), tokens, out);
+            let y = product(x, w.t(), tokens, out, self.precision);
             Ok((T::to_cpu_storage_owned(y), (tokens, out).into()))
         })
     }
@@ -67,21 +72,27 @@ impl CustomOp2 for Linear {
             let mut grads = (None, None);
             if x.track_op() {
                 let w = Mat::new(w_values.slice()?, out, inner);
-                grads.0 = Some(cpu::tensor(product(grad, w, tokens, inner), (tokens, inner))?);
+                grads.0 = Some(cpu::tensor(product(grad, w, tokens, inner, self.precision), (tokens, inner))?);
             }
             if w.track_op() {
                 let x = Mat::new(x_values.slice()?, tokens, inner);
-                grads.1 = Some(cpu::tensor(product(grad.t(), x, out, inner), (out, inner))?);
+                grads.1 = Some(cpu::tensor(product(grad.t(), x, out, inner, self.precision), (out, inner))?);
             }
             Ok(grads)
         })
     }
 }
 
-fn product<T: Float>(lhs: Mat<'_, T>, rhs: Mat<'_, T>, rows: usize, cols: usize) -> Vec<T> {
+fn product<T: Float>(
+    lhs: Mat<'_, T>,
+    rhs: Mat<'_, T>,
+    rows: usize,
+    cols: usize,
+    precision: Precision,
+) -> Vec<T> {
     let mut out = vec![T::zero(); rows * cols];
     let mut view = MatMut::new(&mut out, rows, cols);
-    matmul(&mut view, lhs, rhs, Update::Overwrite, Threads::All);
+    matmul(&mut view, lhs, rhs, Update::Overwrite, Threads::All, precision);
     out
 }
 
@@ -94,14 +105,14 @@ mod tests {
     fn values_and_gradients() {
         for (tokens, inner, out) in [(5, 7, 3), (1, 17, 4), (19, 1, 2)] {
             let inputs = [random((tokens, inner), 1), random((out, inner), 2)];
-            check(&inputs, |t| linear(&t[0], &t[1]));
+            check(&inputs, |t| linear(&t[0], &t[1], Precision::Full));
         }
     }
 
     #[test]
     fn bits_do_not_depend_on_threads() {
         same_on_any_threads(&[random((700, 130), 1), random((97, 130), 2)], |t| {
-            linear(&t[0], &t[1])
+            linear(&t[0], &t[1], Precision::Full)
         });
     }
 
@@ -109,15 +120,17 @@ mod tests {
     fn a_row_does_not_depend_on_its_batch() {
         let x = random((150, 64), 1).to_dtype(candle_core::DType::F32).unwrap();
         let w = random((96, 64), 2).to_dtype(candle_core::DType::F32).unwrap();
-        let all = linear(&x, &w).unwrap().narrow(0, 40, 3).unwrap();
-        let few = linear(&x.narrow(0, 40, 3).unwrap(), &w).unwrap();
+        let all = linear(&x, &w, Precision::Full).unwrap().narrow(0, 40, 3).unwrap();
+        let few = linear(&x.narrow(0, 40, 3).unwrap(), &w, Precision::Full).unwrap();
         let gap = (all - few).unwrap().abs().unwrap().max_all().unwrap();
         assert!(gap.to_scalar::<f32>().unwrap() < 1e-5);
     }
 
     #[test]
     fn unequal_inner_sizes_are_named() {
-        let error = linear(&random((2, 3), 1), &random((2, 4), 2)).unwrap_err().to_string();
+        let error = linear(&random((2, 3), 1), &random((2, 4), 2), Precision::Full)
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("[2, 3]") && error.contains("[2, 4]"), "{error}");
     }
 }

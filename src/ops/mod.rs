@@ -26,6 +26,7 @@ mod linear;
 mod log_softmax;
 mod rms_norm;
 mod rope;
+pub(crate) mod slices;
 mod swiglu;
 
 use std::cell::Cell;
@@ -38,6 +39,7 @@ pub use cross_entropy::cross_entropy;
 pub use dropout::dropout;
 pub use embedding::embedding;
 pub use info_nce::{Contrast, info_nce, info_nce_top1};
+pub use kernels::Precision;
 pub use linear::linear;
 pub use log_softmax::log_softmax_rows;
 pub use rms_norm::rms_norm;

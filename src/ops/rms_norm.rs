@@ -83,7 +83,7 @@ impl CustomOp2 for RmsNorm {
     }
 }
 
-fn forward<T: Float>(x: &[T], weight: &[T], eps: T) -> Vec<T> {
+pub(super) fn forward<T: Float>(x: &[T], weight: &[T], eps: T) -> Vec<T> {
     let hidden = weight.len();
     let mut y = vec![T::zero(); x.len()];
     y.par_chunks_mut(BLOCK * hidden).zip(x.par_chunks(BLOCK * hidden)).for_each(|(y, x)| {
@@ -107,8 +107,8 @@ fn inverse_rms<T: Float>(x: &[T], eps: T) -> T {
     T::one() / (dot(x, x) / T::from_f64(x.len() as f64) + eps).sqrt()
 }
 
-/// Fills the gradient of `x` and returns that of the weight, where wanted.
-fn backward<T: Float>(
+/// Adds to the gradient of `x` and returns that of the weight, where wanted.
+pub(super) fn backward<T: Float>(
     [x, weight, grad]: [&[T]; 3],
     eps: T,
     x_grad: Option<&mut [T]>,
@@ -156,7 +156,7 @@ fn x_backward<T: Float>([x, weight, grad]: [&[T]; 3], eps: T, x_grad: &mut [T]) 
                 }
                 let pull = dot(&weighted, x) * scale * scale / T::from_f64(hidden as f64);
                 for ((out, &wg), &x) in x_grad.iter_mut().zip(&weighted).zip(x) {
-                    *out = scale * (wg - x * pull);
+                    *out += scale * (wg - x * pull);
                 }
             }
         },

@@ -62,7 +62,8 @@ impl CustomOp3 for Rope {
         let (_, heads, head_dim) = x_layout.shape().dims3()?;
         with_float!(x.dtype(), T => {
             let (cos, sin) = (cpu::slice::<T>(cos, cos_layout)?, cpu::slice(sin, sin_layout)?);
-            let y = rotate(cpu::slice(x, x_layout)?, cos, sin, (heads, head_dim), 1.0);
+            let mut y = cpu::slice(x, x_layout)?.to_vec();
+            rotate(&mut y, [cos, sin], (heads, head_dim), 1.0);
             Ok((T::to_cpu_storage_owned(y), x_layout.shape().clone()))
         })
     }
@@ -80,51 +81,44 @@ impl CustomOp3 for Rope {
         let (cos, sin, grad) = (cpu::values(cos), cpu::values(sin), cpu::values(&grad));
         with_float!(x.dtype(), T => {
             // The inverse of a rotation is its transpose.
-            let x_grad = rotate::<T>(
-                grad.slice()?, cos.slice()?, sin.slice()?, (heads, head_dim), -1.0,
-            );
+            let mut x_grad = grad.slice::<T>()?.to_vec();
+            rotate(&mut x_grad, [cos.slice()?, sin.slice()?], (heads, head_dim), -1.0);
             Ok((Some(cpu::tensor(x_grad, x.shape())?), None, None))
         })
     }
 }
 
-/// Rotates forwards for `direction` 1, backwards for -1.
-fn rotate<T: Float>(
-    x: &[T],
-    cos: &[T],
-    sin: &[T],
+/// Rotates in place: forwards for `direction` 1, backwards for -1.
+pub(super) fn rotate<T: Float>(
+    x: &mut [T],
+    [cos, sin]: [&[T]; 2],
     (heads, head_dim): (usize, usize),
     direction: f64,
-) -> Vec<T> {
+) {
     let (width, half) = (heads * head_dim, head_dim / 2);
     let direction = T::from_f64(direction);
-    let mut y = vec![T::zero(); x.len()];
     if x.is_empty() {
-        return y;
+        return;
     }
-    let blocks = x
-        .par_chunks(BLOCK * width)
-        .zip(cos.par_chunks(BLOCK * half).zip(sin.par_chunks(BLOCK * half)));
-    y.par_chunks_mut(BLOCK * width).zip(blocks).for_each(|(y, (x, (cos, sin)))| {
+    let angles = cos.par_chunks(BLOCK * half).zip(sin.par_chunks(BLOCK * half));
+    x.par_chunks_mut(BLOCK * width).zip(angles).for_each(|(x, (cos, sin))| {
         vectorize(
             #[inline(always)]
             || {
-                let heads_in = x.chunks_exact(head_dim);
-                for (i, (y, x)) in y.chunks_exact_mut(head_dim).zip(heads_in).enumerate() {
+                for (i, x) in x.chunks_exact_mut(head_dim).enumerate() {
                     let at = i / heads * half..(i / heads + 1) * half;
                     let (cos, sin) = (&cos[at.clone()], &sin[at]);
-                    let (y1, y2) = y.split_at_mut(half);
-                    let (x1, x2) = x.split_at(half);
-                    for (j, (y1, y2)) in y1.iter_mut().zip(y2).enumerate() {
+                    let (first, second) = x.split_at_mut(half);
+                    for (j, (first, second)) in first.iter_mut().zip(second).enumerate() {
                         let (c, s) = (cos[j], direction * sin[j]);
-                        *y1 = x1[j] * c - x2[j] * s;
-                        *y2 = x2[j] * c + x1[j] * s;
+                        let rotated = *first * c - *second * s;
+                        *second = *second * c + *first * s;
+                        *first = rotated;
                     }
                 }
             },
         );
     });
-    y
 }
 
 #[cfg(test)]

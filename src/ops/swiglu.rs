@@ -76,7 +76,7 @@ fn sigmoid<T: Float>(x: T) -> T {
     T::one() / (T::one() + (-x).exp())
 }
 
-fn forward<T: Float>(gate: &[T], up: &[T]) -> Vec<T> {
+pub(super) fn forward<T: Float>(gate: &[T], up: &[T]) -> Vec<T> {
     let mut y = vec![T::zero(); gate.len()];
     fill(&mut y, [gate, up, up], |gate, up, _| gate * sigmoid(gate) * up);
     y
@@ -100,6 +100,24 @@ fn backward<T: Float>(
         fill(out, inputs, |gate, _, grad| grad * gate * sigmoid(gate));
     }
     (gate_grad, up_grad)
+}
+
+/// Replaces gate and `up` by their gradients.
+pub(super) fn backward_in_place<T: Float>(gate: &mut [T], up: &mut [T], grad: &[T]) {
+    let blocks = gate.par_chunks_mut(BLOCK).zip(up.par_chunks_mut(BLOCK));
+    blocks.zip(grad.par_chunks(BLOCK)).for_each(|((gate, up), grad)| {
+        vectorize(
+            #[inline(always)]
+            || {
+                for ((gate, up), &grad) in gate.iter_mut().zip(up).zip(grad) {
+                    let s = sigmoid(*gate);
+                    let up_grad = grad * *gate * s;
+                    *gate = grad * *up * s * (T::one() + *gate * (T::one() - s));
+                    *up = up_grad;
+                }
+            },
+        );
+    });
 }
 
 /// `out[i] = f(a[i], b[i], c[i])`, in parallel.

@@ -25,7 +25,7 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
         run.config.seed,
         &mut params,
     )?;
-    let model = trained.adapted(&adapters)?;
+    let model = trained.adapted(run, &adapters)?;
     tracing::info!("stage anneal: {} weights are trained", params.num_trained());
 
     let prompts = trained.tokens.prompts(run)?;

@@ -7,7 +7,7 @@ use ndarray::Array2;
 use serde_json::{Value, json};
 
 use super::log::TrainLog;
-use super::model::{Tokens, backbone};
+use super::model::{Tokens, backbone, precision};
 use super::{Monitor, Run};
 use crate::config::RunConfig;
 use crate::data::Dataset;
@@ -147,7 +147,7 @@ fn prepare_scratch(run: &Run, monitor: &mut dyn Monitor) -> Result<Vec<PathBuf>>
         for (name, weight) in &mut weights {
             *weight = params.insert(name.clone(), weight)?;
         }
-        let model = Llama::new(&llama, &weights)?;
+        let model = Llama::new(&llama, &weights)?.with_precision(precision(run));
         let trainer = Trainer {
             config: &config.train.warmup,
             lora_dropout: 0.0,
@@ -180,7 +180,7 @@ fn scratch_tokenizer(dataset: &Dataset, config: &RunConfig) -> Result<Tokenizer>
 }
 
 fn embed_texts(run: &Run, backbone: &Backbone, monitor: &mut dyn Monitor) -> Result<Array2<f32>> {
-    let model = Llama::new(&backbone.config, &backbone.weights)?;
+    let model = Llama::new(&backbone.config, &backbone.weights)?.with_precision(precision(run));
     let mut begun = false;
     let z = semantic_embeddings(
         &model,

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::index::load_matrix;
 use super::log::TrainLog;
-use super::model::{Tokens, backbone, load_index};
+use super::model::{Tokens, backbone, load_index, precision};
 use super::{Monitor, Run, evaluate, peak_memory_bytes};
 use crate::config::{TrainEmbeddings, Tuning};
 use crate::model::adapter::{self, Adapters};
@@ -28,7 +28,7 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
 
     let mut params = Params::new();
     let adapters = make_trainable(run, &llama, &mut weights, first, &mut params)?;
-    let model = Llama::with_lora(&llama, &weights, &adapters)?;
+    let model = Llama::with_lora(&llama, &weights, &adapters)?.with_precision(precision(run));
     let (semantic, behavior) = (load_matrix(run, "semantic")?, load_matrix(run, "behavior")?);
     let projectors = Projectors::new(
         &config.contrast,

@@ -6,22 +6,31 @@ use candle_core::DType;
 
 use super::Run;
 use crate::Result;
-use crate::config::Precision;
+use crate::config::Float;
 use crate::eval::ItemVocabulary;
 use crate::index::{ItemIndex, Source, store};
 use crate::invalid;
 use crate::model::adapter::{self, Adapters};
 use crate::model::{Backbone, Llama, LlamaConfig, Weights, load_backbone, load_folder};
+use crate::ops::Precision;
 use crate::tasks::Prompts;
 use crate::text::Tokenizer;
 
 /// The token that gathers a target for the contrastive loss.
 const CON: &str = "<con>";
 
-pub(super) fn dtype(precision: Precision) -> DType {
-    match precision {
-        Precision::F32 => DType::F32,
-        Precision::Bf16 => DType::BF16,
+pub(super) fn dtype(float: Float) -> DType {
+    match float {
+        Float::F32 => DType::F32,
+        Float::Bf16 => DType::BF16,
+    }
+}
+
+/// What the run's models multiply in.
+pub(super) fn precision(run: &Run) -> Precision {
+    match run.config.backbone.precision {
+        Float::F32 => Precision::Full,
+        Float::Bf16 => Precision::Bf16,
     }
 }
 
@@ -148,16 +157,17 @@ impl Trained {
     /// The model, with the annealing adapter merged in where `adapter` is set.
     pub(super) fn model(&self, run: &Run, adapter: bool) -> Result<Llama> {
         if !adapter {
-            return Ok(Llama::new(&self.config, &self.weights)?);
+            let model = Llama::new(&self.config, &self.weights)?;
+            return Ok(model.with_precision(precision(run)));
         }
         let adapters = adapter::load(&run.dir.join("anneal"), &self.config, &run.device)?;
         let merged = adapter::merge(&self.weights, &adapters)?;
-        Ok(Llama::new(&self.config, &merged)?)
+        Ok(Llama::new(&self.config, &merged)?.with_precision(precision(run)))
     }
 
     /// The model with unmerged, trainable adapters.
-    pub(super) fn adapted(&self, adapters: &Adapters) -> Result<Llama> {
+    pub(super) fn adapted(&self, run: &Run, adapters: &Adapters) -> Result<Llama> {
         let adapters: BTreeMap<_, _> = adapters.clone();
-        Ok(Llama::with_lora(&self.config, &self.weights, &adapters)?)
+        Ok(Llama::with_lora(&self.config, &self.weights, &adapters)?.with_precision(precision(run)))
     }
 }

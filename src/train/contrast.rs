@@ -124,7 +124,7 @@ impl Projectors {
         let target_rows = Tensor::new(targets, device)?;
         let negative_rows = Tensor::new(negatives, device)?;
         let loss = |side: &Side| {
-            let query = ops::linear(&states, &side.projector)?;
+            let query = ops::linear(&states, &side.projector, ops::Precision::Full)?;
             let contrast = ops::Contrast {
                 positives: &side.embeddings.index_select(&target_rows, 0)?,
                 negatives: &side.embeddings.index_select(&negative_rows, 0)?,

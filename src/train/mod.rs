@@ -2,6 +2,7 @@
 
 mod batch;
 mod contrast;
+mod gradients;
 mod schedule;
 mod state;
 mod trainer;

@@ -3,17 +3,15 @@
 use std::path::Path;
 use std::time::Instant;
 
-use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::batch::Batch;
 use super::contrast::{ContrastConfig, Projectors};
 use super::schedule::Schedule;
 use super::state::{Progress, StateDir};
-use crate::model::{DropoutPair, Llama};
-use crate::nn::{AdamW, AdamWConfig, Dropout, Gradients, Params};
+use crate::model::Llama;
+use crate::nn::{AdamW, AdamWConfig, Params};
 use crate::tasks::Sample;
-use crate::{Result, invalid, ops};
+use crate::{Result, invalid};
 
 /// Hyper-parameters of a training run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -37,6 +35,9 @@ pub struct TrainConfig {
     pub clip_norm: f64,
     /// Dropout on embeddings and residual branches.
     pub dropout: f64,
+    /// Keep only the input of every block for the backward pass, which computes the rest again: less
+    /// memory, about a third more work. On the CPU only.
+    pub checkpointing: bool,
     /// Users scored on the validation split after each epoch; 0 scores all.
     pub validation_users: usize,
     /// Steps between two lines of the log.
@@ -58,6 +59,7 @@ impl Default for TrainConfig {
             warmup_ratio: 0.01,
             clip_norm: 1.0,
             dropout: 0.0,
+            checkpointing: false,
             validation_users: 2000,
             log_every: 10,
             save_every: 500,
@@ -302,82 +304,4 @@ impl Trainer<'_> {
         adam.step(self.params, &gradients, lr, scale)?;
         Ok((losses, norm))
     }
-
-    /// Losses and gradients of a global batch, whatever its division into micro-batches: every mean is
-    /// over the global batch.
-    pub fn gradients(&self, samples: &[Sample], step: u64) -> Result<(Losses, Gradients)> {
-        let micro = self.config.micro_batch.unwrap_or(samples.len()).max(1);
-        let labels: usize = samples.iter().map(|s| s.labels.len()).sum();
-        let targets: usize = samples.iter().map(|s| s.contrast.len()).sum();
-        let mut losses = Losses::default();
-        let mut sum: Option<Gradients> = None;
-        for (i, samples) in samples.chunks(micro).enumerate() {
-            let batch = Batch::pack(samples);
-            let key = (step << 16) + i as u64;
-            let loss = self.loss(&batch, step, key, labels, targets, &mut losses)?;
-            // A micro-batch may hold no <con>: then the projectors rightly receive nothing from it.
-            let contrasted = !batch.contrast_rows.is_empty();
-            let optional = |name: &str| !contrasted && name.starts_with("projectors.");
-            let gradients =
-                Gradients::collect_with_optional(self.params, &loss.backward()?, optional)?;
-            match &mut sum {
-                Some(sum) => sum.accumulate(&gradients)?,
-                None => sum = Some(gradients),
-            }
-        }
-        match sum {
-            Some(gradients) => Ok((losses, gradients)),
-            None => invalid!("a batch is empty"),
-        }
-    }
-
-    /// The share of a micro-batch in the global batch's loss (equation 7); adds to `losses`.
-    fn loss(
-        &self,
-        batch: &Batch,
-        step: u64,
-        key: u64,
-        labels: usize,
-        targets: usize,
-        losses: &mut Losses,
-    ) -> Result<Tensor> {
-        let drop = |p: f64, salt: u64| {
-            let key = (key ^ self.seed.rotate_left(32)).wrapping_mul(0xD129_0B26_88B4_A2B3) ^ salt;
-            (p > 0.0).then_some(Dropout { p, key })
-        };
-        let dropout = DropoutPair {
-            residual: drop(self.config.dropout, 1),
-            lora: drop(self.lora_dropout, 2),
-        };
-        let hidden = self.model.hidden(&batch.input, None, dropout)?;
-        let rows = |rows: &[u32]| hidden.index_select(&Tensor::new(rows, hidden.device())?, 0);
-        let nll =
-            ops::cross_entropy(&rows(&batch.label_rows)?, self.model.lm_head(), &batch.labels)?;
-        let mut total = (nll.sum_all()? / labels as f64)?;
-        losses.generation += scalar(&total)?;
-        if let Some((projectors, config, items)) = self.contrast
-            && !batch.contrast_rows.is_empty()
-        {
-            let negatives = Projectors::negatives(config, items, self.seed, step);
-            let states = rows(&batch.contrast_rows)?;
-            for side in
-                projectors.losses(&states, &batch.contrast_items, &negatives, config.temperature)?
-            {
-                let mean = (side.losses.sum_all()? / targets as f64)?;
-                let (loss, top1) = match side.name {
-                    "semantic" => (&mut losses.con_s, &mut losses.top1_s),
-                    _ => (&mut losses.con_b, &mut losses.top1_b),
-                };
-                *loss = Some(loss.unwrap_or(0.0) + scalar(&mean)?);
-                *top1 = Some(top1.unwrap_or(0.0) + side.top1 / targets as f64);
-                total = (total.to_dtype(mean.dtype())? + (mean * side.weight)?)?;
-            }
-        }
-        losses.total += scalar(&total)?;
-        Ok(total)
-    }
-}
-
-fn scalar(t: &Tensor) -> Result<f64> {
-    Ok(t.to_dtype(candle_core::DType::F64)?.to_scalar()?)
 }

@@ -130,7 +130,7 @@ fn optional<B>(tasks: usize, blocks: Option<Vec<B>>) -> Vec<Option<B>> {
     }
 }
 
-fn forward<T: Float>(inputs: &Inputs<'_, T>, rows: &Rows) -> Vec<T> {
+pub(in crate::ops) fn forward<T: Float>(inputs: &Inputs<'_, T>, rows: &Rows) -> Vec<T> {
     let mut out = vec![T::zero(); inputs.q.len()];
     let blocks = query_blocks(&mut out, rows, inputs.heads);
     tasks(rows, inputs.heads).into_par_iter().zip(blocks).for_each_init(
@@ -142,7 +142,7 @@ fn forward<T: Float>(inputs: &Inputs<'_, T>, rows: &Rows) -> Vec<T> {
     out
 }
 
-fn backward<T: Float>(
+pub(in crate::ops) fn backward<T: Float>(
     inputs: &Inputs<'_, T>,
     grad: &[T],
     rows: &Rows,

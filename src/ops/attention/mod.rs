@@ -4,7 +4,7 @@
 //! own that holds the scores of at most 64 queries, and the backward computes them again.
 
 mod composed;
-mod fused;
+pub(super) mod fused;
 mod rows;
 mod task;
 #[cfg(test)]
@@ -15,6 +15,8 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, bail};
 
 pub use rows::{Row, Rows};
+pub(crate) use task::HeadShape;
+pub(super) use task::Inputs;
 
 /// `softmax(q * k^T / sqrt(head_dim)) * v` for each head, over the keys that `rows` lets each query see.
 ///

@@ -6,7 +6,7 @@ use candle_core::{Result, Shape};
 
 use super::rows::{Row, Rows};
 use crate::ops::kernels::{
-    Float, Mat, MatMut, Threads, Update, dot, matmul, max, sum_of, vectorize,
+    Float, Mat, MatMut, Precision, Threads, Update, dot, matmul, max, sum_of, vectorize,
 };
 
 /// Queries whose scores a task holds at a time.
@@ -14,11 +14,13 @@ pub(super) const BLOCK: usize = 64;
 
 /// The layout of the heads.
 #[derive(Clone, Copy)]
-pub(super) struct HeadShape {
-    pub(super) kv_heads: usize,
+pub(crate) struct HeadShape {
+    /// Key-value heads.
+    pub(crate) kv_heads: usize,
     /// Query heads for each key-value head.
-    pub(super) group: usize,
-    pub(super) head_dim: usize,
+    pub(crate) group: usize,
+    /// Values of a head.
+    pub(crate) head_dim: usize,
 }
 
 impl HeadShape {
@@ -41,11 +43,11 @@ impl HeadShape {
     }
 }
 
-pub(super) struct Inputs<'a, T> {
-    pub(super) q: &'a [T],
-    pub(super) k: &'a [T],
-    pub(super) v: &'a [T],
-    pub(super) heads: HeadShape,
+pub(in crate::ops) struct Inputs<'a, T> {
+    pub(in crate::ops) q: &'a [T],
+    pub(in crate::ops) k: &'a [T],
+    pub(in crate::ops) v: &'a [T],
+    pub(in crate::ops) heads: HeadShape,
 }
 
 /// One (set of rows, key-value head).
@@ -111,6 +113,7 @@ impl Task<'_> {
                 Mat::new(&s.values[..visible * head_dim], visible, head_dim),
                 Update::Overwrite,
                 Threads::One,
+                Precision::Full,
             );
             for (i, output) in queries.zip(s.output.chunks_exact(group * head_dim)) {
                 out.row(i).copy_from_slice(output);
@@ -144,7 +147,14 @@ impl Task<'_> {
             let seen = visible * head_dim;
             if v_grad.is_some() {
                 let mut total = MatMut::new(&mut s.value_grad[..seen], visible, head_dim);
-                matmul(&mut total, probabilities.t(), output_grad, Update::Add, Threads::One);
+                matmul(
+                    &mut total,
+                    probabilities.t(),
+                    output_grad,
+                    Update::Add,
+                    Threads::One,
+                    Precision::Full,
+                );
             }
             if q_grad.is_none() && k_grad.is_none() {
                 continue;
@@ -152,14 +162,28 @@ impl Task<'_> {
             s.score_grad.resize(lines * visible, T::zero());
             let values = Mat::new(&s.values[..seen], visible, head_dim);
             let mut score_grad = MatMut::new(&mut s.score_grad, lines, visible);
-            matmul(&mut score_grad, output_grad, values.t(), Update::Overwrite, Threads::One);
+            matmul(
+                &mut score_grad,
+                output_grad,
+                values.t(),
+                Update::Overwrite,
+                Threads::One,
+                Precision::Full,
+            );
             softmax_backward(&mut s.score_grad, &s.probabilities, visible);
             let score_grad = Mat::new(&s.score_grad, lines, visible);
             if let Some(q_grad) = &mut q_grad {
                 s.output.resize(lines * head_dim, T::zero());
                 let keys = Mat::new(&s.keys[..seen], visible, head_dim);
                 let mut output = MatMut::new(&mut s.output, lines, head_dim);
-                matmul(&mut output, score_grad, keys, Update::Overwrite, Threads::One);
+                matmul(
+                    &mut output,
+                    score_grad,
+                    keys,
+                    Update::Overwrite,
+                    Threads::One,
+                    Precision::Full,
+                );
                 for (i, line) in queries.zip(s.output.chunks_exact(group * head_dim)) {
                     scaled_copy(q_grad.row(i), line, scale);
                 }
@@ -168,7 +192,14 @@ impl Task<'_> {
                 // The gathered queries carry the scale already.
                 let scaled = Mat::new(&s.queries, lines, head_dim);
                 let mut total = MatMut::new(&mut s.key_grad[..seen], visible, head_dim);
-                matmul(&mut total, score_grad.t(), scaled, Update::Add, Threads::One);
+                matmul(
+                    &mut total,
+                    score_grad.t(),
+                    scaled,
+                    Update::Add,
+                    Threads::One,
+                    Precision::Full,
+                );
             }
         }
         for (block, total) in [(&mut k_grad, &s.key_grad), (&mut v_grad, &s.value_grad)] {
@@ -252,6 +283,7 @@ impl Task<'_> {
             Mat::new(&s.keys[..visible * head_dim], visible, head_dim).t(),
             Update::Overwrite,
             Threads::One,
+            Precision::Full,
         );
         let shared = segments[0].start;
         vectorize(

@@ -2,6 +2,10 @@
 
 use candle_core::WithDType;
 
+#[cfg(target_arch = "x86_64")]
+use super::avx512;
+use super::matrix::{Mat, MatMut, Precision, Threads, Update, gemm};
+
 /// Independent partial sums of a reduction. Fixed, so that a sum does not depend on the machine's vectors.
 const LANES: usize = 16;
 
@@ -15,6 +19,19 @@ pub(in crate::ops) trait Float:
     fn exp(self) -> Self;
     fn sqrt(self) -> Self;
     fn ln(self) -> Self;
+
+    /// [`super::matmul`] of matrices whose shapes fit and are not empty, by the best kernel there is.
+    fn matmul(
+        out: &mut MatMut<'_, Self>,
+        lhs: Mat<'_, Self>,
+        rhs: Mat<'_, Self>,
+        update: Update,
+        threads: Threads,
+        precision: Precision,
+    ) {
+        let _ = precision;
+        gemm(out, lhs, rhs, update, threads);
+    }
 }
 
 impl Float for f32 {
@@ -49,6 +66,24 @@ impl Float for f32 {
     #[inline(always)]
     fn ln(self) -> Self {
         f32::ln(self)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn matmul(
+        out: &mut MatMut<'_, Self>,
+        lhs: Mat<'_, Self>,
+        rhs: Mat<'_, Self>,
+        update: Update,
+        threads: Threads,
+        precision: Precision,
+    ) {
+        match precision {
+            _ if !avx512::available() || !avx512::takes(&lhs, &rhs) => {
+                gemm(out, lhs, rhs, update, threads);
+            }
+            Precision::Full => avx512::matmul::<false>(out, lhs, rhs, update, threads),
+            Precision::Bf16 => avx512::matmul::<true>(out, lhs, rhs, update, threads),
+        }
     }
 }
 
