@@ -70,12 +70,12 @@ pub(super) fn matmul<const BF16: bool>(
         (lhs.data.as_ptr().cast::<u32>(), lhs.row_stride)
     } else {
         left.resize(left.len().max(m * words), 0);
-        let blocks = left[..m * words].par_chunks_mut(LANES * words);
+        let blocks = left[..m * words].par_chunks_mut(PANEL * words);
         run(blocks.enumerate(), threads, |(block, to)| {
             #[expect(unsafe_code, reason = "calls a function for the machine that was checked for")]
             // SAFETY: `available` was asserted; the block lies inside the matrix.
             unsafe {
-                pack_left::<BF16>(lhs, block * LANES, words, to);
+                pack_left::<BF16>(lhs, block * PANEL, words, to);
             }
         });
         (left.as_ptr(), words)
@@ -257,36 +257,46 @@ fn transpose(rows: [__m512i; LANES]) -> [__m512i; LANES] {
     columns
 }
 
-/// Writes the words of up to 16 rows of `lhs` from `row` on, one row after the other.
+/// Writes the words of up to [`PANEL`] rows of `lhs` from `row` on, one row after the other.
+///
+/// Here and in [`pack_right`], what lies together is read together: the groups of 16 are the inner loop.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[expect(unsafe_code, reason = "vector loads and stores take pointers")]
-unsafe fn pack_left<const BF16: bool>(lhs: Mat<'_, f32>, row: usize, words: usize, to: &mut [u32]) {
+unsafe fn pack_left<const BF16: bool>(
+    lhs: Mat<'_, f32>,
+    row: usize,
+    words: usize,
+    to: &mut [u32],
+) {
     let per_word = 1 + usize::from(BF16);
-    let rows = to.len() / words;
+    let all_rows = to.len() / words;
     let start = lhs.data.as_ptr();
     for word in (0..words).step_by(LANES) {
         let (at, store) = (word * per_word, lanes(words - word));
-        let mut block = [_mm512_setzero_si512(); LANES];
-        // SAFETY: row + rows and at stay below the sizes of `lhs`; loads are masked behind them, and
-        // stores end with the row of words.
-        unsafe {
-            if lhs.col_stride == 1 {
-                for (i, out) in block.iter_mut().enumerate().take(rows) {
-                    let from = start.add((row + i) * lhs.row_stride + at);
-                    *out = words_along::<BF16>(from, lhs.cols - at);
+        for group in (0..all_rows).step_by(LANES) {
+            let (row, rows) = (row + group, LANES.min(all_rows - group));
+            let mut block = [_mm512_setzero_si512(); LANES];
+            // SAFETY: row + rows and at stay below the sizes of `lhs`; loads are masked behind them, and
+            // stores end with the row of words.
+            unsafe {
+                if lhs.col_stride == 1 {
+                    for (i, out) in block.iter_mut().enumerate().take(rows) {
+                        let from = start.add((row + i) * lhs.row_stride + at);
+                        *out = words_along::<BF16>(from, lhs.cols - at);
+                    }
+                } else {
+                    for (i, out) in block.iter_mut().enumerate().take(words - word) {
+                        let inner = at + i * per_word;
+                        let from = start.add(inner * lhs.col_stride + row);
+                        let left = lhs.cols - inner;
+                        *out = words_across::<BF16>(from, lhs.col_stride, left, rows);
+                    }
+                    block = transpose(block);
                 }
-            } else {
-                for (i, out) in block.iter_mut().enumerate().take(words - word) {
-                    let inner = at + i * per_word;
-                    let from = start.add(inner * lhs.col_stride + row);
-                    let left = lhs.cols - inner;
-                    *out = words_across::<BF16>(from, lhs.col_stride, left, rows);
+                for (i, &line) in block.iter().enumerate().take(rows) {
+                    let to = to.as_mut_ptr().add((group + i) * words + word);
+                    _mm512_mask_storeu_epi32(to.cast(), store, line);
                 }
-                block = transpose(block);
-            }
-            for (i, &line) in block.iter().enumerate().take(rows) {
-                let to = to.as_mut_ptr().add(i * words + word);
-                _mm512_mask_storeu_epi32(to.cast(), store, line);
             }
         }
     }
@@ -303,11 +313,11 @@ unsafe fn pack_right<const BF16: bool>(
 ) {
     let per_word = 1 + usize::from(BF16);
     let start = rhs.data.as_ptr();
-    for group in (0..PANEL).step_by(LANES) {
-        let column = column + group;
-        let columns = rhs.cols.saturating_sub(column).min(LANES);
-        for word in (0..words).step_by(LANES) {
-            let at = word * per_word;
+    for word in (0..words).step_by(LANES) {
+        let at = word * per_word;
+        for group in (0..PANEL).step_by(LANES) {
+            let column = column + group;
+            let columns = rhs.cols.saturating_sub(column).min(LANES);
             let mut block = [_mm512_setzero_si512(); LANES];
             // SAFETY: the columns and the inner positions read lie inside `rhs`; loads are masked behind
             // them, and only words of this panel are stored.

@@ -292,43 +292,6 @@ mod tests {
         }
     }
 
-    /// Beside gemm's, on the shapes of a small Llama: `cargo test --release -- --ignored ceiling`.
-    #[test]
-    #[ignore = "needs a quiet machine: it only prints speeds"]
-    fn ceiling() {
-        for (m, n, k) in [
-            (4096, 256, 256),
-            (4096, 688, 256),
-            (4096, 256, 688),
-            (1024, 1536, 576),
-            (1024, 576, 1536),
-            (2048, 2048, 2048),
-        ] {
-            for layout in [[false, true], [false, false], [true, false]] {
-                let (a, b, mut c) = (random(m * k, 1), random(n * k, 2), random(m * n, 3));
-                let lhs = if layout[0] { Mat::new(&a, k, m).t() } else { Mat::new(&a, m, k) };
-                let rhs = if layout[1] { Mat::new(&b, n, k).t() } else { Mat::new(&b, k, n) };
-                let mut time = |f: &dyn Fn(&mut MatMut<'_, f32>)| {
-                    let mut best = f64::MAX;
-                    for _ in 0..8 {
-                        let t = std::time::Instant::now();
-                        f(&mut MatMut::new(&mut c, m, n));
-                        best = best.min(t.elapsed().as_secs_f64());
-                    }
-                    (2 * m * n * k) as f64 / best / 1e9
-                };
-                let g = time(&|o| gemm(o, lhs, rhs, Update::Overwrite, Threads::All));
-                let f = time(&|o| {
-                    matmul(o, lhs, rhs, Update::Overwrite, Threads::All, Precision::Full)
-                });
-                let h = time(&|o| {
-                    matmul(o, lhs, rhs, Update::Overwrite, Threads::All, Precision::Bf16)
-                });
-                eprintln!("{m} {n} {k} {layout:?}: gemm {g:.0} f32 {f:.0} bf16 {h:.0}");
-            }
-        }
-    }
-
     #[test]
     fn blocks_write_only_their_own_elements() {
         let mut data = vec![0; 5 * 4];
