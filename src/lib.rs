@@ -21,6 +21,7 @@ pub mod eval;
 pub mod tasks;
 pub mod train;
 
+pub mod bench;
 pub mod cli;
 pub mod config;
 pub mod run;

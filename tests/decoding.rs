@@ -93,7 +93,8 @@ fn exhaustive(
         let tokens: Vec<u32> = index.token_ids(item).iter().map(|t| vocabulary.first + t).collect();
         let row = [&INSTRUCTION, history, &tokens].concat();
         let h = model.hidden(&common::packed(&[&row]), None, DropoutPair::default()).unwrap();
-        let logits: Vec<Vec<f32>> = ops::linear(&h, model.lm_head()).unwrap().to_vec2().unwrap();
+        let logits: Vec<Vec<f32>> =
+            ops::linear(&h, model.lm_head(), ops::Precision::Full).unwrap().to_vec2().unwrap();
         let start = INSTRUCTION.len() + history.len() - 1;
         let step = |(level, token): (usize, &u32)| {
             let logits = &logits[start + level];

@@ -6,7 +6,7 @@ mod common;
 
 use candle_core::{DType, Device, Tensor};
 use llmbs::model::{DropoutPair, Llama, load_backbone};
-use llmbs::ops;
+use llmbs::ops::{self, Precision};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -44,13 +44,13 @@ fn smollm2_meets_the_reference() {
         let norm = mean.iter().map(|x| x * x).sum::<f32>().sqrt();
         assert!((norm - case.mean_hidden_norm).abs() < 1e-2, "{norm} {}", case.mean_hidden_norm);
 
-        let logits = ops::linear(&hidden, model.lm_head()).unwrap();
+        let logits = ops::linear(&hidden, model.lm_head(), Precision::Full).unwrap();
         let last: Vec<f32> = logits.get(ids.len() - 1).unwrap().to_vec1().unwrap();
         for (token, logit) in &case.next_token_top5 {
             assert!((last[*token as usize] - logit).abs() < 2e-2, "{}", case.text);
         }
         let before = hidden.narrow(0, 0, ids.len() - 1).unwrap();
-        let nll = ops::cross_entropy(&before, model.lm_head(), &ids[1..]).unwrap();
+        let nll = ops::cross_entropy(&before, model.lm_head(), &ids[1..], Precision::Full).unwrap();
         let nll: f32 = Tensor::mean_all(&nll).unwrap().to_scalar().unwrap();
         assert!((nll - case.mean_nll).abs() < 1e-3, "{nll} against {}", case.mean_nll);
     }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which modules a module may use, besides `error`, `rng` and `files`.
-const MAY_USE: [(&str, &[&str]); 15] = [
+const MAY_USE: [(&str, &[&str]); 16] = [
     ("data", &[]),
     ("index", &["data"]),
     ("ops", &[]),
@@ -26,7 +26,8 @@ const MAY_USE: [(&str, &[&str]); 15] = [
             "text", "train",
         ],
     ),
-    ("cli", &["config", "data", "run"]),
+    ("bench", &["model", "nn", "ops", "tasks", "train"]),
+    ("cli", &["bench", "config", "data", "run"]),
     ("main", &["cli"]),
 ];
 

@@ -70,6 +70,60 @@ pub(super) enum Command {
     Run,
     /// Print the resolved configuration
     Config,
+    /// Time the engines on random input
+    Bench {
+        #[command(subcommand)]
+        command: BenchCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BenchCommand {
+    /// Whole optimiser steps: forward, loss on the second half of each row, backward, clipping, AdamW
+    Train(BenchTrainArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct BenchTrainArgs {
+    /// The backbone
+    #[arg(long)]
+    pub(super) shape: ShapeChoice,
+    /// What products are multiplied in; sums and weights are f32
+    #[arg(long, default_value = "f32")]
+    pub(super) dtype: FloatChoice,
+    /// Rows of a step
+    #[arg(long, default_value_t = 32)]
+    pub(super) batch: usize,
+    /// Tokens of a row
+    #[arg(long, default_value_t = 128)]
+    pub(super) seq: usize,
+    /// Steps to time, after one that is not timed
+    #[arg(long, default_value_t = 10)]
+    pub(super) steps: u64,
+    /// Train LoRA adapters instead of the backbone
+    #[arg(long)]
+    pub(super) lora: bool,
+    /// Keep only the input of every block for the backward pass
+    #[arg(long)]
+    pub(super) checkpointing: bool,
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ShapeChoice {
+    /// 6.8 M parameters
+    Tiny,
+    /// SmolLM2-135M with 1,024 item tokens
+    #[value(name = "smollm2")]
+    SmolLm2,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum FloatChoice {
+    F32,
+    Bf16,
 }
 
 #[derive(Debug, Subcommand)]

@@ -21,15 +21,17 @@ pub(super) fn stage(run: &Run, report: &StageReport) -> String {
     }
     let _ =
         writeln!(text, "{dir}: {} is finished, in {:.1} s", report.stage.what(), report.seconds);
-    if let Value::Object(figures) = &report.figures {
-        for (name, value) in figures.iter().filter(|(_, value)| !value.is_null()) {
-            let _ = writeln!(text, "  {name}: {}", number(value));
-        }
-    }
+    text += &figures(&report.figures);
     for path in &report.wrote {
         let _ = writeln!(text, "  wrote {}", run.dir().join(path).display());
     }
     text
+}
+
+/// The entries of an object that have a value, a line each.
+pub(super) fn figures(object: &Value) -> String {
+    let entries = object.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
+    entries.map(|(name, value)| format!("  {name}: {}\n", number(value))).collect()
 }
 
 fn number(value: &Value) -> String {

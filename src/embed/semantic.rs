@@ -1,8 +1,9 @@
 //! z^s: what the backbone makes of an item's texts (paper, section 3.2).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ndarray::Array2;
+use ndarray::{Array1, Array2};
 
 use crate::data::{Dataset, Item};
 use crate::model::{DropoutPair, Llama, Packed};
@@ -13,10 +14,10 @@ use crate::{Result, invalid};
 /// Tokens embedded in one forward pass.
 const TOKENS_PER_PASS: usize = 4096;
 
-/// One text field of an item, as token ids.
-struct FieldTokens {
-    item: usize,
+/// A text as token ids, and the items that have it in one of their fields.
+struct Text {
     ids: Vec<u32>,
+    items: Vec<usize>,
 }
 
 /// Embeddings of all items, (items, hidden), f32.
@@ -34,43 +35,49 @@ pub fn semantic_embeddings(
     max_tokens: usize,
     on_fields: &mut dyn FnMut(usize, usize),
 ) -> Result<Array2<f32>> {
-    let fields = encode(tokenizer, dataset, max_tokens)?;
+    let texts = encode(tokenizer, dataset, max_tokens)?;
+    let total = texts.iter().map(|t| t.items.len()).sum();
     let hidden_size = model.config().hidden_size;
     let mut sums = Array2::<f32>::zeros((dataset.num_items(), hidden_size));
     let mut counts = vec![0f32; dataset.num_items()];
     let skip = usize::from(tokenizer.bos().is_some());
-    let mut done = 0;
-    while done < fields.len() {
-        let mut end = done;
+    let (mut first, mut done) = (0, 0);
+    while first < texts.len() {
+        let mut end = first;
         let mut tokens = 0;
-        while end < fields.len()
-            && (end == done || tokens + fields[end].ids.len() <= TOKENS_PER_PASS)
+        while end < texts.len()
+            && (end == first || tokens + texts[end].ids.len() <= TOKENS_PER_PASS)
         {
-            tokens += fields[end].ids.len();
+            tokens += texts[end].ids.len();
             end += 1;
         }
-        let pass = &fields[done..end];
-        let lengths: Vec<usize> = pass.iter().map(|f| f.ids.len()).collect();
+        let pass = &texts[first..end];
+        let lengths: Vec<usize> = pass.iter().map(|t| t.ids.len()).collect();
         let input = Packed {
-            ids: pass.iter().flat_map(|f| &f.ids).copied().collect(),
+            ids: pass.iter().flat_map(|t| &t.ids).copied().collect(),
             positions: lengths.iter().flat_map(|&n| 0..n as u32).collect(),
             rows: Arc::new(Rows::packed(&lengths)),
         };
         let hidden = model.hidden(&input, None, DropoutPair::default())?;
         let hidden = hidden.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         let mut rows = hidden.chunks(hidden_size);
-        for field in pass {
-            let scale = 1.0 / (field.ids.len() - skip) as f32;
-            let mut sum = sums.row_mut(field.item);
-            for row in rows.by_ref().take(field.ids.len()).skip(skip) {
-                for (s, x) in sum.iter_mut().zip(row) {
-                    *s += x * scale;
+        for text in pass {
+            let scale = 1.0 / (text.ids.len() - skip) as f32;
+            let mut mean = Array1::<f32>::zeros(hidden_size);
+            for row in rows.by_ref().take(text.ids.len()).skip(skip) {
+                for (m, x) in mean.iter_mut().zip(row) {
+                    *m += x * scale;
                 }
             }
-            counts[field.item] += 1.0;
+            for &item in &text.items {
+                let mut sum = sums.row_mut(item);
+                sum += &mean;
+                counts[item] += 1.0;
+            }
+            done += text.items.len();
         }
-        done = end;
-        on_fields(done, fields.len());
+        first = end;
+        on_fields(done, total);
     }
     for (mut row, count) in sums.rows_mut().into_iter().zip(counts) {
         row /= count;
@@ -78,21 +85,23 @@ pub fn semantic_embeddings(
     Ok(sums)
 }
 
-/// All fields, short ones first: passes then hold rows of like length.
-fn encode(tokenizer: &Tokenizer, dataset: &Dataset, max_tokens: usize) -> Result<Vec<FieldTokens>> {
-    let mut fields = Vec::new();
+/// All different texts, short ones first: passes then hold rows of like length. What many items share (a
+/// brand, a category) is embedded once.
+fn encode(tokenizer: &Tokenizer, dataset: &Dataset, max_tokens: usize) -> Result<Vec<Text>> {
+    let mut found: BTreeMap<Vec<u32>, Vec<usize>> = BTreeMap::new();
     for (item, texts) in dataset.items.iter().enumerate() {
         let Item { title, description, categories, brand, .. } = texts;
-        let before = fields.len();
+        let mut has_text = false;
         for text in [title, description, categories, brand] {
             let mut ids: Vec<u32> = tokenizer.bos().into_iter().collect();
             let text = tokenizer.encode(text.trim())?;
             if !text.is_empty() {
                 ids.extend(text.iter().take(max_tokens));
-                fields.push(FieldTokens { item, ids });
+                found.entry(ids).or_default().push(item);
+                has_text = true;
             }
         }
-        if fields.len() == before {
+        if !has_text {
             invalid!(
                 "{}: item {item} has no text, and index.source needs one for every item; add a \
                  title, or set index.source = \"behavior\"",
@@ -100,6 +109,52 @@ fn encode(tokenizer: &Tokenizer, dataset: &Dataset, max_tokens: usize) -> Result
             );
         }
     }
-    fields.sort_by_key(|f| (f.ids.len(), f.item));
-    Ok(fields)
+    let mut texts: Vec<Text> = found.into_iter().map(|(ids, items)| Text { ids, items }).collect();
+    texts.sort_by_key(|text| text.ids.len());
+    Ok(texts)
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+    use crate::model::{LlamaConfig, init};
+
+    fn item(title: &str, brand: &str) -> Item {
+        Item { title: title.into(), brand: brand.into(), ..Item::default() }
+    }
+
+    #[test]
+    fn an_item_is_embedded_as_if_it_were_alone() {
+        let items = [
+            item("red lipstick", "glow"),
+            item("glow", "glow"),
+            item("blue soap", ""),
+            item("red lipstick", "fine"),
+        ];
+        let texts = items.iter().flat_map(|i| [i.title.as_str(), i.brand.as_str()]);
+        let tokenizer = Tokenizer::train_bpe(texts, 300).unwrap();
+        let config = LlamaConfig { vocab_size: tokenizer.vocab_size(), ..LlamaConfig::tiny_test() };
+        let weights = init::scratch(&config, 1, &Device::Cpu).unwrap();
+        let model = Llama::new(&config, &weights).unwrap();
+        let embed = |items: &[Item]| {
+            let dataset = Dataset {
+                name: "shop".into(),
+                items: items.to_vec(),
+                users: Vec::new(),
+                short_users: 0,
+                fingerprint: String::new(),
+            };
+            semantic_embeddings(&model, &tokenizer, &dataset, 20, &mut |_, _| {}).unwrap()
+        };
+        let together = embed(&items);
+        for (i, item) in items.iter().enumerate() {
+            let alone = embed(std::slice::from_ref(item));
+            for (a, b) in together.row(i).iter().zip(alone.row(0)) {
+                assert!((a - b).abs() < 1e-5, "item {i}: {a} {b}");
+            }
+        }
+        assert_ne!(together.row(0), together.row(3));
+    }
 }

@@ -3,7 +3,7 @@
 //! `index.json` says nothing of sources; whoever reads it knows them (from the run's configuration)
 //! and names them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::Path;
 
@@ -103,7 +103,8 @@ pub fn write_trees(path: &Path, trees: &[(Source, &Tree)]) -> Result<()> {
             Ok((name, TensorView::new(*dtype, shape.clone(), data).map_err(failed)?))
         })
         .collect::<Result<Vec<_>>>()?;
-    files::write(path, &safetensors::serialize(views, None).map_err(failed)?)
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    files::write(path, &safetensors::serialize(views, Some(metadata)).map_err(failed)?)
 }
 
 /// The tokens of each item, in id order.

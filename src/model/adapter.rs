@@ -165,7 +165,7 @@ pub fn save(dir: &Path, base: &str, config: &LoraConfig, adapters: &Adapters) ->
         tensors.insert(format!("{PREFIX}{name}.lora_A.weight"), lora.a.detach());
         tensors.insert(format!("{PREFIX}{name}.lora_B.weight"), lora.b.detach());
     }
-    save_safetensors(dir.join(WEIGHTS_FILE), &tensors, &[])?;
+    save_safetensors(dir.join(WEIGHTS_FILE), &tensors)?;
     crate::files::write_json(&dir.join(CONFIG_FILE), &peft)
 }
 

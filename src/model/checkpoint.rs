@@ -3,16 +3,15 @@
 //! Every file is checked on the way in and on the way out: a checkpoint that loads here has exactly
 //! the tensors its configuration asks for, and one that was saved has been opened again.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
-use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use candle_core::safetensors::{Load, MmapedSafetensors};
 use candle_core::{DType, Device, Tensor};
-use safetensors::tensor::View;
+use safetensors::SafeTensorError;
 use serde::Deserialize;
-use serde_json::{Map, json};
+use serde_json::json;
 
 use super::LlamaConfig;
 use crate::files::{self, temporary};
@@ -93,7 +92,7 @@ pub fn save_folder(dir: impl AsRef<Path>, config: &LlamaConfig, weights: &Weight
         invalid!("{}: {name} is no part of the model to save", dir.display());
     }
     std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
-    save_safetensors(dir.join(SINGLE), weights, &[])?;
+    save_safetensors(dir.join(SINGLE), weights)?;
     let generation = json!({
         "_from_model_config": true,
         "bos_token_id": config.bos_token_id,
@@ -120,20 +119,13 @@ pub fn load_safetensors(path: impl AsRef<Path>, device: &Device) -> Result<Weigh
     tensors.tensors().into_iter().map(load).collect()
 }
 
-/// Writes one safetensors file with `format = pt` and `metadata` in its header.
+/// Writes one safetensors file with `format = pt` in its header.
 ///
-/// Same tensors, same bytes: the `safetensors` crate writes metadata in hash order, so the header
-/// is our own. The file gets its name only after it was opened again and found complete.
-pub fn save_safetensors(
-    path: impl AsRef<Path>,
-    tensors: &BTreeMap<String, Tensor>,
-    metadata: &[(&str, &str)],
-) -> Result<()> {
+/// Same tensors, same bytes. The file gets its name only after it was opened again and found complete.
+pub fn save_safetensors(path: impl AsRef<Path>, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
     let path = path.as_ref();
     let partial = temporary(path);
-    let written = write_safetensors(&partial, tensors, metadata)
-        .map_err(Error::io(&partial))
-        .and_then(|()| verify(&partial, tensors));
+    let written = write_safetensors(&partial, tensors).and_then(|()| verify(&partial, tensors));
     if let Err(e) = written {
         // The first error is the one to report.
         let _ = std::fs::remove_file(&partial);
@@ -142,38 +134,13 @@ pub fn save_safetensors(
     std::fs::rename(&partial, path).map_err(Error::io(path))
 }
 
-/// The file format: header length (u64), JSON header, then the data at the offsets it gives.
-fn write_safetensors(
-    path: &Path,
-    tensors: &BTreeMap<String, Tensor>,
-    metadata: &[(&str, &str)],
-) -> std::io::Result<()> {
-    let metadata: BTreeMap<_, _> = metadata.iter().copied().chain([("format", "pt")]).collect();
-    let mut header = Map::from_iter([("__metadata__".to_string(), json!(metadata))]);
-    // Wide types first keeps every tensor aligned to its type.
-    let mut tensors: Vec<_> = tensors.iter().collect();
-    tensors.sort_by_key(|(_, t)| std::cmp::Reverse(View::dtype(*t).bitsize()));
-    let mut offset = 0;
-    for (name, tensor) in &tensors {
-        let end = offset + tensor.data_len();
-        let entry = json!({
-            "dtype": View::dtype(*tensor),
-            "shape": tensor.dims(),
-            "data_offsets": [offset, end],
-        });
-        header.insert((*name).clone(), entry);
-        offset = end;
-    }
-    let mut header = serde_json::to_vec(&header)?;
-    header.resize(header.len().next_multiple_of(8), b' ');
-
-    let mut file = BufWriter::new(File::create(path)?);
-    file.write_all(&(header.len() as u64).to_le_bytes())?;
-    file.write_all(&header)?;
-    for (_, tensor) in tensors {
-        file.write_all(&View::data(tensor))?;
-    }
-    file.into_inner()?.sync_all()
+fn write_safetensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+    safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|e| match e {
+        SafeTensorError::IoError(e) => Error::io(path)(e),
+        other => Error::Invalid(format!("{}: not written: {other}", path.display())),
+    })?;
+    File::open(path).and_then(|file| file.sync_all()).map_err(Error::io(path))
 }
 
 /// Opens `path` again and compares names, shapes and types.

@@ -50,7 +50,7 @@ fn shard(dir: &Path, weights: &Weights) {
         map.insert(name.clone(), json!(format!("shard-{}.safetensors", i % 2)));
     }
     for (i, part) in parts.iter().enumerate() {
-        save_safetensors(dir.join(format!("shard-{i}.safetensors")), part, &[]).unwrap();
+        save_safetensors(dir.join(format!("shard-{i}.safetensors")), part).unwrap();
     }
     let index = json!({ "metadata": { "total_size": 0 }, "weight_map": map });
     std::fs::write(dir.join("model.safetensors.index.json"), index.to_string()).unwrap();
@@ -83,12 +83,11 @@ fn saving_repeats_byte_for_byte_and_leaves_nothing_partial() {
     tensors.insert("ids".into(), Tensor::new(&[1u8, 2, 3], &Device::Cpu).unwrap());
     tensors.insert("half".into(), tensors["model.norm.weight"].to_dtype(DType::F16).unwrap());
     let save = |name: &str| {
-        let metadata = [("step", "7"), ("seed", "1"), ("stage", "initial")];
-        save_safetensors(dir.path().join(name), &tensors, &metadata).unwrap();
+        save_safetensors(dir.path().join(name), &tensors).unwrap();
         std::fs::read(dir.path().join(name)).unwrap()
     };
     assert!(save("a.safetensors") == save("b.safetensors"));
-    assert_eq!(header(&dir.path().join("a.safetensors"))["__metadata__"]["step"], "7");
+    assert_eq!(header(&dir.path().join("a.safetensors"))["__metadata__"]["format"], "pt");
     let loaded = load_safetensors(dir.path().join("a.safetensors"), &Device::Cpu).unwrap();
     assert_eq!(loaded.len(), tensors.len());
     assert_eq!(loaded["ids"].to_vec1::<u8>().unwrap(), [1, 2, 3]);
@@ -96,7 +95,7 @@ fn saving_repeats_byte_for_byte_and_leaves_nothing_partial() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
 
     let missing = dir.path().join("no-such-folder/a.safetensors");
-    assert!(save_safetensors(missing, &tensors, &[]).is_err());
+    assert!(save_safetensors(missing, &tensors).is_err());
 }
 
 #[test]
@@ -108,7 +107,7 @@ fn missing_extra_and_misshapen_tensors_are_named() {
     let with = |edit: &dyn Fn(&mut Weights)| {
         let mut weights = good.clone();
         edit(&mut weights);
-        save_safetensors(dir.path().join("model.safetensors"), &weights, &[]).unwrap();
+        save_safetensors(dir.path().join("model.safetensors"), &weights).unwrap();
         load(dir.path()).map(|(_, w)| w.len()).map_err(|e| e.to_string())
     };
     let norm = good["model.norm.weight"].clone();

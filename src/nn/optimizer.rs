@@ -1,12 +1,14 @@
 //! AdamW with decoupled weight decay (Loshchilov and Hutter, 2019), in place.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 
-use candle_core::{CpuStorage, DType, InplaceOp2, InplaceOp3, Layout, Result, Tensor, bail};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Tensor, bail};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::{Gradients, Params};
+use crate::ops::slices;
 
 /// Hyper-parameters of [`AdamW`] that do not change during a run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -30,9 +32,46 @@ impl Default for AdamWConfig {
 
 /// The two moments of one parameter's trained rows, in f32.
 #[derive(Debug, Clone)]
-struct Moments {
-    first: Tensor,
-    second: Tensor,
+enum Moments {
+    /// Of an f32 parameter on the CPU: values in the order of the parameter's.
+    Slices([Vec<f32>; 2]),
+    /// Of any other.
+    Tensors([Tensor; 2]),
+}
+
+impl Moments {
+    fn zeros(rows: &Tensor) -> Result<Self> {
+        if slices::serve(&[rows]) {
+            return Ok(Self::Slices([vec![0.0; rows.elem_count()], vec![0.0; rows.elem_count()]]));
+        }
+        let zeros = || Tensor::zeros(rows.shape(), DType::F32, rows.device());
+        Ok(Self::Tensors([zeros()?, zeros()?]))
+    }
+
+    /// Both as tensors of these dimensions.
+    fn tensors(&self, dims: &[usize]) -> Result<[Tensor; 2]> {
+        match self {
+            Self::Slices([first, second]) => {
+                let tensor = |x: &[f32]| Tensor::from_slice(x, dims, &Device::Cpu);
+                Ok([tensor(first)?, tensor(second)?])
+            }
+            Self::Tensors(tensors) => Ok(tensors.clone()),
+        }
+    }
+
+    /// Takes over saved values, if they have as many.
+    fn set(&mut self, which: usize, saved: &Tensor) -> Result<bool> {
+        match self {
+            Self::Slices(slices) if slices[which].len() == saved.elem_count() => {
+                slices[which] = saved.flatten_all()?.to_vec1()?;
+            }
+            Self::Tensors(tensors) if tensors[which].dims() == saved.dims() => {
+                tensors[which] = saved.to_device(tensors[which].device())?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
 }
 
 /// AdamW over a set of [`Params`]: `p -= lr * (m / (sqrt(v) + eps) + weight_decay * p)` with
@@ -49,9 +88,7 @@ impl AdamW {
     pub fn new(params: &Params, config: AdamWConfig) -> Result<Self> {
         let mut moments = BTreeMap::new();
         for (name, rows) in params.trained_rows() {
-            let rows = rows?;
-            let zeros = || Tensor::zeros(rows.shape(), DType::F32, rows.device());
-            moments.insert(name.to_string(), Moments { first: zeros()?, second: zeros()? });
+            moments.insert(name.to_string(), Moments::zeros(&rows?)?);
         }
         Ok(Self { config, step: 0, moments })
     }
@@ -81,48 +118,53 @@ impl AdamW {
             };
             let decay = if rows.rank() < 2 { 0.0 } else { self.config.weight_decay };
             let update = Update { decay, ..update };
-            if rows.device().is_cpu() && rows.dtype() == DType::F32 {
-                let (beta1, beta2) = (self.config.beta1, self.config.beta2);
-                moments.first.inplace_op2(grad, &Average { beta: beta1, scale, square: false })?;
-                moments.second.inplace_op2(grad, &Average { beta: beta2, scale, square: true })?;
-                rows.inplace_op3(&moments.first, &moments.second, &update)?;
-            } else {
-                update.composed(&self.config, &rows, moments, grad, scale)?;
+            match moments {
+                Moments::Slices(moments) => slices::with_values(grad, |grad| {
+                    let moments = Mutex::new(moments);
+                    rows.inplace_op1(&InPlace {
+                        config: &self.config,
+                        update,
+                        grad,
+                        scale,
+                        moments,
+                    })
+                })??,
+                Moments::Tensors(moments) => {
+                    update.composed(&self.config, &rows, moments, grad, scale)?;
+                }
             }
         }
         Ok(())
     }
 
-    /// The state as named tensors (`NAME.first`, `NAME.second`), for a checkpoint.
-    pub fn state(&self) -> BTreeMap<String, Tensor> {
+    /// The state as named tensors (`NAME.first`, `NAME.second`), for a checkpoint of `params`.
+    pub fn state(&self, params: &Params) -> Result<BTreeMap<String, Tensor>> {
         let mut state = BTreeMap::new();
-        for (name, m) in &self.moments {
-            state.insert(format!("{name}.first"), m.first.clone());
-            state.insert(format!("{name}.second"), m.second.clone());
+        for (name, rows) in params.trained_rows() {
+            let Some(moments) = self.moments.get(name) else { continue };
+            let [first, second] = moments.tensors(rows?.dims())?;
+            state.insert(format!("{name}.first"), first);
+            state.insert(format!("{name}.second"), second);
         }
-        state
+        Ok(state)
     }
 
     /// Comes back to a state that [`AdamW::state`] gave after `step` steps.
     pub fn restore(&mut self, step: u64, state: &BTreeMap<String, Tensor>) -> Result<()> {
-        for (name, m) in &mut self.moments {
-            for (part, slot) in [("first", &mut m.first), ("second", &mut m.second)] {
-                match state.get(&format!("{name}.{part}")) {
-                    Some(t) if t.dims() == slot.dims() => *slot = t.to_device(slot.device())?,
-                    _ => bail!("the saved optimiser state lacks {name}.{part} {:?}", slot.shape()),
+        for (name, moments) in &mut self.moments {
+            for (which, part) in ["first", "second"].into_iter().enumerate() {
+                let saved = state.get(&format!("{name}.{part}"));
+                let fits = saved.map(|saved| moments.set(which, saved)).transpose()?;
+                if fits != Some(true) {
+                    bail!(
+                        "the saved optimiser state lacks {name}.{part}, or has it in another size"
+                    );
                 }
             }
         }
         self.step = step;
         Ok(())
     }
-}
-
-/// `average = beta * average + (1 - beta) * (scale * gradient)^(1 or 2)`.
-struct Average {
-    beta: f64,
-    scale: f64,
-    square: bool,
 }
 
 /// One parameter update from its moments.
@@ -141,17 +183,17 @@ impl Update {
         &self,
         config: &AdamWConfig,
         rows: &Tensor,
-        moments: &mut Moments,
+        [first, second]: &mut [Tensor; 2],
         grad: &Tensor,
         scale: f64,
     ) -> Result<()> {
         let grad = (grad.to_dtype(DType::F32)? * scale)?;
         let mix =
             |average: &Tensor, new: Tensor, beta: f64| (average * beta)? + (new * (1.0 - beta))?;
-        moments.first = mix(&moments.first, grad.clone(), config.beta1)?;
-        moments.second = mix(&moments.second, grad.sqr()?, config.beta2)?;
-        let first = (&moments.first / self.correction1)?;
-        let root = (&moments.second / self.correction2)?.sqrt()?;
+        *first = mix(first, grad.clone(), config.beta1)?;
+        *second = mix(second, grad.sqr()?, config.beta2)?;
+        let first = (&*first / self.correction1)?;
+        let root = (&*second / self.correction2)?.sqrt()?;
         let value = rows.to_dtype(DType::F32)?.detach();
         let change = ((first / (root + self.eps)?)? + (&value * self.decay)?)?;
         let value = (value - (change * self.lr)?)?.to_dtype(rows.dtype())?;
@@ -159,83 +201,57 @@ impl Update {
     }
 }
 
+/// Values a task works on.
 const BLOCK: usize = 1 << 14;
 
-fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (CpuStorage::F32(data), Some((start, end))) => Ok(&data[start..end]),
-        _ => bail!("the optimiser works on contiguous f32 tensors"),
-    }
+/// One step of one parameter in one pass over its values, gradient and moments.
+struct InPlace<'a> {
+    config: &'a AdamWConfig,
+    update: Update,
+    grad: &'a [f32],
+    scale: f64,
+    /// candle hands out the parameter only; the moments come along and are written all the same.
+    moments: Mutex<&'a mut [Vec<f32>; 2]>,
 }
 
-fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (CpuStorage::F32(data), Some((start, end))) => Ok(&mut data[start..end]),
-        _ => bail!("the optimiser works on contiguous f32 tensors"),
-    }
-}
-
-impl InplaceOp2 for Average {
+impl InplaceOp1 for InPlace<'_> {
     fn name(&self) -> &'static str {
-        "moving-average"
+        "adamw"
     }
 
-    fn cpu_fwd(
-        &self,
-        average: &mut CpuStorage,
-        average_layout: &Layout,
-        grad: &CpuStorage,
-        grad_layout: &Layout,
-    ) -> Result<()> {
-        let (average, grad) = (slice_mut(average, average_layout)?, slice(grad, grad_layout)?);
-        let (beta, fresh, scale) = (self.beta as f32, (1.0 - self.beta) as f32, self.scale as f32);
-        average.par_chunks_mut(BLOCK).zip(grad.par_chunks(BLOCK)).for_each(|(a, g)| {
-            for (a, g) in a.iter_mut().zip(g) {
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let value = match (storage, layout.contiguous_offsets()) {
+            (CpuStorage::F32(data), Some((start, end))) => &mut data[start..end],
+            _ => bail!("the optimiser works on contiguous f32 tensors"),
+        };
+        let Ok(mut moments) = self.moments.lock() else { bail!("a step of the optimiser failed") };
+        let [first, second] = &mut **moments;
+        let (beta1, beta2) = (self.config.beta1 as f32, self.config.beta2 as f32);
+        let (fresh1, fresh2) = ((1.0 - self.config.beta1) as f32, (1.0 - self.config.beta2) as f32);
+        let Update { lr, decay, eps, correction1, correction2 } = self.update;
+        let (lr, decay, eps) = (lr as f32, decay as f32, eps as f32);
+        let (scale1, scale2) = (1.0 / correction1 as f32, 1.0 / correction2 as f32);
+        let scale = self.scale as f32;
+        let moments = first.par_chunks_mut(BLOCK).zip(second.par_chunks_mut(BLOCK));
+        let blocks = value.par_chunks_mut(BLOCK).zip(self.grad.par_chunks(BLOCK)).zip(moments);
+        blocks.for_each(|((value, grad), (first, second))| {
+            for (((p, g), m), v) in value.iter_mut().zip(grad).zip(first).zip(second) {
                 let g = g * scale;
-                *a = beta * *a + fresh * if self.square { g * g } else { g };
+                *m = beta1 * *m + fresh1 * g;
+                *v = beta2 * *v + fresh2 * (g * g);
+                *p -= lr * (*m * scale1 / ((*v * scale2).sqrt() + eps) + decay * *p);
             }
         });
         Ok(())
     }
 }
 
-impl InplaceOp3 for Update {
-    fn name(&self) -> &'static str {
-        "adamw-update"
-    }
-
-    fn cpu_fwd(
-        &self,
-        value: &mut CpuStorage,
-        value_layout: &Layout,
-        first: &CpuStorage,
-        first_layout: &Layout,
-        second: &CpuStorage,
-        second_layout: &Layout,
-    ) -> Result<()> {
-        let value = slice_mut(value, value_layout)?;
-        let (first, second) = (slice(first, first_layout)?, slice(second, second_layout)?);
-        let (lr, decay, eps) = (self.lr as f32, self.decay as f32, self.eps as f32);
-        let (scale1, scale2) = (1.0 / self.correction1 as f32, 1.0 / self.correction2 as f32);
-        value
-            .par_chunks_mut(BLOCK)
-            .zip(first.par_chunks(BLOCK).zip(second.par_chunks(BLOCK)))
-            .for_each(|(value, (first, second))| {
-                for ((p, m), v) in value.iter_mut().zip(first).zip(second) {
-                    *p -= lr * (m * scale1 / ((v * scale2).sqrt() + eps) + decay * *p);
-                }
-            });
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
 
     fn run(first_row: usize, composed: bool) -> Vec<f32> {
+        let _guard = composed.then(crate::ops::force_composed);
         let mut params = Params::new();
         let start = Tensor::new(&[[1f32, -2.0], [0.5, 3.0], [2.0, -1.0]], &Device::Cpu).unwrap();
         let w = params.insert_rows("w", &start, first_row).unwrap();
@@ -243,23 +259,7 @@ mod tests {
         for _ in 0..5 {
             let loss = w.sqr().unwrap().sqr().unwrap().sum_all().unwrap();
             let grads = Gradients::collect(&params, &loss.backward().unwrap()).unwrap();
-            if composed {
-                adam.step += 1;
-                let update = Update {
-                    lr: 0.1,
-                    decay: 0.01,
-                    eps: 1e-8,
-                    correction1: 1.0 - 0.9f64.powf(adam.step as f64),
-                    correction2: 1.0 - 0.999f64.powf(adam.step as f64),
-                };
-                let rows = params.trained_rows().next().unwrap().1.unwrap();
-                let moments = adam.moments.get_mut("w").unwrap();
-                update
-                    .composed(&adam.config, &rows, moments, grads.get("w").unwrap(), 0.5)
-                    .unwrap();
-            } else {
-                adam.step(&params, &grads, 0.1, 0.5).unwrap();
-            }
+            adam.step(&params, &grads, 0.1, 0.5).unwrap();
         }
         w.flatten_all().unwrap().to_vec1().unwrap()
     }

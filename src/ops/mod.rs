@@ -14,6 +14,7 @@
 )]
 
 mod attention;
+mod ceiling;
 #[cfg(test)]
 mod check;
 mod cpu;
@@ -35,10 +36,11 @@ use std::marker::PhantomData;
 use candle_core::{DType, Tensor};
 
 pub use attention::{Row, Rows, attention};
+pub use ceiling::matmul_flops;
 pub use cross_entropy::cross_entropy;
 pub use dropout::dropout;
 pub use embedding::embedding;
-pub use info_nce::{Contrast, info_nce, info_nce_top1};
+pub use info_nce::{Contrast, InfoNce, info_nce};
 pub use kernels::Precision;
 pub use linear::linear;
 pub use log_softmax::log_softmax_rows;

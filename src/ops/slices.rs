@@ -23,7 +23,8 @@ pub(crate) fn serve(tensors: &[&Tensor]) -> bool {
     super::fused(tensors) && tensors.iter().all(|t| t.dtype() == candle_core::DType::F32)
 }
 
-fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
+/// Hands the values of a contiguous f32 tensor on the CPU to `f`.
+pub(crate) fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
     let values = cpu::values(tensor);
     Ok(f(values.slice::<f32>()?))
 }

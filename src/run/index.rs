@@ -65,7 +65,7 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
             tracing::info!("behavior encoder: validation AUC {auc:.4} (epoch {})", din.best_epoch);
         }
         save_matrix(&new.join("behavior.safetensors"), &din.embeddings)?;
-        save_safetensors(new.join("din/model.safetensors"), &din.weights, &[])?;
+        save_safetensors(new.join("din/model.safetensors"), &din.weights)?;
         let report = json!({
             "auc": din.auc,
             "best_epoch": din.best_epoch,
@@ -235,7 +235,7 @@ pub(super) fn plan_of(config: &RunConfig, num_items: usize) -> Result<Vec<TreePl
 fn save_matrix(path: &Path, matrix: &Array2<f32>) -> Result<()> {
     let data: Vec<f32> = matrix.iter().copied().collect();
     let tensor = Tensor::from_vec(data, matrix.dim(), &candle_core::Device::Cpu)?;
-    save_safetensors(path, &[("embeddings".to_string(), tensor)].into(), &[])
+    save_safetensors(path, &[("embeddings".to_string(), tensor)].into())
 }
 
 /// An embedding matrix of the run, (items, dim), where the index has one.

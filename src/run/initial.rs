@@ -86,7 +86,7 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
         .collect();
     let mut names = vec!["config.json", "model.safetensors", "tokenizer.json"];
     if !projectors.is_empty() {
-        save_safetensors(dir.join("projectors.safetensors"), &projectors, &[])?;
+        save_safetensors(dir.join("projectors.safetensors"), &projectors)?;
         names.push("projectors.safetensors");
     }
     files::remove_dir(&state)?;

@@ -132,8 +132,7 @@ impl Projectors {
                 negative_ids: negatives,
                 temperature,
             };
-            let losses = ops::info_nce(&query, &contrast)?;
-            let top1 = ops::info_nce_top1(&query, &contrast)? * targets.len() as f64;
+            let ops::InfoNce { losses, top1 } = ops::info_nce(&query, &contrast)?;
             Ok(ContrastLoss { name: side.name, weight: side.weight, losses, top1 })
         };
         self.sides.iter().map(loss).collect()

@@ -50,8 +50,8 @@ impl StateDir {
         let new = self.dir.join("latest.new");
         files::remove_dir(&new)?;
         std::fs::create_dir_all(&new).map_err(Error::io(&new))?;
-        save_safetensors(new.join("params.safetensors"), &values(params), &[])?;
-        save_safetensors(new.join("moments.safetensors"), &adam.state(), &[])?;
+        save_safetensors(new.join("params.safetensors"), &values(params))?;
+        save_safetensors(new.join("moments.safetensors"), &adam.state(params)?)?;
         files::write_json(&new.join("progress.json"), progress)?;
         files::replace_dir(&new, &self.dir.join("latest"))
     }
@@ -76,7 +76,7 @@ impl StateDir {
 
     pub(super) fn save_best(&self, params: &Params) -> Result<()> {
         std::fs::create_dir_all(&self.dir).map_err(Error::io(&self.dir))?;
-        save_safetensors(self.best(), &values(params), &[])
+        save_safetensors(self.best(), &values(params))
     }
 
     pub(super) fn restore_best(&self, params: &Params, device: &Device) -> Result<()> {

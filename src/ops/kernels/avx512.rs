@@ -262,12 +262,7 @@ fn transpose(rows: [__m512i; LANES]) -> [__m512i; LANES] {
 /// Here and in [`pack_right`], what lies together is read together: the groups of 16 are the inner loop.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[expect(unsafe_code, reason = "vector loads and stores take pointers")]
-unsafe fn pack_left<const BF16: bool>(
-    lhs: Mat<'_, f32>,
-    row: usize,
-    words: usize,
-    to: &mut [u32],
-) {
+unsafe fn pack_left<const BF16: bool>(lhs: Mat<'_, f32>, row: usize, words: usize, to: &mut [u32]) {
     let per_word = 1 + usize::from(BF16);
     let all_rows = to.len() / words;
     let start = lhs.data.as_ptr();

@@ -156,7 +156,7 @@ pub(in crate::ops) fn matmul<T: Float>(
 }
 
 /// [`matmul`] by the `gemm` crate.
-pub(super) fn gemm<T: Float>(
+pub(in crate::ops) fn gemm<T: Float>(
     out: &mut MatMut<'_, T>,
     lhs: Mat<'_, T>,
     rhs: Mat<'_, T>,

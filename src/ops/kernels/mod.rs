@@ -8,4 +8,4 @@ mod matrix;
 pub(super) use float::{Float, dot, max, sum_of, vectorize};
 pub use matrix::Precision;
 pub(crate) use matrix::Update;
-pub(super) use matrix::{Mat, MatMut, Threads, matmul};
+pub(super) use matrix::{Mat, MatMut, Threads, gemm, matmul};

@@ -1,0 +1,234 @@
+//! Benchmarks of the engines on random input, with the shapes that other frameworks are measured on.
+
+use candle_core::Device;
+use serde::Serialize;
+
+use crate::model::{Llama, LlamaConfig, LoraConfig, adapter, init};
+use crate::nn::Params;
+use crate::ops::{self, Precision};
+use crate::tasks::Sample;
+use crate::train::{Control, EpochReport, Observer, StepReport, TrainConfig, Trainer};
+use crate::{Result, invalid, rng};
+
+/// The shape of a backbone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shape {
+    /// Vocabulary 4096, hidden 256, feed-forward 688, 6 layers of 4 heads, untied: 5.8 M parameters.
+    Tiny,
+    /// SmolLM2-135M with 1,024 item tokens.
+    SmolLm2,
+}
+
+impl Shape {
+    /// The configuration of a model of this shape.
+    pub fn config(self) -> LlamaConfig {
+        match self {
+            Self::Tiny => LlamaConfig {
+                vocab_size: 4096,
+                hidden_size: 256,
+                intermediate_size: 688,
+                num_hidden_layers: 6,
+                num_attention_heads: 4,
+                num_key_value_heads: 4,
+                head_dim: 64,
+                tie_word_embeddings: false,
+                ..LlamaConfig::tiny_test()
+            },
+            Self::SmolLm2 => LlamaConfig {
+                vocab_size: 49152 + 1024,
+                hidden_size: 576,
+                intermediate_size: 1536,
+                num_hidden_layers: 30,
+                num_attention_heads: 9,
+                num_key_value_heads: 3,
+                head_dim: 64,
+                tie_word_embeddings: true,
+                ..LlamaConfig::tiny_test()
+            },
+        }
+    }
+}
+
+/// What to time.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct TrainBench {
+    /// The backbone.
+    pub shape: Shape,
+    /// Whether products are rounded to bf16.
+    pub bf16: bool,
+    /// Rows of a step.
+    pub batch: usize,
+    /// Tokens of a row; the second half is predicted.
+    pub seq: usize,
+    /// Steps that are timed, after one that is not.
+    pub steps: u64,
+    /// Train adapters of rank 8 on every linear layer instead of the backbone.
+    pub lora: bool,
+    /// Keep only the input of every block for the backward pass.
+    pub checkpointing: bool,
+}
+
+/// How fast training steps were.
+#[derive(Debug, Clone, Serialize)]
+pub struct TrainSpeed {
+    /// What was timed.
+    #[serde(flatten)]
+    pub bench: TrainBench,
+    /// Threads of the pool.
+    pub threads: usize,
+    /// Tokens a second, over all timed steps.
+    pub tokens_per_s: f64,
+    /// Milliseconds of the median step.
+    pub ms_per_step: f64,
+    /// Floating-point operations a second in the matrix products that a step needs.
+    pub gflops: f64,
+    /// The same for single products of the model's shapes, the fastest found.
+    pub ceiling_gflops: f64,
+    /// Their ratio.
+    pub share_of_ceiling: f64,
+}
+
+/// Times whole optimiser steps (forward, loss, backward, clipping, AdamW) on random tokens.
+pub fn train(bench: TrainBench, seed: u64) -> Result<TrainSpeed> {
+    if bench.batch == 0 || bench.seq < 2 || bench.steps == 0 {
+        invalid!("a benchmark needs --batch and --steps of at least 1 and --seq of at least 2");
+    }
+    let precision = if bench.bf16 { Precision::Bf16 } else { Precision::Full };
+    let llama = bench.shape.config();
+    let mut weights = init::scratch(&llama, seed, &Device::Cpu)?;
+    let mut params = Params::new();
+    let model = if bench.lora {
+        let adapters =
+            adapter::create(&llama, &weights, &LoraConfig::default(), seed, &mut params)?;
+        Llama::with_lora(&llama, &weights, &adapters)?
+    } else {
+        for (name, weight) in &mut weights {
+            *weight = params.insert(name.clone(), weight)?;
+        }
+        Llama::new(&llama, &weights)?
+    };
+    drop(weights);
+    let model = model.with_precision(precision);
+    let config = TrainConfig {
+        epochs: bench.steps + 1,
+        batch: bench.batch,
+        checkpointing: bench.checkpointing,
+        ..TrainConfig::default()
+    };
+    let trainer = Trainer {
+        config: &config,
+        lora_dropout: 0.0,
+        seed,
+        model: &model,
+        params: &params,
+        contrast: None,
+        state: None,
+    };
+    let mut times = Times::default();
+    let samples = |epoch| random_samples(bench, llama.vocab_size, seed, epoch);
+    trainer.run(&samples, None, &mut times)?;
+
+    let mut seconds = times.0.split_off(1);
+    let total: f64 = seconds.iter().sum();
+    seconds.sort_by(f64::total_cmp);
+    let tokens = bench.batch * bench.seq;
+    let gflops = step_flops(bench, &llama) * seconds.len() as f64 / total / 1e9;
+    let ceiling_gflops = ceiling(&llama, tokens, precision) / 1e9;
+    Ok(TrainSpeed {
+        bench,
+        threads: rayon::current_num_threads(),
+        tokens_per_s: (tokens * seconds.len()) as f64 / total,
+        ms_per_step: 1e3 * seconds[seconds.len() / 2],
+        gflops,
+        ceiling_gflops,
+        share_of_ceiling: gflops / ceiling_gflops,
+    })
+}
+
+/// Rows of random tokens, of which the second half is predicted.
+fn random_samples(bench: TrainBench, vocab: usize, seed: u64, epoch: u64) -> Vec<Sample> {
+    let mut stream = rng::stream(seed, "bench tokens", &[epoch]);
+    let row = |_| {
+        let token = |_| (rng::uniform(&mut stream) * vocab as f64) as u32;
+        let ids: Vec<u32> = (0..bench.seq).map(token).collect();
+        let labels = (bench.seq / 2..bench.seq).map(|at| (at as u32 - 1, ids[at])).collect();
+        Sample { positions: (0..bench.seq as u32).collect(), labels, contrast: Vec::new(), ids }
+    };
+    (0..bench.batch).map(row).collect()
+}
+
+/// The operations of the products a step cannot do without: forward, the gradient of every input and of
+/// every trained weight. What is computed twice counts once.
+fn step_flops(bench: TrainBench, llama: &LlamaConfig) -> f64 {
+    let (hidden, ffn, dim) = (llama.hidden_size, llama.intermediate_size, llama.head_dim);
+    let (heads, kv_heads) = (llama.num_attention_heads, llama.num_key_value_heads);
+    let block = hidden * dim * (2 * heads + 2 * kv_heads) + 3 * hidden * ffn;
+    let tokens = bench.batch * bench.seq;
+    let labels = bench.batch * (bench.seq - bench.seq / 2);
+    let linear = tokens * llama.num_hidden_layers * block + labels * llama.vocab_size * hidden;
+    let pairs = bench.batch * bench.seq * (bench.seq + 1) / 2;
+    let attention = llama.num_hidden_layers * pairs * heads * dim * 2;
+    let passes = if bench.lora { 2 } else { 3 };
+    2.0 * (passes * linear + 3 * attention) as f64
+}
+
+/// The fastest product among those of the model's linear layers.
+fn ceiling(llama: &LlamaConfig, tokens: usize, precision: Precision) -> f64 {
+    let (hidden, ffn) = (llama.hidden_size, llama.intermediate_size);
+    [(hidden, hidden), (ffn, hidden), (hidden, ffn)]
+        .map(|(out, inner)| ops::matmul_flops(tokens, out, inner, precision))
+        .into_iter()
+        .fold(0.0, f64::max)
+}
+
+/// Seconds of every step.
+#[derive(Default)]
+struct Times(Vec<f64>);
+
+impl Observer for Times {
+    fn on_step(&mut self, report: &StepReport) -> Result<Control> {
+        self.0.push(report.tokens as f64 / report.tokens_per_s);
+        Ok(Control::Continue)
+    }
+
+    fn on_epoch(&mut self, _report: &EpochReport) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_have_their_sizes() {
+        let parameters = |shape: Shape| {
+            let shapes = shape.config().tensor_shapes();
+            shapes.iter().map(|(_, dims)| dims.iter().product::<usize>()).sum::<usize>()
+        };
+        assert_eq!(parameters(Shape::Tiny), 6_843_648);
+        assert_eq!(parameters(Shape::SmolLm2), 135_104_832);
+    }
+
+    #[test]
+    fn half_of_every_row_is_predicted() {
+        let bench = TrainBench {
+            shape: Shape::Tiny,
+            bf16: false,
+            batch: 3,
+            seq: 7,
+            steps: 1,
+            lora: false,
+            checkpointing: false,
+        };
+        let samples = random_samples(bench, 10, 1, 0);
+        assert_eq!(samples.len(), 3);
+        for sample in samples {
+            let expected: Vec<(u32, u32)> =
+                (3..7).map(|at| (at - 1, sample.ids[at as usize])).collect();
+            assert_eq!(sample.labels, expected);
+            assert!(sample.ids.iter().all(|&id| id < 10));
+        }
+    }
+}
