@@ -205,7 +205,7 @@ mod tests {
     fn shapes_have_their_sizes() {
         let parameters = |shape: Shape| {
             let shapes = shape.config().tensor_shapes();
-            shapes.iter().map(|(_, dims)| dims.iter().product::<usize>()).sum::<usize>()
+            shapes.values().map(|dims| dims.iter().product::<usize>()).sum::<usize>()
         };
         assert_eq!(parameters(Shape::Tiny), 6_843_648);
         assert_eq!(parameters(Shape::SmolLm2), 135_104_832);

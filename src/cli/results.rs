@@ -30,8 +30,12 @@ pub(super) fn stage(run: &Run, report: &StageReport) -> String {
 
 /// The entries of an object that have a value, a line each.
 pub(super) fn figures(object: &Value) -> String {
-    let entries = object.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null());
-    entries.map(|(name, value)| format!("  {name}: {}\n", number(value))).collect()
+    let mut text = String::new();
+    let entries = object.as_object().into_iter().flatten();
+    for (name, value) in entries.filter(|(_, value)| !value.is_null()) {
+        let _ = writeln!(text, "  {name}: {}", number(value));
+    }
+    text
 }
 
 fn number(value: &Value) -> String {

@@ -229,8 +229,8 @@ unsafe fn words_across<const BF16: bool>(
 /// Turns 16 rows of 16 words into columns.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
-fn transpose(rows: [__m512i; LANES]) -> [__m512i; LANES] {
-    let mut pairs = rows;
+fn transpose(rows: &[__m512i; LANES]) -> [__m512i; LANES] {
+    let mut pairs = *rows;
     for i in (0..LANES).step_by(2) {
         pairs[i] = _mm512_unpacklo_epi32(rows[i], rows[i + 1]);
         pairs[i + 1] = _mm512_unpackhi_epi32(rows[i], rows[i + 1]);
@@ -286,7 +286,7 @@ unsafe fn pack_left<const BF16: bool>(lhs: Mat<'_, f32>, row: usize, words: usiz
                         let left = lhs.cols - inner;
                         *out = words_across::<BF16>(from, lhs.col_stride, left, rows);
                     }
-                    block = transpose(block);
+                    block = transpose(&block);
                 }
                 for (i, &line) in block.iter().enumerate().take(rows) {
                     let to = to.as_mut_ptr().add((group + i) * words + word);
@@ -322,7 +322,7 @@ unsafe fn pack_right<const BF16: bool>(
                         let from = start.add((column + i) * rhs.col_stride + at);
                         *out = words_along::<BF16>(from, rhs.rows - at);
                     }
-                    block = transpose(block);
+                    block = transpose(&block);
                 } else if columns > 0 {
                     for (i, out) in block.iter_mut().enumerate().take(words - word) {
                         let inner = at + i * per_word;
@@ -408,7 +408,8 @@ impl Tile {
                     let value = _mm512_set1_epi32(value.cast_signed());
                     for (sum, vector) in sums.iter_mut().zip(panel) {
                         *sum = if BF16 {
-                            let (a, b) = (transmute::<__m512i, __m512bh>(value), transmute(vector));
+                            let a = transmute::<__m512i, __m512bh>(value);
+                            let b = transmute::<__m512i, __m512bh>(vector);
                             _mm512_dpbf16_ps(*sum, a, b)
                         } else {
                             let (a, b) = (_mm512_castsi512_ps(value), _mm512_castsi512_ps(vector));
