@@ -2,9 +2,9 @@
 
 use candle_core::WithDType;
 
-#[cfg(target_arch = "x86_64")]
-use super::avx512;
 use super::matrix::{Mat, MatMut, Precision, Threads, Update, gemm};
+#[cfg(target_arch = "x86_64")]
+use super::packed;
 
 /// Independent partial sums of a reduction. Fixed, so that a sum does not depend on the machine's vectors.
 const LANES: usize = 16;
@@ -77,12 +77,10 @@ impl Float for f32 {
         threads: Threads,
         precision: Precision,
     ) {
-        match precision {
-            _ if !avx512::available() || !avx512::takes(&lhs, &rhs) => {
-                gemm(out, lhs, rhs, update, threads);
-            }
-            Precision::Full => avx512::matmul::<false>(out, lhs, rhs, update, threads),
-            Precision::Bf16 => avx512::matmul::<true>(out, lhs, rhs, update, threads),
+        if packed::available() && packed::takes(&lhs, &rhs) {
+            packed::matmul(out, lhs, rhs, update, threads, precision == Precision::Bf16);
+        } else {
+            gemm(out, lhs, rhs, update, threads);
         }
     }
 }

@@ -1,9 +1,9 @@
 //! Loops over plain slices, and the only unsafe code of the operations.
 
-#[cfg(target_arch = "x86_64")]
-mod avx512;
 mod float;
 mod matrix;
+#[cfg(target_arch = "x86_64")]
+mod packed;
 
 pub(super) use float::{Float, dot, max, sum_of, vectorize};
 pub use matrix::Precision;

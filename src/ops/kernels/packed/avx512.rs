@@ -1,0 +1,122 @@
+//! The micro-kernels of AVX-512, in f32 and bf16.
+
+use std::arch::x86_64::{
+    __m512bh, __m512i, _mm512_add_ps, _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps,
+    _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_set1_epi32, _mm512_setzero_ps,
+    _mm512_setzero_si512,
+};
+use std::mem::transmute;
+
+use super::words::{LANES, lanes, load};
+use super::{Block, Kernel, Left, Output, PANEL};
+use crate::ops::kernels::matrix::Update;
+
+/// Rows the micro-kernel takes at a time: with 4 vectors a row, 24 sums stay in registers.
+const TILE: usize = 6;
+/// Words along the inner dimension that one pass covers: their part of a panel stays in the first cache.
+const DEPTH: usize = 128;
+
+/// Multiplies up to [`TILE`] rows with one panel and keeps all their sums in registers.
+pub(super) struct Avx512<const BF16: bool>;
+
+impl<const BF16: bool> Kernel for Avx512<BF16> {
+    const BF16: bool = BF16;
+    const DEPTH_STEP: usize = 1;
+    const ROW_STEP: usize = 1;
+
+    #[expect(unsafe_code, reason = "the micro-kernel takes pointers")]
+    unsafe fn multiply(left: Left, right: &[u32], output: Output, block: &Block) {
+        // SAFETY: as the caller says.
+        unsafe { multiply::<BF16>(left, right, output, block) }
+    }
+}
+
+/// Computes one block of the output.
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[expect(unsafe_code, reason = "the micro-kernel takes pointers")]
+unsafe fn multiply<const BF16: bool>(left: Left, right: &[u32], output: Output, block: &Block) {
+    for word in (0..block.words).step_by(DEPTH) {
+        let depth = DEPTH.min(block.words - word);
+        let add = word > 0 || output.update == Update::Add;
+        for panel in block.panels.clone() {
+            let columns = block.columns - panel * PANEL;
+            let panel_words = &right[(panel * block.words + word) * PANEL..][..depth * PANEL];
+            for row in block.rows.clone().step_by(TILE) {
+                // SAFETY: the rows and columns lie inside the operands and the output.
+                unsafe {
+                    let tile = Tile {
+                        left: left.start.add(row * left.stride + word),
+                        stride: left.stride,
+                        right: panel_words.as_ptr(),
+                        depth,
+                        output: output.start.add(row * output.stride + panel * PANEL),
+                        output_stride: output.stride,
+                        columns,
+                        add,
+                    };
+                    match block.rows.end - row {
+                        1 => tile.compute::<BF16, 1>(),
+                        2 => tile.compute::<BF16, 2>(),
+                        3 => tile.compute::<BF16, 3>(),
+                        4 => tile.compute::<BF16, 4>(),
+                        5 => tile.compute::<BF16, 5>(),
+                        _ => tile.compute::<BF16, TILE>(),
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What the micro-kernel multiplies: some rows of words with a panel.
+struct Tile {
+    left: *const u32,
+    stride: usize,
+    right: *const u32,
+    depth: usize,
+    output: *mut f32,
+    output_stride: usize,
+    columns: usize,
+    add: bool,
+}
+
+impl Tile {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+    #[expect(unsafe_code, reason = "vector loads and stores take pointers")]
+    unsafe fn compute<const BF16: bool, const ROWS: usize>(&self) {
+        let mut sums = [[_mm512_setzero_ps(); PANEL / LANES]; ROWS];
+        // SAFETY: `depth` words of ROWS rows and of the panel can be read; stores are masked to the
+        // columns that exist.
+        unsafe {
+            for word in 0..self.depth {
+                let mut panel = [_mm512_setzero_si512(); PANEL / LANES];
+                for (j, vector) in panel.iter_mut().enumerate() {
+                    *vector = _mm512_loadu_si512(self.right.add(word * PANEL + j * LANES).cast());
+                }
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let value = *self.left.add(i * self.stride + word);
+                    let value = _mm512_set1_epi32(value.cast_signed());
+                    for (sum, vector) in sums.iter_mut().zip(panel) {
+                        *sum = if BF16 {
+                            let a = transmute::<__m512i, __m512bh>(value);
+                            let b = transmute::<__m512i, __m512bh>(vector);
+                            _mm512_dpbf16_ps(*sum, a, b)
+                        } else {
+                            let (a, b) = (_mm512_castsi512_ps(value), _mm512_castsi512_ps(vector));
+                            _mm512_fmadd_ps(a, b, *sum)
+                        };
+                    }
+                }
+            }
+            for (i, sums) in sums.iter().enumerate() {
+                for (j, &sum) in sums.iter().enumerate() {
+                    let Some(columns) = self.columns.checked_sub(j * LANES) else { break };
+                    let to = self.output.add(i * self.output_stride + j * LANES);
+                    let sum = if self.add { _mm512_add_ps(load(to, columns), sum) } else { sum };
+                    _mm512_mask_storeu_ps(to, lanes(columns), sum);
+                }
+            }
+        }
+    }
+}
