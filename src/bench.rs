@@ -87,6 +87,8 @@ pub struct TrainSpeed {
     pub ceiling_gflops: f64,
     /// Their ratio.
     pub share_of_ceiling: f64,
+    /// The peak memory expected before the start.
+    pub predicted_memory_bytes: Option<u64>,
 }
 
 /// Times whole optimiser steps (forward, loss, backward, clipping, AdamW) on random tokens.
@@ -122,12 +124,13 @@ pub fn train(bench: TrainBench, seed: u64) -> Result<TrainSpeed> {
         seed,
         model: &model,
         params: &params,
+        item_tokens: None,
         contrast: None,
         state: None,
     };
     let mut times = Times::default();
     let samples = |epoch| random_samples(bench, llama.vocab_size, seed, epoch);
-    trainer.run(&samples, None, &mut times)?;
+    let outcome = trainer.run(&samples, None, &mut times)?;
 
     let mut seconds = times.0.split_off(1);
     let total: f64 = seconds.iter().sum();
@@ -143,6 +146,7 @@ pub fn train(bench: TrainBench, seed: u64) -> Result<TrainSpeed> {
         gflops,
         ceiling_gflops,
         share_of_ceiling: gflops / ceiling_gflops,
+        predicted_memory_bytes: outcome.memory.map(|memory| memory.total()),
     })
 }
 
@@ -153,7 +157,7 @@ fn random_samples(bench: TrainBench, vocab: usize, seed: u64, epoch: u64) -> Vec
         let token = |_| (rng::uniform(&mut stream) * vocab as f64) as u32;
         let ids: Vec<u32> = (0..bench.seq).map(token).collect();
         let labels = (bench.seq / 2..bench.seq).map(|at| (at as u32 - 1, ids[at])).collect();
-        Sample { positions: (0..bench.seq as u32).collect(), labels, contrast: Vec::new(), ids }
+        Sample { positions: (0..bench.seq as u32).collect(), labels, ids, ..Sample::default() }
     };
     (0..bench.batch).map(row).collect()
 }

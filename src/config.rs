@@ -181,6 +181,9 @@ pub struct TrainingConfig {
     pub tasks: TasksConfig,
     /// The contrastive loss of stage `initial`.
     pub contrast: ContrastConfig,
+    /// Whether the probabilities of sequence recommendation are normalised over the item tokens alone, as
+    /// they are ranked in the end, rather than over the whole vocabulary.
+    pub item_softmax: bool,
     /// Which targets stage `anneal` trains.
     pub selection: SrtSelection,
     /// The language-model warm-up of a backbone from scratch.
@@ -200,6 +203,7 @@ impl Default for TrainingConfig {
             adapter: LoraConfig::default(),
             tasks: TasksConfig::default(),
             contrast: ContrastConfig::default(),
+            item_softmax: false,
             selection: SrtSelection::default(),
             warmup: TrainConfig {
                 epochs: 4,

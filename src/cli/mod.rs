@@ -43,7 +43,11 @@ pub fn main() -> ExitCode {
         .without_time()
         .with_ansi(io::stderr().is_terminal())
         .init();
-    match run(&args) {
+    let outcome = set_threads(args.threads).and_then(|()| {
+        // From inside the pool, a parallel loop begins without waking another thread first.
+        rayon::scope(|_| run(&args))
+    });
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("error: {e:#}");
@@ -53,7 +57,6 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<()> {
-    set_threads(args.threads)?;
     if let Command::Bench { command: BenchCommand::Train(bench) } = &args.command {
         return bench_train(bench, args.seed.unwrap_or_default());
     }

@@ -15,7 +15,7 @@ use crate::ops::{self, Precision, Rows};
 
 mod backprop;
 
-pub use backprop::Backprop;
+pub(crate) use backprop::{Backprop, Pools};
 
 /// The tokens of one forward pass.
 #[derive(Debug, Clone)]
@@ -71,6 +71,15 @@ impl KvCache {
         }
         Ok(self.layers[layer].clone())
     }
+}
+
+/// What the inner values of a block are kept in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inner {
+    /// f32.
+    Full,
+    /// bf16, where products round to it anyway.
+    Half,
 }
 
 /// Grouped-query causal self-attention with rotary positions.
@@ -189,6 +198,13 @@ impl Llama {
         self
     }
 
+    /// What a pass by hand keeps its inner values in; none where such a pass cannot serve the model.
+    pub(crate) fn pass_by_hand(&self) -> Option<Inner> {
+        let serves = ops::slices::serve(&[&self.embed_tokens, &self.lm_head]);
+        let inner = if self.precision.takes_effect() { Inner::Half } else { Inner::Full };
+        serves.then_some(inner)
+    }
+
     /// What matrix products are multiplied in.
     pub fn precision(&self) -> Precision {
         self.precision
@@ -226,6 +242,30 @@ impl Llama {
             inverse_frequencies: self.inverse_frequencies.clone(),
             precision: self.precision,
         }
+    }
+
+    /// Bytes of all weights, adapters included.
+    pub(crate) fn weight_bytes(&self) -> u64 {
+        let bytes = |t: &Tensor| (t.elem_count() * t.dtype().size_in_bytes()) as u64;
+        let linear = |l: &Linear| {
+            bytes(&l.weight) + l.lora.as_ref().map_or(0, |l| bytes(&l.a) + bytes(&l.b))
+        };
+        let layer = |layer: &Layer| {
+            let (attn, mlp) = (&layer.self_attn, &layer.mlp);
+            let linears = [&attn.q_proj, &attn.k_proj, &attn.v_proj, &attn.o_proj];
+            let linears = linears.into_iter().chain([&mlp.gate_proj, &mlp.up_proj, &mlp.down_proj]);
+            linears.map(linear).sum::<u64>()
+                + bytes(&layer.input_layernorm)
+                + bytes(&layer.post_attention_layernorm)
+        };
+        let head = if self.is_tied() { 0 } else { bytes(&self.lm_head) };
+        let layers: u64 = self.layers.iter().map(layer).sum();
+        bytes(&self.embed_tokens) + layers + bytes(&self.norm) + head
+    }
+
+    /// Whether the output head is the embedding.
+    fn is_tied(&self) -> bool {
+        self.lm_head.id() == self.embed_tokens.id()
     }
 
     /// The configuration.

@@ -14,7 +14,8 @@ mod source;
 pub use adapter::LoraConfig;
 pub use checkpoint::{Weights, load_folder, load_safetensors, save_folder, save_safetensors};
 pub use config::LlamaConfig;
-pub use llama::{Backprop, DropoutPair, KvCache, Llama, Packed};
+pub(crate) use llama::{Backprop, Inner, Pools};
+pub use llama::{DropoutPair, KvCache, Llama, Packed};
 pub use rope_scaling::RopeScaling;
 pub use source::{Backbone, BackboneSource, load_backbone};
 

@@ -1,10 +1,12 @@
 //! Building blocks of models: trainable parameters, their gradients and optimiser, linear layers
 //! with LoRA. Knows nothing of any model.
 
+mod gradients;
 mod linear;
 mod optimizer;
 mod params;
 
+pub use gradients::{GradientSum, Gradients};
 pub use linear::{Dropout, Linear, Lora};
-pub use optimizer::{AdamW, AdamWConfig};
-pub use params::{GradientSum, Gradients, Params};
+pub use optimizer::{AdamW, AdamWConfig, MomentType};
+pub use params::Params;

@@ -1,17 +1,21 @@
-//! The trainable parameters of a model, in a fixed order, and their gradients.
+//! The trainable parameters of a model, in a fixed order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
-use candle_core::backprop::GradStore;
-use candle_core::{DType, Result, Tensor, TensorId, Var, bail};
-
-use crate::ops::slices::{self, Update, WeightGrad};
+use candle_core::{Result, Tensor, Var, bail};
 
 /// A trainable tensor; rows before `first_row` stay frozen.
 #[derive(Debug, Clone)]
-struct Param {
-    var: Var,
-    first_row: usize,
+pub(super) struct Param {
+    pub(super) var: Var,
+    pub(super) first_row: usize,
+}
+
+impl Param {
+    /// The part of a tensor of the parameter's shape that is trained.
+    pub(super) fn trained(&self, t: &Tensor) -> Result<Tensor> {
+        rows_from(t, self.first_row)
+    }
 }
 
 /// Trainable parameters by name, iterated in name order.
@@ -41,8 +45,8 @@ impl Params {
         value: &Tensor,
         first_row: usize,
     ) -> Result<Tensor> {
-        // `copy` detaches from the caller's storage: `Var::from_tensor` may share it.
-        let var = Var::from_tensor(&value.detach().copy()?)?;
+        // Detached, so that the variable gets storage of its own and not another variable's.
+        let var = Var::from_tensor(&value.detach())?;
         let tensor = var.as_tensor().clone();
         let name = name.into();
         if self.map.insert(name.clone(), Param { var, first_row }).is_some() {
@@ -64,6 +68,14 @@ impl Params {
     /// The trained rows of every parameter, in order; they share the parameter's storage.
     pub fn trained_rows(&self) -> impl Iterator<Item = (&str, Result<Tensor>)> {
         self.map.iter().map(|(name, p)| (name.as_str(), rows_from(p.var.as_tensor(), p.first_row)))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Param)> {
+        self.map.iter().map(|(name, p)| (name.as_str(), p))
+    }
+
+    pub(super) fn get(&self, name: &str) -> Option<&Param> {
+        self.map.get(name)
     }
 
     /// The number of scalars that training changes.
@@ -88,7 +100,8 @@ impl Params {
     }
 }
 
-fn row_len(t: &Tensor) -> usize {
+/// Values of a row.
+pub(super) fn row_len(t: &Tensor) -> usize {
     t.dims().iter().skip(1).product()
 }
 
@@ -96,145 +109,11 @@ fn rows_from(t: &Tensor, first_row: usize) -> Result<Tensor> {
     if first_row == 0 { Ok(t.clone()) } else { t.narrow(0, first_row, t.dim(0)? - first_row) }
 }
 
-/// One gradient a trained parameter, by name; for partly frozen ones, of the trained rows only.
-#[derive(Debug, Clone)]
-pub struct Gradients {
-    map: BTreeMap<String, Tensor>,
-}
-
-impl Gradients {
-    /// Takes the gradients of `params` out of a backward pass.
-    ///
-    /// # Errors
-    /// Names the first parameter that received none: a cut in the graph is a bug, never a warning.
-    pub fn collect(params: &Params, store: &GradStore) -> Result<Self> {
-        Self::collect_with_optional(params, store, |_| false)
-    }
-
-    /// As [`Gradients::collect`], but parameters that `optional` picks by name may go without: theirs
-    /// is zero.
-    pub fn collect_with_optional(
-        params: &Params,
-        store: &GradStore,
-        optional: impl Fn(&str) -> bool,
-    ) -> Result<Self> {
-        let mut map = BTreeMap::new();
-        for (name, p) in &params.map {
-            let grad = match store.get(p.var.as_tensor()) {
-                Some(grad) => rows_from(grad, p.first_row)?.contiguous()?,
-                None if optional(name) => rows_from(&p.var.zeros_like()?, p.first_row)?,
-                None => bail!("no gradient reached parameter {name}"),
-            };
-            map.insert(name.clone(), grad);
-        }
-        Ok(Self { map })
-    }
-
-    /// Adds the gradients of another micro-batch.
-    pub fn accumulate(&mut self, other: &Self) -> Result<()> {
-        for (name, grad) in &mut self.map {
-            match other.map.get(name) {
-                Some(more) => *grad = (&*grad + more)?,
-                None => bail!("no gradient reached parameter {name}"),
-            }
-        }
-        Ok(())
-    }
-
-    /// The gradient of `name`.
-    pub fn get(&self, name: &str) -> Option<&Tensor> {
-        self.map.get(name)
-    }
-
-    /// The Euclidean norm over all gradients together.
-    pub fn norm(&self) -> Result<f64> {
-        let mut sum = 0.0;
-        for grad in self.map.values() {
-            sum += if slices::serve(&[grad]) {
-                slices::sum_of_squares(grad)?
-            } else {
-                let grad = grad.to_dtype(DType::F32)?;
-                f64::from(grad.sqr()?.sum_all()?.to_scalar::<f32>()?)
-            };
-        }
-        Ok(sum.sqrt())
-    }
-}
-
-/// Gradients under construction, on the CPU in f32: a backward pass by hand adds to them.
-///
-/// A gradient takes memory from the moment it is first asked for.
-#[derive(Debug)]
-pub struct GradientSum<'a> {
-    params: &'a Params,
-    names: HashMap<TensorId, &'a str>,
-    sums: BTreeMap<&'a str, Vec<f32>>,
-}
-
-impl<'a> GradientSum<'a> {
-    /// Nothing yet, for `params`.
-    pub fn new(params: &'a Params) -> Self {
-        let names = params.tensors().map(|(name, t)| (t.id(), name)).collect();
-        Self { params, names, sums: BTreeMap::new() }
-    }
-
-    /// Where the gradient of a model's `weight` is summed; none if it is frozen.
-    pub(crate) fn of(&mut self, weight: &Tensor) -> Option<WeightGrad<'_>> {
-        let name = *self.names.get(&weight.id())?;
-        let first_row = self.params.map[name].first_row;
-        let length = weight.elem_count() - first_row * row_len(weight);
-        let update = if self.sums.contains_key(name) { Update::Add } else { Update::Overwrite };
-        let values = self.sums.entry(name).or_insert_with(|| vec![0.0; length]);
-        Some(WeightGrad { values, first_row, update })
-    }
-
-    /// Adds a part that a graph's backward pass computed, where it reached `weight`.
-    pub fn add(&mut self, weight: &Tensor, store: &GradStore) -> Result<()> {
-        if let (Some(sum), Some(part)) = (self.of(weight), store.get(weight)) {
-            let part = rows_from(part, sum.first_row)?.flatten_all()?.to_vec1::<f32>()?;
-            slices::add(sum.values, &part);
-        }
-        Ok(())
-    }
-
-    /// The finished gradients; those of parameters that `optional` picks by name may be missing and are
-    /// zero.
-    ///
-    /// # Errors
-    /// Names the first other parameter that was never reached.
-    pub fn finish(mut self, optional: impl Fn(&str) -> bool) -> Result<Gradients> {
-        let mut map = BTreeMap::new();
-        for (name, p) in &self.params.map {
-            let rows = rows_from(p.var.as_tensor(), p.first_row)?;
-            let grad = match self.sums.remove(name.as_str()) {
-                Some(sum) => Tensor::from_vec(sum, rows.shape(), rows.device())?,
-                None if optional(name) => rows.zeros_like()?,
-                None => bail!("no gradient reached parameter {name}"),
-            };
-            map.insert(name.clone(), grad);
-        }
-        Ok(Gradients { map })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use candle_core::{Device, Tensor};
 
     use super::*;
-
-    #[test]
-    fn a_parameter_without_gradient_is_named() {
-        let mut params = Params::new();
-        let a =
-            params.insert("a", &Tensor::ones(2, candle_core::DType::F32, &Device::Cpu).unwrap());
-        params
-            .insert("b", &Tensor::ones(2, candle_core::DType::F32, &Device::Cpu).unwrap())
-            .unwrap();
-        let grads = a.unwrap().sum_all().unwrap().backward().unwrap();
-        let error = Gradients::collect(&params, &grads).unwrap_err().to_string();
-        assert!(error.contains("parameter b"), "{error}");
-    }
 
     #[test]
     fn frozen_rows_are_not_counted() {

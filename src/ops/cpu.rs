@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor, WithDType, bail};
 
 use super::kernels::Float;
 
@@ -24,8 +24,26 @@ macro_rules! with_float {
 }
 pub(super) use with_float;
 
+/// Evaluates an expression with `$slice` as the values of a contiguous f32 or bf16 tensor on the CPU.
+macro_rules! with_stored {
+    ($tensor:expr, $slice:ident => $body:expr) => {{
+        let values = $crate::ops::cpu::values($tensor);
+        match $tensor.dtype() {
+            candle_core::DType::BF16 => {
+                let $slice = values.slice::<half::bf16>()?;
+                $body
+            }
+            _ => {
+                let $slice = values.slice::<f32>()?;
+                $body
+            }
+        }
+    }};
+}
+pub(super) use with_stored;
+
 /// The values behind a contiguous layout.
-pub(super) fn slice<'a, T: Float>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
+pub(super) fn slice<'a, T: WithDType>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [T]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&T::cpu_storage_as_slice(storage)?[start..end]),
         None => bail!("the fused operations take contiguous tensors, not {layout:?}"),
@@ -46,7 +64,7 @@ pub(super) fn values(tensor: &Tensor) -> Values<'_, impl Deref<Target = Storage>
 
 impl<G: Deref<Target = Storage>> Values<'_, G> {
     /// The values of a contiguous CPU tensor.
-    pub(super) fn slice<T: Float>(&self) -> Result<&[T]> {
+    pub(super) fn slice<T: WithDType>(&self) -> Result<&[T]> {
         match &*self.storage {
             Storage::Cpu(storage) => slice(storage, self.layout),
             _ => bail!("the fused operations take tensors on the CPU"),

@@ -1,5 +1,6 @@
 //! Cross-entropy over a vocabulary without its logits ever being there all at once.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::backend::BackendStorage;
@@ -8,14 +9,19 @@ use rayon::prelude::*;
 
 use super::cpu::{self, with_float, zeros_if};
 use super::embedding::check_ids;
-use super::kernels::{Float, Mat, MatMut, Precision, Threads, Update, matmul, vectorize};
+use super::kernels::{Float, Mat, MatMut, Precision, Stored, Threads, Update, matmul, vectorize};
 use super::log_softmax::log_sum_exp;
+use super::pool::Pool;
 use super::{fused, linear};
 
 /// Bytes of logits held at a time.
 const CHUNK_BYTES: usize = 8 << 20;
 /// Rows a chunk has at least: each chunk reads the whole weight and adds to its whole gradient.
 const MIN_CHUNK_ROWS: usize = 64;
+/// Bytes of logits held at a time by [`loss_and_gradients`].
+const PART_BYTES: usize = 32 << 20;
+/// Columns a part has at least.
+const MIN_PART_COLUMNS: usize = 256;
 
 /// The negative log-likelihood of each target under softmax(`hidden` * `weight`^T).
 ///
@@ -180,53 +186,88 @@ impl CrossEntropy {
     }
 }
 
-/// The sum of the losses of rows `hidden`, and the gradients of `scale` times that sum, in one pass over
-/// the logits: `hidden_grad` is overwritten, `weight_grad` is that of the rows of the weight from
-/// `first_row` on, and overwritten or added to.
-pub(super) fn loss_and_gradients(
-    [hidden, weight]: [&[f32]; 2],
+/// The sum of the losses of rows `hidden`, and the gradients of `scale` times that sum: `hidden_grad` is
+/// overwritten, `weight_grad` overwritten or added to.
+///
+/// Logits are there for a part of the vocabulary at a time. Where that is not all of it, a first pass sums
+/// their exponentials and a second computes them again: one more product, but the weight and its gradient
+/// are gone through only once a pass.
+#[expect(clippy::too_many_arguments, reason = "what a loss reads and what it writes")]
+pub(super) fn loss_and_gradients<S: Stored<Wide = f32>, W: Stored<Wide = f32>>(
+    hidden: Mat<'_, S>,
+    weight: Mat<'_, W>,
     targets: &[u32],
     scale: f32,
     hidden_grad: &mut [f32],
     mut weight_grad: Option<WeightGrad<'_>>,
     precision: Precision,
+    pool: &Pool<f32>,
 ) -> f64 {
     if targets.is_empty() {
         return 0.0;
     }
-    let width = hidden.len() / targets.len();
-    let vocab = weight.len() / width;
-    let weight = Mat::new(weight, vocab, width);
-    let rows = chunk_rows::<f32>(vocab);
-    let mut logits = vec![0.0; rows.min(targets.len()) * vocab];
-    let mut losses = vec![0.0f32; rows];
-    let mut total = 0.0;
-    let blocks = hidden.chunks(rows * width).zip(hidden_grad.chunks_mut(rows * width));
-    for (targets, (hidden, hidden_grad)) in targets.chunks(rows).zip(blocks) {
-        let n = targets.len();
-        let logits = &mut logits[..n * vocab];
-        let hidden = Mat::new(hidden, n, width);
-        let mut view = MatMut::new(logits, n, vocab);
-        matmul(&mut view, hidden, weight.t(), Update::Overwrite, Threads::All, precision);
-        let losses = &mut losses[..n];
-        logits.par_chunks_mut(vocab).zip(targets).zip(&mut *losses).for_each(
-            |((row, &target), loss)| {
-                *loss = log_sum_exp(row) - row[target as usize];
-                logits_gradient(row, target as usize, *loss, scale);
-            },
-        );
-        total += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
-        let change = Mat::new(logits, n, vocab);
-        let mut view = MatMut::new(hidden_grad, n, width);
-        matmul(&mut view, change, weight, Update::Overwrite, Threads::All, precision);
+    let (rows, width, vocab) = (targets.len(), weight.cols, weight.rows);
+    let columns = part_columns(rows, vocab);
+    let parts: Vec<_> =
+        (0..vocab).step_by(columns).map(|first| first..vocab.min(first + columns)).collect();
+    let mut logits = pool.take(rows * columns);
+    let fill = |logits: &mut [f32], part: &Range<usize>| {
+        let part = weight.lines(part.clone());
+        let mut view = MatMut::new(logits, rows, part.rows);
+        matmul(&mut view, hidden, part.t(), Update::Overwrite, Threads::All, precision);
+    };
+    // The logarithm of the summed exponentials, and the logit of the target.
+    let mut sums = vec![(f32::NEG_INFINITY, 0.0f32); rows];
+    for part in &parts {
+        let logits = &mut logits[..rows * part.len()];
+        fill(logits, part);
+        let lines = logits.par_chunks(part.len()).zip(targets);
+        lines.zip(&mut sums).for_each(|((line, &target), (total, picked))| {
+            *total = log_add_exp(*total, log_sum_exp(line));
+            if part.contains(&(target as usize)) {
+                *picked = line[target as usize - part.start];
+            }
+        });
+    }
+    for part in &parts {
+        let logits = &mut logits[..rows * part.len()];
+        if parts.len() > 1 {
+            fill(logits, part);
+        }
+        let lines = logits.par_chunks_mut(part.len()).zip(targets);
+        lines.zip(&sums).for_each(|((line, &target), &(total, _))| {
+            probabilities(line, total, scale);
+            if part.contains(&(target as usize)) {
+                line[target as usize - part.start] -= scale;
+            }
+        });
+        let change = Mat::new(logits, rows, part.len());
+        let update = if part.start == 0 { Update::Overwrite } else { Update::Add };
+        let weight = weight.lines(part.clone());
+        let mut view = MatMut::new(hidden_grad, rows, width);
+        matmul(&mut view, change, weight, update, Threads::All, precision);
         if let Some(grad) = &mut weight_grad {
-            let trained = change.columns_from(grad.first_row);
-            let mut view = MatMut::new(grad.values, vocab - grad.first_row, width);
+            let first = part.start.max(grad.first_row).min(part.end);
+            let trained = change.columns_from(first - part.start);
+            let lines =
+                first.saturating_sub(grad.first_row)..part.end.saturating_sub(grad.first_row);
+            let values = &mut grad.values[lines.start * width..lines.end * width];
+            let mut view = MatMut::new(values, lines.len(), width);
             matmul(&mut view, trained.t(), hidden, grad.update, Threads::All, precision);
-            grad.update = Update::Add;
         }
     }
-    total
+    sums.iter().map(|&(total, picked)| f64::from(total - picked)).sum()
+}
+
+/// Ids whose logits [`loss_and_gradients`] holds at a time.
+pub(super) fn part_columns(rows: usize, vocab: usize) -> usize {
+    (PART_BYTES / (rows.max(1) * size_of::<f32>())).max(MIN_PART_COLUMNS).min(vocab)
+}
+
+/// `ln(exp(a) + exp(b))` of a finite `b`.
+fn log_add_exp(a: f32, b: f32) -> f32 {
+    let (low, high) = if a < b { (a, b) } else { (b, a) };
+    if low == f32::NEG_INFINITY { high } else { high + Float::exp(low - high).ln_1p() }
 }
 
 /// The gradient of the rows of a weight from `first_row` on, and whether there is something to add to.
@@ -238,19 +279,34 @@ pub(crate) struct WeightGrad<'a> {
     pub(crate) update: Update,
 }
 
+impl<'a> WeightGrad<'a> {
+    /// The gradient of some rows of the weight, counted from the first of them.
+    pub(super) fn lines(self, lines: &Range<usize>, width: usize) -> WeightGrad<'a> {
+        let values = self.values;
+        let part = lines.start.saturating_sub(self.first_row) * width
+            ..lines.end.saturating_sub(self.first_row) * width;
+        let first_row = self.first_row.saturating_sub(lines.start).min(lines.len());
+        WeightGrad { values: &mut values[part], first_row, update: self.update }
+    }
+}
+
 /// Turns logits into `grad * (probabilities - one_hot(target))`.
 fn logits_gradient<T: Float>(row: &mut [T], target: usize, loss: T, grad: T) {
     // The loss is log-sum-exp minus the target's logit, so it need not be summed again.
-    let total = loss + row[target];
+    probabilities(row, loss + row[target], grad);
+    row[target] -= grad;
+}
+
+/// Turns logits into `scale * probabilities`, from the logarithm of their summed exponentials.
+fn probabilities<T: Float>(row: &mut [T], total: T, scale: T) {
     vectorize(
         #[inline(always)]
         || {
             for v in row.iter_mut() {
-                *v = grad * (*v - total).exp();
+                *v = scale * (*v - total).exp();
             }
         },
     );
-    row[target] -= grad;
 }
 
 #[cfg(test)]

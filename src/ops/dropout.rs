@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::cpu::{self, with_float};
 use super::fused;
-use super::kernels::{Float, vectorize};
+use super::kernels::{Float, Stored, vectorize};
 
 /// Values a task works on.
 const BLOCK: usize = 1 << 13;
@@ -60,14 +60,15 @@ impl Mask {
         y
     }
 
-    pub(super) fn apply_in_place<T: Float>(&self, x: &mut [T]) {
-        let scale = T::from_f64(1.0 / (1.0 - self.p));
+    pub(super) fn apply_in_place<S: Stored>(&self, x: &mut [S]) {
+        let scale = S::Wide::from_f64(1.0 / (1.0 - self.p));
         x.par_chunks_mut(BLOCK).enumerate().for_each(|(block, x)| {
             vectorize(
                 #[inline(always)]
                 || {
                     for (i, x) in x.iter_mut().enumerate() {
-                        *x = *x * self.factor::<T>(block * BLOCK + i) * scale;
+                        let factor = self.factor::<S::Wide>(block * BLOCK + i);
+                        *x = S::narrow(x.widen() * factor * scale);
                     }
                 },
             );

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::cpu::{self, with_float};
 use super::fused;
-use super::kernels::Float;
+use super::kernels::{Float, Stored};
 
 /// Table rows whose gradient one task sums, and output rows one task copies.
 const BLOCK: usize = 64;
@@ -57,7 +57,8 @@ impl CustomOp1 for Embedding {
     fn cpu_fwd(&self, weight: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (_, hidden) = layout.shape().dims2()?;
         with_float!(weight.dtype(), T => {
-            let rows = gather::<T>(cpu::slice(weight, layout)?, hidden, &self.ids);
+            let mut rows = vec![T::default(); self.ids.len() * hidden];
+            gather::<T>(&mut rows, cpu::slice(weight, layout)?, hidden, &self.ids);
             Ok((T::to_cpu_storage_owned(rows), (self.ids.len(), hidden).into()))
         })
     }
@@ -74,17 +75,17 @@ impl CustomOp1 for Embedding {
     }
 }
 
-pub(super) fn gather<T: Float>(table: &[T], hidden: usize, ids: &[u32]) -> Vec<T> {
-    let mut rows = vec![T::zero(); ids.len() * hidden];
+pub(super) fn gather<S: Stored>(rows: &mut [S::Wide], table: &[S], hidden: usize, ids: &[u32]) {
     if hidden > 0 {
         rows.par_chunks_mut(BLOCK * hidden).zip(ids.par_chunks(BLOCK)).for_each(|(rows, ids)| {
             for (row, &id) in rows.chunks_exact_mut(hidden).zip(ids) {
                 let start = id as usize * hidden;
-                row.copy_from_slice(&table[start..start + hidden]);
+                for (to, from) in row.iter_mut().zip(&table[start..start + hidden]) {
+                    *to = from.widen();
+                }
             }
         });
     }
-    rows
 }
 
 /// Adds the gradients of each table row to `total`, in the order of the ids; `total` begins with row

@@ -25,6 +25,7 @@ mod info_nce;
 mod kernels;
 mod linear;
 mod log_softmax;
+mod pool;
 mod rms_norm;
 mod rope;
 pub(crate) mod slices;
@@ -72,9 +73,14 @@ impl Drop for ComposedGuard {
     }
 }
 
+/// Whether no guard forces the composed path.
+fn allow_fused() -> bool {
+    COMPOSED_GUARDS.get() == 0
+}
+
 /// Whether the fused path serves these inputs.
 fn fused(inputs: &[&Tensor]) -> bool {
-    COMPOSED_GUARDS.get() == 0
+    allow_fused()
         && inputs
             .iter()
             .all(|t| t.device().is_cpu() && matches!(t.dtype(), DType::F32 | DType::F64))

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::cpu::{self, with_float, zeros_if};
 use super::fused;
-use super::kernels::{Float, dot, vectorize};
+use super::kernels::{Float, Stored, dot, vectorize};
 
 /// Rows a task works on. Fixed, as the weight gradient is summed by blocks.
 const BLOCK: usize = 64;
@@ -52,7 +52,8 @@ impl CustomOp2 for RmsNorm {
     ) -> Result<(CpuStorage, Shape)> {
         with_float!(x.dtype(), T => {
             let (x, weight) = (cpu::slice::<T>(x, x_layout)?, cpu::slice(weight, weight_layout)?);
-            let y = forward(x, weight, T::from_f64(self.eps));
+            let mut y = vec![T::default(); x.len()];
+            forward(&mut y, x, weight, T::from_f64(self.eps));
             Ok((T::to_cpu_storage_owned(y), x_layout.shape().clone()))
         })
     }
@@ -83,9 +84,8 @@ impl CustomOp2 for RmsNorm {
     }
 }
 
-pub(super) fn forward<T: Float>(x: &[T], weight: &[T], eps: T) -> Vec<T> {
+pub(super) fn forward<S: Stored>(y: &mut [S], x: &[S::Wide], weight: &[S::Wide], eps: S::Wide) {
     let hidden = weight.len();
-    let mut y = vec![T::zero(); x.len()];
     y.par_chunks_mut(BLOCK * hidden).zip(x.par_chunks(BLOCK * hidden)).for_each(|(y, x)| {
         vectorize(
             #[inline(always)]
@@ -93,13 +93,12 @@ pub(super) fn forward<T: Float>(x: &[T], weight: &[T], eps: T) -> Vec<T> {
                 for (y, x) in y.chunks_exact_mut(hidden).zip(x.chunks_exact(hidden)) {
                     let scale = inverse_rms(x, eps);
                     for ((y, &x), &w) in y.iter_mut().zip(x).zip(weight) {
-                        *y = x * scale * w;
+                        *y = S::narrow(x * scale * w);
                     }
                 }
             },
         );
     });
-    y
 }
 
 #[inline(always)]

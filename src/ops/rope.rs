@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::cpu::{self, with_float};
 use super::fused;
-use super::kernels::{Float, vectorize};
+use super::kernels::{Stored, vectorize};
 
 /// Tokens a task works on.
 const BLOCK: usize = 64;
@@ -89,14 +89,14 @@ impl CustomOp3 for Rope {
 }
 
 /// Rotates in place: forwards for `direction` 1, backwards for -1.
-pub(super) fn rotate<T: Float>(
-    x: &mut [T],
-    [cos, sin]: [&[T]; 2],
+pub(super) fn rotate<S: Stored>(
+    x: &mut [S],
+    [cos, sin]: [&[S::Wide]; 2],
     (heads, head_dim): (usize, usize),
     direction: f64,
 ) {
     let (width, half) = (heads * head_dim, head_dim / 2);
-    let direction = T::from_f64(direction);
+    let direction = S::Wide::from_f64(direction);
     if x.is_empty() {
         return;
     }
@@ -111,9 +111,9 @@ pub(super) fn rotate<T: Float>(
                     let (first, second) = x.split_at_mut(half);
                     for (j, (first, second)) in first.iter_mut().zip(second).enumerate() {
                         let (c, s) = (cos[j], direction * sin[j]);
-                        let rotated = *first * c - *second * s;
-                        *second = *second * c + *first * s;
-                        *first = rotated;
+                        let (x, y) = (first.widen(), second.widen());
+                        *first = S::narrow(x * c - y * s);
+                        *second = S::narrow(y * c + x * s);
                     }
                 }
             },

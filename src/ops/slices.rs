@@ -1,73 +1,111 @@
-//! The fused operations over plain f32 slices, for a pass that keeps its own memory instead of a graph.
+//! The fused operations over plain slices, for a pass that keeps its own memory instead of a graph.
 //!
-//! Activations are slices with one line a token; weights are tensors on the CPU, read in place. What adds
-//! to a gradient says so; the rest overwrites.
+//! Activations are slices with one line a token, in f32 or in a narrower [`Stored`] type; weights are f32 or
+//! bf16 tensors on the CPU, read in place. What adds to a gradient says so; the rest overwrites.
 
-use candle_core::{Result, Tensor};
+use std::ops::Range;
+
+use candle_core::{DType, Result, Tensor};
 use rayon::prelude::*;
 
+use super::Rows;
 use super::attention::{Inputs, fused};
+use super::cpu::with_stored;
 use super::dropout::Mask;
-use super::kernels::{Mat, MatMut, Precision, Threads, dot, matmul, vectorize};
-use super::{Rows, cpu};
+use super::kernels::{Mat, MatMut, Precision, Threads, dot, matmul};
 
 pub(crate) use super::attention::HeadShape;
 pub(crate) use super::cross_entropy::WeightGrad;
-pub(crate) use super::kernels::Update;
+pub(crate) use super::kernels::{Stored, Update, vectorize};
+pub(crate) use super::pool::{Buffer, Pool};
 
 /// Values a task works on.
 const BLOCK: usize = 1 << 13;
 
-/// Whether every tensor is f32 and on the CPU, and nothing has forced the composed path.
-pub(crate) fn serve(tensors: &[&Tensor]) -> bool {
-    super::fused(tensors) && tensors.iter().all(|t| t.dtype() == candle_core::DType::F32)
+/// What an activation is kept in: computed with in f32.
+pub(crate) trait Activation: Stored<Wide = f32> {}
+impl<S: Stored<Wide = f32>> Activation for S {}
+
+/// Random bits for [`Stored::narrow_randomly`], a function of a key and a place.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Noise {
+    key: u32,
 }
 
-/// Hands the values of a contiguous f32 tensor on the CPU to `f`.
-pub(crate) fn with_values<R>(tensor: &Tensor, f: impl FnOnce(&[f32]) -> R) -> Result<R> {
-    let values = cpu::values(tensor);
-    Ok(f(values.slice::<f32>()?))
+impl Noise {
+    pub(crate) fn new(step: u64, parameter: u64) -> Self {
+        let key = step.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            ^ parameter.wrapping_mul(0xd129_0b26_88b4_a2b3);
+        Self { key: (key >> 32) as u32 ^ key as u32 }
+    }
+
+    /// Three draws for the place: `MurmurHash3`'s finaliser of its number.
+    #[inline(always)]
+    pub(crate) fn of(self, place: usize) -> [u16; 3] {
+        let mix = |mut z: u32| {
+            z = (z ^ (z >> 16)).wrapping_mul(0x85eb_ca6b);
+            z = (z ^ (z >> 13)).wrapping_mul(0xc2b2_ae35);
+            z ^ (z >> 16)
+        };
+        let first = mix((place as u32).wrapping_mul(0x9e37_79b9) ^ self.key);
+        [first as u16, (first >> 16) as u16, mix(first ^ 0x5bd1_e995) as u16]
+    }
+}
+
+/// Whether every tensor is a weight these functions take, and nothing has forced the composed path.
+pub(crate) fn serve(tensors: &[&Tensor]) -> bool {
+    super::allow_fused()
+        && tensors
+            .iter()
+            .all(|t| t.device().is_cpu() && matches!(t.dtype(), DType::F32 | DType::BF16))
+}
+
+/// The values of a weight vector.
+fn vector(weight: &Tensor) -> Result<Vec<f32>> {
+    weight.to_dtype(DType::F32)?.to_vec1()
 }
 
 /// `out` (tokens, out) from `x` (tokens, in): `x w^T`, or added to what is there.
-pub(crate) fn linear(
-    out: &mut [f32],
-    x: &[f32],
+pub(crate) fn linear<X: Activation, O: Activation>(
+    out: &mut [O],
+    x: &[X],
     weight: &Tensor,
     update: Update,
     precision: Precision,
 ) -> Result<()> {
     let (rows, inner) = weight.dims2()?;
     let tokens = x.len() / inner;
-    with_values(weight, |w| {
+    with_stored!(weight, w => {
         let (x, w) = (Mat::new(x, tokens, inner), Mat::new(w, rows, inner));
         let mut out = MatMut::new(out, tokens, rows);
         matmul(&mut out, x, w.t(), update, Threads::All, precision);
-    })
+    });
+    Ok(())
 }
 
 /// The gradient of the input of [`linear`], (tokens, in), from that of its output, (tokens, out).
-pub(crate) fn linear_input_grad(
-    x_grad: &mut [f32],
-    grad: &[f32],
+pub(crate) fn linear_input_grad<G: Activation, O: Activation>(
+    x_grad: &mut [O],
+    grad: &[G],
     weight: &Tensor,
     update: Update,
     precision: Precision,
 ) -> Result<()> {
     let (rows, inner) = weight.dims2()?;
     let tokens = grad.len() / rows;
-    with_values(weight, |w| {
+    with_stored!(weight, w => {
         let (grad, w) = (Mat::new(grad, tokens, rows), Mat::new(w, rows, inner));
         let mut x_grad = MatMut::new(x_grad, tokens, inner);
         matmul(&mut x_grad, grad, w, update, Threads::All, precision);
-    })
+    });
+    Ok(())
 }
 
 /// The gradient of the weight of [`linear`], (out, in), over `tokens` lines.
-pub(crate) fn linear_weight_grad(
+pub(crate) fn linear_weight_grad<G: Activation, X: Activation>(
     weight_grad: &mut [f32],
-    grad: &[f32],
-    x: &[f32],
+    grad: &[G],
+    x: &[X],
     tokens: usize,
     update: Update,
     precision: Precision,
@@ -79,8 +117,14 @@ pub(crate) fn linear_weight_grad(
 }
 
 /// As [`super::rms_norm`].
-pub(crate) fn rms_norm(x: &[f32], weight: &Tensor, eps: f64) -> Result<Vec<f32>> {
-    with_values(weight, |w| super::rms_norm::forward(x, w, eps as f32))
+pub(crate) fn rms_norm<O: Activation>(
+    out: &mut [O],
+    x: &[f32],
+    weight: &Tensor,
+    eps: f64,
+) -> Result<()> {
+    super::rms_norm::forward(out, x, &vector(weight)?, eps as f32);
+    Ok(())
 }
 
 /// Adds the gradients of [`rms_norm`] to `x_grad` and, where there is one, to `weight_grad`.
@@ -92,61 +136,71 @@ pub(crate) fn rms_norm_backward(
     x_grad: &mut [f32],
     weight_grad: Option<&mut [f32]>,
 ) -> Result<()> {
-    with_values(weight, |w| {
-        let tracked = weight_grad.is_some();
-        let part = super::rms_norm::backward([x, w, grad], eps as f32, Some(x_grad), tracked);
-        if let (Some(total), Some(part)) = (weight_grad, part) {
-            total.iter_mut().zip(part).for_each(|(t, p)| *t += p);
-        }
-    })
+    let tracked = weight_grad.is_some();
+    let w = vector(weight)?;
+    let part = super::rms_norm::backward([x, &w, grad], eps as f32, Some(x_grad), tracked);
+    if let (Some(total), Some(part)) = (weight_grad, part) {
+        total.iter_mut().zip(part).for_each(|(t, p)| *t += p);
+    }
+    Ok(())
 }
 
 /// Rotates `x` (tokens, heads, `head_dim`) by the angles of its tokens; back again with `inverse`.
-pub(crate) fn rope(x: &mut [f32], angles: [&[f32]; 2], shape: (usize, usize), inverse: bool) {
+pub(crate) fn rope<X: Activation>(
+    x: &mut [X],
+    angles: [&[f32]; 2],
+    shape: (usize, usize),
+    inverse: bool,
+) {
     super::rope::rotate(x, angles, shape, if inverse { -1.0 } else { 1.0 });
 }
 
 /// As [`super::swiglu`].
-pub(crate) fn swiglu(gate: &[f32], up: &[f32]) -> Vec<f32> {
-    super::swiglu::forward(gate, up)
+pub(crate) fn swiglu<X: Activation>(out: &mut [X], gate: &[X], up: &[X]) {
+    super::swiglu::forward(out, gate, up);
 }
 
 /// Replaces gate and `up` by their gradients.
-pub(crate) fn swiglu_backward(gate: &mut [f32], up: &mut [f32], grad: &[f32]) {
+pub(crate) fn swiglu_backward<X: Activation>(gate: &mut [X], up: &mut [X], grad: &[X]) {
     super::swiglu::backward_in_place(gate, up, grad);
 }
 
 /// As [`super::attention`].
-pub(crate) fn attention(qkv: [&[f32]; 3], heads: HeadShape, rows: &Rows) -> Vec<f32> {
-    let [q, k, v] = qkv;
-    fused::forward(&Inputs { q, k, v, heads }, rows)
-}
-
-/// The gradients of queries, keys and values.
-pub(crate) fn attention_backward(
-    qkv: [&[f32]; 3],
-    grad: &[f32],
+pub(crate) fn attention<X: Activation>(
+    out: &mut [X],
+    [q, k, v]: [&[X]; 3],
     heads: HeadShape,
     rows: &Rows,
-) -> [Vec<f32>; 3] {
-    let [q, k, v] = qkv;
-    let mut grads = qkv.map(|x| Some(vec![0.0; x.len()]));
-    fused::backward(&Inputs { q, k, v, heads }, grad, rows, &mut grads);
-    grads.map(Option::unwrap_or_default)
+    precision: Precision,
+) {
+    fused::forward(out, &Inputs { q, k, v, heads, precision }, rows);
+}
+
+/// Overwrites `grads` with the gradients of queries, keys and values.
+pub(crate) fn attention_backward<X: Activation>(
+    grads: [&mut [X]; 3],
+    [q, k, v]: [&[X]; 3],
+    grad: &[X],
+    heads: HeadShape,
+    rows: &Rows,
+    precision: Precision,
+) {
+    fused::backward(&Inputs { q, k, v, heads, precision }, grad, rows, grads.map(Some));
 }
 
 /// As [`super::dropout`], in place.
-pub(crate) fn dropout(x: &mut [f32], p: f64, key: u64) {
+pub(crate) fn dropout<X: Activation>(x: &mut [X], p: f64, key: u64) {
     if p > 0.0 {
         Mask { p, key }.apply_in_place(x);
     }
 }
 
 /// As [`super::embedding`].
-pub(crate) fn embedding(weight: &Tensor, ids: &[u32]) -> Result<Vec<f32>> {
+pub(crate) fn embedding(out: &mut [f32], weight: &Tensor, ids: &[u32]) -> Result<()> {
     let (vocab, width) = weight.dims2()?;
     super::embedding::check_ids("embedding", ids, vocab)?;
-    with_values(weight, |w| super::embedding::gather(w, width, ids))
+    with_stored!(weight, w => super::embedding::gather(out, w, width, ids));
+    Ok(())
 }
 
 /// Adds the gradient of every row of [`embedding`] from `first_row` on to `weight_grad`.
@@ -160,35 +214,62 @@ pub(crate) fn embedding_backward(
     super::embedding::scatter_add(weight_grad, grad, width, ids, first_row);
 }
 
-/// The sum of the cross-entropies of `hidden`, whose gradients are those of `scale` times that sum.
-pub(crate) fn cross_entropy(
-    hidden: &[f32],
+/// Bytes of logits that [`cross_entropy`] of `rows` over `vocab` ids holds.
+pub(crate) fn logit_bytes(rows: usize, vocab: usize) -> usize {
+    rows * super::cross_entropy::part_columns(rows, vocab) * size_of::<f32>()
+}
+
+/// The sum of the cross-entropies of `hidden` over the ids of `vocabulary` alone, whose gradients are those
+/// of `scale` times that sum: `hidden_grad` is overwritten.
+#[expect(clippy::too_many_arguments, reason = "what a loss reads and what it writes")]
+pub(crate) fn cross_entropy<X: Activation>(
+    hidden: &[X],
     weight: &Tensor,
+    vocabulary: Range<u32>,
     targets: &[u32],
     scale: f64,
     hidden_grad: &mut [f32],
     weight_grad: Option<WeightGrad<'_>>,
     precision: Precision,
+    pool: &Pool<f32>,
 ) -> Result<f64> {
-    super::embedding::check_ids("cross_entropy", targets, weight.dim(0)?)?;
-    with_values(weight, |w| {
-        let inputs = [hidden, w];
-        let scale = scale as f32;
-        super::cross_entropy::loss_and_gradients(
-            inputs,
-            targets,
-            scale,
-            hidden_grad,
-            weight_grad,
-            precision,
-        )
-    })
+    let (vocab, width) = weight.dims2()?;
+    if let Some(id) = targets.iter().find(|id| !vocabulary.contains(id)) {
+        candle_core::bail!("cross_entropy: id {id} is not among {vocabulary:?}");
+    }
+    let targets: Vec<u32> = targets.iter().map(|id| id - vocabulary.start).collect();
+    let hidden = Mat::new(hidden, targets.len(), width);
+    let lines = vocabulary.start as usize..vocabulary.end as usize;
+    let weight_grad = weight_grad.map(|grad| grad.lines(&lines, width));
+    Ok(with_stored!(weight, w => super::cross_entropy::loss_and_gradients(
+        hidden,
+        Mat::new(w, vocab, width).lines(lines),
+        &targets,
+        scale as f32,
+        hidden_grad,
+        weight_grad,
+        precision,
+        pool,
+    )))
 }
 
 /// `total += part`.
-pub(crate) fn add(total: &mut [f32], part: &[f32]) {
+pub(crate) fn add<X: Activation>(total: &mut [X], part: &[f32]) {
     total.par_chunks_mut(BLOCK).zip(part.par_chunks(BLOCK)).for_each(|(total, part)| {
-        total.iter_mut().zip(part).for_each(|(t, p)| *t += p);
+        vectorize(
+            #[inline(always)]
+            || total.iter_mut().zip(part).for_each(|(t, p)| *t = X::narrow(t.widen() + p)),
+        );
+    });
+}
+
+/// `out = x`, rounded where `out` is narrower.
+pub(crate) fn copy<X: Activation, O: Activation>(out: &mut [O], x: &[X]) {
+    out.par_chunks_mut(BLOCK).zip(x.par_chunks(BLOCK)).for_each(|(out, x)| {
+        vectorize(
+            #[inline(always)]
+            || out.iter_mut().zip(x).for_each(|(o, x)| *o = O::narrow(x.widen())),
+        );
     });
 }
 
@@ -199,10 +280,7 @@ pub(crate) fn scale(x: &mut [f32], factor: f64) {
 }
 
 /// The sum of squares, in blocks of a fixed size.
-pub(crate) fn sum_of_squares(x: &Tensor) -> Result<f64> {
-    with_values(x, |x| {
-        let parts: Vec<f64> =
-            x.par_chunks(BLOCK).map(|x| f64::from(vectorize(|| dot(x, x)))).collect();
-        parts.iter().sum()
-    })
+pub(crate) fn sum_of_squares(x: &[f32]) -> f64 {
+    let parts: Vec<f64> = x.par_chunks(BLOCK).map(|x| f64::from(vectorize(|| dot(x, x)))).collect();
+    parts.iter().sum()
 }

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::cpu::{self, with_float, zeros_if};
 use super::fused;
-use super::kernels::{Float, vectorize};
+use super::kernels::{Float, Stored, vectorize};
 
 /// Values a task works on.
 const BLOCK: usize = 1 << 13;
@@ -45,7 +45,9 @@ impl CustomOp2 for SwiGlu {
         up_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         with_float!(gate.dtype(), T => {
-            let y = forward::<T>(cpu::slice(gate, gate_layout)?, cpu::slice(up, up_layout)?);
+            let gate = cpu::slice::<T>(gate, gate_layout)?;
+            let mut y = vec![T::default(); gate.len()];
+            forward(&mut y, gate, cpu::slice(up, up_layout)?);
             Ok((T::to_cpu_storage_owned(y), gate_layout.shape().clone()))
         })
     }
@@ -76,10 +78,8 @@ fn sigmoid<T: Float>(x: T) -> T {
     T::one() / (T::one() + (-x).exp())
 }
 
-pub(super) fn forward<T: Float>(gate: &[T], up: &[T]) -> Vec<T> {
-    let mut y = vec![T::zero(); gate.len()];
-    fill(&mut y, [gate, up, up], |gate, up, _| gate * sigmoid(gate) * up);
-    y
+pub(super) fn forward<S: Stored>(y: &mut [S], gate: &[S], up: &[S]) {
+    fill(y, [gate, up, up], |gate, up, _| gate * sigmoid(gate) * up);
 }
 
 /// The gradients of the gate and of `up`, where wanted.
@@ -103,17 +103,17 @@ fn backward<T: Float>(
 }
 
 /// Replaces gate and `up` by their gradients.
-pub(super) fn backward_in_place<T: Float>(gate: &mut [T], up: &mut [T], grad: &[T]) {
+pub(super) fn backward_in_place<S: Stored>(gate: &mut [S], up: &mut [S], grad: &[S]) {
     let blocks = gate.par_chunks_mut(BLOCK).zip(up.par_chunks_mut(BLOCK));
     blocks.zip(grad.par_chunks(BLOCK)).for_each(|((gate, up), grad)| {
         vectorize(
             #[inline(always)]
             || {
                 for ((gate, up), &grad) in gate.iter_mut().zip(up).zip(grad) {
-                    let s = sigmoid(*gate);
-                    let up_grad = grad * *gate * s;
-                    *gate = grad * *up * s * (T::one() + *gate * (T::one() - s));
-                    *up = up_grad;
+                    let (g, u, grad) = (gate.widen(), up.widen(), grad.widen());
+                    let (s, one) = (sigmoid(g), S::Wide::ONE);
+                    *gate = S::narrow(grad * u * s * (one + g * (one - s)));
+                    *up = S::narrow(grad * g * s);
                 }
             },
         );
@@ -121,14 +121,18 @@ pub(super) fn backward_in_place<T: Float>(gate: &mut [T], up: &mut [T], grad: &[
 }
 
 /// `out[i] = f(a[i], b[i], c[i])`, in parallel.
-fn fill<T: Float>(out: &mut [T], [a, b, c]: [&[T]; 3], f: impl Fn(T, T, T) -> T + Sync) {
+fn fill<S: Stored>(
+    out: &mut [S],
+    [a, b, c]: [&[S]; 3],
+    f: impl Fn(S::Wide, S::Wide, S::Wide) -> S::Wide + Sync,
+) {
     let inputs = a.par_chunks(BLOCK).zip(b.par_chunks(BLOCK)).zip(c.par_chunks(BLOCK));
     out.par_chunks_mut(BLOCK).zip(inputs).for_each(|(out, ((a, b), c))| {
         vectorize(
             #[inline(always)]
             || {
                 for (((out, &a), &b), &c) in out.iter_mut().zip(a).zip(b).zip(c) {
-                    *out = f(a, b, c);
+                    *out = S::narrow(f(a.widen(), b.widen(), c.widen()));
                 }
             },
         );

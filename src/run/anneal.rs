@@ -43,6 +43,7 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
         seed: run.config.seed.wrapping_add(1),
         model: &model,
         params: &params,
+        item_tokens: trained.tokens.normalized_over(run),
         contrast: None,
         state: Some(&state),
     };

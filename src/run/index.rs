@@ -154,6 +154,7 @@ fn prepare_scratch(run: &Run, monitor: &mut dyn Monitor) -> Result<Vec<PathBuf>>
             seed: config.seed,
             model: &model,
             params: &params,
+            item_tokens: None,
             contrast: None,
             state: None,
         };

@@ -67,6 +67,7 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
         seed: run.config.seed,
         model: &model,
         params: &params,
+        item_tokens: tokens.normalized_over(run),
         contrast: contrast.then_some((&projectors, &config.contrast, run.dataset.num_items())),
         state: Some(&state),
     };
@@ -130,6 +131,7 @@ pub(super) fn figures(outcome: &TrainOutcome) -> Value {
         "tokens_per_s": outcome.tokens as f64 / outcome.seconds.max(1e-9),
         "best_validation_ndcg@10": outcome.best.map(|(value, _)| value),
         "best_epoch": outcome.best.map(|(_, epoch)| epoch),
+        "predicted_memory_bytes": outcome.memory.map(|memory| memory.total()),
         "peak_memory_bytes": peak_memory_bytes(),
     })
 }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::Monitor;
-use crate::train::{Control, EpochReport, Losses, Observer, StepReport};
+use crate::train::{Control, EpochReport, Losses, Memory, Observer, StepReport};
 use crate::{Error, Result};
 
 /// Appends to the log and drives a progress display.
@@ -49,6 +49,24 @@ impl<'a> TrainLog<'a> {
 }
 
 impl Observer for TrainLog<'_> {
+    fn on_start(&mut self, memory: Option<Memory>) -> Result<()> {
+        if let Some(memory) = memory {
+            let gb = |bytes: u64| bytes as f64 / 1e9;
+            tracing::info!(
+                "{}: a step takes about {:.2} GB: weights {:.2}, gradients {:.2}, moments {:.2}, kept \
+                 for the backward pass {:.2}, at work {:.2}",
+                self.stage,
+                gb(memory.total()),
+                gb(memory.weights),
+                gb(memory.gradients),
+                gb(memory.moments),
+                gb(memory.kept),
+                gb(memory.working)
+            );
+        }
+        Ok(())
+    }
+
     fn on_step(&mut self, report: &StepReport) -> Result<Control> {
         if !self.begun {
             self.monitor.begin(&format!("train {}", self.stage), report.total_steps);

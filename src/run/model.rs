@@ -1,6 +1,7 @@
 //! The models and vocabularies of a run, as its stages find them.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use candle_core::DType;
 
@@ -122,6 +123,13 @@ impl Tokens {
         let items =
             self.items.iter().enumerate().map(|(i, ids)| (index.tokens(i as u32), ids.clone()));
         self.tokenizer.check_item_tokens(items)
+    }
+
+    /// The item tokens, where the run normalises sequence recommendation over them alone.
+    pub(super) fn normalized_over(&self, run: &Run) -> Option<Range<u32>> {
+        let first = self.vocabulary.first;
+        // The last one added is `<con>`.
+        run.config.train.item_softmax.then(|| first..first + self.added as u32 - 1)
     }
 
     pub(super) fn prompts(&self, run: &Run) -> Result<Prompts> {

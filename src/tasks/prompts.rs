@@ -17,6 +17,8 @@ pub struct Sample {
     pub labels: Vec<(u32, u32)>,
     /// (index of a `<con>`, item it follows); such a token is seen by nobody but itself.
     pub contrast: Vec<(u32, ItemId)>,
+    /// Whether it is sequence recommendation: all labels are item tokens.
+    pub recommends: bool,
 }
 
 impl Sample {
@@ -130,7 +132,7 @@ impl Prompts {
     /// One row for a run of `items`, with a loss on every item from `first_target` (at least 1) on,
     /// each followed by a `<con>` where `contrast` is set.
     pub fn sequence(&self, items: &[ItemId], first_target: usize, contrast: bool) -> Sample {
-        let mut sample = Sample::default();
+        let mut sample = Sample { recommends: true, ..Sample::default() };
         sample.push(&self.instruction());
         for (i, &item) in items.iter().enumerate() {
             let tokens = &self.items[item as usize];
@@ -159,7 +161,9 @@ impl Prompts {
         let fits = |t: &&Template| t.fields().all(|f| !self.field(item, f).is_empty());
         let fitting: Vec<&Template> = self.templates.of(direction).iter().filter(fits).collect();
         let pick = (rng::uniform(stream) * fitting.len() as f64) as usize;
-        Some(self.fill(fitting.get(pick)?, history, item, contrast))
+        let mut sample = self.fill(fitting.get(pick)?, history, item, contrast);
+        sample.recommends = direction == Direction::Sequence;
+        Some(sample)
     }
 
     /// A filled template 0 of SRT: what `sequence` holds of one target, as a sample of its own.
@@ -169,7 +173,8 @@ impl Prompts {
         item: ItemId,
         contrast: bool,
     ) -> Sample {
-        self.fill(&self.templates.of(Direction::Sequence)[0], history, item, contrast)
+        let template = &self.templates.of(Direction::Sequence)[0];
+        Sample { recommends: true, ..self.fill(template, history, item, contrast) }
     }
 
     fn fill(

@@ -16,6 +16,8 @@ pub struct Batch {
     pub label_rows: Vec<u32>,
     /// What it has to predict.
     pub labels: Vec<u32>,
+    /// How many of the labels, the last ones, belong to sequence recommendation.
+    pub recommended: usize,
     /// Every `<con>`.
     pub contrast_rows: Vec<u32>,
     /// The item it follows.
@@ -28,6 +30,7 @@ impl Batch {
         let tokens = samples.iter().map(|s| s.ids.len()).sum();
         let (mut ids, mut positions) = (Vec::with_capacity(tokens), Vec::with_capacity(tokens));
         let (mut label_rows, mut labels) = (Vec::new(), Vec::new());
+        let (mut recommended_rows, mut recommended) = (Vec::new(), Vec::new());
         let (mut contrast_rows, mut contrast_items) = (Vec::new(), Vec::new());
         let mut lengths = Vec::with_capacity(samples.len());
         for sample in samples {
@@ -35,9 +38,14 @@ impl Batch {
             ids.extend(&sample.ids);
             positions.extend(&sample.positions);
             lengths.push(sample.ids.len());
+            let (rows, ids) = if sample.recommends {
+                (&mut recommended_rows, &mut recommended)
+            } else {
+                (&mut label_rows, &mut labels)
+            };
             for (at, label) in &sample.labels {
-                label_rows.push(start + at);
-                labels.push(*label);
+                rows.push(start + at);
+                ids.push(*label);
             }
             for (at, item) in &sample.contrast {
                 contrast_rows.push(start + at);
@@ -52,7 +60,17 @@ impl Batch {
             }
             rows = rows.with_private(private);
         }
+        label_rows.append(&mut recommended_rows);
+        let recommended_count = recommended.len();
+        labels.append(&mut recommended);
         let input = Packed { ids, positions, rows: Arc::new(rows) };
-        Self { input, label_rows, labels, contrast_rows, contrast_items }
+        Self {
+            input,
+            label_rows,
+            labels,
+            recommended: recommended_count,
+            contrast_rows,
+            contrast_items,
+        }
     }
 }

@@ -1,16 +1,28 @@
 //! Losses and gradients of one global batch (paper, equation 7), on two ways that compute the same: by
 //! hand on the CPU, and by candle's graph everywhere else.
 
+use std::ops::Range;
+
 use candle_core::{DType, Tensor, Var};
+use half::bf16;
 
 use super::batch::Batch;
 use super::contrast::Projectors;
 use super::trainer::{Losses, Trainer};
-use crate::model::{Backprop, DropoutPair};
+use crate::model::{Backprop, DropoutPair, Inner, Pools};
 use crate::nn::{Dropout, GradientSum, Gradients};
-use crate::ops::slices;
+use crate::ops::slices::{self, Activation};
 use crate::tasks::Sample;
 use crate::{Result, invalid, ops};
+
+/// Memory that one step hands to the next.
+#[derive(Debug, Default)]
+pub(super) struct Workspace {
+    full: Pools<f32>,
+    half: Pools<bf16>,
+    /// Gradients that the optimiser is done with.
+    pub(super) served: Option<Gradients>,
+}
 
 /// What a micro-batch has to know of its global batch.
 struct Share {
@@ -25,6 +37,16 @@ impl Trainer<'_> {
     /// Losses and gradients of a global batch, whatever its division into micro-batches: every mean is
     /// over the global batch.
     pub fn gradients(&self, samples: &[Sample], step: u64) -> Result<(Losses, Gradients)> {
+        self.gradients_in(&mut Workspace::default(), samples, step)
+    }
+
+    /// As [`Trainer::gradients`], in memory that outlives the step.
+    pub(super) fn gradients_in(
+        &self,
+        workspace: &mut Workspace,
+        samples: &[Sample],
+        step: u64,
+    ) -> Result<(Losses, Gradients)> {
         if samples.is_empty() {
             invalid!("a batch is empty");
         }
@@ -38,7 +60,12 @@ impl Trainer<'_> {
             };
             (Batch::pack(micro), share)
         });
-        if Backprop::serves(self.model) { self.by_hand(batches) } else { self.by_graph(batches) }
+        let served = workspace.served.take();
+        match self.model.pass_by_hand() {
+            None => self.by_graph(batches),
+            Some(Inner::Full) => self.by_hand(batches, &workspace.full, served),
+            Some(Inner::Half) => self.by_hand(batches, &workspace.half, served),
+        }
     }
 
     /// The dropouts of one pass.
@@ -50,31 +77,44 @@ impl Trainer<'_> {
         DropoutPair { residual: drop(self.config.dropout, 1), lora: drop(self.lora_dropout, 2) }
     }
 
-    fn by_hand(
+    fn by_hand<A: Activation>(
         &self,
         batches: impl Iterator<Item = (Batch, Share)>,
+        pools: &Pools<A>,
+        served: Option<Gradients>,
     ) -> Result<(Losses, Gradients)> {
-        let (mut losses, mut sums) = (Losses::default(), GradientSum::new(self.params));
+        let (mut losses, mut sums) = (Losses::default(), GradientSum::new(self.params, served));
         let mut contrasted = false;
         for (batch, share) in batches {
             let model = self.model;
             let checkpointing = self.config.checkpointing;
-            let pass = Backprop::forward(model, &batch.input, share.dropout, checkpointing)?;
+            let pass = Backprop::forward(model, &batch.input, share.dropout, checkpointing, pools)?;
             let rows = [&*batch.label_rows, &*batch.contrast_rows].concat();
             let states = pass.states(&rows)?;
-            let mut grad = vec![0.0; states.len()];
+            let mut grad = pools.wide.zeros(states.len());
             let split = batch.labels.len() * model.config().hidden_size;
             let scale = 1.0 / share.labels as f64;
-            let generation = scale
-                * slices::cross_entropy(
-                    &states[..split],
-                    model.lm_head(),
-                    &batch.labels,
-                    scale,
-                    &mut grad[..split],
-                    sums.of(model.lm_head()),
-                    model.precision(),
-                )?;
+            let mut generation = 0.0;
+            for (labels, vocabulary) in self.normalizations(&batch) {
+                let head = model.lm_head();
+                let part = labels.start * model.config().hidden_size
+                    ..labels.end * model.config().hidden_size;
+                // A part of the vocabulary writes a part of the gradient.
+                let whole = vocabulary.len() == head.dim(0)? && !labels.is_empty();
+                let sum = if whole { sums.of(head) } else { sums.adding_to(head) };
+                generation += scale
+                    * slices::cross_entropy(
+                        &states[part.clone()],
+                        head,
+                        vocabulary,
+                        &batch.labels[labels],
+                        scale,
+                        &mut grad[part],
+                        sum,
+                        model.precision(),
+                        &pools.wide,
+                    )?;
+            }
             losses.generation += generation;
             losses.total += generation;
             let shape = (batch.contrast_rows.len(), model.config().hidden_size);
@@ -108,9 +148,15 @@ impl Trainer<'_> {
             let hidden = model.hidden(&batch.input, None, share.dropout)?;
             let rows = |rows: &[u32]| hidden.index_select(&Tensor::new(rows, hidden.device())?, 0);
             let states = rows(&batch.label_rows)?;
-            let nll =
-                ops::cross_entropy(&states, model.lm_head(), &batch.labels, model.precision())?;
-            let mut total = (nll.sum_all()? / share.labels as f64)?;
+            let mut total = states.zeros_like()?.sum_all()?;
+            for (labels, vocabulary) in self.normalizations(&batch) {
+                let states = states.narrow(0, labels.start, labels.len())?;
+                let (first, count) = (vocabulary.start, vocabulary.len());
+                let head = model.lm_head().narrow(0, first as usize, count)?;
+                let labels: Vec<u32> = batch.labels[labels].iter().map(|id| id - first).collect();
+                let nll = ops::cross_entropy(&states, &head, &labels, model.precision())?;
+                total = (total + (nll.sum_all()? / share.labels as f64)?)?;
+            }
             losses.generation += scalar(&total)?;
             let contrast = if batch.contrast_rows.is_empty() {
                 None
@@ -135,6 +181,17 @@ impl Trainer<'_> {
             Some(gradients) => Ok((losses, gradients)),
             None => invalid!("a batch is empty"),
         }
+    }
+
+    /// The labels of a batch by the part of the vocabulary their probabilities are normalised over; at
+    /// least one group, none empty but in a batch without labels.
+    fn normalizations(&self, batch: &Batch) -> Vec<(Range<usize>, Range<u32>)> {
+        let (all, vocabulary) = (batch.labels.len(), 0..self.model.config().vocab_size as u32);
+        let Some(items) = self.item_tokens.clone() else { return vec![(0..all, vocabulary)] };
+        let split = all - batch.recommended;
+        let mut groups = vec![(0..split, vocabulary), (split..all, items)];
+        groups.retain(|(labels, _)| !labels.is_empty());
+        groups
     }
 
     /// The contrastive loss of the `<con>` states of a micro-batch, (n, hidden); none where it has none.

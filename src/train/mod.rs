@@ -3,6 +3,7 @@
 mod batch;
 mod contrast;
 mod gradients;
+mod memory;
 mod schedule;
 mod state;
 mod trainer;
@@ -10,6 +11,7 @@ mod warmup;
 
 pub use batch::Batch;
 pub use contrast::{ContrastConfig, ContrastLoss, Projectors};
+pub use memory::Memory;
 pub use schedule::Schedule;
 pub use trainer::{
     Control, EpochReport, Losses, Observer, StepReport, TrainConfig, TrainOutcome, Trainer,

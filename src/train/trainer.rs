@@ -1,17 +1,23 @@
 //! The training loop: global batches from micro-batches, clipping, logging, validation, resuming.
 
+use std::ops::Range;
+use std::panic::resume_unwind;
 use std::path::Path;
+use std::thread::{self, Scope};
 use std::time::Instant;
 
+use rayon::ThreadPoolBuilder;
 use serde::{Deserialize, Serialize};
 
 use super::contrast::{ContrastConfig, Projectors};
+use super::gradients::Workspace;
+use super::memory::Memory;
 use super::schedule::Schedule;
 use super::state::{Progress, StateDir};
 use crate::model::Llama;
 use crate::nn::{AdamW, AdamWConfig, Params};
 use crate::tasks::Sample;
-use crate::{Result, invalid};
+use crate::{Error, Result, invalid};
 
 /// Hyper-parameters of a training run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -134,6 +140,11 @@ pub enum Control {
 
 /// Hears of a run's progress.
 pub trait Observer {
+    /// Before the first step: what memory it is expected to take, where that can be told.
+    fn on_start(&mut self, memory: Option<Memory>) -> Result<()> {
+        let _ = memory;
+        Ok(())
+    }
     /// After every step.
     fn on_step(&mut self, report: &StepReport) -> Result<Control>;
     /// After every epoch.
@@ -153,6 +164,8 @@ pub struct TrainOutcome {
     pub tokens: usize,
     /// Seconds spent in steps in this process.
     pub seconds: f64,
+    /// What memory it was expected to take, where that could be told.
+    pub memory: Option<Memory>,
 }
 
 /// A training run over one model.
@@ -167,6 +180,9 @@ pub struct Trainer<'a> {
     pub model: &'a Llama,
     /// What is trained.
     pub params: &'a Params,
+    /// The item tokens, where sequence recommendation is normalised over them alone; `None` normalises
+    /// over the whole vocabulary.
+    pub item_tokens: Option<Range<u32>>,
     /// The contrastive task, if any sample has a `<con>`.
     pub contrast: Option<(&'a Projectors, &'a ContrastConfig, usize)>,
     /// Where to keep the state to resume from; `None` for runs too short to need one.
@@ -182,7 +198,21 @@ impl Trainer<'_> {
     /// Stops at the first loss that is not a number, leaving the state saved before it.
     pub fn run(
         &self,
-        samples: &dyn Fn(u64) -> Vec<Sample>,
+        samples: &(dyn Fn(u64) -> Vec<Sample> + Sync),
+        validate: Option<&mut dyn FnMut() -> Result<f64>>,
+        observer: &mut dyn Observer,
+    ) -> Result<TrainOutcome> {
+        // A pool of its own: the one that trains may have no thread to spare, or be waiting for it.
+        let pool = ThreadPoolBuilder::new().num_threads(1).build();
+        let pool = pool.map_err(|e| Error::Invalid(format!("no thread could be started: {e}")))?;
+        let samples = |epoch| pool.install(|| samples(epoch));
+        thread::scope(|scope| self.run_in(scope, &samples, validate, observer))
+    }
+
+    fn run_in<'scope, 'env>(
+        &self,
+        scope: &'scope Scope<'scope, 'env>,
+        samples: &'env (dyn Fn(u64) -> Vec<Sample> + Sync),
         mut validate: Option<&mut dyn FnMut() -> Result<f64>>,
         observer: &mut dyn Observer,
     ) -> Result<TrainOutcome> {
@@ -190,14 +220,8 @@ impl Trainer<'_> {
         if config.batch == 0 || config.micro_batch == Some(0) {
             invalid!("batch and micro-batch must be at least 1");
         }
-        let mut adam = AdamW::new(self.params, config.adamw)?;
         let state = self.state.map(StateDir::new);
-        let mut progress = match &state {
-            Some(state) => {
-                state.restore(self.params, &mut adam, self.model.device())?.unwrap_or_default()
-            }
-            None => Progress::default(),
-        };
+        let (mut adam, mut progress) = self.begin(state.as_ref())?;
         let mut epoch_samples = samples(progress.epoch);
         if epoch_samples.is_empty() {
             invalid!(
@@ -208,12 +232,20 @@ impl Trainer<'_> {
         let all_steps = per_epoch * config.epochs;
         let total_steps = config.max_steps.map_or(all_steps, |max| max.min(all_steps));
         let schedule = Schedule::new(config.learning_rate, config.warmup_ratio, total_steps);
+        let memory = self.memory(&epoch_samples);
+        observer.on_start(memory)?;
         let (mut tokens, mut seconds) = (0, 0.0);
+        let mut workspace = Workspace::default();
         while progress.step < total_steps {
+            // The next epoch's samples are made while this one trains.
+            let next = progress.epoch + 1;
+            let upcoming =
+                (next * per_epoch < total_steps).then(|| scope.spawn(move || samples(next)));
             for batch in epoch_samples.chunks(config.batch).skip(progress.batches) {
                 let start = Instant::now();
                 let lr = schedule.at(progress.step);
-                let (losses, gradient_norm) = self.step(&mut adam, batch, progress.step, lr)?;
+                let (losses, gradient_norm) =
+                    self.step(&mut adam, &mut workspace, batch, progress.step, lr)?;
                 let step_tokens: usize = batch.iter().map(|s| s.ids.len()).sum();
                 let elapsed = start.elapsed().as_secs_f64();
                 tokens += step_tokens;
@@ -238,7 +270,14 @@ impl Trainer<'_> {
                 if control == Control::Stop {
                     let steps = progress.step;
                     let best = progress.best;
-                    return Ok(TrainOutcome { finished: false, best, steps, tokens, seconds });
+                    return Ok(TrainOutcome {
+                        finished: false,
+                        best,
+                        steps,
+                        tokens,
+                        seconds,
+                        memory,
+                    });
                 }
                 if progress.step >= total_steps {
                     break;
@@ -264,26 +303,37 @@ impl Trainer<'_> {
                 }
                 state.save(&progress, self.params, &adam)?;
             }
-            if progress.step < total_steps {
-                epoch_samples = samples(progress.epoch);
+            if let Some(upcoming) = upcoming {
+                epoch_samples = upcoming.join().unwrap_or_else(|panic| resume_unwind(panic));
             }
         }
         let best = progress.best;
         if let (Some(state), Some(_)) = (&state, best) {
             state.restore_best(self.params, self.model.device())?;
         }
-        Ok(TrainOutcome { finished: true, best, steps: progress.step, tokens, seconds })
+        Ok(TrainOutcome { finished: true, best, steps: progress.step, tokens, seconds, memory })
+    }
+
+    /// The optimiser and the progress of a fresh start, or of the state left by an earlier process.
+    fn begin(&self, state: Option<&StateDir>) -> Result<(AdamW, Progress)> {
+        let mut adam = AdamW::new(self.params, self.config.adamw)?;
+        let left = match state {
+            Some(state) => state.restore(self.params, &mut adam, self.model.device())?,
+            None => None,
+        };
+        Ok((adam, left.unwrap_or_default()))
     }
 
     /// One optimiser step over a global batch; gives the losses and the gradient's norm.
     fn step(
         &self,
         adam: &mut AdamW,
+        workspace: &mut Workspace,
         samples: &[Sample],
         step: u64,
         lr: f64,
     ) -> Result<(Losses, f64)> {
-        let (losses, gradients) = self.gradients(samples, step)?;
+        let (losses, gradients) = self.gradients_in(workspace, samples, step)?;
         if !losses.total.is_finite() {
             invalid!(
                 "the loss became {} at step {}: lower the learning rate (now {lr:.2e}) or \
@@ -302,6 +352,7 @@ impl Trainer<'_> {
         }
         let scale = if norm > self.config.clip_norm { self.config.clip_norm / norm } else { 1.0 };
         adam.step(self.params, &gradients, lr, scale)?;
+        workspace.served = Some(gradients);
         Ok((losses, norm))
     }
 }

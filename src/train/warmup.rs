@@ -26,7 +26,7 @@ pub fn language_model_samples(
         if ids.len() > 1 {
             let labels = ids.windows(2).enumerate().map(|(i, pair)| (i as u32, pair[1])).collect();
             let positions = (0..ids.len() as u32).collect();
-            samples.push(Sample { ids, positions, labels, contrast: Vec::new() });
+            samples.push(Sample { ids, positions, labels, ..Sample::default() });
         }
     }
     Ok(samples)

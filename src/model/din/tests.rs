@@ -148,7 +148,7 @@ fn gradients_equal_finite_differences() {
     let gradients = Gradients::collect(&params, &loss().backward().unwrap()).unwrap();
     let step = 1e-5;
     for (name, value) in params.snapshot().unwrap() {
-        let analytic = values(gradients.get(&name).unwrap());
+        let analytic = values(&gradients.tensor(&params, &name).unwrap());
         for (i, analytic) in analytic.into_iter().enumerate() {
             let mut at = |offset: f64| {
                 let mut moved = values(&value);

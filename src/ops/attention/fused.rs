@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::rows::{Row, Rows};
 use super::task::{BLOCK, HeadShape, Inputs, Scratch, Task, queries};
 use crate::ops::cpu::{self, with_float, zeros_if};
-use crate::ops::kernels::{Float, MatMut};
+use crate::ops::kernels::{MatMut, Precision, Stored};
 
 pub(super) struct Attention {
     pub(super) rows: Arc<Rows>,
@@ -37,7 +37,10 @@ impl CustomOp3 for Attention {
         let heads = HeadShape::of(q_layout.shape(), k_layout.shape())?;
         with_float!(q.dtype(), T => {
             let (k, v) = (cpu::slice::<T>(k, k_layout)?, cpu::slice(v, v_layout)?);
-            let out = forward(&Inputs { q: cpu::slice(q, q_layout)?, k, v, heads }, &self.rows);
+            let q = cpu::slice(q, q_layout)?;
+            let mut out = vec![T::default(); q.len()];
+            let precision = Precision::Full;
+            forward(&mut out, &Inputs { q, k, v, heads, precision }, &self.rows);
             let tokens = q_layout.shape().dims3()?.0;
             Ok((T::to_cpu_storage_owned(out), (tokens, heads.query_width()).into()))
         })
@@ -60,9 +63,12 @@ impl CustomOp3 for Attention {
         with_float!(q.dtype(), T => {
             let [q_values, k_values, v_values, grad] = &held;
             let (k_slice, v_slice) = (k_values.slice::<T>()?, v_values.slice()?);
-            let inputs = Inputs { q: q_values.slice()?, k: k_slice, v: v_slice, heads };
+            let precision = Precision::Full;
+            let inputs =
+                Inputs { q: q_values.slice()?, k: k_slice, v: v_slice, heads, precision };
             let mut grads = [q, k, v].map(|t| zeros_if(t.track_op(), t.elem_count()));
-            backward(&inputs, grad.slice()?, &self.rows, &mut grads);
+            let parts = grads.each_mut().map(Option::as_deref_mut);
+            backward(&inputs, grad.slice()?, &self.rows, parts);
             let [q_grad, k_grad, v_grad] = grads;
             Ok((
                 q_grad.map(|g| cpu::tensor(g, q.shape())).transpose()?,
@@ -103,11 +109,7 @@ fn tasks(rows: &Rows, heads: HeadShape) -> Vec<Task<'_>> {
 }
 
 /// The part of `out` that each task writes: its queries, its heads.
-fn query_blocks<'a, T: Float>(
-    out: &'a mut [T],
-    rows: &Rows,
-    heads: HeadShape,
-) -> Vec<MatMut<'a, T>> {
+fn query_blocks<'a, T>(out: &'a mut [T], rows: &Rows, heads: HeadShape) -> Vec<MatMut<'a, T>> {
     let width = heads.query_width();
     let tokens = out.len() / width;
     let ranges = sets(rows.rows()).into_iter().map(queries);
@@ -115,7 +117,7 @@ fn query_blocks<'a, T: Float>(
 }
 
 /// The part of a key gradient that each task writes: its own keys, its head.
-fn key_blocks<'a, T: Float>(out: &'a mut [T], rows: &Rows, heads: HeadShape) -> Vec<MatMut<'a, T>> {
+fn key_blocks<'a, T>(out: &'a mut [T], rows: &Rows, heads: HeadShape) -> Vec<MatMut<'a, T>> {
     let width = heads.key_width();
     let keys = out.len() / width;
     let ranges = rows.rows().iter().map(|row| row.own..row.own + row.queries.len());
@@ -130,29 +132,28 @@ fn optional<B>(tasks: usize, blocks: Option<Vec<B>>) -> Vec<Option<B>> {
     }
 }
 
-pub(in crate::ops) fn forward<T: Float>(inputs: &Inputs<'_, T>, rows: &Rows) -> Vec<T> {
-    let mut out = vec![T::zero(); inputs.q.len()];
-    let blocks = query_blocks(&mut out, rows, inputs.heads);
+pub(in crate::ops) fn forward<S: Stored>(out: &mut [S], inputs: &Inputs<'_, S>, rows: &Rows) {
+    let blocks = query_blocks(out, rows, inputs.heads);
     tasks(rows, inputs.heads).into_par_iter().zip(blocks).for_each_init(
         Scratch::default,
         |scratch, (task, mut out)| {
             task.forward(inputs, scratch, &mut out);
         },
     );
-    out
 }
 
-pub(in crate::ops) fn backward<T: Float>(
-    inputs: &Inputs<'_, T>,
-    grad: &[T],
+/// Overwrites the gradients that are wanted.
+pub(in crate::ops) fn backward<S: Stored>(
+    inputs: &Inputs<'_, S>,
+    grad: &[S],
     rows: &Rows,
-    [q_grad, k_grad, v_grad]: &mut [Option<Vec<T>>; 3],
+    [q_grad, k_grad, v_grad]: [Option<&mut [S]>; 3],
 ) {
     let heads = inputs.heads;
     let tasks = tasks(rows, heads);
-    let q_blocks = optional(tasks.len(), q_grad.as_mut().map(|g| query_blocks(g, rows, heads)));
-    let k_blocks = optional(tasks.len(), k_grad.as_mut().map(|g| key_blocks(g, rows, heads)));
-    let v_blocks = optional(tasks.len(), v_grad.as_mut().map(|g| key_blocks(g, rows, heads)));
+    let q_blocks = optional(tasks.len(), q_grad.map(|g| query_blocks(g, rows, heads)));
+    let k_blocks = optional(tasks.len(), k_grad.map(|g| key_blocks(g, rows, heads)));
+    let v_blocks = optional(tasks.len(), v_grad.map(|g| key_blocks(g, rows, heads)));
     tasks.par_iter().zip(q_blocks).zip(k_blocks).zip(v_blocks).for_each_init(
         Scratch::default,
         |scratch, (((task, q_grad), k_grad), v_grad)| {

@@ -6,7 +6,7 @@ use candle_core::{Result, Shape};
 
 use super::rows::{Row, Rows};
 use crate::ops::kernels::{
-    Float, Mat, MatMut, Precision, Threads, Update, dot, matmul, max, sum_of, vectorize,
+    Float, Mat, MatMut, Precision, Stored, Threads, Update, dot, matmul, max, sum_of, vectorize,
 };
 
 /// Queries whose scores a task holds at a time.
@@ -43,11 +43,13 @@ impl HeadShape {
     }
 }
 
-pub(in crate::ops) struct Inputs<'a, T> {
-    pub(in crate::ops) q: &'a [T],
-    pub(in crate::ops) k: &'a [T],
-    pub(in crate::ops) v: &'a [T],
+pub(in crate::ops) struct Inputs<'a, S> {
+    pub(in crate::ops) q: &'a [S],
+    pub(in crate::ops) k: &'a [S],
+    pub(in crate::ops) v: &'a [S],
     pub(in crate::ops) heads: HeadShape,
+    /// That of the products.
+    pub(in crate::ops) precision: Precision,
 }
 
 /// One (set of rows, key-value head).
@@ -93,11 +95,11 @@ pub(super) fn queries(set: &[Row]) -> Range<usize> {
 }
 
 impl Task<'_> {
-    pub(super) fn forward<T: Float>(
+    pub(super) fn forward<S: Stored>(
         &self,
-        inputs: &Inputs<'_, T>,
-        s: &mut Scratch<T>,
-        out: &mut MatMut<'_, T>,
+        inputs: &Inputs<'_, S>,
+        s: &mut Scratch<S::Wide>,
+        out: &mut MatMut<'_, S>,
     ) {
         let HeadShape { group, head_dim, .. } = inputs.heads;
         let segments = self.gather_keys(inputs, s);
@@ -106,36 +108,36 @@ impl Task<'_> {
             let queries = first..length.min(first + BLOCK);
             let lines = queries.len() * group;
             let visible = self.probabilities(inputs, s, queries.clone(), &segments);
-            s.output.resize(lines * head_dim, T::zero());
+            s.output.resize(lines * head_dim, S::Wide::ZERO);
             matmul(
                 &mut MatMut::new(&mut s.output, lines, head_dim),
                 Mat::new(&s.probabilities, lines, visible),
                 Mat::new(&s.values[..visible * head_dim], visible, head_dim),
                 Update::Overwrite,
                 Threads::One,
-                Precision::Full,
+                inputs.precision,
             );
             for (i, output) in queries.zip(s.output.chunks_exact(group * head_dim)) {
-                out.row(i).copy_from_slice(output);
+                scaled_copy(out.row(i), output, S::Wide::ONE);
             }
         }
     }
 
     /// As the forward; the set is a single row whose keys are its own.
-    pub(super) fn backward<T: Float>(
+    pub(super) fn backward<S: Stored>(
         &self,
-        inputs: &Inputs<'_, T>,
-        grad: &[T],
-        s: &mut Scratch<T>,
-        [mut q_grad, mut k_grad, mut v_grad]: [Option<MatMut<'_, T>>; 3],
+        inputs: &Inputs<'_, S>,
+        grad: &[S],
+        s: &mut Scratch<S::Wide>,
+        [mut q_grad, mut k_grad, mut v_grad]: [Option<MatMut<'_, S>>; 3],
     ) {
         let HeadShape { group, head_dim, .. } = inputs.heads;
-        let scale = scale::<T>(head_dim);
+        let scale = scale::<S::Wide>(head_dim);
         let segments = self.gather_keys(inputs, s);
         let length = queries(self.set).len();
         for total in [&mut s.key_grad, &mut s.value_grad] {
             total.clear();
-            total.resize(length * head_dim, T::zero());
+            total.resize(length * head_dim, S::Wide::ZERO);
         }
         for first in (0..length).step_by(BLOCK) {
             let queries = first..length.min(first + BLOCK);
@@ -153,13 +155,13 @@ impl Task<'_> {
                     output_grad,
                     Update::Add,
                     Threads::One,
-                    Precision::Full,
+                    inputs.precision,
                 );
             }
             if q_grad.is_none() && k_grad.is_none() {
                 continue;
             }
-            s.score_grad.resize(lines * visible, T::zero());
+            s.score_grad.resize(lines * visible, S::Wide::ZERO);
             let values = Mat::new(&s.values[..seen], visible, head_dim);
             let mut score_grad = MatMut::new(&mut s.score_grad, lines, visible);
             matmul(
@@ -168,12 +170,12 @@ impl Task<'_> {
                 values.t(),
                 Update::Overwrite,
                 Threads::One,
-                Precision::Full,
+                inputs.precision,
             );
             softmax_backward(&mut s.score_grad, &s.probabilities, visible);
             let score_grad = Mat::new(&s.score_grad, lines, visible);
             if let Some(q_grad) = &mut q_grad {
-                s.output.resize(lines * head_dim, T::zero());
+                s.output.resize(lines * head_dim, S::Wide::ZERO);
                 let keys = Mat::new(&s.keys[..seen], visible, head_dim);
                 let mut output = MatMut::new(&mut s.output, lines, head_dim);
                 matmul(
@@ -182,7 +184,7 @@ impl Task<'_> {
                     keys,
                     Update::Overwrite,
                     Threads::One,
-                    Precision::Full,
+                    inputs.precision,
                 );
                 for (i, line) in queries.zip(s.output.chunks_exact(group * head_dim)) {
                     scaled_copy(q_grad.row(i), line, scale);
@@ -198,21 +200,25 @@ impl Task<'_> {
                     scaled,
                     Update::Add,
                     Threads::One,
-                    Precision::Full,
+                    inputs.precision,
                 );
             }
         }
         for (block, total) in [(&mut k_grad, &s.key_grad), (&mut v_grad, &s.value_grad)] {
             if let Some(block) = block {
                 for (j, line) in total.chunks_exact(head_dim).enumerate() {
-                    block.row(j).copy_from_slice(line);
+                    scaled_copy(block.row(j), line, S::Wide::ONE);
                 }
             }
         }
     }
 
     /// Copies the keys and values that the set can see: first what its rows share, then row by row.
-    fn gather_keys<T: Float>(&self, inputs: &Inputs<'_, T>, s: &mut Scratch<T>) -> Vec<Segment> {
+    fn gather_keys<S: Stored>(
+        &self,
+        inputs: &Inputs<'_, S>,
+        s: &mut Scratch<S::Wide>,
+    ) -> Vec<Segment> {
         let HeadShape { head_dim, .. } = inputs.heads;
         let split = self.set[0].context.len().min(1);
         let mut keys: Vec<usize> = self.rows.visible(&self.set[0].context[..split]).collect();
@@ -229,42 +235,42 @@ impl Task<'_> {
             to.clear();
             for &key in &keys {
                 let start = key * width + column;
-                to.extend_from_slice(&from[start..start + head_dim]);
+                to.extend(from[start..start + head_dim].iter().map(|v| v.widen()));
             }
         }
         segments
     }
 
     /// Copies this task's part of some queries, or of the gradient of their output.
-    fn gather_queries<T: Float>(
+    fn gather_queries<S: Stored>(
         &self,
-        from: &[T],
+        from: &[S],
         heads: HeadShape,
         queries: Range<usize>,
-        to: &mut Vec<T>,
+        to: &mut Vec<S::Wide>,
     ) {
         let (width, part) = (heads.query_width(), heads.group_width());
         let first = self.set[0].queries.start;
         to.clear();
         for i in queries {
             let start = (first + i) * width + self.kv_head * part;
-            to.extend_from_slice(&from[start..start + part]);
+            to.extend(from[start..start + part].iter().map(|v| v.widen()));
         }
     }
 
     /// Fills `s.queries` and `s.probabilities` for a range of the set's queries; returns how many of the
     /// gathered keys these can see.
-    fn probabilities<T: Float>(
+    fn probabilities<S: Stored>(
         &self,
-        inputs: &Inputs<'_, T>,
-        s: &mut Scratch<T>,
+        inputs: &Inputs<'_, S>,
+        s: &mut Scratch<S::Wide>,
         queries: Range<usize>,
         segments: &[Segment],
     ) -> usize {
         let HeadShape { group, head_dim, .. } = inputs.heads;
         let lines = queries.len() * group;
         self.gather_queries(inputs.q, inputs.heads, queries.clone(), &mut s.queries);
-        let scale = scale::<T>(head_dim);
+        let scale = scale::<S::Wide>(head_dim);
         s.queries.iter_mut().for_each(|v| *v *= scale);
         // For each query, its row's segment and its position in the row.
         let places: Vec<(&Segment, usize)> = self
@@ -276,14 +282,14 @@ impl Task<'_> {
             .take(queries.len())
             .collect();
         let visible = places.last().map_or(0, |(segment, i)| segment.own + i + 1);
-        s.probabilities.resize(lines * visible, T::zero());
+        s.probabilities.resize(lines * visible, S::Wide::ZERO);
         matmul(
             &mut MatMut::new(&mut s.probabilities, lines, visible),
             Mat::new(&s.queries, lines, head_dim),
             Mat::new(&s.keys[..visible * head_dim], visible, head_dim).t(),
             Update::Overwrite,
             Threads::One,
-            Precision::Full,
+            inputs.precision,
         );
         let shared = segments[0].start;
         vectorize(
@@ -292,12 +298,12 @@ impl Task<'_> {
                 for (line, scores) in s.probabilities.chunks_exact_mut(visible).enumerate() {
                     let (segment, i) = places[line / group];
                     let (seen, future) = scores.split_at_mut(segment.own + i + 1);
-                    seen[shared..segment.start].fill(T::NEG_INFINITY);
+                    seen[shared..segment.start].fill(S::Wide::NEG_INFINITY);
                     for position in segment.private.iter().take_while(|&&position| position < i) {
-                        seen[segment.own + position] = T::NEG_INFINITY;
+                        seen[segment.own + position] = S::Wide::NEG_INFINITY;
                     }
                     softmax(seen);
-                    future.fill(T::zero());
+                    future.fill(S::Wide::ZERO);
                 }
             },
         );
@@ -336,8 +342,8 @@ fn softmax_backward<T: Float>(grad: &mut [T], probabilities: &[T], n: usize) {
     );
 }
 
-fn scaled_copy<T: Float>(to: &mut [T], from: &[T], scale: T) {
+fn scaled_copy<S: Stored>(to: &mut [S], from: &[S::Wide], scale: S::Wide) {
     for (to, &from) in to.iter_mut().zip(from) {
-        *to = from * scale;
+        *to = S::narrow(from * scale);
     }
 }

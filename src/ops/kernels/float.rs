@@ -1,6 +1,9 @@
 //! The element types, and loops over them that compile to the widest vector instructions of the machine.
 
+use std::borrow::Cow;
+
 use candle_core::WithDType;
+use half::bf16;
 
 use super::matrix::{Mat, MatMut, Precision, Threads, Update, gemm};
 #[cfg(target_arch = "x86_64")]
@@ -9,10 +12,95 @@ use super::packed;
 /// Independent partial sums of a reduction. Fixed, so that a sum does not depend on the machine's vectors.
 const LANES: usize = 16;
 
+/// What values are kept in: a [`Float`], or bf16, which is computed with in f32.
+pub(crate) trait Stored: Copy + Default + Send + Sync + 'static {
+    /// What is computed with.
+    type Wide: Float;
+
+    fn widen(self) -> Self::Wide;
+    /// Rounds to the nearest.
+    fn narrow(value: Self::Wide) -> Self;
+    /// Rounds up or down, up the more often the nearer that is: right on average over random `noise`.
+    fn narrow_randomly(value: Self::Wide, noise: u16) -> Self;
+    fn widen_all(values: &[Self]) -> Cow<'_, [Self::Wide]>;
+    /// Has `f` write or change the widened values of `out`.
+    fn write_wide(out: &mut MatMut<'_, Self>, f: impl FnOnce(&mut MatMut<'_, Self::Wide>));
+}
+
+impl Stored for bf16 {
+    type Wide = f32;
+
+    #[inline(always)]
+    fn widen(self) -> f32 {
+        f32::from_bits(u32::from(self.to_bits()) << 16)
+    }
+
+    #[inline(always)]
+    fn narrow(value: f32) -> Self {
+        // To nearest, ties to even; the NaN that arithmetic gives stays one.
+        let bits = value.to_bits();
+        Self::from_bits((bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16)
+    }
+
+    #[inline(always)]
+    fn narrow_randomly(value: f32, noise: u16) -> Self {
+        Self::from_bits((value.to_bits().wrapping_add(u32::from(noise)) >> 16) as u16)
+    }
+
+    fn widen_all(values: &[Self]) -> Cow<'_, [f32]> {
+        values.iter().map(|v| v.widen()).collect()
+    }
+
+    fn write_wide(out: &mut MatMut<'_, Self>, f: impl FnOnce(&mut MatMut<'_, f32>)) {
+        let (rows, cols) = (out.rows, out.cols);
+        let mut wide = Vec::with_capacity(rows * cols);
+        (0..rows).for_each(|i| wide.extend(out.row(i).iter().map(|v| v.widen())));
+        f(&mut MatMut::new(&mut wide, rows, cols));
+        for (i, line) in wide.chunks_exact(cols).enumerate() {
+            out.row(i).iter_mut().zip(line).for_each(|(v, &w)| *v = Self::narrow(w));
+        }
+    }
+}
+
+/// Makes a float its own [`Stored::Wide`].
+macro_rules! stored_as_it_is {
+    ($($T:ty),*) => {$(
+        impl Stored for $T {
+            type Wide = Self;
+
+            #[inline(always)]
+            fn widen(self) -> Self {
+                self
+            }
+
+            #[inline(always)]
+            fn narrow(value: Self) -> Self {
+                value
+            }
+
+            #[inline(always)]
+            fn narrow_randomly(value: Self, _noise: u16) -> Self {
+                value
+            }
+
+            fn widen_all(values: &[Self]) -> Cow<'_, [Self]> {
+                Cow::Borrowed(values)
+            }
+
+            fn write_wide(out: &mut MatMut<'_, Self>, f: impl FnOnce(&mut MatMut<'_, Self>)) {
+                f(out);
+            }
+        }
+    )*};
+}
+stored_as_it_is!(f32, f64);
+
 /// `f32` or `f64`.
-pub(in crate::ops) trait Float:
-    WithDType + Default + std::ops::Neg<Output = Self>
+pub(crate) trait Float:
+    Stored<Wide = Self> + WithDType + Default + std::ops::Neg<Output = Self>
 {
+    const ZERO: Self;
+    const ONE: Self;
     const NEG_INFINITY: Self;
 
     /// The exponential. For f32 to about 1e-7 relative within [-87, 88], 0 below and constant above.
@@ -21,20 +109,33 @@ pub(in crate::ops) trait Float:
     fn ln(self) -> Self;
 
     /// [`super::matmul`] of matrices whose shapes fit and are not empty, by the best kernel there is.
-    fn matmul(
-        out: &mut MatMut<'_, Self>,
-        lhs: Mat<'_, Self>,
-        rhs: Mat<'_, Self>,
+    fn matmul<A: Stored<Wide = Self>, B: Stored<Wide = Self>, O: Stored<Wide = Self>>(
+        out: &mut MatMut<'_, O>,
+        lhs: Mat<'_, A>,
+        rhs: Mat<'_, B>,
         update: Update,
         threads: Threads,
         precision: Precision,
     ) {
         let _ = precision;
-        gemm(out, lhs, rhs, update, threads);
+        widened_gemm(out, lhs, rhs, update, threads);
     }
 }
 
+fn widened_gemm<T: Float, A: Stored<Wide = T>, B: Stored<Wide = T>, O: Stored<Wide = T>>(
+    out: &mut MatMut<'_, O>,
+    lhs: Mat<'_, A>,
+    rhs: Mat<'_, B>,
+    update: Update,
+    threads: Threads,
+) {
+    let (left, right) = (A::widen_all(lhs.data), B::widen_all(rhs.data));
+    O::write_wide(out, |out| gemm(out, lhs.over(&left), rhs.over(&right), update, threads));
+}
+
 impl Float for f32 {
+    const ZERO: Self = 0.0;
+    const ONE: Self = 1.0;
     const NEG_INFINITY: Self = f32::NEG_INFINITY;
 
     #[inline(always)]
@@ -69,23 +170,25 @@ impl Float for f32 {
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn matmul(
-        out: &mut MatMut<'_, Self>,
-        lhs: Mat<'_, Self>,
-        rhs: Mat<'_, Self>,
+    fn matmul<A: Stored<Wide = Self>, B: Stored<Wide = Self>, O: Stored<Wide = Self>>(
+        out: &mut MatMut<'_, O>,
+        lhs: Mat<'_, A>,
+        rhs: Mat<'_, B>,
         update: Update,
         threads: Threads,
         precision: Precision,
     ) {
-        if packed::available() && packed::takes(&lhs, &rhs) {
-            packed::matmul(out, lhs, rhs, update, threads, precision == Precision::Bf16);
+        if precision.takes_effect() && packed::takes(&lhs) && packed::takes(&rhs) {
+            packed::matmul(out, lhs, rhs, update, threads);
         } else {
-            gemm(out, lhs, rhs, update, threads);
+            widened_gemm(out, lhs, rhs, update, threads);
         }
     }
 }
 
 impl Float for f64 {
+    const ZERO: Self = 0.0;
+    const ONE: Self = 1.0;
     const NEG_INFINITY: Self = f64::NEG_INFINITY;
 
     #[inline(always)]
@@ -106,7 +209,7 @@ impl Float for f64 {
 
 /// Runs `f`, compiled for the best vector instructions found at run time. Pass `#[inline(always)]` closures.
 #[inline(always)]
-pub(in crate::ops) fn vectorize<R>(f: impl FnOnce() -> R) -> R {
+pub(crate) fn vectorize<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
 }
 

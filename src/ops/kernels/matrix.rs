@@ -3,14 +3,14 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::Float;
+use super::{Float, Stored};
 
 /// A matrix to read; element (i, j) lies at `i * row_stride + j * col_stride`.
 #[derive(Clone, Copy)]
-pub(in crate::ops) struct Mat<'a, T> {
+pub(crate) struct Mat<'a, T> {
     pub(super) data: &'a [T],
-    pub(super) rows: usize,
-    pub(super) cols: usize,
+    pub(in crate::ops) rows: usize,
+    pub(in crate::ops) cols: usize,
     pub(super) row_stride: usize,
     pub(super) col_stride: usize,
 }
@@ -20,6 +20,19 @@ impl<'a, T> Mat<'a, T> {
     pub(in crate::ops) fn new(data: &'a [T], rows: usize, cols: usize) -> Self {
         assert_eq!(data.len(), rows * cols, "a ({rows}, {cols}) matrix");
         Self { data, rows, cols, row_stride: cols, col_stride: 1 }
+    }
+
+    /// The same layout over other values.
+    pub(super) fn over<U>(self, data: &[U]) -> Mat<'_, U> {
+        let Self { rows, cols, row_stride, col_stride, .. } = self;
+        Mat { data, rows, cols, row_stride, col_stride }
+    }
+
+    /// The lines of a range of rows.
+    pub(in crate::ops) fn lines(self, rows: Range<usize>) -> Self {
+        assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
+        let data = &self.data[(rows.start * self.row_stride).min(self.data.len())..];
+        Self { data, rows: rows.len(), ..self }
     }
 
     /// The columns from `first` on.
@@ -43,7 +56,7 @@ impl<'a, T> Mat<'a, T> {
 
 /// A matrix to write: contiguous rows, `row_stride` apart. The blocks of one matrix can be written at the
 /// same time by several threads.
-pub(in crate::ops) struct MatMut<'a, T> {
+pub(crate) struct MatMut<'a, T> {
     pub(super) start: *mut T,
     pub(super) rows: usize,
     pub(super) cols: usize,
@@ -111,7 +124,7 @@ pub(crate) enum Update {
 
 /// Who computes a [`matmul`].
 #[derive(Clone, Copy)]
-pub(in crate::ops) enum Threads {
+pub(crate) enum Threads {
     /// All threads of the current pool.
     All,
     /// The calling one, for use inside a parallel loop.
@@ -128,15 +141,33 @@ pub enum Precision {
     Bf16,
 }
 
+impl Precision {
+    /// Whether asking for it makes a difference on this machine.
+    pub(crate) fn takes_effect(self) -> bool {
+        #[cfg(target_arch = "x86_64")]
+        let can = super::packed::available();
+        #[cfg(not(target_arch = "x86_64"))]
+        let can = false;
+        self == Self::Bf16 && can
+    }
+}
+
 /// `out = lhs * rhs`, or `out += lhs * rhs`, with the same bits on any number of threads.
-pub(in crate::ops) fn matmul<T: Float>(
-    out: &mut MatMut<'_, T>,
-    lhs: Mat<'_, T>,
-    rhs: Mat<'_, T>,
+///
+/// Sums are in the wide type, and rounded once where `out` is narrower.
+pub(in crate::ops) fn matmul<T, A, B, O>(
+    out: &mut MatMut<'_, O>,
+    lhs: Mat<'_, A>,
+    rhs: Mat<'_, B>,
     update: Update,
     threads: Threads,
     precision: Precision,
-) {
+) where
+    T: Float,
+    A: Stored<Wide = T>,
+    B: Stored<Wide = T>,
+    O: Stored<Wide = T>,
+{
     let shapes = ((out.rows, out.cols), (lhs.rows, lhs.cols), (rhs.rows, rhs.cols));
     assert_eq!(
         ((lhs.rows, rhs.cols), rhs.rows),
@@ -147,7 +178,7 @@ pub(in crate::ops) fn matmul<T: Float>(
     if out.rows == 0 || out.cols == 0 || lhs.cols == 0 {
         if update == Update::Overwrite {
             for i in 0..out.rows {
-                out.row(i).fill(T::zero());
+                out.row(i).fill(O::default());
             }
         }
         return;
@@ -156,7 +187,7 @@ pub(in crate::ops) fn matmul<T: Float>(
 }
 
 /// [`matmul`] by the `gemm` crate.
-pub(in crate::ops) fn gemm<T: Float>(
+pub(super) fn gemm<T: Float>(
     out: &mut MatMut<'_, T>,
     lhs: Mat<'_, T>,
     rhs: Mat<'_, T>,
@@ -198,6 +229,8 @@ pub(in crate::ops) fn gemm<T: Float>(
 
 #[cfg(test)]
 mod tests {
+    use half::bf16;
+
     use super::*;
     use crate::rng;
 
@@ -259,13 +292,47 @@ mod tests {
     }
 
     #[test]
+    fn operands_in_bf16_are_multiplied_as_what_they_widen_to() {
+        // Rows and inner sizes that fill tiles and that do not.
+        for (m, n, k) in [(64, 64, 64), (70, 90, 96), (17, 33, 128), (33, 70, 75), (5, 3, 7)] {
+            let rounded = |n, seed| -> Vec<bf16> {
+                random(n, seed).into_iter().map(Stored::narrow).collect()
+            };
+            let (a, b) = (rounded(m * k, 1), rounded(k * n, 2));
+            let (wide_a, wide_b) = (bf16::widen_all(&a), bf16::widen_all(&b));
+            for (layout, precision) in
+                LAYOUTS.into_iter().flat_map(|l| [Precision::Full, Precision::Bf16].map(|p| (l, p)))
+            {
+                let lhs = if layout[0] { Mat::new(&a, k, m).t() } else { Mat::new(&a, m, k) };
+                let rhs = if layout[1] { Mat::new(&b, n, k).t() } else { Mat::new(&b, k, n) };
+                let (update, threads) = (Update::Overwrite, Threads::All);
+                let (mut plain, mut wide) = (vec![0.0f32; m * n], vec![0.0f32; m * n]);
+                matmul(&mut MatMut::new(&mut plain, m, n), lhs, rhs, update, threads, precision);
+                let widened = (lhs.over(&wide_a), rhs.over(&wide_b));
+                let view = &mut MatMut::new(&mut wide, m, n);
+                matmul(view, widened.0, widened.1, update, threads, precision);
+                assert_eq!(plain, wide, "{m} {n} {k} {layout:?}");
+                let mut narrow = vec![bf16::ONE; m * n];
+                matmul(&mut MatMut::new(&mut narrow, m, n), lhs, rhs, update, threads, precision);
+                let expected: Vec<bf16> = wide.iter().map(|&v| Stored::narrow(v)).collect();
+                assert_eq!(narrow, expected, "{m} {n} {k} {layout:?}");
+                let view = &mut MatMut::new(&mut narrow, m, n);
+                matmul(view, lhs, rhs, Update::Add, threads, precision);
+                for (sum, (once, exact)) in narrow.iter().zip(expected.iter().zip(&wide)) {
+                    assert_eq!(*sum, bf16::narrow(once.widen() + exact));
+                }
+            }
+        }
+    }
+
+    #[test]
     fn values_that_bf16_holds_are_multiplied_exactly() {
         let (m, n, k) = (13, 70, 301);
         let value = |i: usize| (i * 37 % 29) as f32 - 14.0;
         let (a, b): (Vec<f32>, Vec<f32>) =
             ((0..m * k).map(value).collect(), (0..k * n).map(|i| value(i + 5)).collect());
         let on = |precision| {
-            let mut c = vec![0.0; m * n];
+            let mut c = vec![0.0f32; m * n];
             let (lhs, rhs) = (Mat::new(&a, m, k), Mat::new(&b, k, n));
             let out = &mut MatMut::new(&mut c, m, n);
             matmul(out, lhs, rhs, Update::Overwrite, Threads::All, precision);

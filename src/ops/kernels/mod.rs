@@ -5,7 +5,8 @@ mod matrix;
 #[cfg(target_arch = "x86_64")]
 mod packed;
 
-pub(super) use float::{Float, dot, max, sum_of, vectorize};
+pub(super) use float::{Float, dot, max, sum_of};
+pub(crate) use float::{Stored, vectorize};
 pub use matrix::Precision;
 pub(crate) use matrix::Update;
-pub(super) use matrix::{Mat, MatMut, Threads, gemm, matmul};
+pub(super) use matrix::{Mat, MatMut, Threads, matmul};

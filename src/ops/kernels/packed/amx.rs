@@ -44,18 +44,22 @@ fn detect() -> bool {
 pub(super) struct Amx;
 
 impl Kernel for Amx {
-    const BF16: bool = true;
     const DEPTH_STEP: usize = LINES;
-    const ROW_STEP: usize = SQUARE;
 
     #[expect(unsafe_code, reason = "tiles are loaded and stored by pointers")]
-    unsafe fn multiply(left: Left, right: &[u32], output: Output, block: &Block) {
+    unsafe fn multiply(
+        left: Left,
+        right: &[u32],
+        output: Output<f32>,
+        update: Update,
+        block: &Block,
+    ) {
         let mut edge = [0.0f32; SQUARE * SQUARE];
-        // SAFETY: the caller checked the machine; tiles are left as they were found.
-        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const SHAPES, options(nostack, readonly)) };
+        // SAFETY: the caller checked the machine; nobody else's tiles are alive.
+        unsafe { Shapes::of(SQUARE).set() };
         for word in (0..block.words).step_by(DEPTH) {
             let depth = DEPTH.min(block.words - word);
-            let add = word > 0 || output.update == Update::Add;
+            let add = word > 0 || update == Update::Add;
             for (panel, first) in block.panels.clone().flat_map(|p| [(p, 0), (p, SQUARE)]) {
                 let column = panel * PANEL + first;
                 if column >= block.columns {
@@ -66,9 +70,13 @@ impl Kernel for Amx {
                     let rows = SQUARE.min(block.rows.end - row);
                     let columns = SQUARE.min(block.columns - column);
                     let whole = rows == SQUARE && columns == SQUARE;
+                    let left_start = left.start.wrapping_add(row * left.stride + word);
+                    // Where no rows are left for them, the lower tiles repeat the upper ones' first.
+                    let below = if rows > LINES { LINES * left.stride } else { 0 };
                     let to = output.start.wrapping_add(row * output.stride + column);
                     let square = Square {
-                        left: left.start.wrapping_add(row * left.stride + word),
+                        left: left_start,
+                        left_below: left_start.wrapping_add(below),
                         left_stride: left.stride,
                         right: right.as_ptr().wrapping_add(first),
                         steps: depth / LINES,
@@ -76,16 +84,22 @@ impl Kernel for Amx {
                         output_stride: if whole { output.stride } else { SQUARE },
                         add: whole && add,
                     };
-                    // SAFETY: rows are filled up to a multiple of SQUARE, the depth to one of LINES; the
-                    // square lies inside the output, or goes to `edge` and only its part of it on.
+                    // SAFETY: the tiles have as many lines as rows are left, the depth is filled up to a
+                    // multiple of LINES; the square lies inside the output, or goes to `edge` and only
+                    // its part of it on.
                     unsafe {
+                        if rows < SQUARE {
+                            Shapes::of(rows).set();
+                        }
                         square.compute();
+                        if rows < SQUARE {
+                            Shapes::of(SQUARE).set();
+                        }
                         if !whole {
-                            for i in 0..rows {
-                                for j in 0..columns {
+                            for (i, sums) in edge.chunks_exact(SQUARE).enumerate().take(rows) {
+                                for (j, &sum) in sums.iter().enumerate().take(columns) {
                                     let to = to.add(i * output.stride + j);
-                                    let old = if add { *to } else { 0.0 };
-                                    *to = old + edge[i * SQUARE + j];
+                                    *to = if add { *to + sum } else { sum };
                                 }
                             }
                         }
@@ -98,7 +112,7 @@ impl Kernel for Amx {
     }
 }
 
-/// The configuration of the tile registers: all eight have 16 lines of 64 bytes.
+/// The configuration of the tile registers.
 #[repr(C, align(64))]
 struct Shapes {
     palette: u8,
@@ -108,22 +122,32 @@ struct Shapes {
     lines: [u8; 16],
 }
 
-const ALL: usize = 8;
-
-static SHAPES: Shapes = {
-    let (mut line_bytes, mut lines) = ([0; 16], [0; 16]);
-    let mut tile = 0;
-    while tile < ALL {
-        line_bytes[tile] = 4 * LINES as u16;
-        lines[tile] = LINES as u8;
-        tile += 1;
+impl Shapes {
+    /// Sums and left operand have `rows` lines in the upper tiles and, from 16 on, the lower ones.
+    fn of(rows: usize) -> Self {
+        let upper = rows.min(LINES) as u8;
+        let lower = rows.saturating_sub(LINES).max(1) as u8;
+        let full = LINES as u8;
+        let (mut line_bytes, mut lines) = ([0; 16], [0; 16]);
+        line_bytes[..8].fill(4 * LINES as u16);
+        lines[..8].copy_from_slice(&[upper, upper, lower, lower, upper, lower, full, full]);
+        Self { palette: 1, start_row: 0, reserved: [0; 14], line_bytes, lines }
     }
-    Shapes { palette: 1, start_row: 0, reserved: [0; 14], line_bytes, lines }
-};
+
+    /// # Safety
+    /// The machine has AMX, and no tile holds anything that is still needed.
+    #[expect(unsafe_code, reason = "the intrinsics of AMX are not stable yet")]
+    unsafe fn set(&self) {
+        // SAFETY: as the caller says.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const *self, options(nostack, readonly)) };
+    }
+}
 
 /// What the micro-kernel multiplies: [`SQUARE`] rows of words with as many columns of a panel.
 struct Square {
     left: *const u32,
+    /// Its rows from 16 on.
+    left_below: *const u32,
     left_stride: usize,
     right: *const u32,
     /// Tiles along the inner dimension; at least one.
@@ -135,7 +159,7 @@ struct Square {
 
 impl Square {
     /// # Safety
-    /// The tiles are configured as [`SHAPES`] says, and all that is read and written is there.
+    /// The tiles have [`Shapes`], and all that is read and written is there.
     #[inline]
     #[expect(unsafe_code, reason = "the intrinsics of AMX are not stable yet")]
     unsafe fn compute(&self) {
@@ -174,7 +198,7 @@ impl Square {
                 "tilestored [{out_below} + {out_stride}*1 + 64], tmm3",
                 add = in(reg) u32::from(self.add),
                 left = inout(reg) self.left => _,
-                left_below = inout(reg) self.left.wrapping_add(LINES * self.left_stride) => _,
+                left_below = inout(reg) self.left_below => _,
                 left_stride = in(reg) 4 * self.left_stride,
                 right = inout(reg) self.right => _,
                 right_stride = in(reg) 4 * PANEL,

@@ -1,9 +1,8 @@
-//! The micro-kernels of AVX-512, in f32 and bf16.
+//! The micro-kernel of AVX512-BF16.
 
 use std::arch::x86_64::{
-    __m512bh, __m512i, _mm512_add_ps, _mm512_castsi512_ps, _mm512_dpbf16_ps, _mm512_fmadd_ps,
-    _mm512_loadu_si512, _mm512_mask_storeu_ps, _mm512_set1_epi32, _mm512_setzero_ps,
-    _mm512_setzero_si512,
+    __m512bh, __m512i, _mm512_add_ps, _mm512_dpbf16_ps, _mm512_loadu_si512, _mm512_mask_storeu_ps,
+    _mm512_set1_epi32, _mm512_setzero_ps, _mm512_setzero_si512,
 };
 use std::mem::transmute;
 
@@ -17,27 +16,31 @@ const TILE: usize = 6;
 const DEPTH: usize = 128;
 
 /// Multiplies up to [`TILE`] rows with one panel and keeps all their sums in registers.
-pub(super) struct Avx512<const BF16: bool>;
+pub(super) struct Avx512;
 
-impl<const BF16: bool> Kernel for Avx512<BF16> {
-    const BF16: bool = BF16;
+impl Kernel for Avx512 {
     const DEPTH_STEP: usize = 1;
-    const ROW_STEP: usize = 1;
 
     #[expect(unsafe_code, reason = "the micro-kernel takes pointers")]
-    unsafe fn multiply(left: Left, right: &[u32], output: Output, block: &Block) {
+    unsafe fn multiply(
+        left: Left,
+        right: &[u32],
+        output: Output<f32>,
+        update: Update,
+        block: &Block,
+    ) {
         // SAFETY: as the caller says.
-        unsafe { multiply::<BF16>(left, right, output, block) }
+        unsafe { multiply(left, right, output, update, block) }
     }
 }
 
 /// Computes one block of the output.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[expect(unsafe_code, reason = "the micro-kernel takes pointers")]
-unsafe fn multiply<const BF16: bool>(left: Left, right: &[u32], output: Output, block: &Block) {
+unsafe fn multiply(left: Left, right: &[u32], output: Output<f32>, update: Update, block: &Block) {
     for word in (0..block.words).step_by(DEPTH) {
         let depth = DEPTH.min(block.words - word);
-        let add = word > 0 || output.update == Update::Add;
+        let add = word > 0 || update == Update::Add;
         for panel in block.panels.clone() {
             let columns = block.columns - panel * PANEL;
             let panel_words = &right[(panel * block.words + word) * PANEL..][..depth * PANEL];
@@ -55,12 +58,12 @@ unsafe fn multiply<const BF16: bool>(left: Left, right: &[u32], output: Output, 
                         add,
                     };
                     match block.rows.end - row {
-                        1 => tile.compute::<BF16, 1>(),
-                        2 => tile.compute::<BF16, 2>(),
-                        3 => tile.compute::<BF16, 3>(),
-                        4 => tile.compute::<BF16, 4>(),
-                        5 => tile.compute::<BF16, 5>(),
-                        _ => tile.compute::<BF16, TILE>(),
+                        1 => tile.compute::<1>(),
+                        2 => tile.compute::<2>(),
+                        3 => tile.compute::<3>(),
+                        4 => tile.compute::<4>(),
+                        5 => tile.compute::<5>(),
+                        _ => tile.compute::<TILE>(),
                     }
                 }
             }
@@ -84,7 +87,7 @@ impl Tile {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
     #[expect(unsafe_code, reason = "vector loads and stores take pointers")]
-    unsafe fn compute<const BF16: bool, const ROWS: usize>(&self) {
+    unsafe fn compute<const ROWS: usize>(&self) {
         let mut sums = [[_mm512_setzero_ps(); PANEL / LANES]; ROWS];
         // SAFETY: `depth` words of ROWS rows and of the panel can be read; stores are masked to the
         // columns that exist.
@@ -98,14 +101,9 @@ impl Tile {
                     let value = *self.left.add(i * self.stride + word);
                     let value = _mm512_set1_epi32(value.cast_signed());
                     for (sum, vector) in sums.iter_mut().zip(panel) {
-                        *sum = if BF16 {
-                            let a = transmute::<__m512i, __m512bh>(value);
-                            let b = transmute::<__m512i, __m512bh>(vector);
-                            _mm512_dpbf16_ps(*sum, a, b)
-                        } else {
-                            let (a, b) = (_mm512_castsi512_ps(value), _mm512_castsi512_ps(vector));
-                            _mm512_fmadd_ps(a, b, *sum)
-                        };
+                        let a = transmute::<__m512i, __m512bh>(value);
+                        let b = transmute::<__m512i, __m512bh>(vector);
+                        *sum = _mm512_dpbf16_ps(*sum, a, b);
                     }
                 }
             }

@@ -1,14 +1,17 @@
 //! Operands rewritten as words.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, __mmask16, _mm512_castps_si512, _mm512_cvtne2ps_pbh,
-    _mm512_loadu_si512, _mm512_mask_storeu_epi32, _mm512_maskz_loadu_ps, _mm512_permutexvar_epi16,
-    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_storeu_si512,
-    _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32, _mm512_unpacklo_epi64,
+    __m512, __m512bh, __m512i, __mmask16, _mm512_castsi512_ps, _mm512_castsi512_si256,
+    _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_loadu_si512, _mm512_mask_storeu_epi32,
+    _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps, _mm512_or_si512, _mm512_permutexvar_epi16,
+    _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_slli_epi32,
+    _mm512_storeu_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
+    _mm512_unpacklo_epi64,
 };
 use std::mem::transmute;
 
-use super::{Kernel, PANEL};
+use super::{PANEL, VALUES};
+use crate::ops::kernels::Stored;
 use crate::ops::kernels::matrix::Mat;
 
 /// Values in a vector.
@@ -28,19 +31,45 @@ pub(super) unsafe fn load(from: *const f32, n: usize) -> __m512 {
     unsafe { _mm512_maskz_loadu_ps(lanes(n), from) }
 }
 
+/// Lane-wise `n` values in bf16 from `from`, as the lower halves of words; zero behind them.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[expect(unsafe_code, reason = "vector loads take pointers")]
+unsafe fn load_halves<A>(from: *const A, n: usize) -> __m512i {
+    let mask = u32::from(lanes(n));
+    // SAFETY: the caller has `n` values of 16 bits there, and no masked lane is read.
+    let halves = unsafe { _mm512_maskz_loadu_epi16(mask, from.cast()) };
+    _mm512_cvtepu16_epi32(_mm512_castsi512_si256(halves))
+}
+
+/// As [`load`], of what widens to f32.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+#[expect(unsafe_code, reason = "vector loads take pointers")]
+unsafe fn load_wide<A: Stored<Wide = f32>>(from: *const A, n: usize) -> __m512 {
+    // SAFETY: as the caller says; what widens to f32 is f32 or bf16.
+    unsafe {
+        if size_of::<A>() == size_of::<f32>() {
+            load(from.cast(), n)
+        } else {
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(load_halves(from, n)))
+        }
+    }
+}
+
 /// 16 words along a contiguous inner dimension that still has `n` values from `from` on.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[expect(unsafe_code, reason = "vector loads take pointers")]
-unsafe fn words_along<K: Kernel>(from: *const f32, n: usize) -> __m512i {
+unsafe fn words_along<A: Stored<Wide = f32>>(from: *const A, n: usize) -> __m512i {
     // SAFETY: the caller has `n` values there; those behind are masked.
     unsafe {
-        if K::BF16 {
-            let second = load(from.wrapping_add(LANES), n.saturating_sub(LANES));
-            transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, load(from, n)))
-        } else {
-            _mm512_castps_si512(load(from, n))
+        if size_of::<A>() == size_of::<u16>() {
+            let mask = if n >= 2 * LANES { !0 } else { (1 << n) - 1 };
+            return _mm512_maskz_loadu_epi16(mask, from.cast());
         }
+        let second = load_wide(from.wrapping_add(LANES), n.saturating_sub(LANES));
+        transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, load_wide(from, n)))
     }
 }
 
@@ -49,21 +78,26 @@ unsafe fn words_along<K: Kernel>(from: *const f32, n: usize) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[expect(unsafe_code, reason = "vector loads take pointers")]
-unsafe fn words_across<K: Kernel>(
-    from: *const f32,
+unsafe fn words_across<A: Stored<Wide = f32>>(
+    from: *const A,
     stride: usize,
     left: usize,
     n: usize,
 ) -> __m512i {
+    let below = from.wrapping_add(stride);
     // SAFETY: the caller has `n` values in each of the lines that are left; no other is read.
     unsafe {
-        if !K::BF16 {
-            return _mm512_castps_si512(load(from, n));
+        // The first line's values lie in the lower half of the words, the second line's in the upper one.
+        if size_of::<A>() == size_of::<u16>() {
+            let first = load_halves(from, n);
+            if left == 1 {
+                return first;
+            }
+            return _mm512_or_si512(first, _mm512_slli_epi32::<16>(load_halves(below, n)));
         }
-        let second =
-            if left > 1 { load(from.wrapping_add(stride), n) } else { _mm512_setzero_ps() };
-        // The first line's values lie in the lower half, the second line's in the upper one.
-        let halves = transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, load(from, n)));
+        let second = if left > 1 { load_wide(below, n) } else { _mm512_setzero_ps() };
+        let halves =
+            transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(second, load_wide(from, n)));
         let mut order = [0u16; 2 * LANES];
         for (i, at) in order.iter_mut().enumerate() {
             *at = (i / 2 + i % 2 * LANES) as u16;
@@ -103,22 +137,21 @@ fn transpose(rows: &[__m512i; LANES]) -> [__m512i; LANES] {
     columns
 }
 
-/// Writes the words of up to [`PANEL`] rows of `lhs` from `row` on, one row after the other.
+/// Writes the words of up to [`PANEL`] rows of `lhs` from `row` on, `stride` apart.
 ///
 /// Here and in [`pack_right`], what lies together is read together: the groups of 16 are the inner loop.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[expect(unsafe_code, reason = "vector loads and stores take pointers")]
-pub(super) unsafe fn pack_left<K: Kernel>(
-    lhs: Mat<'_, f32>,
+pub(super) unsafe fn pack_left<A: Stored<Wide = f32>>(
+    lhs: Mat<'_, A>,
     row: usize,
-    words: usize,
+    (words, stride): (usize, usize),
     to: &mut [u32],
 ) {
-    let per_word = 1 + usize::from(K::BF16);
-    let all_rows = to.len() / words;
+    let all_rows = to.len() / stride;
     let start = lhs.data.as_ptr();
     for word in (0..words).step_by(LANES) {
-        let (at, store) = (word * per_word, lanes(words - word));
+        let (at, store) = (word * VALUES, lanes(words - word));
         for group in (0..all_rows).step_by(LANES) {
             let (row, rows) = (row + group, LANES.min(all_rows - group));
             let mut block = [_mm512_setzero_si512(); LANES];
@@ -128,21 +161,21 @@ pub(super) unsafe fn pack_left<K: Kernel>(
                 if lhs.col_stride == 1 {
                     for (i, out) in block.iter_mut().enumerate().take(rows) {
                         let from = start.add((row + i) * lhs.row_stride + at);
-                        *out = words_along::<K>(from, lhs.cols - at);
+                        *out = words_along(from, lhs.cols - at);
                     }
                 } else {
                     for (i, out) in
-                        block.iter_mut().enumerate().take((lhs.cols - at).div_ceil(per_word))
+                        block.iter_mut().enumerate().take((lhs.cols - at).div_ceil(VALUES))
                     {
-                        let inner = at + i * per_word;
+                        let inner = at + i * VALUES;
                         let from = start.add(inner * lhs.col_stride + row);
                         let left = lhs.cols - inner;
-                        *out = words_across::<K>(from, lhs.col_stride, left, rows);
+                        *out = words_across(from, lhs.col_stride, left, rows);
                     }
                     block = transpose(&block);
                 }
                 for (i, &line) in block.iter().enumerate().take(rows) {
-                    let to = to.as_mut_ptr().add((group + i) * words + word);
+                    let to = to.as_mut_ptr().add((group + i) * stride + word);
                     _mm512_mask_storeu_epi32(to.cast(), store, line);
                 }
             }
@@ -153,16 +186,15 @@ pub(super) unsafe fn pack_left<K: Kernel>(
 /// Writes the words of up to [`PANEL`] columns of `rhs` from `column` on, zeros for those it lacks.
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[expect(unsafe_code, reason = "vector loads and stores take pointers")]
-pub(super) unsafe fn pack_right<K: Kernel>(
-    rhs: Mat<'_, f32>,
+pub(super) unsafe fn pack_right<A: Stored<Wide = f32>>(
+    rhs: Mat<'_, A>,
     column: usize,
     words: usize,
     to: &mut [u32],
 ) {
-    let per_word = 1 + usize::from(K::BF16);
     let start = rhs.data.as_ptr();
     for word in (0..words).step_by(LANES) {
-        let at = word * per_word;
+        let at = word * VALUES;
         for group in (0..PANEL).step_by(LANES) {
             let column = column + group;
             let columns = rhs.cols.saturating_sub(column).min(LANES);
@@ -173,17 +205,17 @@ pub(super) unsafe fn pack_right<K: Kernel>(
                 if rhs.row_stride == 1 {
                     for (i, out) in block.iter_mut().enumerate().take(columns) {
                         let from = start.add((column + i) * rhs.col_stride + at);
-                        *out = words_along::<K>(from, rhs.rows - at);
+                        *out = words_along(from, rhs.rows - at);
                     }
                     block = transpose(&block);
                 } else if columns > 0 {
                     for (i, out) in
-                        block.iter_mut().enumerate().take((rhs.rows - at).div_ceil(per_word))
+                        block.iter_mut().enumerate().take((rhs.rows - at).div_ceil(VALUES))
                     {
-                        let inner = at + i * per_word;
+                        let inner = at + i * VALUES;
                         let from = start.add(inner * rhs.row_stride + column);
                         let left = rhs.rows - inner;
-                        *out = words_across::<K>(from, rhs.row_stride, left, columns);
+                        *out = words_across(from, rhs.row_stride, left, columns);
                     }
                 }
                 for (i, &line) in block.iter().enumerate().take(words - word) {

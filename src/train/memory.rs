@@ -1,0 +1,88 @@
+//! How much memory training takes, before it does.
+
+use serde::Serialize;
+
+use super::trainer::Trainer;
+use crate::model::Inner;
+use crate::nn::MomentType;
+use crate::ops::slices;
+use crate::tasks::Sample;
+
+/// Bytes that a training run holds at its peak, by what they are for. Validation and saving a state come on
+/// top where they take more than a step does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Memory {
+    /// The model's weights, adapters included.
+    pub weights: u64,
+    /// Gradients of what is trained.
+    pub gradients: u64,
+    /// Both moments of what is trained.
+    pub moments: u64,
+    /// What the forward pass keeps for the backward pass.
+    pub kept: u64,
+    /// Buffers of the pass at work, logits and rewritten operands.
+    pub working: u64,
+}
+
+impl Memory {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.weights + self.gradients + self.moments + self.kept + self.working
+    }
+}
+
+/// Bytes of an f32.
+const FULL: u64 = 4;
+/// Bytes of a bf16.
+const HALF: u64 = 2;
+
+impl Trainer<'_> {
+    /// What a step over the largest micro-batch of `samples` takes; none for a pass by candle's graph, whose
+    /// memory is candle's to know.
+    pub fn memory(&self, samples: &[Sample]) -> Option<Memory> {
+        let inner = self.model.pass_by_hand()?;
+        let micro = self.config.micro_batch.unwrap_or(self.config.batch).max(1);
+        let batches = samples.chunks(self.config.batch).flat_map(|batch| batch.chunks(micro));
+        let size = |samples: &[Sample]| {
+            let tokens: usize = samples.iter().map(|s| s.ids.len()).sum();
+            let rows: usize = samples.iter().map(|s| s.labels.len() + s.contrast.len()).sum();
+            (tokens as u64, rows as u64)
+        };
+        let (tokens, rows) = batches.map(size).max().unwrap_or_default();
+        Some(self.memory_of(inner, tokens, rows))
+    }
+
+    fn memory_of(&self, inner: Inner, tokens: u64, rows: u64) -> Memory {
+        let config = self.model.config();
+        let inner = match inner {
+            Inner::Full => FULL,
+            Inner::Half => HALF,
+        };
+        let trained = self.params.num_trained() as u64;
+        let moment = match self.config.adamw.moments {
+            MomentType::F32 => FULL,
+            MomentType::Bf16 => HALF,
+        };
+        let (hidden, ffn) = (config.hidden_size as u64, config.intermediate_size as u64);
+        let heads = (config.num_attention_heads * config.head_dim) as u64;
+        let kv = (config.num_key_value_heads * config.head_dim) as u64;
+        let layers = config.num_hidden_layers as u64;
+        // Of a token in a block: the residual stream before it, and what lies inside.
+        let (outer, inside) =
+            (FULL * hidden, inner * (2 * heads + 2 * kv + 2 * ffn) + FULL * hidden);
+        let block = outer + inside;
+        let (kept, again) = if self.config.checkpointing { (outer, inside) } else { (block, 0) };
+        // At work in a block: two residual gradients, a norm, an activation and its gradient.
+        let at_work = 2 * FULL * hidden + inner * (hidden + 2 * ffn) + again;
+        // Rewritten operands in bf16: the gradient and the input of a layer.
+        let rewritten = if inner == HALF { HALF * (hidden + ffn) } else { 0 };
+        let logits = slices::logit_bytes(rows as usize, config.vocab_size) as u64;
+        Memory {
+            weights: self.model.weight_bytes(),
+            gradients: FULL * trained,
+            moments: 2 * moment * trained,
+            kept: layers * kept * tokens,
+            working: (at_work + rewritten) * tokens + 4 * FULL * hidden * rows + logits,
+        }
+    }
+}
