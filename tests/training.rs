@@ -4,7 +4,7 @@
 
 mod common;
 
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use llmbs::data::Dataset;
 use llmbs::data::synth::{Shop, SynthConfig};
 use llmbs::index::ItemIndex;
@@ -319,6 +319,66 @@ fn bf16_products_give_nearly_the_same_gradients() {
 }
 
 #[test]
+fn weights_in_bf16_are_trained_as_the_values_they_hold() {
+    let fixture = fixture();
+    let samples: Vec<Sample> = samples(&fixture, 0).into_iter().take(40).collect();
+    let contrast = contrast();
+    let gradients = |dtype: DType| {
+        let mut weights = init::scratch(&fixture.config, 3, &Device::Cpu).unwrap();
+        let mut params = Params::new();
+        for (name, weight) in &mut weights {
+            let held = weight.to_dtype(DType::BF16).unwrap().to_dtype(dtype).unwrap();
+            *weight = params.insert(name.clone(), &held).unwrap();
+        }
+        let model = Llama::new(&fixture.config, &weights).unwrap();
+        let projectors = projectors(&fixture, &mut params);
+        let config = TrainConfig { dropout: 0.0, ..train_config() };
+        let trainer = Trainer {
+            config: &config,
+            lora_dropout: 0.0,
+            seed: 4,
+            model: &model,
+            params: &params,
+            item_tokens: None,
+            contrast: Some((&projectors, &contrast, 48)),
+            state: None,
+        };
+        let pass = trainer.gradients(&samples, 0).unwrap();
+        (params, pass)
+    };
+    let ((params, full), (_, half)) = (gradients(DType::F32), gradients(DType::BF16));
+    assert_same_pass(&params, &full, &half, 1e-5);
+}
+
+#[test]
+fn memory_is_told_before_the_start() {
+    let fixture = fixture();
+    let trained = trainable(&fixture);
+    let samples = samples(&fixture, 0);
+    let memory = |checkpointing, micro_batch| {
+        let config = TrainConfig { checkpointing, micro_batch, ..train_config() };
+        let trainer = Trainer {
+            config: &config,
+            lora_dropout: 0.0,
+            seed: 4,
+            model: &trained.model,
+            params: &trained.params,
+            item_tokens: None,
+            contrast: None,
+            state: None,
+        };
+        trainer.memory(&samples).unwrap()
+    };
+    let whole = memory(false, None);
+    let scalars: usize = trained.params.tensors().map(|(_, t)| t.elem_count()).sum();
+    assert_eq!(whole.gradients, 4 * scalars as u64);
+    assert_eq!(whole.moments, 8 * scalars as u64);
+    assert!(memory(true, None).kept < whole.kept / 2);
+    let parts = memory(false, Some(1));
+    assert!(parts.kept < whole.kept && parts.weights == whole.weights);
+}
+
+#[test]
 fn four_micro_batches_equal_one_batch() {
     let fixture = fixture();
     let trained = trainable(&fixture);
@@ -365,15 +425,18 @@ fn a_resumed_run_equals_an_uninterrupted_one() {
 #[test]
 fn one_and_two_threads_train_the_same_bits() {
     let fixture = fixture();
-    let run = |threads: usize| {
+    let run = |threads: usize, precision| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let trained = trainable(&fixture);
+            let mut trained = trainable(&fixture);
+            trained.model = trained.model.with_precision(precision);
             let (record, _) = train(&fixture, &trained, &train_config(), None, 0);
             (record.losses, values(&trained.params))
         })
     };
-    assert_eq!(run(1), run(2));
+    for precision in [ops::Precision::Full, ops::Precision::Bf16] {
+        assert_eq!(run(1, precision), run(2, precision));
+    }
 }
 
 #[test]
