@@ -232,6 +232,24 @@ fn assert_same_pass(
     }
 }
 
+/// A trainer without dropout on adapters and without state, for one pass.
+fn plain_trainer<'a>(
+    config: &'a TrainConfig,
+    trained: &'a Trained,
+    contrast: &'a ContrastConfig,
+) -> Trainer<'a> {
+    Trainer {
+        config,
+        lora_dropout: 0.0,
+        seed: 4,
+        model: &trained.model,
+        params: &trained.params,
+        item_tokens: None,
+        contrast: Some((&trained.projectors, contrast, 48)),
+        state: None,
+    }
+}
+
 /// What a stage may train: everything, or adapters and the rows of new tokens.
 fn adapted(fixture: &Fixture) -> Trained {
     let mut weights = init::scratch(&fixture.config, 3, &Device::Cpu).unwrap();
@@ -302,17 +320,7 @@ fn bf16_products_give_nearly_the_same_gradients() {
     let mut gradients = |precision| {
         trained.model = trained.model.clone().with_precision(precision);
         let config = TrainConfig { dropout: 0.0, ..train_config() };
-        let trainer = Trainer {
-            config: &config,
-            lora_dropout: 0.0,
-            seed: 4,
-            model: &trained.model,
-            params: &trained.params,
-            item_tokens: None,
-            contrast: Some((&trained.projectors, &contrast, 48)),
-            state: None,
-        };
-        trainer.gradients(&samples, 0).unwrap()
+        plain_trainer(&config, &trained, &contrast).gradients(&samples, 0).unwrap()
     };
     let (full, rounded) = (gradients(ops::Precision::Full), gradients(ops::Precision::Bf16));
     assert_same_pass(&trained.params, &full, &rounded, 0.05);
@@ -332,19 +340,10 @@ fn weights_in_bf16_are_trained_as_the_values_they_hold() {
         }
         let model = Llama::new(&fixture.config, &weights).unwrap();
         let projectors = projectors(&fixture, &mut params);
+        let trained = Trained { model, params, projectors };
         let config = TrainConfig { dropout: 0.0, ..train_config() };
-        let trainer = Trainer {
-            config: &config,
-            lora_dropout: 0.0,
-            seed: 4,
-            model: &model,
-            params: &params,
-            item_tokens: None,
-            contrast: Some((&projectors, &contrast, 48)),
-            state: None,
-        };
-        let pass = trainer.gradients(&samples, 0).unwrap();
-        (params, pass)
+        let pass = plain_trainer(&config, &trained, &contrast).gradients(&samples, 0).unwrap();
+        (trained.params, pass)
     };
     let ((params, full), (_, half)) = (gradients(DType::F32), gradients(DType::BF16));
     assert_same_pass(&params, &full, &half, 1e-5);
@@ -354,20 +353,10 @@ fn weights_in_bf16_are_trained_as_the_values_they_hold() {
 fn memory_is_told_before_the_start() {
     let fixture = fixture();
     let trained = trainable(&fixture);
-    let samples = samples(&fixture, 0);
+    let (samples, contrast) = (samples(&fixture, 0), contrast());
     let memory = |checkpointing, micro_batch| {
         let config = TrainConfig { checkpointing, micro_batch, ..train_config() };
-        let trainer = Trainer {
-            config: &config,
-            lora_dropout: 0.0,
-            seed: 4,
-            model: &trained.model,
-            params: &trained.params,
-            item_tokens: None,
-            contrast: None,
-            state: None,
-        };
-        trainer.memory(&samples).unwrap()
+        plain_trainer(&config, &trained, &contrast).memory(&samples).unwrap()
     };
     let whole = memory(false, None);
     let scalars: usize = trained.params.tensors().map(|(_, t)| t.elem_count()).sum();
@@ -387,17 +376,7 @@ fn four_micro_batches_equal_one_batch() {
     let contrast = contrast();
     let gradients = |micro_batch| {
         let config = TrainConfig { micro_batch, dropout: 0.0, ..train_config() };
-        let trainer = Trainer {
-            config: &config,
-            lora_dropout: 0.0,
-            seed: 4,
-            model: &trained.model,
-            params: &trained.params,
-            item_tokens: None,
-            contrast: Some((&trained.projectors, &contrast, 48)),
-            state: None,
-        };
-        trainer.gradients(&samples, 0).unwrap()
+        plain_trainer(&config, &trained, &contrast).gradients(&samples, 0).unwrap()
     };
     let (whole, parts) = (gradients(None), gradients(Some(32)));
     assert_same_pass(&trained.params, &whole, &parts, 1e-4);

@@ -1,8 +1,9 @@
 //! Products of matrices rounded to bf16, on AVX512-BF16 or AMX; sums are f32.
 //!
-//! Both operands become 32-bit words: two bf16 values that are neighbours along the inner dimension. The left one becomes rows of words, the right one panels of [`PANEL`] columns, word by word.
-//! A [`Kernel`] multiplies them block by block. The order of every sum is fixed, however the work is split
-//! between threads.
+//! Both operands become 32-bit words: two bf16 values that are neighbours along the inner dimension. The
+//! left one becomes rows of words, the right one panels of [`PANEL`] columns, word by word. A [`Kernel`]
+//! multiplies them block by block. The order of every sum is fixed, however the work is split between
+//! threads.
 
 mod amx;
 mod avx512;
@@ -32,6 +33,7 @@ const RIGHT_WORDS: usize = 1 << 21;
 trait Kernel {
     /// The inner dimension is filled up with zeros to a multiple of this many words.
     const DEPTH_STEP: usize;
+
     /// Computes one block of the output.
     ///
     /// # Safety
