@@ -7,7 +7,7 @@ use candle_core::Tensor;
 
 use crate::Result;
 use crate::decode::{BeamRow, CodeScores, Normalize};
-use crate::model::{DropoutPair, KvCache, Llama, Packed};
+use crate::model::{KvCache, Llama, Packed};
 use crate::ops::{self, Row, Rows};
 
 /// Where the item tokens stand in the vocabulary: level after level from `first`.
@@ -68,7 +68,7 @@ impl<'a> LlamaScorer<'a> {
             positions: (0..instruction.len() as u32).collect(),
             rows: Arc::new(Rows::packed(&[instruction.len()])),
         };
-        model.hidden(&input, Some(&mut cache), DropoutPair::default())?;
+        model.infer(&input, Some(&mut cache), &[])?;
         let instruction = instruction.len();
         Ok(Self { model, vocabulary, normalize, cache, instruction, rows: Vec::new(), last: None })
     }
@@ -98,9 +98,7 @@ impl<'a> LlamaScorer<'a> {
             positions.extend((self.instruction..).take(history.len()).map(|p| p as u32));
         }
         let input = Packed { ids, positions, rows: Arc::new(Rows::new(rows)?) };
-        let hidden = self.model.hidden(&input, Some(&mut self.cache), DropoutPair::default())?;
-        let last = Tensor::from_vec(last, histories.len(), hidden.device())?;
-        self.last = Some(hidden.index_select(&last, 0)?);
+        self.last = Some(self.model.infer(&input, Some(&mut self.cache), &last)?);
         Ok(())
     }
 
@@ -137,7 +135,8 @@ impl<'a> LlamaScorer<'a> {
         for row in &mut self.rows {
             row.position += 1;
         }
-        Ok(self.model.hidden(&input, Some(&mut self.cache), DropoutPair::default())?)
+        let every: Vec<u32> = (0..rows.len() as u32).collect();
+        Ok(self.model.infer(&input, Some(&mut self.cache), &every)?)
     }
 }
 

@@ -322,6 +322,19 @@ impl Llama {
         ops::rms_norm(&x, &self.norm, eps)
     }
 
+    /// Final hidden states of the tokens `rows` alone, (rows, hidden), with no graph behind them.
+    ///
+    /// `input` and `cache` as [`Llama::hidden`] has them; the model is [`Llama::frozen`].
+    pub fn infer(
+        &self,
+        input: &Packed,
+        cache: Option<&mut KvCache>,
+        rows: &[u32],
+    ) -> Result<Tensor> {
+        let hidden = self.hidden(input, cache, DropoutPair::default())?;
+        hidden.index_select(&Tensor::new(rows, hidden.device())?, 0)
+    }
+
     /// Rotated queries (tokens, heads, `head_dim`) and keys, and values (tokens, `kv_heads`, `head_dim`).
     fn project(
         &self,
