@@ -75,7 +75,7 @@ fn cached_equals_uncached() {
             rows: Arc::new(
                 Rows::new(vec![Row {
                     queries: 0..end - start,
-                    own: start,
+                    own: start..end,
                     context: vec![0..start],
                 }])
                 .unwrap(),
@@ -93,7 +93,7 @@ fn beams_share_a_cached_prompt() {
     let mut cache = KvCache::new();
     let prompt = packed(&[&TEXT[..5]]);
     model.hidden(&prompt, Some(&mut cache), DropoutPair::default()).unwrap();
-    let beam = |i: usize| Row { queries: i..i + 1, own: 5 + i, context: vec![0..5] };
+    let beam = |i: usize| Row { queries: i..i + 1, own: 5 + i..6 + i, context: vec![0..5] };
     let input = Packed {
         ids: vec![8, 9],
         positions: vec![5, 5],

@@ -8,7 +8,7 @@ use candle_core::Tensor;
 use crate::Result;
 use crate::decode::{BeamRow, CodeScores, Normalize};
 use crate::model::{KvCache, Llama, Packed};
-use crate::ops::{self, Row, Rows};
+use crate::ops::{Row, Rows};
 
 /// Where the item tokens stand in the vocabulary: level after level from `first`.
 #[derive(Debug, Clone)]
@@ -20,19 +20,18 @@ pub struct ItemVocabulary {
 }
 
 impl ItemVocabulary {
-    fn range(&self, level: usize) -> Range<usize> {
-        let (first, range) = (self.first as usize, &self.levels[level]);
-        first + range.start..first + range.end
+    /// The ids of a level's tokens.
+    fn range(&self, level: usize) -> Range<u32> {
+        let range = &self.levels[level];
+        self.first + range.start as u32..self.first + range.end as u32
     }
 }
 
 /// A hypothesis as the cache sees it.
 #[derive(Debug, Clone)]
 struct RowState {
-    /// Keys of everything before the row's own newest token.
+    /// Keys of everything before the row's next token.
     context: Vec<Range<usize>>,
-    /// Key of the newest token, once it has one of its own.
-    own: Option<usize>,
     /// Position of the next token.
     position: u32,
 }
@@ -42,7 +41,7 @@ struct RowState {
 /// The instruction, equal for all users, is computed once; a user's history once; beams keep only
 /// their own few tokens and point to the rest.
 pub struct LlamaScorer<'a> {
-    model: Llama,
+    model: &'a Llama,
     vocabulary: &'a ItemVocabulary,
     normalize: Normalize,
     cache: KvCache,
@@ -53,15 +52,13 @@ pub struct LlamaScorer<'a> {
 }
 
 impl<'a> LlamaScorer<'a> {
-    /// A scorer whose prompts all begin with `instruction` (not empty).
+    /// A scorer whose prompts all begin with `instruction`.
     pub fn new(
-        model: &Llama,
+        model: &'a Llama,
         vocabulary: &'a ItemVocabulary,
         normalize: Normalize,
         instruction: &[u32],
     ) -> Result<Self> {
-        // In training the weights are variables: the cache would keep the graph of every batch.
-        let model = model.frozen();
         let mut cache = KvCache::new();
         let input = Packed {
             ids: instruction.to_vec(),
@@ -80,20 +77,16 @@ impl<'a> LlamaScorer<'a> {
         let (mut rows, mut last) = (Vec::new(), Vec::new());
         self.rows.clear();
         for history in histories {
-            let own = self.instruction + ids.len();
             let queries = ids.len()..ids.len() + history.len();
+            let own = self.instruction + queries.start..self.instruction + queries.end;
             last.push(queries.end as u32 - 1);
             self.rows.push(RowState {
-                // The history first: rows that share the start of their context are attended together.
-                context: vec![own..own + history.len(), 0..self.instruction],
-                own: None,
+                // The history first: rows whose contexts begin alike are attended together.
+                context: vec![own.clone(), 0..self.instruction],
                 position: (self.instruction + history.len()) as u32,
             });
-            rows.push(Row {
-                queries,
-                own,
-                context: std::iter::once(0..self.instruction).collect(),
-            });
+            let context = std::iter::once(0..self.instruction).collect();
+            rows.push(Row { queries, own, context });
             ids.extend(history);
             positions.extend((self.instruction..).take(history.len()).map(|p| p as u32));
         }
@@ -104,37 +97,26 @@ impl<'a> LlamaScorer<'a> {
 
     /// Feeds the chosen code of every hypothesis.
     fn advance(&mut self, level: usize, rows: &[BeamRow]) -> Result<Tensor> {
-        let first = self.vocabulary.range(level).start as u32;
+        let first = self.vocabulary.range(level).start;
         let base = self.cache.len();
-        let states: Vec<RowState> = rows
-            .iter()
-            .enumerate()
-            .map(|(i, row)| {
-                let parent = &self.rows[row.parent];
-                let mut context = parent.context.clone();
-                context.extend(parent.own.map(|key| key..key + 1));
-                RowState { context, own: Some(base + i), position: parent.position }
-            })
-            .collect();
+        let parents: Vec<&RowState> = rows.iter().map(|row| &self.rows[row.parent]).collect();
+        let attended = parents.iter().enumerate().map(|(i, parent)| Row {
+            queries: i..i + 1,
+            own: base + i..base + i + 1,
+            context: parent.context.clone(),
+        });
+        let attended: Vec<Row> = attended.collect();
         let input = Packed {
             ids: rows.iter().map(|row| first + row.code).collect(),
-            positions: states.iter().map(|s| s.position).collect(),
-            rows: Arc::new(Rows::new(
-                states
-                    .iter()
-                    .enumerate()
-                    .map(|(i, s)| Row {
-                        queries: i..i + 1,
-                        own: base + i,
-                        context: s.context.clone(),
-                    })
-                    .collect(),
-            )?),
+            positions: parents.iter().map(|parent| parent.position).collect(),
+            rows: Arc::new(Rows::new(attended.clone())?),
         };
-        self.rows = states;
-        for row in &mut self.rows {
-            row.position += 1;
-        }
+        let next = attended.into_iter().zip(&input.positions).map(|(row, position)| {
+            let mut context = row.context;
+            context.push(row.own);
+            RowState { context, position: position + 1 }
+        });
+        self.rows = next.collect();
         let every: Vec<u32> = (0..rows.len() as u32).collect();
         Ok(self.model.infer(&input, Some(&mut self.cache), &every)?)
     }
@@ -147,19 +129,12 @@ impl CodeScores for LlamaScorer<'_> {
             (0, None) => crate::invalid!("the search was run before the histories were taken in"),
             _ => self.advance(level - 1, rows)?,
         };
-        let head = self.model.lm_head();
-        let range = self.vocabulary.range(level);
-        let precision = self.model.precision();
-        let scores = match self.normalize {
-            Normalize::Level | Normalize::Allowed => {
-                let logits =
-                    ops::linear(&hidden, &head.narrow(0, range.start, range.len())?, precision)?;
-                ops::log_softmax_rows(&logits)?
-            }
-            Normalize::Vocab => ops::log_softmax_rows(&ops::linear(&hidden, head, precision)?)?
-                .narrow(1, range.start, range.len())?
-                .contiguous()?,
+        let codes = self.vocabulary.range(level);
+        let over = match self.normalize {
+            Normalize::Level | Normalize::Allowed => codes.clone(),
+            Normalize::Vocab => 0..self.model.config().vocab_size as u32,
         };
-        Ok(scores.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1()?)
+        let scores = self.model.log_probabilities(&hidden, codes, over)?;
+        Ok(scores.flatten_all()?.to_vec1()?)
     }
 }

@@ -14,8 +14,13 @@ use crate::nn::{Dropout, Linear, Lora};
 use crate::ops::{self, Precision, Rows};
 
 mod backprop;
+mod cache;
+mod inference;
+mod pass;
 
-pub(crate) use backprop::{Backprop, Pools};
+pub(crate) use backprop::Backprop;
+pub use cache::KvCache;
+pub(crate) use pass::Pools;
 
 /// The tokens of one forward pass.
 #[derive(Debug, Clone)]
@@ -26,51 +31,6 @@ pub struct Packed {
     pub positions: Vec<u32>,
     /// Which keys each row sees.
     pub rows: Arc<Rows>,
-}
-
-/// Keys and values of the tokens seen so far, one pair a layer, (keys, `kv_heads`, `head_dim`).
-///
-/// The cache only grows at its end: rows point into it, so that many rows (the beams of a user, the
-/// users behind one instruction) share what they have in common without a copy.
-#[derive(Debug, Clone, Default)]
-pub struct KvCache {
-    layers: Vec<(Tensor, Tensor)>,
-}
-
-impl KvCache {
-    /// An empty cache.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The number of keys held.
-    pub fn len(&self) -> usize {
-        self.layers.first().map_or(0, |(k, _)| k.dims()[0])
-    }
-
-    /// Whether nothing has been cached yet.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Forgets everything after the first `len` keys.
-    pub fn truncate(&mut self, len: usize) -> Result<()> {
-        for (k, v) in &mut self.layers {
-            *k = k.narrow(0, 0, len)?.contiguous()?;
-            *v = v.narrow(0, 0, len)?.contiguous()?;
-        }
-        Ok(())
-    }
-
-    fn append(&mut self, layer: usize, k: Tensor, v: Tensor) -> Result<(Tensor, Tensor)> {
-        if layer == self.layers.len() {
-            self.layers.push((k, v));
-        } else {
-            let (old_k, old_v) = &self.layers[layer];
-            self.layers[layer] = (Tensor::cat(&[old_k, &k], 0)?, Tensor::cat(&[old_v, &v], 0)?);
-        }
-        Ok(self.layers[layer].clone())
-    }
 }
 
 /// What the inner values of a block are kept in.
@@ -320,19 +280,6 @@ impl Llama {
             x = (x + drop(&h, branch.residual, 1)?)?;
         }
         ops::rms_norm(&x, &self.norm, eps)
-    }
-
-    /// Final hidden states of the tokens `rows` alone, (rows, hidden), with no graph behind them.
-    ///
-    /// `input` and `cache` as [`Llama::hidden`] has them; the model is [`Llama::frozen`].
-    pub fn infer(
-        &self,
-        input: &Packed,
-        cache: Option<&mut KvCache>,
-        rows: &[u32],
-    ) -> Result<Tensor> {
-        let hidden = self.hidden(input, cache, DropoutPair::default())?;
-        hidden.index_select(&Tensor::new(rows, hidden.device())?, 0)
     }
 
     /// Rotated queries (tokens, heads, `head_dim`) and keys, and values (tokens, `kv_heads`, `head_dim`).

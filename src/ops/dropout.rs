@@ -56,18 +56,19 @@ impl Mask {
 
     fn apply<T: Float>(&self, x: &[T]) -> Vec<T> {
         let mut y = x.to_vec();
-        self.apply_in_place(&mut y);
+        self.apply_in_place(&mut y, 0);
         y
     }
 
-    pub(super) fn apply_in_place<S: Stored>(&self, x: &mut [S]) {
+    /// Drops elements of `x`, which begins with element `first` of what the mask is for.
+    pub(super) fn apply_in_place<S: Stored>(&self, x: &mut [S], first: usize) {
         let scale = S::Wide::from_f64(1.0 / (1.0 - self.p));
         x.par_chunks_mut(BLOCK).enumerate().for_each(|(block, x)| {
             vectorize(
                 #[inline(always)]
                 || {
                     for (i, x) in x.iter_mut().enumerate() {
-                        let factor = self.factor::<S::Wide>(block * BLOCK + i);
+                        let factor = self.factor::<S::Wide>(first + block * BLOCK + i);
                         *x = S::narrow(x.widen() * factor * scale);
                     }
                 },

@@ -27,6 +27,38 @@ fn composed_log_softmax_rows(logits: &Tensor) -> Result<Tensor> {
     shifted.broadcast_sub(&shifted.exp()?.sum_keepdim(D::Minus1)?.log()?)
 }
 
+/// The logarithm of the sum of each row's exponentials. Takes no part in the gradient.
+///
+/// # Shapes
+/// - `logits`: (rows, choices), at least one choice
+/// - output: (rows, 1)
+pub fn log_sum_exp_rows(logits: &Tensor) -> Result<Tensor> {
+    logits.dims2()?;
+    let logits = logits.detach();
+    if fused(&[&logits]) {
+        logits.contiguous()?.apply_op1(LogSumExp)
+    } else {
+        logits.log_sum_exp(D::Minus1)?.unsqueeze(1)
+    }
+}
+
+struct LogSumExp;
+
+impl CustomOp1 for LogSumExp {
+    fn name(&self) -> &'static str {
+        "log-sum-exp"
+    }
+
+    fn cpu_fwd(&self, logits: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (rows, choices) = layout.shape().dims2()?;
+        with_float!(logits.dtype(), T => {
+            let logits = cpu::slice::<T>(logits, layout)?;
+            let sums = logits.par_chunks(choices.max(1)).map(|row| log_sum_exp(row)).collect();
+            Ok((T::to_cpu_storage_owned(sums), (rows, 1).into()))
+        })
+    }
+}
+
 struct LogSoftmax;
 
 impl CustomOp1 for LogSoftmax {
@@ -89,5 +121,18 @@ mod tests {
                 assert!((a - b).abs() < 1e-12, "{a} {b}");
             }
         }
+    }
+
+    #[test]
+    fn sums_of_exponentials_are_what_log_softmax_takes_away() {
+        let logits = (random((5, 37), 1) * 10.0).unwrap();
+        let sums = || values(&log_sum_exp_rows(&logits).unwrap());
+        let (shifted, logits) = (values(&log_softmax_rows(&logits).unwrap()), values(&logits));
+        for (i, sum) in sums().iter().enumerate() {
+            assert!((logits[i * 37] - shifted[i * 37] - sum).abs() < 1e-12);
+        }
+        let fused = sums();
+        let _guard = force_composed();
+        assert!(fused.iter().zip(sums()).all(|(a, b)| (a - b).abs() < 1e-12));
     }
 }

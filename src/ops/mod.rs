@@ -44,7 +44,7 @@ pub use embedding::embedding;
 pub use info_nce::{Contrast, InfoNce, info_nce};
 pub use kernels::Precision;
 pub use linear::linear;
-pub use log_softmax::log_softmax_rows;
+pub use log_softmax::{log_softmax_rows, log_sum_exp_rows};
 pub use rms_norm::rms_norm;
 pub use rope::rope;
 pub use swiglu::swiglu;

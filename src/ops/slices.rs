@@ -188,11 +188,24 @@ pub(crate) fn attention_backward<X: Activation>(
     fused::backward(&Inputs { q, k, v, heads, precision }, grad, rows, grads.map(Some));
 }
 
-/// As [`super::dropout`], in place.
-pub(crate) fn dropout<X: Activation>(x: &mut [X], p: f64, key: u64) {
-    if p > 0.0 {
-        Mask { p, key }.apply_in_place(x);
+/// As [`super::dropout`], in place; where `x` is some lines of a matrix, they are `chosen` of it.
+pub(crate) fn dropout<X: Activation>(x: &mut [X], p: f64, key: u64, chosen: Option<&[u32]>) {
+    let mask = Mask { p, key };
+    match chosen {
+        _ if p <= 0.0 || x.is_empty() => {}
+        None => mask.apply_in_place(x, 0),
+        Some(chosen) => {
+            let width = x.len() / chosen.len();
+            for (x, &line) in x.chunks_exact_mut(width).zip(chosen) {
+                mask.apply_in_place(x, line as usize * width);
+            }
+        }
     }
+}
+
+/// Hands on the values of a contiguous f32 tensor.
+pub(crate) fn of_tensor<R>(x: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+    f(super::cpu::values(x).slice()?)
 }
 
 /// As [`super::embedding`].

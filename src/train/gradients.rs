@@ -88,9 +88,10 @@ impl Trainer<'_> {
         for (batch, share) in batches {
             let model = self.model;
             let checkpointing = self.config.checkpointing;
-            let pass = Backprop::forward(model, &batch.input, share.dropout, checkpointing, pools)?;
+            let (input, dropout) = (&batch.input, share.dropout);
             let rows = [&*batch.label_rows, &*batch.contrast_rows].concat();
-            let states = pass.states(&rows)?;
+            let pass = Backprop::forward(model, input, &rows, dropout, checkpointing, pools)?;
+            let states = pass.states()?;
             let mut grad = pools.wide.zeros(states.len());
             let split = batch.labels.len() * model.config().hidden_size;
             let scale = 1.0 / share.labels as f64;
@@ -131,7 +132,7 @@ impl Trainer<'_> {
                 }
                 losses.total += scalar(&loss)?;
             }
-            pass.backward(&rows, &grad, &mut sums)?;
+            pass.backward(&grad, &mut sums)?;
         }
         // A batch may hold no <con>: then the projectors rightly receive nothing from it.
         Ok((losses, sums.finish(|name| !contrasted && name.starts_with("projectors."))?))

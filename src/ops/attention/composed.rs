@@ -30,7 +30,7 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, rows: &Rows) -> Resu
 
 /// The keys or values a row sees, repeated for the query heads that share them: (heads, n, `head_dim`).
 fn row_heads(t: &Tensor, row: &Row, context: &[u32], heads: usize) -> Result<Tensor> {
-    let mut rows = t.narrow(0, row.own, row.queries.len())?;
+    let mut rows = t.narrow(0, row.own.start, row.own.len())?;
     if !context.is_empty() {
         let earlier = t.contiguous()?.index_select(&Tensor::new(context, t.device())?, 0)?;
         rows = Tensor::cat(&[&earlier, &rows], 0)?;
@@ -43,16 +43,17 @@ fn row_heads(t: &Tensor, row: &Row, context: &[u32], heads: usize) -> Result<Ten
         .contiguous()
 }
 
-/// (length, context + length): 0 where the query sees the key, else minus infinity.
+/// (queries, context + own keys): 0 where the query sees the key, else minus infinity.
 fn mask(rows: &Rows, row: &Row, context: usize, like: &Tensor) -> Result<Tensor> {
-    let length = row.queries.len();
-    let mut mask = vec![0f32; length * (context + length)];
-    for (i, line) in mask.chunks_mut(context + length).enumerate() {
+    let (length, keys) = (row.queries.len(), context + row.own.len());
+    let mut mask = vec![0f32; length * keys];
+    for (i, line) in mask.chunks_mut(keys).enumerate() {
+        let place = row.offset() + i;
         for (j, value) in line[context..].iter_mut().enumerate() {
-            if j > i || (j < i && rows.is_private(row.own + j)) {
+            if j > place || (j < place && rows.is_private(row.own.start + j)) {
                 *value = f32::NEG_INFINITY;
             }
         }
     }
-    Tensor::from_vec(mask, (length, context + length), like.device())?.to_dtype(like.dtype())
+    Tensor::from_vec(mask, (length, keys), like.device())?.to_dtype(like.dtype())
 }

@@ -1,8 +1,8 @@
 //! Attention on the CPU: one task a (set of rows, key-value head), which gathers what it needs into its own
 //! scratch, so that the inner products run over contiguous memory.
 //!
-//! A set is one row, or neighbouring rows that share the start of their context (the beams of one user):
-//! these become one matrix product over all their keys, with the keys of the other rows masked.
+//! A set is one row, or neighbouring rows whose contexts begin alike (the beams of one user): these become
+//! one matrix product over all their keys, with the keys of the other rows masked.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, WithDTyp
 use rayon::prelude::*;
 
 use super::rows::{Row, Rows};
-use super::task::{BLOCK, HeadShape, Inputs, Scratch, Task, queries};
+use super::task::{BLOCK, HeadShape, Inputs, Scratch, Task, alike, queries};
 use crate::ops::cpu::{self, with_float, zeros_if};
 use crate::ops::kernels::{MatMut, Precision, Stored};
 
@@ -95,12 +95,12 @@ fn sets(rows: &[Row]) -> Vec<&[Row]> {
 /// Whether a row is worth computing together with a set: they share enough keys to make up for the
 /// products with keys of other rows, which are masked.
 fn joins(set: &[Row], row: &Row) -> bool {
-    let Some(shared) = row.context.first() else { return false };
-    let apart =
-        |row: &Row| row.queries.len() + row.context[1..].iter().map(Range::len).sum::<usize>();
-    set[0].context.first() == Some(shared)
+    let split = alike(set.iter().chain([row]));
+    let keys = |ranges: &[Range<usize>]| ranges.iter().map(Range::len).sum::<usize>();
+    let apart = |row: &Row| row.own.len() + keys(&row.context[split..]);
+    split > 0
         && row.queries.end - set[0].queries.start <= BLOCK
-        && set.iter().map(apart).sum::<usize>() + apart(row) <= 2 * shared.len()
+        && set.iter().map(apart).sum::<usize>() + apart(row) <= 2 * keys(&row.context[..split])
 }
 
 fn tasks(rows: &Rows, heads: HeadShape) -> Vec<Task<'_>> {
@@ -120,7 +120,7 @@ fn query_blocks<'a, T>(out: &'a mut [T], rows: &Rows, heads: HeadShape) -> Vec<M
 fn key_blocks<'a, T>(out: &'a mut [T], rows: &Rows, heads: HeadShape) -> Vec<MatMut<'a, T>> {
     let width = heads.key_width();
     let keys = out.len() / width;
-    let ranges = rows.rows().iter().map(|row| row.own..row.own + row.queries.len());
+    let ranges = rows.rows().iter().map(|row| row.own.clone());
     MatMut::new(out, keys, width).into_blocks(ranges, heads.head_dim)
 }
 

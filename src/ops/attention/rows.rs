@@ -6,14 +6,14 @@ use candle_core::{Result, bail};
 
 /// One sequence of a batch.
 ///
-/// Its query `i` sees the keys of `context` and its own keys up to the `i`-th, except private ones of
-/// other positions.
+/// Its queries stand at its last own keys. Each sees the keys of `context` and the own keys up to its place,
+/// except private ones of other places.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// Its queries among the packed tokens.
     pub queries: Range<usize>,
-    /// Its first own key; the own keys follow it, one for each query.
-    pub own: usize,
+    /// Its own keys, at least one for each query.
+    pub own: Range<usize>,
     /// Earlier keys that every query of the row sees in full (a cached prompt, the ancestors in a beam),
     /// in order. Rows may share them.
     pub context: Vec<Range<usize>>,
@@ -26,11 +26,19 @@ pub struct Rows {
     private: Vec<bool>,
 }
 
+impl Row {
+    /// The place of its first query among its own keys.
+    pub(super) fn offset(&self) -> usize {
+        self.own.len() - self.queries.len()
+    }
+}
+
 impl Rows {
     /// Checks that the queries of `rows` follow each other from 0 without a gap.
     ///
     /// # Errors
-    /// Names the first row that breaks the order, or whose context overlaps its own keys.
+    /// Names the first row that breaks the order, that has fewer keys than queries, or whose context overlaps
+    /// its own keys.
     pub fn new(rows: Vec<Row>) -> Result<Self> {
         let mut next = 0;
         for (i, row) in rows.iter().enumerate() {
@@ -39,9 +47,11 @@ impl Rows {
                 bail!("attention: row {i} has queries {queries:?}, expected to start at {next}");
             }
             next = queries.end;
-            let keys = *own..own + queries.len();
-            if let Some(c) = context.iter().find(|c| c.start < keys.end && keys.start < c.end) {
-                bail!("attention: row {i} has the context {c:?} among its own keys {keys:?}");
+            if own.len() < queries.len() {
+                bail!("attention: row {i} has queries {queries:?} at its own keys {own:?}");
+            }
+            if let Some(c) = context.iter().find(|c| c.start < own.end && own.start < c.end) {
+                bail!("attention: row {i} has the context {c:?} among its own keys {own:?}");
             }
         }
         Ok(Self { rows, private: Vec::new() })
@@ -53,7 +63,7 @@ impl Rows {
         let rows = lengths.iter().map(|length| {
             let queries = start..start + length;
             start = queries.end;
-            Row { own: queries.start, queries, context: Vec::new() }
+            Row { own: queries.clone(), queries, context: Vec::new() }
         });
         Self { rows: rows.collect(), private: Vec::new() }
     }
@@ -84,11 +94,11 @@ impl Rows {
         if self.private.is_empty() {
             return Vec::new();
         }
-        (0..row.queries.len()).filter(|position| self.is_private(row.own + position)).collect()
+        (0..row.own.len()).filter(|place| self.is_private(row.own.start + place)).collect()
     }
 
     /// Holds the rows against the sizes of the tensors.
-    pub(super) fn check(&self, tokens: usize, keys: usize) -> Result<()> {
+    pub(crate) fn check(&self, tokens: usize, keys: usize) -> Result<()> {
         let queries = self.rows.last().map_or(0, |row| row.queries.end);
         if queries != tokens {
             bail!("attention: rows of {queries} queries for {tokens} tokens");
@@ -97,20 +107,36 @@ impl Rows {
             bail!("attention: {} private flags for {keys} keys", self.private.len());
         }
         for (i, row) in self.rows.iter().enumerate() {
-            let own = row.own..row.own + row.queries.len();
-            if let Some(range) = row.context.iter().chain([&own]).find(|range| range.end > keys) {
+            if let Some(range) = row.context.iter().chain([&row.own]).find(|r| r.end > keys) {
                 bail!("attention: row {i} reads keys {range:?} of {keys}");
             }
         }
         Ok(())
     }
 
+    /// The same rows without the queries before the first in each that is `needed`, and the queries that
+    /// stay, ascending.
+    pub(crate) fn from_first_needed(&self, needed: &[u32]) -> (Self, Vec<u32>) {
+        let mut needed = needed.to_vec();
+        needed.sort_unstable();
+        let mut stay = Vec::new();
+        let rows = self.rows.iter().map(|row| {
+            let at = needed.partition_point(|&query| (query as usize) < row.queries.start);
+            let first = needed.get(at).map_or(row.queries.end, |&query| query as usize);
+            let start = stay.len();
+            stay.extend(first.min(row.queries.end) as u32..row.queries.end as u32);
+            Row { queries: start..stay.len(), ..row.clone() }
+        });
+        let rows = rows.collect();
+        (Self { rows, private: self.private.clone() }, stay)
+    }
+
     /// Whether each key belongs to at most one row, in row order: the case that has a backward.
     pub(super) fn own_their_keys(&self) -> bool {
         let mut next = 0;
         self.rows.iter().all(|row| {
-            let in_order = row.own >= next && row.context.is_empty();
-            next = row.own + row.queries.len();
+            let in_order = row.own.start >= next && row.context.is_empty();
+            next = row.own.end;
             in_order
         })
     }

@@ -61,6 +61,8 @@ pub(super) struct Task<'a> {
 
 /// Where the keys of one row of a set lie among the gathered ones.
 struct Segment {
+    /// The place of its first query among its own keys.
+    offset: usize,
     /// Where what it does not share begins: the rest of its context, then its own keys.
     start: usize,
     /// Its first own key.
@@ -72,22 +74,31 @@ struct Segment {
 /// A task's working memory, kept by its thread from task to task. Its matrices have one line for each
 /// (query, head of the group), queries outermost.
 #[derive(Default)]
-pub(super) struct Scratch<T> {
+pub(super) struct Scratch<S: Stored> {
     /// (keys of the set, `head_dim`)
-    keys: Vec<T>,
-    values: Vec<T>,
+    keys: Vec<S>,
+    values: Vec<S>,
     /// (queries * group, `head_dim`), divided by the root of `head_dim`
-    queries: Vec<T>,
+    queries: Vec<S::Wide>,
     /// (queries * group, visible keys)
-    probabilities: Vec<T>,
+    probabilities: Vec<S::Wide>,
     /// (queries * group, `head_dim`)
-    output: Vec<T>,
-    output_grad: Vec<T>,
+    output: Vec<S::Wide>,
+    output_grad: Vec<S>,
     /// (queries * group, visible keys)
-    score_grad: Vec<T>,
+    score_grad: Vec<S::Wide>,
     /// (own keys, `head_dim`)
-    key_grad: Vec<T>,
-    value_grad: Vec<T>,
+    key_grad: Vec<S::Wide>,
+    value_grad: Vec<S::Wide>,
+}
+
+/// How many ranges the contexts of some rows begin with alike.
+pub(super) fn alike<'r>(mut rows: impl Iterator<Item = &'r Row>) -> usize {
+    let Some(first) = rows.next() else { return 0 };
+    let with = |row: &Row| {
+        first.context.iter().zip(&row.context).take_while(|(range, other)| range == other).count()
+    };
+    rows.map(with).fold(first.context.len(), usize::min)
 }
 
 pub(super) fn queries(set: &[Row]) -> Range<usize> {
@@ -98,7 +109,7 @@ impl Task<'_> {
     pub(super) fn forward<S: Stored>(
         &self,
         inputs: &Inputs<'_, S>,
-        s: &mut Scratch<S::Wide>,
+        s: &mut Scratch<S>,
         out: &mut MatMut<'_, S>,
     ) {
         let HeadShape { group, head_dim, .. } = inputs.heads;
@@ -128,7 +139,7 @@ impl Task<'_> {
         &self,
         inputs: &Inputs<'_, S>,
         grad: &[S],
-        s: &mut Scratch<S::Wide>,
+        s: &mut Scratch<S>,
         [mut q_grad, mut k_grad, mut v_grad]: [Option<MatMut<'_, S>>; 3],
     ) {
         let HeadShape { group, head_dim, .. } = inputs.heads;
@@ -137,13 +148,16 @@ impl Task<'_> {
         let length = queries(self.set).len();
         for total in [&mut s.key_grad, &mut s.value_grad] {
             total.clear();
-            total.resize(length * head_dim, S::Wide::ZERO);
+            total.resize(self.set[0].own.len() * head_dim, S::Wide::ZERO);
         }
         for first in (0..length).step_by(BLOCK) {
             let queries = first..length.min(first + BLOCK);
             let lines = queries.len() * group;
             let visible = self.probabilities(inputs, s, queries.clone(), &segments);
-            self.gather_queries(grad, inputs.heads, queries.clone(), &mut s.output_grad);
+            s.output_grad.clear();
+            self.gather_queries(grad, inputs.heads, queries.clone(), |line| {
+                s.output_grad.extend_from_slice(line);
+            });
             let probabilities = Mat::new(&s.probabilities, lines, visible);
             let output_grad = Mat::new(&s.output_grad, lines, head_dim);
             let seen = visible * head_dim;
@@ -217,44 +231,43 @@ impl Task<'_> {
     fn gather_keys<S: Stored>(
         &self,
         inputs: &Inputs<'_, S>,
-        s: &mut Scratch<S::Wide>,
+        s: &mut Scratch<S>,
     ) -> Vec<Segment> {
         let HeadShape { head_dim, .. } = inputs.heads;
-        let split = self.set[0].context.len().min(1);
+        let split = alike(self.set.iter());
         let mut keys: Vec<usize> = self.rows.visible(&self.set[0].context[..split]).collect();
         let mut segments = Vec::with_capacity(self.set.len());
         for row in self.set {
             let start = keys.len();
             keys.extend(self.rows.visible(&row.context[split..]));
             let (own, private) = (keys.len(), self.rows.private_positions(row));
-            keys.extend(row.own..row.own + row.queries.len());
-            segments.push(Segment { start, own, private });
+            keys.extend(row.own.clone());
+            segments.push(Segment { offset: row.offset(), start, own, private });
         }
         let (width, column) = (inputs.heads.key_width(), self.kv_head * head_dim);
         for (from, to) in [(inputs.k, &mut s.keys), (inputs.v, &mut s.values)] {
             to.clear();
             for &key in &keys {
                 let start = key * width + column;
-                to.extend(from[start..start + head_dim].iter().map(|v| v.widen()));
+                to.extend_from_slice(&from[start..start + head_dim]);
             }
         }
         segments
     }
 
-    /// Copies this task's part of some queries, or of the gradient of their output.
+    /// Hands on this task's part of some queries, or of the gradient of their output, line by line.
     fn gather_queries<S: Stored>(
         &self,
         from: &[S],
         heads: HeadShape,
         queries: Range<usize>,
-        to: &mut Vec<S::Wide>,
+        mut to: impl FnMut(&[S]),
     ) {
         let (width, part) = (heads.query_width(), heads.group_width());
         let first = self.set[0].queries.start;
-        to.clear();
         for i in queries {
             let start = (first + i) * width + self.kv_head * part;
-            to.extend(from[start..start + part].iter().map(|v| v.widen()));
+            to(&from[start..start + part]);
         }
     }
 
@@ -263,21 +276,23 @@ impl Task<'_> {
     fn probabilities<S: Stored>(
         &self,
         inputs: &Inputs<'_, S>,
-        s: &mut Scratch<S::Wide>,
+        s: &mut Scratch<S>,
         queries: Range<usize>,
         segments: &[Segment],
     ) -> usize {
         let HeadShape { group, head_dim, .. } = inputs.heads;
         let lines = queries.len() * group;
-        self.gather_queries(inputs.q, inputs.heads, queries.clone(), &mut s.queries);
         let scale = scale::<S::Wide>(head_dim);
-        s.queries.iter_mut().for_each(|v| *v *= scale);
-        // For each query, its row's segment and its position in the row.
+        s.queries.clear();
+        self.gather_queries(inputs.q, inputs.heads, queries.clone(), |line| {
+            s.queries.extend(line.iter().map(|v| v.widen() * scale));
+        });
+        // For each query, its row's segment and its place among the row's own keys.
         let places: Vec<(&Segment, usize)> = self
             .set
             .iter()
             .zip(segments)
-            .flat_map(|(row, segment)| (0..row.queries.len()).map(move |i| (segment, i)))
+            .flat_map(|(row, s)| (s.offset..s.offset + row.queries.len()).map(move |i| (s, i)))
             .skip(queries.start)
             .take(queries.len())
             .collect();

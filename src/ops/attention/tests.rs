@@ -48,6 +48,22 @@ fn values_and_gradients_with_private_keys() {
 }
 
 #[test]
+fn values_and_gradients_of_the_queries_that_are_needed() {
+    let private = (0..76).map(|key| key % 3 == 1).collect();
+    let all = Rows::packed(&[5, 4, 67]).with_private(private);
+    // The last of the first row, none of the second, and all but the first two of the third.
+    let (rows, stay) = all.from_first_needed(&[70, 4, 11]);
+    assert_eq!(stay, std::iter::once(4).chain(11..76).collect::<Vec<u32>>());
+    let [q, k, v] = inputs(76, 76, [4, 2, 3]);
+    let needed = Tensor::new(&stay[..], &Device::Cpu).unwrap();
+    let some = q.index_select(&needed, 0).unwrap();
+    let whole = run(&[q, k.clone(), v.clone()], all).index_select(&needed, 0).unwrap();
+    assert_close(&whole, &run(&[some.clone(), k.clone(), v.clone()], rows.clone()));
+    let rows = Arc::new(rows);
+    check(&[some, k, v], |t| attention(&t[0], &t[1], &t[2], &rows));
+}
+
+#[test]
 fn bits_do_not_depend_on_threads() {
     let lengths = [90, 20, 1, 45, 33];
     let rows = Arc::new(Rows::packed(&lengths));
@@ -57,9 +73,9 @@ fn bits_do_not_depend_on_threads() {
 /// Three rows in a cache of 12 keys: two share keys 0..4, one of them with key 1 private.
 fn cached() -> Rows {
     Rows::new(vec![
-        Row { queries: 0..1, own: 9, context: vec![0..4, 5..6] },
-        Row { queries: 1..2, own: 10, context: vec![0..4, 7..8] },
-        Row { queries: 2..4, own: 4, context: vec![] },
+        Row { queries: 0..1, own: 9..10, context: vec![0..4, 5..6] },
+        Row { queries: 1..2, own: 10..11, context: vec![0..4, 7..8] },
+        Row { queries: 2..4, own: 4..6, context: vec![] },
     ])
     .unwrap()
     .with_private((0..12).map(|key| key == 1).collect())
@@ -80,7 +96,7 @@ fn rows_computed_together_equal_the_composed_path() {
     for beam in 0..6 {
         let (prompt, first) = (beam / 3 * 10, 20 + beam * 3);
         let context = vec![prompt..prompt + 10, first..first + 1];
-        rows.push(Row { queries: beam * 2..beam * 2 + 2, own: first + 1, context });
+        rows.push(Row { queries: beam * 2..beam * 2 + 2, own: first + 1..first + 3, context });
     }
     let private = (0..38).map(|key| key % 5 == 3).collect();
     let rows = Rows::new(rows).unwrap().with_private(private);
@@ -95,7 +111,7 @@ fn decoding_with_a_cache_equals_the_whole_sequence() {
     let t = inputs(6, 6, [4, 2, 5]);
     let whole = run(&t, Rows::packed(&[6])).narrow(0, 4, 2).unwrap();
     let last = [t[0].narrow(0, 4, 2).unwrap(), t[1].clone(), t[2].clone()];
-    let row = Row { queries: 0..2, own: 4, context: vec![0..3, 3..4] };
+    let row = Row { queries: 0..2, own: 4..6, context: vec![0..3, 3..4] };
     assert_close(&whole, &run(&last, Rows::new(vec![row]).unwrap()));
 }
 
@@ -136,10 +152,12 @@ fn rows_that_do_not_fit_are_named() {
     let error = |rows| attention(&t[0], &t[1], &t[2], &Arc::new(rows)).unwrap_err().to_string();
     assert!(error(Rows::packed(&[3])).contains("3 queries for 4 tokens"));
     assert!(error(Rows::packed(&[4]).with_private(vec![true])).contains("1 private flags"));
-    let beyond = Row { queries: 0..4, own: 0, context: vec![4..5, 5..6] };
+    let beyond = Row { queries: 0..4, own: 0..4, context: vec![4..5, 5..6] };
     assert!(error(Rows::new(vec![beyond]).unwrap()).contains("keys 4..5 of 4"));
-    let gap = Rows::new(vec![Row { queries: 1..4, own: 0, context: vec![] }]);
+    let gap = Rows::new(vec![Row { queries: 1..4, own: 0..3, context: vec![] }]);
     assert!(gap.unwrap_err().to_string().contains("start at 0"));
-    let overlap = Rows::new(vec![Row { queries: 0..4, own: 0, context: vec![3..5, 5..6] }]);
+    let overlap = Rows::new(vec![Row { queries: 0..4, own: 0..4, context: vec![3..5, 5..6] }]);
     assert!(overlap.unwrap_err().to_string().contains("among its own"));
+    let few = Rows::new(vec![Row { queries: 0..4, own: 0..3, context: vec![] }]);
+    assert!(few.unwrap_err().to_string().contains("queries 0..4 at its own keys 0..3"));
 }

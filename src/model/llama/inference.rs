@@ -1,0 +1,165 @@
+//! Passes that no gradient follows: hidden states over a cache, and log-probabilities.
+
+use std::ops::Range;
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+use half::bf16;
+
+use super::cache::Cached;
+use super::pass::{Lines, Pass, gather};
+use super::{DropoutPair, Inner, KvCache, Layer, Llama, Packed};
+use crate::ops::slices::{self, Update};
+use crate::ops::{self};
+
+/// Logits held at a time where probabilities are normalised over more tokens than are asked for.
+const LOGITS: usize = 1 << 22;
+
+impl Llama {
+    /// Final hidden states of the tokens `rows` alone, (rows, hidden), with no graph behind them.
+    ///
+    /// `input` and `cache` as [`Llama::hidden`] has them. On the CPU by hand, over the weights as they are;
+    /// the last block then runs from the first token of each row that is asked for.
+    pub fn infer(
+        &self,
+        input: &Packed,
+        cache: Option<&mut KvCache>,
+        rows: &[u32],
+    ) -> Result<Tensor> {
+        let mut fresh = KvCache::new();
+        let cache = cache.unwrap_or(&mut fresh);
+        match self.pass_by_hand() {
+            Some(Inner::Full) => self.infer_by_hand::<f32>(input, cache, rows),
+            Some(Inner::Half) => self.infer_by_hand::<bf16>(input, cache, rows),
+            None => {
+                let hidden = self.frozen().hidden(input, Some(cache), DropoutPair::default())?;
+                hidden.index_select(&Tensor::new(rows, hidden.device())?, 0)
+            }
+        }
+    }
+
+    fn infer_by_hand<A: Cached>(
+        &self,
+        input: &Packed,
+        cache: &mut KvCache,
+        rows: &[u32],
+    ) -> Result<Tensor> {
+        let cached = A::of(cache)?;
+        let seen = cached.len + input.ids.len();
+        input.rows.check(input.ids.len(), seen)?;
+        cached.layers.resize_with(self.layers.len(), Default::default);
+        let pass = Pass { model: self, dropout: DropoutPair::default(), pools: &cached.pools };
+        let all = Lines::all(self, input);
+        let some = all.needed(rows);
+        let width = self.config.hidden_size;
+        let mut stream = pass.embedded(&input.ids)?;
+        for (i, (layer, kept)) in self.layers.iter().zip(&mut cached.layers).enumerate() {
+            let last = i + 1 == self.layers.len();
+            let lines = some.as_ref().filter(|_| last).unwrap_or(&all);
+            let h = pass.normed(&stream, &layer.input_layernorm)?;
+            pass.extend(&all, layer, &h, kept)?;
+            if let Some(gathered) = lines.gather(&pass.pools.wide, &stream, width) {
+                stream = gathered;
+            }
+            let gathered = lines.gather(&pass.pools.narrow, &h, width);
+            let h = gathered.as_deref().unwrap_or(&h);
+            pass.run(lines, layer, h, kept, &mut stream)?;
+        }
+        let lines = some.as_ref().unwrap_or(&all);
+        let places: Vec<u32> = rows.iter().map(|&row| lines.place_of(row)).collect();
+        let mut chosen = pass.pools.wide.take(rows.len() * width);
+        gather(&mut chosen, &stream, width, &places);
+        let mut states = vec![0.0f32; chosen.len()];
+        slices::rms_norm(&mut states, &chosen, &self.norm, self.config.rms_norm_eps)?;
+        drop((stream, chosen));
+        cached.len = seen;
+        Tensor::from_vec(states, (rows.len(), width), &Device::Cpu)
+    }
+
+    /// The logits of the tokens `ids` after the states `hidden`, (rows, hidden): (rows, ids), f32.
+    pub fn logits(&self, hidden: &Tensor, ids: Range<u32>) -> Result<Tensor> {
+        let (first, count) = (ids.start as usize, ids.len());
+        let head = self.lm_head.narrow(0, first, count)?;
+        if self.pass_by_hand().is_none() {
+            let hidden = hidden.to_dtype(head.dtype())?;
+            return ops::linear(&hidden, &head, self.precision)?.to_dtype(DType::F32);
+        }
+        let (rows, width) = hidden.dims2()?;
+        let mut logits = vec![0.0f32; rows * count];
+        let hidden = hidden.contiguous()?;
+        slices::of_tensor(&hidden, |hidden| {
+            debug_assert_eq!(hidden.len(), rows * width);
+            slices::linear(&mut logits, hidden, &head, Update::Overwrite, self.precision)
+        })?;
+        Tensor::from_vec(logits, (rows, count), &Device::Cpu)
+    }
+
+    /// Log-probabilities of the tokens `ids` after the states `hidden`, (rows, hidden), normalised over the
+    /// tokens `over`, which hold them: (rows, ids), f32.
+    ///
+    /// Of the logits of `over`, a part is held at a time.
+    pub fn log_probabilities(
+        &self,
+        hidden: &Tensor,
+        ids: Range<u32>,
+        over: Range<u32>,
+    ) -> Result<Tensor> {
+        if ids.start < over.start || ids.end > over.end {
+            bail!("log-probabilities of the tokens {ids:?} cannot be normalised over {over:?}");
+        }
+        let logits = self.logits(hidden, ids.clone())?;
+        if ids == over {
+            return ops::log_softmax_rows(&logits);
+        }
+        let rows = hidden.dim(0)?;
+        let part = (LOGITS / rows.max(1)).max(1);
+        let totals = over
+            .clone()
+            .step_by(part)
+            .map(|first| {
+                let part = first..over.end.min(first + part as u32);
+                // (rows, part) -> (rows, 1)
+                ops::log_sum_exp_rows(&self.logits(hidden, part)?)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let total = ops::log_sum_exp_rows(&Tensor::cat(&totals, 1)?)?;
+        logits.broadcast_sub(&total)
+    }
+}
+
+impl<A: Cached> Pass<'_, A> {
+    /// Appends the keys and values of all tokens of a block.
+    fn extend(&self, all: &Lines, layer: &Layer, h: &[A], kept: &mut [Vec<A>; 2]) -> Result<()> {
+        let attn = &layer.self_attn;
+        let mut k = self.project(all, &attn.k_proj, h, 1)?;
+        self.rotate(all, &mut k, false);
+        kept[0].extend_from_slice(&k);
+        kept[1].extend_from_slice(&self.project(all, &attn.v_proj, h, 2)?);
+        Ok(())
+    }
+
+    /// Runs the rest of a block: turns the residual stream of the lines before it into that behind it.
+    fn run(
+        &self,
+        lines: &Lines,
+        layer: &Layer,
+        h: &[A],
+        [k, v]: &[Vec<A>; 2],
+        stream: &mut [f32],
+    ) -> Result<()> {
+        let (attn, mlp) = (&layer.self_attn, &layer.mlp);
+        let mut q = self.project(lines, &attn.q_proj, h, 0)?;
+        self.rotate(lines, &mut q, false);
+        let mut attended = self.pools.narrow.take(q.len());
+        let precision = self.model.precision;
+        slices::attention(&mut attended, [&q, k, v], self.heads(), &lines.rows, precision);
+        drop(q);
+        self.add_branch(stream, lines, &attn.o_proj, &attended, [3, 0])?;
+        drop(attended);
+        let h = self.normed(stream, &layer.post_attention_layernorm)?;
+        let gate = self.project(lines, &mlp.gate_proj, &h, 4)?;
+        let up = self.project(lines, &mlp.up_proj, &h, 5)?;
+        drop(h);
+        let activated = self.activated(&gate, &up);
+        self.add_branch(stream, lines, &mlp.down_proj, &activated, [6, 1])
+    }
+}
