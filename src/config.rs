@@ -80,7 +80,8 @@ pub struct BackboneConfig {
     /// A Hugging Face folder, a GGUF file or a hub id; absent, a backbone from scratch.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// The type of the weights; bf16 needs CUDA.
+    /// The type of the weights. Updates of bf16 weights are rounded at random, so that small ones are not
+    /// lost on average.
     pub dtype: Float,
     /// What the values of matrix products are rounded to before they are multiplied; sums and weights
     /// stay in `dtype`. `bf16` takes effect on CPUs with AVX512-BF16.

@@ -26,8 +26,8 @@ const MAY_USE: [(&str, &[&str]); 16] = [
             "text", "train",
         ],
     ),
-    ("bench", &["model", "nn", "ops", "tasks", "train"]),
-    ("cli", &["bench", "config", "data", "run"]),
+    ("bench", &["decode", "eval", "index", "model", "nn", "ops", "tasks", "train"]),
+    ("cli", &["bench", "config", "data", "decode", "run"]),
     ("main", &["cli"]),
 ];
 

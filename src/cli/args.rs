@@ -81,6 +81,8 @@ pub(super) enum Command {
 pub(super) enum BenchCommand {
     /// Whole optimiser steps: forward, loss on the second half of each row, backward, clipping, AdamW
     Train(BenchTrainArgs),
+    /// Beam search over a random catalogue: users a second from prompt to ranked items
+    Generate(BenchGenerateArgs),
 }
 
 #[derive(Debug, ClapArgs)]
@@ -88,6 +90,9 @@ pub(super) struct BenchTrainArgs {
     /// The backbone
     #[arg(long)]
     pub(super) shape: ShapeChoice,
+    /// Blocks [default: those of the shape]
+    #[arg(long)]
+    pub(super) layers: Option<usize>,
     /// What products are multiplied in; sums and weights are f32
     #[arg(long, default_value = "f32")]
     pub(super) dtype: FloatChoice,
@@ -109,6 +114,45 @@ pub(super) struct BenchTrainArgs {
     /// As JSON
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct BenchGenerateArgs {
+    /// The backbone
+    #[arg(long)]
+    pub(super) shape: ShapeChoice,
+    /// What products are multiplied in; sums and weights are f32
+    #[arg(long, default_value = "f32")]
+    pub(super) dtype: FloatChoice,
+    /// Users searched for together
+    #[arg(long, default_value_t = 32)]
+    pub(super) batch: usize,
+    /// Tokens of a prompt
+    #[arg(long, default_value_t = 128)]
+    pub(super) prompt: usize,
+    /// Beam width
+    #[arg(long, default_value_t = 20)]
+    pub(super) beam: usize,
+    /// Items of the catalogue, with indices of four levels of 256 codes
+    #[arg(long, default_value_t = 12_101)]
+    pub(super) items: usize,
+    /// What scores are normalised over
+    #[arg(long, default_value = "level")]
+    pub(super) normalize: NormalizeChoice,
+    /// Batches to time, after one that is not timed
+    #[arg(long, default_value_t = 5)]
+    pub(super) batches: usize,
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum NormalizeChoice {
+    /// The tokens of the level
+    Level,
+    /// The whole vocabulary
+    Vocab,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

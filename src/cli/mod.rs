@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the one place that prints")]
 
 mod args;
+mod bench;
 mod progress;
 mod results;
 
@@ -16,14 +17,12 @@ use candle_core::Device;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use crate::bench::{self, Shape, TrainBench};
 use crate::config::{DEMO, RunConfig};
 use crate::data::synth::Shop;
 use crate::data::{self, Split, Stats};
-use crate::run::{EvalRequest, Run, Stage, load_dataset, peak_memory_bytes};
+use crate::run::{EvalRequest, Run, Stage, load_dataset};
 use args::{
-    Args, BenchCommand, BenchTrainArgs, Command, DataCommand, DeviceChoice, EvalArgs, FloatChoice,
-    RecommendArgs, ShapeChoice, StageChoice, Switch,
+    Args, Command, DataCommand, DeviceChoice, EvalArgs, RecommendArgs, StageChoice, Switch,
 };
 use progress::Bars;
 
@@ -57,8 +56,8 @@ pub fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<()> {
-    if let Command::Bench { command: BenchCommand::Train(bench) } = &args.command {
-        return bench_train(bench, args.seed.unwrap_or_default());
+    if let Command::Bench { command } = &args.command {
+        return bench::run(command, args.seed.unwrap_or_default());
     }
     let (config, run_dir) = configuration(args)?;
     match &args.command {
@@ -146,29 +145,6 @@ fn synthesize(config: &RunConfig, out: &std::path::Path) -> anyhow::Result<()> {
     data::write(out, &shop.dataset)?;
     println!("wrote {}", out.display());
     println!("Recall@10 of an oracle that knows the process: {:.4}", shop.oracle_recall(10));
-    Ok(())
-}
-
-fn bench_train(args: &BenchTrainArgs, seed: u64) -> anyhow::Result<()> {
-    let bench = TrainBench {
-        shape: match args.shape {
-            ShapeChoice::Tiny => Shape::Tiny,
-            ShapeChoice::SmolLm2 => Shape::SmolLm2,
-        },
-        bf16: args.dtype == FloatChoice::Bf16,
-        batch: args.batch,
-        seq: args.seq,
-        steps: args.steps,
-        lora: args.lora,
-        checkpointing: args.checkpointing,
-    };
-    let mut report = serde_json::to_value(bench::train(bench, seed)?)?;
-    report["peak_memory_bytes"] = peak_memory_bytes().into();
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
-    } else {
-        print!("{}", results::figures(&report));
-    }
     Ok(())
 }
 

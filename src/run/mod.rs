@@ -20,7 +20,7 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::config::{Float, RunConfig};
+use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::data::synth::Shop;
 use crate::{Result, files, invalid};
@@ -120,12 +120,6 @@ impl Run {
     /// Opens the run folder `dir`, which need not exist yet, and reads the data.
     pub fn open(dir: &Path, config: RunConfig, device: Device) -> Result<Self> {
         config.check()?;
-        if config.backbone.dtype == Float::Bf16 && device.is_cpu() {
-            invalid!(
-                "backbone.dtype = \"bf16\" needs a CUDA device: give --device cuda, or set \
-                 backbone.dtype = \"f32\""
-            );
-        }
         let dataset = load_dataset(&config)?;
         let manifest = Manifest::open(&dir.join("manifest.json"), &config, &dataset)?;
         Ok(Self { dir: dir.to_path_buf(), config, dataset, device, manifest })

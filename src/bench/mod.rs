@@ -1,0 +1,67 @@
+//! Benchmarks of the engines on random input, with the shapes that other frameworks are measured on.
+
+mod generate;
+mod train;
+
+use serde::Serialize;
+
+use crate::model::LlamaConfig;
+
+pub use generate::{GenerateBench, GenerateSpeed, generate};
+pub use train::{TrainBench, TrainSpeed, train};
+
+/// The shape of a backbone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Shape {
+    /// Vocabulary 4096, hidden 256, feed-forward 688, 6 layers of 4 heads, untied: 5.8 M parameters.
+    Tiny,
+    /// SmolLM2-135M with 1,024 item tokens.
+    SmolLm2,
+}
+
+impl Shape {
+    /// The configuration of a model of this shape, with its number of blocks or another.
+    pub(crate) fn config(self, layers: Option<usize>) -> LlamaConfig {
+        let config = match self {
+            Self::Tiny => LlamaConfig {
+                vocab_size: 4096,
+                hidden_size: 256,
+                intermediate_size: 688,
+                num_hidden_layers: 6,
+                num_attention_heads: 4,
+                num_key_value_heads: 4,
+                head_dim: 64,
+                tie_word_embeddings: false,
+                ..LlamaConfig::tiny_test()
+            },
+            Self::SmolLm2 => LlamaConfig {
+                vocab_size: 49152 + 1024,
+                hidden_size: 576,
+                intermediate_size: 1536,
+                num_hidden_layers: 30,
+                num_attention_heads: 9,
+                num_key_value_heads: 3,
+                head_dim: 64,
+                tie_word_embeddings: true,
+                ..LlamaConfig::tiny_test()
+            },
+        };
+        LlamaConfig { num_hidden_layers: layers.unwrap_or(config.num_hidden_layers), ..config }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_have_their_sizes() {
+        let parameters = |shape: Shape| {
+            let shapes = shape.config(None).tensor_shapes();
+            shapes.values().map(|dims| dims.iter().product::<usize>()).sum::<usize>()
+        };
+        assert_eq!(parameters(Shape::Tiny), 6_843_648);
+        assert_eq!(parameters(Shape::SmolLm2), 135_104_832);
+    }
+}
