@@ -87,19 +87,88 @@ fn cached_equals_uncached() {
     assert_close(&pieces, &full, 1e-5);
 }
 
+/// The states of some tokens of two texts, fed in two pieces, and how they continue: by `hidden` under a guard
+/// that forbids the pass by hand, or by `infer`.
+fn states(model: &Llama, by_hand: bool) -> Vec<Vec<f32>> {
+    let mut cache = KvCache::new();
+    let mut run = |input: &Packed, wanted: &[u32]| -> Vec<Vec<f32>> {
+        if by_hand {
+            return model.infer(input, Some(&mut cache), wanted).unwrap().to_vec2().unwrap();
+        }
+        let all = model.hidden(input, Some(&mut cache), DropoutPair::default()).unwrap();
+        let wanted = Tensor::new(wanted, &Device::Cpu).unwrap();
+        all.index_select(&wanted, 0).unwrap().to_vec2().unwrap()
+    };
+    let mut states = run(&packed(&[&TEXT, &TEXT[..4]]), &[12, 3, 8]);
+    // Two beams of the first text, in turn with one of the second.
+    let beam = |i: usize, context| Row { queries: i..i + 1, own: 13 + i..14 + i, context };
+    let rows = vec![beam(0, vec![0..9]), beam(1, vec![9..13]), beam(2, vec![0..9])];
+    let rows = Arc::new(Rows::new(rows).unwrap());
+    let step = Packed { ids: vec![8, 9, 70], positions: vec![9, 4, 9], rows };
+    states.extend(run(&step, &[2, 0, 1]));
+    states
+}
+
+#[test]
+fn inference_by_hand_equals_the_graph() {
+    let (config, weights) = (config(), weights(&config()));
+    let mut params = Params::new();
+    let adapters = adapter::create(&config, &weights, &lora(), 1, &mut params).unwrap();
+    for (model, precision, tolerance) in [
+        (model(), Precision::Full, 1e-5),
+        (Llama::with_lora(&config, &weights, &adapters).unwrap(), Precision::Full, 1e-5),
+        (model(), Precision::Bf16, 0.05),
+    ] {
+        let model = model.with_precision(precision);
+        assert_close(&states(&model, true), &states(&model, false), tolerance);
+    }
+}
+
+#[test]
+fn inference_takes_weights_in_bf16_as_the_values_they_hold() {
+    let (config, mut weights) = (config(), weights(&config()));
+    let mut narrow = weights.clone();
+    for (wide, narrow) in weights.values_mut().zip(narrow.values_mut()) {
+        *narrow = narrow.to_dtype(DType::BF16).unwrap();
+        *wide = narrow.to_dtype(DType::F32).unwrap();
+    }
+    let [wide, narrow] = [&weights, &narrow].map(|w| Llama::new(&config, w).unwrap());
+    assert_eq!(states(&wide, true), states(&narrow, true));
+    let h = Tensor::ones((2, config.hidden_size), DType::F32, &Device::Cpu).unwrap();
+    let of = |model: &Llama| model.logits(&h, 3..90).unwrap().to_vec2::<f32>().unwrap();
+    assert_eq!(of(&wide), of(&narrow));
+}
+
+#[test]
+fn nothing_asked_of_a_pass_still_fills_the_cache() {
+    let model = model();
+    let mut cache = KvCache::new();
+    assert_eq!(model.infer(&packed(&[&TEXT[..6]]), Some(&mut cache), &[]).unwrap().dims()[0], 0);
+    cache.truncate(5).unwrap();
+    assert_eq!(cache.len(), 5);
+    let row = Row { queries: 0..4, own: 5..9, context: vec![0..5] };
+    let rest = Packed {
+        ids: TEXT[5..].to_vec(),
+        positions: (5..9).collect(),
+        rows: Arc::new(Rows::new(vec![row]).unwrap()),
+    };
+    let last = model.infer(&rest, Some(&mut cache), &[3]).unwrap().to_vec2().unwrap();
+    assert_close(&last, &hidden(&model, &[&TEXT])[8..], 1e-5);
+}
+
 #[test]
 fn beams_share_a_cached_prompt() {
     let model = model();
     let mut cache = KvCache::new();
     let prompt = packed(&[&TEXT[..5]]);
-    model.hidden(&prompt, Some(&mut cache), DropoutPair::default()).unwrap();
+    model.infer(&prompt, Some(&mut cache), &[]).unwrap();
     let beam = |i: usize| Row { queries: i..i + 1, own: 5 + i..6 + i, context: vec![0..5] };
     let input = Packed {
         ids: vec![8, 9],
         positions: vec![5, 5],
         rows: Arc::new(Rows::new(vec![beam(0), beam(1)]).unwrap()),
     };
-    let shared = model.hidden(&input, Some(&mut cache), DropoutPair::default()).unwrap();
+    let shared = model.infer(&input, Some(&mut cache), &[0, 1]).unwrap();
     let shared: Vec<Vec<f32>> = shared.to_vec2().unwrap();
     for (row, token) in shared.iter().zip([8, 9]) {
         let alone = [&TEXT[..5], &[token]].concat();

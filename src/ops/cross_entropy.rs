@@ -229,9 +229,11 @@ pub(super) fn loss_and_gradients<S: Stored<Wide = f32>, W: Stored<Wide = f32>>(
             }
         });
     }
-    for part in &parts {
+    // Backwards: the logits of the last part are still there.
+    for (i, part) in parts.iter().enumerate().rev() {
         let logits = &mut logits[..rows * part.len()];
-        if parts.len() > 1 {
+        let last = i + 1 == parts.len();
+        if !last {
             fill(logits, part);
         }
         let lines = logits.par_chunks_mut(part.len()).zip(targets);
@@ -242,7 +244,7 @@ pub(super) fn loss_and_gradients<S: Stored<Wide = f32>, W: Stored<Wide = f32>>(
             }
         });
         let change = Mat::new(logits, rows, part.len());
-        let update = if part.start == 0 { Update::Overwrite } else { Update::Add };
+        let update = if last { Update::Overwrite } else { Update::Add };
         let weight = weight.lines(part.clone());
         let mut view = MatMut::new(hidden_grad, rows, width);
         matmul(&mut view, change, weight, update, Threads::All, precision);

@@ -9,7 +9,7 @@ use super::cache::Cached;
 use super::pass::{Lines, Pass, gather};
 use super::{DropoutPair, Inner, KvCache, Layer, Llama, Packed};
 use crate::ops::slices::{self, Update};
-use crate::ops::{self};
+use crate::ops;
 
 /// Logits held at a time where probabilities are normalised over more tokens than are asked for.
 const LOGITS: usize = 1 << 22;
@@ -103,6 +103,17 @@ impl Llama {
         ids: Range<u32>,
         over: Range<u32>,
     ) -> Result<Tensor> {
+        self.log_probabilities_by(hidden, ids, over, LOGITS)
+    }
+
+    /// As [`Llama::log_probabilities`], with at most so many `logits` at a time.
+    fn log_probabilities_by(
+        &self,
+        hidden: &Tensor,
+        ids: Range<u32>,
+        over: Range<u32>,
+        logits_held: usize,
+    ) -> Result<Tensor> {
         if ids.start < over.start || ids.end > over.end {
             bail!("log-probabilities of the tokens {ids:?} cannot be normalised over {over:?}");
         }
@@ -111,7 +122,7 @@ impl Llama {
             return ops::log_softmax_rows(&logits);
         }
         let rows = hidden.dim(0)?;
-        let part = (LOGITS / rows.max(1)).max(1);
+        let part = (logits_held / rows.max(1)).max(1);
         let totals = over
             .clone()
             .step_by(part)
@@ -161,5 +172,37 @@ impl<A: Cached> Pass<'_, A> {
         drop(h);
         let activated = self.activated(&gate, &up);
         self.add_branch(stream, lines, &mlp.down_proj, &activated, [6, 1])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{LlamaConfig, init};
+    use crate::rng;
+
+    #[test]
+    fn probabilities_over_parts_are_those_over_all_of_them() {
+        let config = LlamaConfig::tiny_test();
+        let weights = init::scratch(&config, 3, &Device::Cpu).unwrap();
+        let model = Llama::new(&config, &weights).unwrap();
+        let (rows, vocab) = (3, config.vocab_size as u32);
+        let mut stream = rng::stream(1, "hidden", &[]);
+        let values = rng::normal(&mut stream, rows * config.hidden_size, 20.0);
+        let hidden = Tensor::from_vec(values, (rows, config.hidden_size), &Device::Cpu).unwrap();
+        let whole = ops::log_softmax_rows(&model.logits(&hidden, 0..vocab).unwrap()).unwrap();
+        let expected = whole.narrow(1, 5, 9).unwrap().to_vec2::<f32>().unwrap();
+        // Parts that divide the vocabulary, that do not, and one for all of it.
+        for held in [rows, 7 * rows, vocab as usize * rows] {
+            let found = model.log_probabilities_by(&hidden, 5..14, 0..vocab, held).unwrap();
+            for (a, b) in expected.iter().flatten().zip(found.to_vec2::<f32>().unwrap().concat()) {
+                assert!((a - b).abs() < 1e-5, "{a} {b} by parts of {held}");
+            }
+        }
+        let level = model.log_probabilities(&hidden, 5..14, 5..14).unwrap();
+        for row in level.to_vec2::<f32>().unwrap() {
+            assert!((row.iter().map(|v| v.exp()).sum::<f32>() - 1.0).abs() < 1e-5);
+        }
+        assert!(model.log_probabilities(&hidden, 5..14, 6..20).is_err());
     }
 }
