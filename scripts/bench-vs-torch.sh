@@ -1,16 +1,20 @@
 #!/usr/bin/env bash
-# Times llmbs and PyTorch (Hugging Face LlamaForCausalLM) on the same training steps, in turns on this
-# machine, and prints the median of each and their ratio. Do nothing else on the machine meanwhile.
+# Times llmbs beside PyTorch (Hugging Face's LlamaForCausalLM, its generate, PEFT) on the same work, in turns on
+# this machine, and prints the median of each, its peak memory, and their ratios. Do nothing else on the
+# machine meanwhile.
 #
-#   scripts/bench-vs-torch.sh PEER_TRAIN.py [ROUNDS]
+#   scripts/bench-vs-torch.sh PEERS [ROUNDS] [PATTERN]
 #
-# PEER_TRAIN.py takes "tiny|smollm2 f32|bf16 BATCH SEQ STEPS" and prints "... N tok/s, ...". PYTHON names a
-# Python with torch and transformers; without it one is made in .peers/.
+# PEERS is a folder with torch_train.py ("tiny|smollm2 f32|bf16 BATCH SEQ STEPS", prints "... N tok/s, ...") and
+# torch_generate.py ("tiny|smollm2 f32|bf16 BATCH PROMPT", prints "... N users/s"). PATTERN picks lines of work,
+# e.g. "train smollm2". PYTHON names a Python with torch, transformers and peft; without it one is made in
+# .peers/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-peer="${1:?the script that times PyTorch}"
+peers="${1:?the folder of the scripts that time PyTorch}"
 rounds="${2:-3}"
+pattern="${3:-.}"
 if [[ -z "${PYTHON:-}" ]]; then
     PYTHON=.peers/bin/python
     [[ -x "$PYTHON" ]] || {
@@ -20,28 +24,60 @@ if [[ -z "${PYTHON:-}" ]]; then
 fi
 cargo build --release --quiet
 
+# "SPEED BYTES" of one run. Hugging Face generates fastest in other batches than llmbs: each has its own.
 ours() {
-    target/release/llmbs bench train --shape "$1" --dtype "$2" --batch "$3" --seq "$4" \
-        --steps "$5" --json |
-        "$PYTHON" -c 'import json, sys; print(json.load(sys.stdin)["tokens_per_s"])'
+    local what="$1" shape="$2" dtype="$3"
+    case "$what" in
+    train) set -- train --shape "$shape" --batch "$4" --seq "$5" --steps "$6" ;;
+    lora) set -- train --lora --shape "$shape" --batch "$4" --seq "$5" --steps "$6" ;;
+    generate) set -- generate --shape "$shape" --batch 32 --prompt "$5" ;;
+    esac
+    target/release/llmbs bench "$@" --dtype "$dtype" --json | "$PYTHON" -c '
+import json, sys
+figures = json.load(sys.stdin)
+print(figures.get("tokens_per_s") or figures["users_per_s"], figures["peak_memory_bytes"])'
 }
 theirs() {
+    local what="$1" shape="$2" dtype="$3" batch="$4" length="$5" steps="$6"
+    case "$what" in
+    train) set -- "$peers/torch_train.py" "$shape" "$dtype" "$batch" "$length" "$steps" ;;
+    lora) set -- scripts/torch_lora.py "$dtype" "$batch" "$length" "$steps" ;;
+    generate) set -- "$peers/torch_generate.py" "$shape" "$dtype" "$batch" "$length" ;;
+    esac
     # A core type that OpenBLAS was told to assume misleads torch on some machines.
-    env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE "$PYTHON" "$peer" "$@" 2>/dev/null |
-        grep -o '[0-9]* tok/s' | cut -d' ' -f1
+    env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE "$PYTHON" -c '
+import resource, runpy, sys
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)' "$@" 2>/dev/null |
+        sed -nE 's/.* ([0-9.]+) (tok|users)\/s.*/\1/p; s/^peak //p' | xargs
 }
-median() { sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
+median() { cut -d' ' -f"$1" | sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 
-printf '%-24s %12s %12s %8s\n' work llmbs torch ratio
-for work in "tiny f32 32 128 8" "tiny bf16 32 128 8" "smollm2 f32 8 128 3" "smollm2 bf16 8 128 3"; do
+printf '%-30s %10s %10s %7s %9s %9s %7s\n' work llmbs torch ratio 'GB' 'GB' ratio
+while read -r work; do
     read -ra arguments <<<"$work"
-    a=() b=()
+    a='' b=''
     for _ in $(seq "$rounds"); do
-        a+=("$(ours "${arguments[@]}")")
-        b+=("$(theirs "${arguments[@]}")")
+        a+="$(ours "${arguments[@]}")"$'\n'
+        b+="$(theirs "${arguments[@]}")"$'\n'
     done
-    a_median="$(printf '%s\n' "${a[@]}" | median)"
-    b_median="$(printf '%s\n' "${b[@]}" | median)"
-    awk -v work="${arguments[*]:0:4}" -v a="$a_median" -v b="$b_median" \
-        'BEGIN { printf "%-24s %12.0f %12.0f %8.2f\n", work, a, b, a / b }'
-done
+    for side in 1 2; do
+        printf '%s' "$a" | median "$side"
+        printf '%s' "$b" | median "$side"
+    done | xargs | awk -v work="${arguments[*]:0:5}" '{
+        printf "%-30s %10.2f %10.2f %7.2f %9.3f %9.3f %7.3f\n", work, $1, $2, $1 / $2, $3 / 1e9, $4 / 1e9, $3 / $4
+    }'
+done < <(grep -E "$pattern" <<'WORK'
+train tiny f32 32 128 8
+train tiny bf16 32 128 8
+train smollm2 f32 8 128 3
+train smollm2 bf16 8 128 3
+lora smollm2 f32 8 128 3
+lora smollm2 bf16 8 128 3
+generate tiny f32 8 128 1
+generate tiny bf16 8 128 1
+generate smollm2 f32 4 128 1
+generate smollm2 bf16 4 128 1
+WORK
+)

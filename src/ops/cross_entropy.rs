@@ -19,7 +19,7 @@ const CHUNK_BYTES: usize = 8 << 20;
 /// Rows a chunk has at least: each chunk reads the whole weight and adds to its whole gradient.
 const MIN_CHUNK_ROWS: usize = 64;
 /// Bytes of logits held at a time by [`loss_and_gradients`].
-const PART_BYTES: usize = 32 << 20;
+const PART_BYTES: usize = 16 << 20;
 /// Columns a part has at least.
 const MIN_PART_COLUMNS: usize = 256;
 
