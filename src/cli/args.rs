@@ -166,6 +166,7 @@ pub(super) struct EvalArgs {
 }
 
 #[derive(Debug, ClapArgs)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag")]
 #[command(group(
     clap::ArgGroup::new("whom")
         .required(true)
