@@ -372,16 +372,24 @@ fn the_manual_names_every_field() {
         match value {
             Value::Object(fields) => {
                 found.extend(fields.keys().cloned());
-                fields.values().for_each(|value| names(value, found));
+                for value in fields.values() {
+                    names(value, found);
+                }
             }
-            Value::Array(values) => values.iter().for_each(|value| names(value, found)),
+            Value::Array(values) => {
+                for value in values {
+                    names(value, found);
+                }
+            }
             _ => {}
         }
     }
     write("two.jsonl", "{\"id\": 1, \"history\": [1]}\n{\"id\": 2}\n");
     let (stdout, _) = run(&SHOP, &["recommend", "--batch", "two.jsonl", "--explain"], 0);
     let mut found = BTreeSet::new();
-    json_lines(&stdout).iter().for_each(|answer| names(answer, &mut found));
+    for answer in json_lines(&stdout) {
+        names(&answer, &mut found);
+    }
     assert!(found.contains("typical") && found.contains("error"), "{found:?}");
     let manual = include_str!("../docs/recommend.md");
     for name in found {
