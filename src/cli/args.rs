@@ -64,7 +64,8 @@ pub(super) enum Command {
     },
     /// Rank the whole catalogue for every user and score the ranking
     Eval(EvalArgs),
-    /// Recommend items to one user or after one history
+    /// Recommend items to a user, after a history, or by a description; one, a file of them, or line by
+    /// line (docs/recommend.md)
     Recommend(RecommendArgs),
     /// Index, both training stages and evaluation: whatever is not done yet
     Run,
@@ -209,23 +210,51 @@ pub(super) struct EvalArgs {
 }
 
 #[derive(Debug, ClapArgs)]
-#[command(group(clap::ArgGroup::new("whom").required(true).args(["user", "history"])))]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag")]
+#[command(group(
+    clap::ArgGroup::new("whom")
+        .required(true)
+        .args(["user", "history", "text", "batch", "interactive"])
+))]
 pub(super) struct RecommendArgs {
     /// A user of the dataset; the history is everything the user took
     #[arg(long, value_name = "ID")]
     pub(super) user: Option<String>,
     /// Items, oldest first, by id or by the shop's own id
-    #[arg(long, value_name = "ID,ID,…", value_delimiter = ',')]
-    pub(super) history: Option<Vec<String>>,
+    #[arg(long, value_name = "ID,ID,…")]
+    pub(super) history: Option<String>,
+    /// A description of what is wanted, for somebody without a history
+    #[arg(long)]
+    pub(super) text: Option<String>,
+    /// A file of requests, a JSON object a line; the answers are JSON lines in the same order
+    #[arg(long, value_name = "FILE")]
+    pub(super) batch: Option<PathBuf>,
+    /// Load the model once and answer each line of stdin, a history or a JSON object, at once; an empty
+    /// line ends
+    #[arg(long)]
+    pub(super) interactive: bool,
+    /// Where the answers to --batch go [default: stdout]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["user", "history", "text", "interactive"])]
+    pub(super) out: Option<PathBuf>,
     /// How many items
     #[arg(long, default_value_t = 10)]
     pub(super) top: usize,
-    /// Beam width [default: eval.beam of the configuration]
+    /// Beam width; at least --top in effect [default: eval.beam of the configuration]
     #[arg(long)]
     pub(super) beam: Option<usize>,
-    /// With or without the annealing adapter [default: on, where there is one]
+    /// With or without the annealing adapter [default: for histories on, where there is one; for texts
+    /// off]
     #[arg(long)]
     pub(super) adapter: Option<Switch>,
+    /// Never recommend an item of the history
+    #[arg(long)]
+    pub(super) exclude_history: bool,
+    /// Recommend only the items in this file: an id or shop's own id a line, # for comments
+    #[arg(long, value_name = "FILE")]
+    pub(super) only: Option<PathBuf>,
+    /// Say what each token of an item stands for, and what of the history shares it
+    #[arg(long)]
+    pub(super) explain: bool,
     /// As JSON
     #[arg(long)]
     pub(super) json: bool,

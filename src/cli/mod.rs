@@ -6,6 +6,8 @@
 mod args;
 mod bench;
 mod progress;
+mod recommend;
+mod request;
 mod results;
 
 use std::io::{self, IsTerminal};
@@ -22,7 +24,7 @@ use crate::data::synth::Shop;
 use crate::data::{self, Split, Stats};
 use crate::run::{EvalRequest, Run, Stage, load_dataset};
 use args::{
-    Args, Command, DataCommand, DeviceChoice, EvalArgs, RecommendArgs, StageChoice, Switch,
+    Args, Command, DataCommand, DeviceChoice, EvalArgs, StageChoice, Switch,
 };
 use progress::Bars;
 
@@ -88,7 +90,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
                     stage(&mut run, which, *force, &mut bars)
                 }
                 Command::Eval(eval) => evaluate(&run, eval, &mut bars),
-                Command::Recommend(recommend) => self::recommend(&run, recommend),
+                Command::Recommend(recommend) => recommend::recommend(&run, recommend, &mut bars),
                 Command::Run => whole(&mut run, &mut bars),
                 Command::Config | Command::Data { .. } | Command::Bench { .. } => Ok(()),
             }
@@ -177,40 +179,6 @@ fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::Result<()> {
         println!("{}", serde_json::to_string_pretty(&results::as_one(evaluations))?);
     } else {
         print!("{}", results::table(&evaluations));
-    }
-    Ok(())
-}
-
-fn recommend(run: &Run, args: &RecommendArgs) -> anyhow::Result<()> {
-    let dataset = run.dataset();
-    let history = match (&args.user, &args.history) {
-        (Some(id), _) => match dataset.user(id) {
-            Some(user) => user.items.clone(),
-            None => bail!(
-                "{} has no user {id:?} with at least 3 interactions; its first is {:?}",
-                dataset.name,
-                dataset.users[0].id
-            ),
-        },
-        (None, Some(ids)) => ids
-            .iter()
-            .map(|id| {
-                let known = dataset.item_by_raw_id(id).or_else(|| id.parse().ok());
-                known.with_context(|| format!("{} has no item {id:?}", dataset.name))
-            })
-            .collect::<anyhow::Result<_>>()?,
-        (None, None) => bail!("give --user or --history"),
-    };
-    let beam = args.beam.unwrap_or(run.config().eval.beam);
-    let adapter = args.adapter.map_or_else(|| run.has_adapter(), |switch| switch == Switch::On);
-    if args.top == 0 || beam == 0 {
-        bail!("--top and --beam must be at least 1");
-    }
-    let items = run.recommend(&history, args.top, beam, adapter)?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&items)?);
-    } else {
-        print!("{}", results::recommendations(&items));
     }
     Ok(())
 }

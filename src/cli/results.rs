@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use crate::run::{Recommendation, Run, StageReport};
+use crate::run::{Run, StageReport};
 
 /// What a stage did: a line on the whole, its figures, and the files it wrote.
 pub(super) fn stage(run: &Run, report: &StageReport) -> String {
@@ -90,16 +90,5 @@ pub(super) fn table(evaluations: &[Value]) -> String {
         word("source"),
         word("seed"),
     );
-    text
-}
-
-/// Recommended items, a line each.
-pub(super) fn recommendations(items: &[Recommendation]) -> String {
-    let mut text = format!("{:>4}  {:>8}  {:<12}  {:>9}  title\n", "rank", "item", "id", "score");
-    for (i, r) in items.iter().enumerate() {
-        let raw = r.raw_id.as_deref().unwrap_or("");
-        let _ =
-            writeln!(text, "{:>4}  {:>8}  {raw:<12}  {:>9.4}  {}", i + 1, r.item, r.score, r.title);
-    }
     text
 }

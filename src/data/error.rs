@@ -120,6 +120,28 @@ pub enum DataError {
         /// The number of users left out.
         short_users: usize,
     },
+    /// Not the name of an item.
+    #[error("{dataset} has no item {item:?}: its items are 0 to {last}{or_raw}")]
+    NoSuchItem {
+        /// The dataset's name.
+        dataset: String,
+        /// What was asked for.
+        item: String,
+        /// The largest item id.
+        last: usize,
+        /// What else would do, as the message has it.
+        or_raw: String,
+    },
+    /// Not the key of a user.
+    #[error("{dataset} has no user {user:?} with at least 3 interactions; its first is {first:?}")]
+    NoSuchUser {
+        /// The dataset's name.
+        dataset: String,
+        /// What was asked for.
+        user: String,
+        /// A key that would do.
+        first: String,
+    },
     /// A split that does not exist.
     #[error("no split is called {found:?}; there are valid and test")]
     Split {

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 mod error;
 mod lcrec;
+mod lookup;
 mod split;
 mod stats;
 pub mod synth;
@@ -20,6 +21,7 @@ mod tests;
 
 pub use error::DataError;
 pub use lcrec::write;
+pub use lookup::Lookup;
 pub use split::Split;
 pub use stats::Stats;
 
@@ -175,17 +177,6 @@ impl Dataset {
             counts[item as usize] += 1;
         }
         counts
-    }
-
-    /// The user with this key.
-    pub fn user(&self, id: &str) -> Option<&User> {
-        self.users.iter().find(|user| user.id == id)
-    }
-
-    /// The item that the shop knows by `raw_id`.
-    pub fn item_by_raw_id(&self, raw_id: &str) -> Option<ItemId> {
-        let id = self.items.iter().position(|item| item.raw_id.as_deref() == Some(raw_id))?;
-        Some(id as ItemId)
     }
 
     /// The same dataset with every held-out item exchanged: training must not notice.

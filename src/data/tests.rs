@@ -44,14 +44,15 @@ fn assert_fails(inter: &str, item: &str, parts: &[&str]) {
 fn reads_a_folder() {
     let data = load(INTER, ITEM).unwrap();
     assert_eq!(data.name, "shop");
-    assert_eq!(data.user("1").unwrap().items, [2, 0, 1]);
-    assert!(data.user("2").is_none());
+    let lookup = Lookup::new(&data);
+    assert_eq!(lookup.user("1").unwrap().items, [2, 0, 1]);
+    assert!(lookup.user("2").is_err());
     let soap = &data.items[0];
     assert_eq!((soap.title.as_str(), soap.description.as_str()), ("soap", "a bar"));
     assert_eq!((soap.brand.as_str(), soap.categories.as_str()), ("B", "Bath, Soap"));
     assert_eq!(data.items[1], Item { title: "foam".into(), ..Item::default() });
     assert!(data.has_text() && !data.items[2].has_text());
-    assert_eq!((data.item_by_raw_id("B00"), data.item_by_raw_id("B01")), (Some(0), None));
+    assert_eq!((lookup.item("B00").unwrap(), lookup.item("B01").is_err()), (0, true));
     assert_eq!((data.num_items(), data.num_interactions(), data.short_users), (3, 7, 0));
 }
 
@@ -231,7 +232,7 @@ fn public_datasets_have_their_published_sizes() {
     };
     let beauty = shared("Beauty");
     assert_eq!(sizes(&beauty), (22_363, 12_101, 198_502));
-    assert!(beauty.has_text() && beauty.item_by_raw_id("B004756YJA") == Some(0));
+    assert!(beauty.has_text() && Lookup::new(&beauty).item("B004756YJA").unwrap() == 0);
     let scientific = shared("Scientific");
     assert_eq!(sizes(&scientific), (3_285, 3_686, 22_743));
     assert!(scientific.has_text());

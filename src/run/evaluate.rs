@@ -5,19 +5,18 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use rand::seq::index::sample;
-use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::model::{Tokens, Trained};
 use super::{Monitor, Run, Stage, peak_memory_bytes};
-use crate::data::{ItemId, Split};
+use crate::data::Split;
 use crate::decode::BeamSearch;
 use crate::eval::{Metrics, Popularity, Recommender};
 use crate::index::{ItemIndex, Trie};
 use crate::model::Llama;
 use crate::tasks::Prompts;
 use crate::train::TrainConfig;
-use crate::{Result, files, invalid, rng};
+use crate::{Result, files, rng};
 
 /// What to evaluate.
 #[derive(Debug, Clone, Copy)]
@@ -50,21 +49,6 @@ pub struct EvalResult {
     pub path: PathBuf,
     /// It stood there already.
     pub was_done: bool,
-}
-
-/// One recommended item.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Recommendation {
-    /// The item's id.
-    pub item: ItemId,
-    /// Its id in the shop, where the dataset has one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub raw_id: Option<String>,
-    /// Its title, where the dataset has one.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub title: String,
-    /// Sum of the log-probabilities of its tokens.
-    pub score: f32,
 }
 
 impl Run {
@@ -129,41 +113,6 @@ impl Run {
         })?;
         files::write_json(&path, &json)?;
         Ok(EvalResult { json, path, was_done: false })
-    }
-
-    /// The best items after `history` (oldest first), by the model with the adapter on or off.
-    pub fn recommend(
-        &self,
-        history: &[ItemId],
-        top: usize,
-        beam: usize,
-        adapter: bool,
-    ) -> Result<Vec<Recommendation>> {
-        self.require_model(adapter)?;
-        if history.is_empty() {
-            invalid!("the history is empty: give at least one item");
-        }
-        let items = self.dataset.num_items();
-        if let Some(item) = history.iter().find(|&&item| item as usize >= items) {
-            invalid!(
-                "item {item} is not in {}: its items are 0 to {}",
-                self.dataset.name,
-                items - 1
-            );
-        }
-        let trained = Trained::load(self)?;
-        let model = trained.model(self, adapter)?;
-        let prompts = trained.tokens.prompts(self)?;
-        let trie = Trie::new(&trained.index);
-        // A beam narrower than the list asked for could not fill it.
-        let recommender = self.recommender(&model, &trained.tokens, &prompts, &trie, beam.max(top));
-        let history = &history[history.len().saturating_sub(self.config.data.history)..];
-        let ranked = recommender.recommend(&[history], &mut |_| {})?.swap_remove(0);
-        let describe = |item: ItemId, score: f32| {
-            let texts = &self.dataset.items[item as usize];
-            Recommendation { item, raw_id: texts.raw_id.clone(), title: texts.title.clone(), score }
-        };
-        Ok(ranked.into_iter().take(top).map(|r| describe(r.item, r.score)).collect())
     }
 
     /// Whether the annealing adapter can be switched on.

@@ -10,6 +10,7 @@ mod initial;
 mod log;
 mod manifest;
 mod model;
+mod recommend;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -25,8 +26,12 @@ use crate::data::Dataset;
 use crate::data::synth::Shop;
 use crate::{Result, files, invalid};
 
-pub use evaluate::{EvalRequest, EvalResult, Recommendation};
+pub use evaluate::{EvalRequest, EvalResult};
 pub use manifest::{GIT_REVISION, Manifest, Record, Status};
+pub use recommend::{
+    Explanation, NamedItem, Query, RecommendOptions, Recommendation, Service, SharedPrefix,
+    TokenMeaning,
+};
 
 /// The stages whose results a run folder keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -5,17 +5,16 @@ use std::ops::Range;
 
 use candle_core::DType;
 
-use super::Run;
-use crate::Result;
+use super::{Run, Stage};
 use crate::config::Float;
 use crate::eval::ItemVocabulary;
 use crate::index::{ItemIndex, Source, store};
-use crate::invalid;
 use crate::model::adapter::{self, Adapters};
 use crate::model::{Backbone, Llama, LlamaConfig, Weights, load_backbone, load_folder};
 use crate::ops::Precision;
 use crate::tasks::Prompts;
 use crate::text::Tokenizer;
+use crate::{Result, files, invalid};
 
 /// The token that gathers a target for the contrastive loss.
 const CON: &str = "<con>";
@@ -62,6 +61,24 @@ pub(super) fn load_index(run: &Run) -> Result<ItemIndex> {
     Ok(index)
 }
 
+/// The index must be the one that stage `initial` was trained on: another one of the same shape has the
+/// same item tokens, and they would stand for other items.
+fn check_index(run: &Run) -> Result<()> {
+    const FILE: &str = "index/index.json";
+    let record = run.manifest.stages.get(&Stage::Initial);
+    let trained_on = record.and_then(|record| record.inputs.get(FILE));
+    let path = run.dir.join(FILE);
+    match trained_on {
+        Some(then) if *then != files::digest(&path)? => invalid!(
+            "{}: not the index that the model was trained on: its SHA-256 differs from that in \
+             manifest.json; put the file back, or redo both with `llmbs index --force` and \
+             `llmbs train --stage initial`",
+            path.display()
+        ),
+        _ => Ok(()),
+    }
+}
+
 /// A tokenizer that knows the item tokens, and where they stand in the vocabulary.
 #[derive(Debug)]
 pub(super) struct Tokens {
@@ -80,7 +97,13 @@ impl Tokens {
         let mut names = index.vocabulary();
         names.push(CON.into());
         let ids = tokenizer.add_item_tokens(&names)?;
-        Self::new(tokenizer, index, &ids)
+        if !stand_together(&ids) {
+            invalid!(
+                "the item tokens do not stand together in the vocabulary: the tokenizer already \
+                 had tokens of their names"
+            );
+        }
+        Ok(Self::new(tokenizer, index, &ids))
     }
 
     /// Finds them in the tokenizer of a trained checkpoint.
@@ -95,27 +118,27 @@ impl Tokens {
             ),
         };
         let ids: Vec<u32> = names.iter().map(find).collect::<Result<_>>()?;
-        Self::new(tokenizer, index, &ids)
-    }
-
-    fn new(tokenizer: Tokenizer, index: &ItemIndex, ids: &[u32]) -> Result<Self> {
-        let first = ids[0];
-        if ids.iter().zip(first..).any(|(id, expected)| *id != expected) {
+        if !stand_together(&ids) {
             invalid!(
-                "the item tokens do not stand together in the vocabulary: the tokenizer already \
-                 had tokens of their names"
+                "the checkpoint's tokenizer has item tokens beside those of the index: it belongs \
+                 to another index; redo the stage with `llmbs train --stage initial --force`"
             );
         }
+        Ok(Self::new(tokenizer, index, &ids))
+    }
+
+    fn new(tokenizer: Tokenizer, index: &ItemIndex, ids: &[u32]) -> Self {
+        let first = ids[0];
         let items = (0..index.num_items() as u32)
             .map(|item| index.token_ids(item).iter().map(|at| first + at).collect())
             .collect();
-        Ok(Self {
+        Self {
             tokenizer,
             vocabulary: ItemVocabulary { first, levels: index.level_ranges() },
             items,
             con: ids[ids.len() - 1],
             added: ids.len(),
-        })
+        }
     }
 
     /// Every item's concatenated tokens must encode to exactly its ids.
@@ -145,6 +168,11 @@ impl Tokens {
     }
 }
 
+/// Whether each id is the one after the id before.
+fn stand_together(ids: &[u32]) -> bool {
+    ids.windows(2).all(|pair| pair[1] == pair[0] + 1)
+}
+
 /// What stage `initial` left behind.
 pub(super) struct Trained {
     pub(super) config: LlamaConfig,
@@ -156,9 +184,19 @@ pub(super) struct Trained {
 impl Trained {
     pub(super) fn load(run: &Run) -> Result<Self> {
         let index = load_index(run)?;
+        check_index(run)?;
         let dir = run.dir.join("initial");
         let (config, weights) = load_folder(&dir, dtype(run.config.backbone.dtype), &run.device)?;
         let tokens = Tokens::find(Tokenizer::load_folder(&dir)?, &index)?;
+        if tokens.con as usize >= config.vocab_size {
+            invalid!(
+                "{}: the model has {} tokens, its tokenizer puts the item tokens up to {}: they do \
+                 not belong together; redo the stage with `llmbs train --stage initial --force`",
+                dir.display(),
+                config.vocab_size,
+                tokens.con
+            );
+        }
         Ok(Self { config, weights, tokens, index })
     }
 

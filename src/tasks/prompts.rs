@@ -1,6 +1,6 @@
 //! Building one sample: a filled template, or a user's whole sequence.
 
-use super::template::{Direction, Field, ItemTexts, Piece, Template, Templates};
+use super::template::{Direction, Field, ItemTexts, Piece, Template, Templates, encode_field};
 use crate::data::{Dataset, ItemId};
 use crate::rng::{self, Rng};
 use crate::text::Tokenizer;
@@ -71,6 +71,7 @@ pub struct Prompts {
     items: Vec<Vec<u32>>,
     texts: Option<ItemTexts>,
     templates: Templates,
+    max_text_tokens: usize,
     max_titles: usize,
 }
 
@@ -97,31 +98,59 @@ impl Prompts {
             items,
             texts: texts.transpose()?,
             templates: Templates::shipped(tokenizer)?,
+            max_text_tokens,
             max_titles,
         };
-        match prompts.templates.of(Direction::Sequence).first().map(|t| t.input.as_slice()) {
-            Some([Piece::Text(_), Piece::History(separator)]) if separator.is_empty() => {
-                Ok(prompts)
-            }
+        let first = |direction| prompts.templates.of(direction).first().map(|t| t.input.as_slice());
+        match first(Direction::Sequence) {
+            Some([Piece::Text(_), Piece::History(separator)]) if separator.is_empty() => {}
             _ => invalid!(
                 "tasks/templates.toml: the first sequence template must be an instruction and \
                  {{history}}, with nothing after it"
+            ),
+        }
+        match first(Direction::TextToIndex) {
+            Some([Piece::Text(_), Piece::Field(Field::Title), Piece::Text(_)]) => Ok(prompts),
+            _ => invalid!(
+                "tasks/templates.toml: the first text-to-index template must be an instruction, \
+                 {{title}}, and what leads over to the index"
             ),
         }
     }
 
     /// The tokens every SRT prompt starts with: BOS, if any, and the instruction of template 0.
     pub fn instruction(&self) -> Vec<u32> {
-        let mut ids: Vec<u32> = self.bos.into_iter().collect();
-        if let Some(Piece::Text(text)) = self.templates.of(Direction::Sequence)[0].input.first() {
-            ids.extend(text);
-        }
-        ids
+        self.start_of(Direction::Sequence)
     }
 
     /// The item tokens of `history`, as they follow [`Prompts::instruction`].
     pub fn history(&self, history: &[ItemId]) -> Vec<u32> {
         history.iter().flat_map(|&item| &self.items[item as usize]).copied().collect()
+    }
+
+    /// The tokens every text → index prompt starts with: BOS, if any, and the start of template 0.
+    pub fn text_instruction(&self) -> Vec<u32> {
+        self.start_of(Direction::TextToIndex)
+    }
+
+    /// The rest of that prompt, in which `text` stands where an item's title stood in training; cut
+    /// where a title is.
+    pub fn text(&self, text: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        let mut ids = encode_field(text, tokenizer, self.max_text_tokens)?;
+        if let Some(Piece::Text(after)) = self.templates.of(Direction::TextToIndex)[0].input.last()
+        {
+            ids.extend(after);
+        }
+        Ok(ids)
+    }
+
+    /// BOS, if any, and the text that template 0 of `direction` begins with.
+    fn start_of(&self, direction: Direction) -> Vec<u32> {
+        let mut ids: Vec<u32> = self.bos.into_iter().collect();
+        if let Some(Piece::Text(text)) = self.templates.of(direction)[0].input.first() {
+            ids.extend(text);
+        }
+        ids
     }
 
     /// Whether items have texts, so that the text tasks can be trained.
@@ -227,5 +256,29 @@ impl Prompts {
 
     fn field(&self, item: ItemId, field: Field) -> &[u32] {
         self.texts.as_ref().map_or(&[], |texts| texts.field(item, field))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Item, User};
+
+    #[test]
+    fn a_text_is_asked_about_as_titles_were_in_training() {
+        let title = "Rose body wash with a very long name".to_string();
+        let item = Item { title: title.clone(), ..Item::default() };
+        let user = User { id: "0".into(), items: vec![0; 3] };
+        let dataset = Dataset::new("shop", vec![user], vec![item]).unwrap();
+        let tokenizer = Tokenizer::train_bpe([title.as_str()].into_iter(), 300).unwrap();
+        for longest in [4, 100] {
+            let items = vec![vec![7, 8]];
+            let prompts = Prompts::new(&tokenizer, &dataset, items, 9, longest, 1).unwrap();
+            let template = &prompts.templates.of(Direction::TextToIndex)[0];
+            let trained = prompts.fill(template, &[], 0, false);
+            let mut asked = prompts.text_instruction();
+            asked.extend(prompts.text(&format!(" {title}\n"), &tokenizer).unwrap());
+            assert_eq!(asked, trained.ids[..trained.ids.len() - 2]);
+        }
     }
 }

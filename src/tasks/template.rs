@@ -183,11 +183,7 @@ impl ItemTexts {
         let encode = |item: &Item| -> Result<[Vec<u32>; 4]> {
             let mut fields: [Vec<u32>; 4] = Default::default();
             for (field, ids) in Field::ALL.into_iter().zip(&mut fields) {
-                let text = field.of(item).trim();
-                if !text.is_empty() {
-                    *ids = tokenizer.encode(&format!(" {text}"))?;
-                    ids.truncate(max_tokens);
-                }
+                *ids = encode_field(field.of(item), tokenizer, max_tokens)?;
             }
             Ok(fields)
         };
@@ -198,4 +194,19 @@ impl ItemTexts {
     pub(super) fn field(&self, item: ItemId, field: Field) -> &[u32] {
         &self.fields[item as usize][field as usize]
     }
+}
+
+/// The ids of a text as a field has them: with its leading space, truncated; none for an empty text.
+pub(super) fn encode_field(
+    text: &str,
+    tokenizer: &Tokenizer,
+    max_tokens: usize,
+) -> Result<Vec<u32>> {
+    let text = text.trim();
+    if text.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut ids = tokenizer.encode(&format!(" {text}"))?;
+    ids.truncate(max_tokens);
+    Ok(ids)
 }

@@ -1,0 +1,247 @@
+//! `llmbs recommend`: one request, a file of them, or line by line, all answered by one service.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, BufRead, BufWriter, Write};
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, bail};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::args::{RecommendArgs, Switch};
+use super::progress::Bars;
+use super::request::{self, Request};
+use crate::data::{ItemId, Lookup};
+use crate::files;
+use crate::run::{
+    Explanation, Monitor, NamedItem, Query, RecommendOptions, Recommendation, Run, Service,
+    SharedPrefix,
+};
+
+/// Lines of a batch that are answered together: enough that like ones fill the model's batches.
+const WINDOW: usize = 1024;
+
+/// Characters of a title where several share a line.
+const SHORT_TITLE: usize = 40;
+
+/// The answer to one line.
+#[derive(Debug, Serialize)]
+struct Answer {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<Value>,
+    #[serde(flatten)]
+    outcome: Outcome,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Outcome {
+    Items { items: Vec<Recommendation> },
+    Error { line: usize, error: String },
+}
+
+pub(super) fn recommend(run: &Run, args: &RecommendArgs, bars: &mut Bars) -> anyhow::Result<()> {
+    let lookup = Lookup::new(run.dataset());
+    // Whatever is mistyped is told before the model is loaded.
+    let single = single(args, &lookup)?;
+    let options = RecommendOptions {
+        top: args.top,
+        beam: args.beam,
+        adapter: args.adapter.map(|switch| switch == Switch::On),
+        exclude_history: args.exclude_history,
+        only: args.only.as_deref().map(|path| read_items(path, &lookup)).transpose()?,
+        explain: args.explain,
+    };
+    if let Some(path) = args.out.as_deref().filter(|path| path.is_dir()) {
+        bail!("--out {}: is a folder, not a file", path.display());
+    }
+    if let Some(path) = &args.batch {
+        let text = fs::read(path).with_context(|| path.display().to_string())?;
+        let service = run.service(options)?;
+        return batch(&service, &text, &lookup, args.out.as_deref(), bars);
+    }
+    let service = run.service(options)?;
+    match single {
+        Some(query) => one(&service, query, args.json),
+        None => interactive(&service, &lookup, args.json),
+    }
+}
+
+/// What the command line itself asks for, if it does.
+fn single(args: &RecommendArgs, lookup: &Lookup) -> crate::Result<Option<Query>> {
+    Ok(match (&args.user, &args.history, &args.text) {
+        (Some(key), _, _) => Some(request::user(key, lookup)?),
+        (_, Some(items), _) => Some(request::history(items, lookup)?),
+        (_, _, Some(text)) => Some(Query::Text(text.clone())),
+        (None, None, None) => None,
+    })
+}
+
+/// The items of a file: one a line, by id or raw id; blank lines and those that begin with # do not count.
+fn read_items(path: &Path, lookup: &Lookup) -> anyhow::Result<Vec<ItemId>> {
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let lines = (1..).zip(text.lines().map(str::trim));
+    let items: Vec<ItemId> = lines
+        .filter(|(_, name)| !name.is_empty() && !name.starts_with('#'))
+        .map(|(line, name)| lookup.item(name).with_context(|| format!("{}:{line}", path.display())))
+        .collect::<anyhow::Result<_>>()?;
+    if items.is_empty() {
+        bail!("{}: names no items", path.display());
+    }
+    Ok(items)
+}
+
+fn one(service: &Service, query: Query, json: bool) -> anyhow::Result<()> {
+    let items = service.answer(&[query])?.swap_remove(0)?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&items)?);
+    } else {
+        print!("{}", table(&items));
+    }
+    Ok(())
+}
+
+/// Answers a file of requests, a line each, in their order; a bad line is answered with what is wrong.
+fn batch(
+    service: &Service,
+    text: &[u8],
+    lookup: &Lookup,
+    out: Option<&Path>,
+    bars: &mut Bars,
+) -> anyhow::Result<()> {
+    let lines = (1..).zip(text.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii));
+    let lines: Vec<(usize, &[u8])> = lines.filter(|(_, line)| !line.is_empty()).collect();
+    let start = Instant::now();
+    bars.begin("recommend", lines.len() as u64);
+    let (mut done, mut bad) = (0, 0);
+    let mut job = |out: &mut dyn Write| -> io::Result<()> {
+        for window in lines.chunks(WINDOW) {
+            let read = |(line, text): &(usize, &[u8])| Request::from_json(text, *line, lookup);
+            let requests = window.iter().map(read).collect();
+            for answer in answer(service, requests).map_err(io::Error::other)? {
+                serde_json::to_writer(&mut *out, &answer)?;
+                out.write_all(b"\n")?;
+                bad += usize::from(matches!(answer.outcome, Outcome::Error { .. }));
+            }
+            done += window.len();
+            let rate = done as f64 / start.elapsed().as_secs_f64();
+            bars.advance(done as u64, &format!("{rate:.1} requests/s"));
+        }
+        out.flush()
+    };
+    match out {
+        Some(path) => files::write_with(path, |file| job(file))?,
+        None => job(&mut BufWriter::new(io::stdout().lock())).context("stdout")?,
+    }
+    bars.end();
+    let seconds = start.elapsed().as_secs_f64();
+    tracing::info!("{done} requests answered in {seconds:.1} s");
+    if bad > 0 {
+        tracing::warn!("{bad} of them with an error");
+    }
+    Ok(())
+}
+
+/// Answers each line of stdin as it comes, up to an empty one.
+fn interactive(service: &Service, lookup: &Lookup, json: bool) -> anyhow::Result<()> {
+    tracing::info!("ready: ids joined by commas, or a JSON object; an empty line ends");
+    let mut stdout = io::stdout();
+    for (line, text) in (1..).zip(io::stdin().lock().split(b'\n')) {
+        let text = text.context("stdin")?;
+        let text = text.trim_ascii();
+        if text.is_empty() {
+            break;
+        }
+        let request = Request::from_line(text, line, lookup);
+        for answer in answer(service, vec![request])? {
+            let text = match &answer.outcome {
+                _ if json => serde_json::to_string(&answer)? + "\n",
+                Outcome::Items { items } => table(items),
+                Outcome::Error { error, .. } => {
+                    eprintln!("error: {error}");
+                    continue;
+                }
+            };
+            stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("stdout")?;
+        }
+    }
+    Ok(())
+}
+
+/// The answers to `requests`, in their order.
+fn answer(service: &Service, requests: Vec<Request>) -> crate::Result<Vec<Answer>> {
+    let asked = requests.iter().filter_map(|request| request.query.as_ref().ok());
+    let queries: Vec<Query> = asked.cloned().collect();
+    let mut answers = service.answer(&queries)?.into_iter();
+    let mut outcome = |line, query: crate::Result<Query>| {
+        // Each query that could be read has an answer of its own.
+        match query.and_then(|_| answers.next().transpose()) {
+            Ok(items) => Outcome::Items { items: items.unwrap_or_default() },
+            Err(e) => Outcome::Error { line, error: e.to_string() },
+        }
+    };
+    let answer = |r: Request| Answer { id: r.id, outcome: outcome(r.line, r.query) };
+    Ok(requests.into_iter().map(answer).collect())
+}
+
+/// Recommended items, a line each, and under each what there is to explain.
+fn table(items: &[Recommendation]) -> String {
+    let width = items.iter().filter_map(|r| Some(r.named.raw_id.as_ref()?.chars().count())).max();
+    let width = width.unwrap_or(0).max(2);
+    let mut text = format!(
+        "{:>4}  {:>8}  {:<width$}  {:>9}  {:>11}  title\n",
+        "rank", "item", "id", "score", "probability"
+    );
+    for (rank, r) in (1..).zip(items) {
+        let NamedItem { item, raw_id, title } = &r.named;
+        let raw_id = raw_id.as_deref().unwrap_or("");
+        let _ = writeln!(
+            text,
+            "{rank:>4}  {item:>8}  {raw_id:<width$}  {:>9.4}  {:>11.6}  {title}",
+            r.score, r.probability
+        );
+        if let Some(explanation) = &r.explanation {
+            text += &explained(explanation);
+        }
+    }
+    text
+}
+
+fn explained(explanation: &Explanation) -> String {
+    let titles = |items: &[NamedItem]| items.iter().map(short_title).collect::<Vec<_>>().join("; ");
+    let mut text = String::new();
+    for token in &explanation.tokens {
+        let items = if token.items == 1 { "item" } else { "items" };
+        let _ = writeln!(
+            text,
+            "      {:<8}  {:<8}  {:>5} {items:<5}  {}",
+            token.token,
+            token.source,
+            token.items,
+            titles(&token.typical)
+        );
+    }
+    for SharedPrefix { source, tokens, history } in &explanation.shared {
+        let _ = if tokens.is_empty() {
+            writeln!(text, "      shares no {source} token with the history")
+        } else {
+            writeln!(text, "      shares {source} {} with {}", tokens.concat(), titles(history))
+        };
+    }
+    text
+}
+
+/// What to call an item among others: its title, cut to a few words, or else its id.
+fn short_title(named: &NamedItem) -> String {
+    match (&named.raw_id, named.title.as_str()) {
+        (Some(raw_id), "") => raw_id.clone(),
+        (None, "") => format!("item {}", named.item),
+        (_, title) if title.chars().count() <= SHORT_TITLE => title.to_string(),
+        (_, title) => {
+            let cut: String = title.chars().take(SHORT_TITLE - 1).collect();
+            format!("{}…", cut.trim_end())
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! Recommending from a model that is loaded once and asked any number of times.
+
+mod explain;
+
+use std::collections::HashSet;
+
+use serde::Serialize;
+
+use self::explain::Explainer;
+use super::model::{Tokens, Trained};
+use super::{Run, Stage};
+use crate::data::{Dataset, ItemId};
+use crate::decode::{BeamSearch, Ranked};
+use crate::eval::LlamaScorer;
+use crate::index::Trie;
+use crate::model::Llama;
+use crate::tasks::Prompts;
+use crate::{Result, invalid};
+
+pub use explain::{Explanation, SharedPrefix, TokenMeaning};
+
+/// What holds for every request to a [`Service`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecommendOptions {
+    /// How many items an answer has.
+    pub top: usize,
+    /// Beam width, at least `top` in effect; `None`: that of the configuration, or the number of
+    /// items where there are fewer.
+    pub beam: Option<usize>,
+    /// Whether the annealing adapter is on; `None`: for histories where there is one, for texts never,
+    /// since it was trained on histories alone.
+    pub adapter: Option<bool>,
+    /// Never recommend an item of the history.
+    pub exclude_history: bool,
+    /// Recommend these items alone.
+    pub only: Option<Vec<ItemId>>,
+    /// Say of each item what its tokens stand for.
+    pub explain: bool,
+}
+
+/// What a recommendation is asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Query {
+    /// What follows these items, oldest first.
+    History(Vec<ItemId>),
+    /// What fits this description.
+    Text(String),
+}
+
+/// An item by all its names.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct NamedItem {
+    /// The item's id.
+    pub item: ItemId,
+    /// Its id in the shop, where the dataset has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub raw_id: Option<String>,
+    /// Its title, where the dataset has one.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub title: String,
+}
+
+impl NamedItem {
+    fn new(dataset: &Dataset, item: ItemId) -> Self {
+        let texts = &dataset.items[item as usize];
+        Self { item, raw_id: texts.raw_id.clone(), title: texts.title.clone() }
+    }
+}
+
+/// One recommended item.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Recommendation {
+    /// The item.
+    #[serde(flatten)]
+    pub named: NamedItem,
+    /// Sum of the log-probabilities of its tokens.
+    pub score: f32,
+    /// `exp(score)`: the probability of its tokens.
+    pub probability: f32,
+    /// What its tokens stand for, where that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub explanation: Option<Explanation>,
+}
+
+/// A loaded model with all it needs to recommend.
+pub struct Service<'a> {
+    run: &'a Run,
+    options: RecommendOptions,
+    tokens: Tokens,
+    prompts: Prompts,
+    for_histories: Llama,
+    /// `None` where the model has not learnt to find items by text.
+    for_texts: Option<Llama>,
+    trie: Trie,
+    /// How many items the trie has, and which.
+    num_offered: usize,
+    is_offered: Vec<bool>,
+    explainer: Option<Explainer<'a>>,
+}
+
+/// A query as the model takes it.
+struct Prompt<'q> {
+    /// The query's place among the others.
+    at: usize,
+    is_text: bool,
+    /// What follows the instruction.
+    tokens: Vec<u32>,
+    width: usize,
+    /// The part of the history that the model sees.
+    seen: &'q [ItemId],
+    excluded: HashSet<ItemId>,
+}
+
+impl Run {
+    /// Loads the trained model to recommend with it.
+    ///
+    /// # Errors
+    /// Names the stage that has to run first, files that do not fit each other, or the option that
+    /// asks for more items than there are.
+    pub fn service(&self, options: RecommendOptions) -> Result<Service<'_>> {
+        self.require_before(Stage::Anneal)?;
+        let adapter = options.adapter.unwrap_or_else(|| self.has_adapter());
+        if adapter {
+            self.require(Stage::Anneal)?;
+        }
+        let mut is_offered = vec![options.only.is_none(); self.dataset.num_items()];
+        for &item in options.only.iter().flatten() {
+            match is_offered.get_mut(item as usize) {
+                Some(offered) => *offered = true,
+                None => return Err(no_item(&self.dataset, item)),
+            }
+        }
+        let num_offered = is_offered.iter().filter(|offered| **offered).count();
+        check_sizes(&options, num_offered)?;
+
+        let trained = Trained::load(self)?;
+        let prompts = trained.tokens.prompts(self)?;
+        let learnt_texts = prompts.has_texts() && self.config.train.tasks.semantic > 0.0;
+        let for_texts = learnt_texts
+            .then(|| trained.model(self, options.adapter.unwrap_or(false)))
+            .transpose()?;
+        let trie = match &options.only {
+            Some(items) => Trie::subset(&trained.index, items.iter().copied())?,
+            None => Trie::new(&trained.index),
+        };
+        Ok(Service {
+            run: self,
+            prompts,
+            for_histories: trained.model(self, adapter)?,
+            for_texts,
+            trie,
+            num_offered,
+            is_offered,
+            tokens: trained.tokens,
+            explainer: options.explain.then(|| Explainer::new(&self.dataset, trained.index)),
+            options,
+        })
+    }
+}
+
+fn check_sizes(options: &RecommendOptions, num_offered: usize) -> Result<()> {
+    if num_offered == 0 {
+        invalid!("there is no item to recommend: --only names none");
+    }
+    for (flag, size) in [("--top", Some(options.top)), ("--beam", options.beam)] {
+        match size {
+            Some(0) => invalid!("{flag} must be at least 1"),
+            Some(size) if size > num_offered => {
+                invalid!("{flag} is {size}, but there are only {num_offered} items to recommend")
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn no_item(dataset: &Dataset, item: ItemId) -> crate::Error {
+    let (name, last) = (&dataset.name, dataset.num_items() - 1);
+    crate::Error::Invalid(format!("item {item} is not in {name}: its items are 0 to {last}"))
+}
+
+impl Service<'_> {
+    /// Answers `queries` in their order, each with exactly [`RecommendOptions::top`] items, best first;
+    /// what is wrong with a query is its own answer.
+    ///
+    /// # Errors
+    /// If the model itself fails.
+    pub fn answer(&self, queries: &[Query]) -> Result<Vec<Result<Vec<Recommendation>>>> {
+        let mut answers = Vec::with_capacity(queries.len());
+        let mut prompts = Vec::new();
+        for (at, query) in queries.iter().enumerate() {
+            let prompt = self.prompt(at, query).map(|prompt| prompts.push(prompt));
+            answers.push(prompt.map(|()| Vec::new()));
+        }
+        // Searches of one width run together, and prompts of like length, so that none waits for a long one.
+        prompts.sort_by_key(|p| (p.is_text, p.width, p.tokens.len()));
+        for of_a_kind in prompts.chunk_by(|a, b| a.is_text == b.is_text) {
+            let mut scorer = self.scorer(of_a_kind[0].is_text)?;
+            for alike in of_a_kind.chunk_by(|a, b| a.width == b.width) {
+                let width = alike[0].width;
+                let search = BeamSearch { width, normalize: self.run.config.eval.normalize };
+                for batch in alike.chunks(self.batch(width)) {
+                    let tokens: Vec<Vec<u32>> = batch.iter().map(|p| p.tokens.clone()).collect();
+                    scorer.start(&tokens)?;
+                    let found = search.run(&self.trie, batch.len(), &mut scorer)?;
+                    for (prompt, ranked) in batch.iter().zip(found) {
+                        answers[prompt.at] = Ok(self.list(prompt, &ranked));
+                    }
+                }
+            }
+        }
+        Ok(answers)
+    }
+
+    fn prompt<'q>(&self, at: usize, query: &'q Query) -> Result<Prompt<'q>> {
+        let (tokens, seen) = match query {
+            Query::History(history) => {
+                let longest = self.run.config.data.history;
+                let seen = &history[history.len().saturating_sub(longest)..];
+                self.check_history(history)?;
+                (self.prompts.history(seen), seen)
+            }
+            Query::Text(text) => {
+                self.check_text(text)?;
+                (self.prompts.text(text, &self.tokens.tokenizer)?, &[][..])
+            }
+        };
+        let excluded: HashSet<ItemId> = match query {
+            Query::History(history) if self.options.exclude_history => {
+                history.iter().copied().filter(|&item| self.is_offered[item as usize]).collect()
+            }
+            _ => HashSet::new(),
+        };
+        let (top, left) = (self.options.top, self.num_offered - excluded.len());
+        if top > left {
+            invalid!(
+                "--top is {top}, but without the {} items of the history there are only {left} to \
+                 recommend",
+                excluded.len()
+            );
+        }
+        // A beam narrower than the list could not fill it, nor could one that excluded items may take up.
+        let beam = self.options.beam.unwrap_or(self.run.config.eval.beam).max(top);
+        let width = (beam + excluded.len()).min(self.num_offered);
+        Ok(Prompt { at, is_text: matches!(query, Query::Text(_)), tokens, width, seen, excluded })
+    }
+
+    fn check_history(&self, history: &[ItemId]) -> Result<()> {
+        if history.is_empty() {
+            invalid!("the history is empty: give at least one item, or a text instead");
+        }
+        let items = self.is_offered.len();
+        match history.iter().find(|&&item| item as usize >= items) {
+            Some(&item) => Err(no_item(&self.run.dataset, item)),
+            None => Ok(()),
+        }
+    }
+
+    fn check_text(&self, text: &str) -> Result<()> {
+        if text.trim().is_empty() {
+            invalid!("the text is empty: describe what is wanted");
+        }
+        if !self.prompts.has_texts() {
+            invalid!(
+                "{} has no item texts, so the model cannot find items by text: give a history",
+                self.run.dataset.name
+            );
+        }
+        if self.for_texts.is_none() {
+            invalid!(
+                "the model was not trained to find items by text: set train.tasks.semantic above 0 \
+                 and redo it with `llmbs train --stage initial --force`"
+            );
+        }
+        Ok(())
+    }
+
+    fn scorer(&self, is_text: bool) -> Result<LlamaScorer<'_>> {
+        let (model, instruction) = match &self.for_texts {
+            Some(model) if is_text => (model, self.prompts.text_instruction()),
+            _ => (&self.for_histories, self.prompts.instruction()),
+        };
+        let normalize = self.run.config.eval.normalize;
+        LlamaScorer::new(model, &self.tokens.vocabulary, normalize, &instruction)
+    }
+
+    /// How many searches of this width run together: of wider ones fewer, so that a step holds no more
+    /// hypotheses.
+    fn batch(&self, width: usize) -> usize {
+        let eval = &self.run.config.eval;
+        (eval.batch * eval.beam / width).clamp(1, eval.batch)
+    }
+
+    fn list(&self, prompt: &Prompt, ranked: &[Ranked]) -> Vec<Recommendation> {
+        let allowed = ranked.iter().filter(|r| !prompt.excluded.contains(&r.item));
+        let describe = |r: &Ranked| Recommendation {
+            named: NamedItem::new(&self.run.dataset, r.item),
+            score: r.score,
+            probability: r.score.exp(),
+            explanation: self.explainer.as_ref().map(|e| e.explain(r.item, prompt.seen)),
+        };
+        allowed.take(self.options.top).map(describe).collect()
+    }
+}
