@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the one place that prints")]
 
 mod args;
+mod eval;
 mod progress;
 mod results;
 
@@ -19,8 +20,8 @@ use tracing_subscriber::EnvFilter;
 use crate::bench::{self, Shape, TrainBench};
 use crate::config::{DEMO, RunConfig};
 use crate::data::synth::Shop;
-use crate::data::{self, Split, Stats};
-use crate::run::{EvalRequest, Run, Stage, load_dataset, peak_memory_bytes};
+use crate::data::{self, Stats};
+use crate::run::{Run, Stage, load_dataset, peak_memory_bytes};
 use args::{
     Args, BenchCommand, BenchTrainArgs, Command, DataCommand, DeviceChoice, EvalArgs, FloatChoice,
     RecommendArgs, ShapeChoice, StageChoice, Switch,
@@ -88,7 +89,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
                     };
                     stage(&mut run, which, *force, &mut bars)
                 }
-                Command::Eval(eval) => evaluate(&run, eval, &mut bars),
+                Command::Eval(eval) => eval::evaluate(&run, eval, &mut bars),
                 Command::Recommend(recommend) => self::recommend(&run, recommend),
                 Command::Run => whole(&mut run, &mut bars),
                 Command::Config | Command::Data { .. } | Command::Bench { .. } => Ok(()),
@@ -178,33 +179,6 @@ fn stage(run: &mut Run, stage: Stage, force: bool, bars: &mut Bars) -> anyhow::R
     Ok(())
 }
 
-fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::Result<()> {
-    let beam = args.beam.unwrap_or(run.config().eval.beam);
-    if beam == 0 || args.limit == Some(0) {
-        bail!("--beam and --limit must be at least 1");
-    }
-    let adapters = match args.adapter {
-        Some(switch) => vec![switch == Switch::On],
-        None if run.has_adapter() => vec![true, false],
-        None => vec![false],
-    };
-    let mut evaluations = Vec::new();
-    for adapter in adapters {
-        let split = args.split.unwrap_or(Split::Test);
-        let request = EvalRequest { split, adapter, beam, limit: args.limit };
-        let result = run.evaluate(request, args.force, bars)?;
-        let done = if result.was_done { "is there already" } else { "written" };
-        tracing::info!("{} {done}", result.path.display());
-        evaluations.push(result.json);
-    }
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&results::as_one(evaluations))?);
-    } else {
-        print!("{}", results::table(&evaluations));
-    }
-    Ok(())
-}
-
 fn recommend(run: &Run, args: &RecommendArgs) -> anyhow::Result<()> {
     let dataset = run.dataset();
     let history = match (&args.user, &args.history) {
@@ -247,5 +221,5 @@ fn whole(run: &mut Run, bars: &mut Bars) -> anyhow::Result<()> {
             tracing::info!("{line}");
         }
     }
-    evaluate(run, &EvalArgs::default(), bars)
+    eval::evaluate(run, &EvalArgs::default(), bars)
 }

@@ -45,54 +45,6 @@ fn number(value: &Value) -> String {
     }
 }
 
-/// Several evaluations of one model (adapter on and off) as one object: the first, with the metrics of
-/// the others beside its own.
-pub(super) fn as_one(mut evaluations: Vec<Value>) -> Value {
-    let mut first = evaluations.remove(0);
-    for other in evaluations {
-        let name = format!("adapter_{}", other["settings"]["adapter"].as_str().unwrap_or("other"));
-        first[name] = other["metrics"].clone();
-    }
-    first
-}
-
-/// Evaluations side by side, with the popularity baseline.
-pub(super) fn table(evaluations: &[Value]) -> String {
-    let Some(first) = evaluations.first() else { return String::new() };
-    let mut columns = vec![("popularity".to_string(), &first["popularity"])];
-    for evaluation in evaluations {
-        let adapter = evaluation["settings"]["adapter"].as_str().unwrap_or("off");
-        columns.push((format!("adapter {adapter}"), &evaluation["metrics"]));
-    }
-    let mut text = format!("{:<12}", "metric");
-    for (name, _) in &columns {
-        let _ = write!(text, "{name:>14}");
-    }
-    text.push('\n');
-    for name in first["metrics"].as_object().into_iter().flat_map(serde_json::Map::keys) {
-        let _ = write!(text, "{name:<12}");
-        for (_, metrics) in &columns {
-            let _ = write!(text, "{:>14.4}", metrics[name].as_f64().unwrap_or(f64::NAN));
-        }
-        text.push('\n');
-    }
-    let settings = &first["settings"];
-    let word = |key: &str| settings[key].to_string().trim_matches('"').to_string();
-    let _ = writeln!(
-        text,
-        "{}, {} split, {} users, {} items, beam {}, normalize {}, index {}, seed {}",
-        word("dataset"),
-        word("split"),
-        word("users"),
-        word("items"),
-        word("beam"),
-        word("normalize"),
-        word("source"),
-        word("seed"),
-    );
-    text
-}
-
 /// Recommended items, a line each.
 pub(super) fn recommendations(items: &[Recommendation]) -> String {
     let mut text = format!("{:>4}  {:>8}  {:<12}  {:>9}  title\n", "rank", "item", "id", "score");
