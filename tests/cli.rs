@@ -132,9 +132,7 @@ fn an_evaluation_says_how_sure_it_is_for_whom_it_works_and_how_it_was_made() {
     run(dir, &["index"], 0);
     run(dir, &["train", "--stage", "initial"], 0);
     let (table, _) = run(dir, &["eval", "--beam", "5,60"], 0);
-    for text in
-        ["beam 5 ", "beam 60 (all)", "±", "coverage@10", "legal rate", "by length of history"]
-    {
+    for text in ["beam 5 ", "beam 60 (all)", "±", "coverage@10", "legal rate", "by history"] {
         assert!(table.contains(text), "{text} is not in {table}");
     }
     let (json, _) = run(dir, &["eval", "--beam", "5,60", "--json"], 0);

@@ -102,11 +102,11 @@ fn table(heading: &str, evaluations: &[Value], column: impl Fn(&Value) -> String
     let Some(first) = evaluations.first() else { return String::new() };
     let mut text = String::new();
     let mut row = |label: &str, popularity: &str, cell: &dyn Fn(&Value) -> String| {
-        let _ = write!(text, "{label:<22}{popularity:>12}");
+        let mut line = format!("{label:<24}{popularity:>12}");
         for evaluation in evaluations {
-            let _ = write!(text, "{:>17}", cell(evaluation));
+            let _ = write!(line, "{:>16}", cell(evaluation));
         }
-        text.push('\n');
+        let _ = writeln!(text, "{}", line.trim_end());
     };
     row(heading, "popularity", &|e| column(&e["settings"]));
     for name in first["metrics"].as_object().into_iter().flat_map(serde_json::Map::keys) {
@@ -116,11 +116,8 @@ fn table(heading: &str, evaluations: &[Value], column: impl Fn(&Value) -> String
         row(name, "", &|e| decimal(&e["coverage"][name]));
     }
     row("legal rate", "", &|e| decimal(&e["legal_rate"]["share"]));
-    for (heading, key) in
-        [("by length of history", "by_history"), ("by buys of target", "by_popularity")]
-    {
-        row(&format!("{BUCKET_METRIC},"), "", &|_| String::new());
-        row(&format!("  {heading}"), "users", &|_| String::new());
+    for (by, key) in [("history", "by_history"), ("popularity", "by_popularity")] {
+        row(&format!("{BUCKET_METRIC} by {by}"), "users", &|_| String::new());
         for (i, bucket) in first[key].as_array().into_iter().flatten().enumerate() {
             row(&format!("  {}", range(bucket)), &word(&bucket["users"]), &|e| {
                 with_interval(&e[key][i], BUCKET_METRIC)
@@ -263,7 +260,7 @@ mod tests {
         assert_eq!(text.matches("popularity").count(), 1, "{text}");
         let line = text.lines().find(|line| line.starts_with("recall@10 ")).unwrap();
         assert_eq!(line.matches("0.2500 ±0.0250").count(), 2, "{text}");
-        assert!(line.contains("0.0625") && text.contains("adapter on      adapter off"), "{text}");
+        assert!(line.contains("0.0625") && text.contains("adapter on     adapter off"), "{text}");
         for part in ["  1-4 ", "  20+ ", "  0 ", "0.1250 ±0.0250", "0.8750", "the 95 % bootstrap"]
         {
             assert!(text.contains(part), "{part:?} is not in {text}");
@@ -274,7 +271,7 @@ mod tests {
     fn several_beams_make_a_table_an_adapter_with_a_column_a_beam() {
         let beams = |adapter| vec![evaluation(adapter, 5), evaluation(adapter, 60)];
         let text = tables(vec![beams("on"), beams("off")]);
-        assert_eq!(text.matches("beam 5    beam 60 (all)").count(), 2, "{text}");
+        assert_eq!(text.matches("beam 5   beam 60 (all)").count(), 2, "{text}");
         assert!(text.starts_with("adapter on") && text.contains("\nadapter off"), "{text}");
     }
 
