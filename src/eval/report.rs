@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::bootstrap::{Intervals, intervals};
 use super::evaluator::Prediction;
 use super::metrics::Metrics;
-use crate::data::{Dataset, ItemId, Split};
+use crate::data::{Dataset, Split};
 
 /// Where the buckets of history lengths begin; the last is open.
 const HISTORY_FROM: [usize; 4] = [1, 5, 10, 20];
@@ -101,9 +101,7 @@ fn buckets(starts: &[usize], values: &[usize], ranks: &[Option<usize>], seed: u6
 
 fn coverage(predictions: &[Prediction], depth: usize, num_items: usize) -> f64 {
     let mut shown = vec![false; num_items];
-    let first = |p: &Prediction| p.items[..depth.min(p.items.len())].to_vec();
-    for item in predictions.iter().flat_map(first) {
-        let item: ItemId = item;
+    for &item in predictions.iter().flat_map(|p| p.items.iter().take(depth)) {
         shown[item as usize] = true;
     }
     shown.iter().filter(|shown| **shown).count() as f64 / num_items as f64
@@ -112,7 +110,7 @@ fn coverage(predictions: &[Prediction], depth: usize, num_items: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Item, User};
+    use crate::data::{Item, ItemId, User};
 
     fn dataset() -> Dataset {
         let user = |id: &str, items: &[ItemId]| User { id: id.into(), items: items.to_vec() };
