@@ -250,7 +250,7 @@ pub struct EvalConfig {
     pub beam: usize,
     /// Over which tokens probabilities are normalised.
     pub normalize: Normalize,
-    /// Users scored together.
+    /// Users scored together, at a beam of up to 20; fewer at wider ones.
     pub batch: usize,
 }
 

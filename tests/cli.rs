@@ -66,6 +66,113 @@ fn the_whole_pipeline_runs_stage_by_stage_and_knows_what_is_done() {
 }
 
 #[test]
+fn an_evaluation_says_how_sure_it_is_for_whom_it_works_and_how_it_was_made() {
+    let dir = tiny();
+    let dir = dir.path();
+    run(dir, &["index"], 0);
+    run(dir, &["train", "--stage", "initial"], 0);
+    let (table, _) = run(dir, &["eval", "--beam", "5,60"], 0);
+    for text in ["beam 5 ", "beam 60 (all)", "±", "coverage@10", "legal rate", "by history"] {
+        assert!(table.contains(text), "{text} is not in {table}");
+    }
+    let (json, _) = run(dir, &["eval", "--beam", "5,60", "--json"], 0);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let exhaustive: Vec<_> = (0..2).map(|i| json[i]["settings"]["exhaustive"].as_bool()).collect();
+    assert_eq!(exhaustive, [Some(false), Some(true)]);
+    for evaluation in json.as_array().unwrap() {
+        for (name, value) in evaluation["metrics"].as_object().unwrap() {
+            let bound = |i: usize| evaluation["intervals"][name][i].as_f64().unwrap();
+            let value = value.as_f64().unwrap();
+            assert!(bound(0) <= value && value <= bound(1), "{name} of {evaluation}");
+        }
+        for buckets in ["by_history", "by_popularity"] {
+            let buckets = evaluation[buckets].as_array().unwrap();
+            let users: u64 = buckets.iter().map(|b| b["users"].as_u64().unwrap()).sum();
+            assert_eq!(users, 80);
+        }
+        let share = |value: &serde_json::Value| value.as_f64().filter(|s| (0.0..=1.0).contains(s));
+        assert!(share(&evaluation["legal_rate"]["share"]).is_some(), "{evaluation}");
+        assert_eq!(evaluation["legal_rate"]["users"], 80);
+        let coverage = |key: &str| share(&evaluation["coverage"][key]).unwrap();
+        assert!(
+            0.0 < coverage("coverage@10") && coverage("coverage@10") <= coverage("coverage@20")
+        );
+        let settings = &evaluation["settings"];
+        for (key, value) in [
+            ("length_penalty", "none"),
+            ("eos", "never"),
+            ("dtype", "f32"),
+            ("precision", "f32"),
+            ("normalize", "level"),
+        ] {
+            assert_eq!(settings[key], value, "{key}");
+        }
+        assert_eq!((&settings["history"], &settings["limit"]), (&20.into(), &().into()));
+    }
+    // A beam as wide as the catalogue leaves nothing out.
+    let predictions = dir.join("runs/llmbs/eval/test-off-b60.predictions.jsonl");
+    let predictions = fs::read_to_string(predictions).unwrap();
+    for line in predictions.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["items"].as_array().unwrap().len(), 60);
+    }
+    fails(dir, &["eval", "--beam", "5,0"], &["--beam"]);
+}
+
+#[test]
+fn runs_are_compared_user_by_user_or_refused_with_the_reason() {
+    let dir = tiny();
+    let dir = dir.path();
+    for seed in ["1", "2"] {
+        for command in [&["index"][..], &["train", "--stage", "initial"]] {
+            run(dir, &[&["--run", seed, "--seed", seed], command].concat(), 0);
+        }
+    }
+    let compare = |other| ["--run", "1", "eval", "--compare", other];
+    let command = "run `llmbs --run 2 eval --split test --adapter off --beam 20` first";
+    fails(dir, &compare("2"), &["test-off-b20", command]);
+    assert!(!dir.join("1/eval").exists(), "it is refused before the work");
+    run(dir, &["--run", "2", "eval", "--split", "test", "--adapter", "off", "--beam", "20"], 0);
+    let (table, _) = run(dir, &compare("2"), 0);
+    for text in ["against 2: adapter off, beam 20, paired over 80 users", "seed (1 here, 2 there)"]
+    {
+        assert!(table.contains(text), "{text} is not in {table}");
+    }
+    let (json, _) = run(dir, &[&compare("2")[..], &["--json"]].concat(), 0);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let result = dir.join("2/eval/test-off-b20.json");
+    let other: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&result).unwrap()).unwrap();
+    for (name, difference) in json["comparison"]["metrics"].as_object().unwrap() {
+        assert_eq!(difference["this"], json["metrics"][name]);
+        assert_eq!(difference["other"], other["metrics"][name]);
+        let p = difference["p_value"].as_f64().unwrap();
+        assert!(0.0 < p && p <= 1.0, "{name}: {p}");
+    }
+    let (json, _) = run(dir, &[&compare("1")[..], &["--json"]].concat(), 0);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["comparison"]["metrics"]["ndcg@10"]["p_value"], 1.0);
+
+    for (key, reason) in [
+        ("dataset_fingerprint", "its dataset is not this run's"),
+        ("users", "its number of users is not this run's"),
+        ("model_digest", "its models were trained again"),
+    ] {
+        let mut changed = other.clone();
+        changed["settings"][key] = "of another".into();
+        fs::write(&result, changed.to_string()).unwrap();
+        fails(dir, &compare("2"), &[reason]);
+    }
+    fs::write(&result, other.to_string()).unwrap();
+    let predictions = dir.join("2/eval/test-off-b20.predictions.jsonl");
+    let text = fs::read_to_string(&predictions).unwrap();
+    fs::write(&predictions, text.replacen("{\"user\":\"", "{\"user\":\"un", 1)).unwrap();
+    fails(dir, &compare("2"), &["1 and 2 cannot be compared", "predictions only"]);
+    fs::write(&predictions, &text[..text.len() / 2]).unwrap();
+    fails(dir, &compare("2"), &["test-off-b20.predictions.jsonl:"]);
+}
+
+#[test]
 fn threads_do_not_change_the_result() {
     let dir = tiny();
     let table = |threads: &str| {

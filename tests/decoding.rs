@@ -5,7 +5,7 @@
 mod common;
 
 use llmbs::Result;
-use llmbs::decode::{BeamRow, BeamSearch, CodeScores, Normalize};
+use llmbs::decode::{BeamRow, BeamSearch, CodeScores, Normalize, search_freely};
 use llmbs::eval::{ItemVocabulary, LlamaScorer};
 use llmbs::index::{ItemIndex, Level, Source, Trie};
 use llmbs::model::{DropoutPair, Llama};
@@ -71,6 +71,35 @@ proptest! {
         let narrow = search.run(&trie, 1, &mut model).unwrap().remove(0);
         prop_assert_eq!(narrow.len(), items.min(3));
         prop_assert!(narrow.windows(2).all(|w| w[0].score >= w[1].score));
+    }
+}
+
+proptest! {
+    #[test]
+    fn without_the_trie_the_items_among_all_sequences_rank_as_with_it(
+        items in 1usize..60,
+        seed in 0u64..1000,
+    ) {
+        let index = ItemIndex::random(items, &[4, 5, 6], seed).unwrap();
+        let codes: Vec<usize> = index.level_ranges().iter().map(ExactSizeIterator::len).collect();
+        let everything = codes.iter().product();
+        let model = || PathScores { codes: codes.clone(), paths: vec![Vec::new(); 2] };
+        let free = search_freely(everything, codes.len(), 2, &mut model()).unwrap();
+        let search = BeamSearch { width: items, normalize: Normalize::Level };
+        let ranked = search.run(&Trie::new(&index), 2, &mut model()).unwrap();
+        for (free, ranked) in free.iter().zip(&ranked) {
+            prop_assert_eq!(free.len(), everything);
+            prop_assert!(free.windows(2).all(|w| w[0].score >= w[1].score));
+            let named = free.iter().filter_map(|path| {
+                let item = (0..items as u32).find(|&i| index.item_positions(i) == path.codes)?;
+                Some((item, path.score))
+            });
+            let mut named: Vec<(u32, f32)> = named.collect();
+            // Which of two equal scores comes first is another matter without items.
+            named.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            let expected: Vec<(u32, f32)> = ranked.iter().map(|r| (r.item, r.score)).collect();
+            prop_assert_eq!(named, expected);
+        }
     }
 }
 

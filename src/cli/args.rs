@@ -189,9 +189,10 @@ pub(super) enum DataCommand {
 
 #[derive(Debug, Default, ClapArgs)]
 pub(super) struct EvalArgs {
-    /// Beam width [default: eval.beam of the configuration]
-    #[arg(long)]
-    pub(super) beam: Option<usize>,
+    /// Beam width, or several to compare; one as wide as the catalogue scores every item [default:
+    /// eval.beam of the configuration]
+    #[arg(long, value_name = "N,N,…", value_delimiter = ',')]
+    pub(super) beam: Vec<usize>,
     /// test or valid [default: test]
     #[arg(long)]
     pub(super) split: Option<Split>,
@@ -201,6 +202,9 @@ pub(super) struct EvalArgs {
     /// Only the first this many users
     #[arg(long, value_name = "USERS")]
     pub(super) limit: Option<usize>,
+    /// Test each metric against the same evaluation of another run, user by user
+    #[arg(long, value_name = "OTHER_RUN")]
+    pub(super) compare: Option<PathBuf>,
     /// As JSON
     #[arg(long)]
     pub(super) json: bool,

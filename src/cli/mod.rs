@@ -5,6 +5,7 @@
 
 mod args;
 mod bench;
+mod eval;
 mod progress;
 mod recommend;
 mod request;
@@ -14,18 +15,16 @@ use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use candle_core::Device;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{DEMO, RunConfig};
 use crate::data::synth::Shop;
-use crate::data::{self, Split, Stats};
-use crate::run::{EvalRequest, Run, Stage, load_dataset};
-use args::{
-    Args, Command, DataCommand, DeviceChoice, EvalArgs, StageChoice, Switch,
-};
+use crate::data::{self, Stats};
+use crate::run::{Run, Stage, load_dataset};
+use args::{Args, Command, DataCommand, DeviceChoice, EvalArgs, StageChoice};
 use progress::Bars;
 
 /// Runs the program on the process's arguments.
@@ -89,7 +88,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
                     };
                     stage(&mut run, which, *force, &mut bars)
                 }
-                Command::Eval(eval) => evaluate(&run, eval, &mut bars),
+                Command::Eval(eval) => eval::evaluate(&run, eval, &mut bars),
                 Command::Recommend(recommend) => recommend::recommend(&run, recommend, &mut bars),
                 Command::Run => whole(&mut run, &mut bars),
                 Command::Config | Command::Data { .. } | Command::Bench { .. } => Ok(()),
@@ -156,33 +155,6 @@ fn stage(run: &mut Run, stage: Stage, force: bool, bars: &mut Bars) -> anyhow::R
     Ok(())
 }
 
-fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::Result<()> {
-    let beam = args.beam.unwrap_or(run.config().eval.beam);
-    if beam == 0 || args.limit == Some(0) {
-        bail!("--beam and --limit must be at least 1");
-    }
-    let adapters = match args.adapter {
-        Some(switch) => vec![switch == Switch::On],
-        None if run.has_adapter() => vec![true, false],
-        None => vec![false],
-    };
-    let mut evaluations = Vec::new();
-    for adapter in adapters {
-        let split = args.split.unwrap_or(Split::Test);
-        let request = EvalRequest { split, adapter, beam, limit: args.limit };
-        let result = run.evaluate(request, args.force, bars)?;
-        let done = if result.was_done { "is there already" } else { "written" };
-        tracing::info!("{} {done}", result.path.display());
-        evaluations.push(result.json);
-    }
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&results::as_one(evaluations))?);
-    } else {
-        print!("{}", results::table(&evaluations));
-    }
-    Ok(())
-}
-
 /// Index, both stages and evaluation: whatever is not done yet.
 fn whole(run: &mut Run, bars: &mut Bars) -> anyhow::Result<()> {
     for stage in [Stage::Index, Stage::Initial, Stage::Anneal] {
@@ -191,5 +163,5 @@ fn whole(run: &mut Run, bars: &mut Bars) -> anyhow::Result<()> {
             tracing::info!("{line}");
         }
     }
-    evaluate(run, &EvalArgs::default(), bars)
+    eval::evaluate(run, &EvalArgs::default(), bars)
 }

@@ -4,7 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{FormattedDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::run::Monitor;
 
@@ -21,11 +21,26 @@ pub(super) struct Bars {
     what: String,
     total: u64,
     last_line: Instant,
+    /// How much was done at the first report, and when: a resumed piece of work does not begin at 0.
+    first: Option<(u64, Instant)>,
 }
 
 impl Bars {
     pub(super) fn new(quiet: bool) -> Self {
-        Self { hidden: quiet, what: String::new(), total: 0, last_line: Instant::now() }
+        let last_line = Instant::now();
+        Self { hidden: quiet, what: String::new(), total: 0, last_line, first: None }
+    }
+
+    /// How long the rest takes at the pace so far, in words; nothing where there is no pace yet.
+    fn eta(&self, done: u64) -> String {
+        match self.first {
+            Some((first, since)) if done > first => {
+                let left = self.total.saturating_sub(done) as f64 / (done - first) as f64;
+                let left = Duration::from_secs(since.elapsed().mul_f64(left).as_secs());
+                format!("  (ETA {})", FormattedDuration(left))
+            }
+            _ => String::new(),
+        }
     }
 }
 
@@ -38,6 +53,7 @@ impl Monitor for Bars {
         self.what = what.to_string();
         self.total = total;
         self.last_line = Instant::now();
+        self.first = None;
         if self.hidden || !io::stderr().is_terminal() {
             return;
         }
@@ -53,12 +69,13 @@ impl Monitor for Bars {
     }
 
     fn advance(&mut self, done: u64, note: &str) {
+        self.first.get_or_insert_with(|| (done, Instant::now()));
         if let Some(bar) = &*current() {
             bar.set_position(done);
             bar.set_message(note.to_string());
         } else if !self.hidden && self.last_line.elapsed() >= LINE_EVERY {
             self.last_line = Instant::now();
-            tracing::info!("{}: {done}/{}  {note}", self.what, self.total);
+            tracing::info!("{}: {done}/{}  {note}{}", self.what, self.total, self.eta(done));
         }
     }
 

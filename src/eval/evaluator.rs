@@ -1,12 +1,12 @@
 //! Recommending for many users, and scoring what was recommended.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::metrics::{Metrics, rank_of};
+use super::metrics::{DEPTH, Metrics, rank_of};
 use super::scorer::{ItemVocabulary, LlamaScorer};
 use crate::Result;
 use crate::data::{Dataset, ItemId, Split};
-use crate::decode::{BeamSearch, Ranked};
+use crate::decode::{BeamSearch, FreePath, Ranked, search_freely};
 use crate::index::Trie;
 use crate::model::Llama;
 use crate::tasks::Prompts;
@@ -28,7 +28,7 @@ pub struct Recommender<'a> {
 }
 
 /// What was recommended to one user.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Prediction {
     /// The user's id in the dataset.
     pub user: String,
@@ -40,6 +40,13 @@ pub struct Prediction {
     pub scores: Vec<f32>,
 }
 
+impl Prediction {
+    /// Where the target stands, from 1; `None`: not in the list.
+    pub fn rank(&self) -> Option<usize> {
+        rank_of(&self.target, self.items.iter().copied())
+    }
+}
+
 /// Metrics and what they were computed from.
 #[derive(Debug, Clone)]
 pub struct Evaluation {
@@ -47,6 +54,36 @@ pub struct Evaluation {
     pub metrics: Metrics,
     /// One a user, in the dataset's order.
     pub predictions: Vec<Prediction>,
+}
+
+/// How much of what the model writes without the trie names an item.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct LegalRate {
+    /// The share among all beams.
+    pub share: f64,
+    /// The share among each user's best beam.
+    pub first: f64,
+    /// How many users were asked.
+    pub users: usize,
+}
+
+impl LegalRate {
+    /// The rate of the code sequences found for each user, best first.
+    fn of(found: &[Vec<FreePath>], trie: &Trie) -> Self {
+        let legal = |path: &FreePath| {
+            path.codes.iter().try_fold(trie.root(), |node, &code| trie.child(node, code)).is_some()
+        };
+        let share = |beams: &mut dyn Iterator<Item = &FreePath>| {
+            let (all, legal) = beams
+                .fold((0, 0), |(all, named), path| (all + 1, named + usize::from(legal(path))));
+            legal as f64 / all.max(1) as f64
+        };
+        Self {
+            share: share(&mut found.iter().flatten()),
+            first: share(&mut found.iter().filter_map(|beams| beams.first())),
+            users: found.len(),
+        }
+    }
 }
 
 impl Recommender<'_> {
@@ -58,17 +95,41 @@ impl Recommender<'_> {
         histories: &[&[ItemId]],
         on_batch: &mut dyn FnMut(usize),
     ) -> Result<Vec<Vec<Ranked>>> {
+        self.in_batches(histories, on_batch, |scorer, users| {
+            self.search.run(self.trie, users, scorer)
+        })
+    }
+
+    /// How much of what a search as wide as this one finds without the trie names an item.
+    pub fn legal_rate(
+        &self,
+        histories: &[&[ItemId]],
+        on_batch: &mut dyn FnMut(usize),
+    ) -> Result<LegalRate> {
+        let found = self.in_batches(histories, on_batch, |scorer, users| {
+            search_freely(self.search.width, self.trie.num_levels(), users, scorer)
+        })?;
+        Ok(LegalRate::of(&found, self.trie))
+    }
+
+    /// What `search` finds for each history.
+    fn in_batches<T>(
+        &self,
+        histories: &[&[ItemId]],
+        on_batch: &mut dyn FnMut(usize),
+        search: impl Fn(&mut LlamaScorer, usize) -> Result<Vec<T>>,
+    ) -> Result<Vec<T>> {
         let instruction = self.prompts.instruction();
         let mut scorer =
             LlamaScorer::new(self.model, self.vocabulary, self.search.normalize, &instruction)?;
-        let mut ranked = Vec::with_capacity(histories.len());
+        let mut found = Vec::with_capacity(histories.len());
         for batch in histories.chunks(self.batch) {
             let tokens: Vec<Vec<u32>> = batch.iter().map(|h| self.prompts.history(h)).collect();
             scorer.start(&tokens)?;
-            ranked.extend(self.search.run(self.trie, batch.len(), &mut scorer)?);
-            on_batch(ranked.len());
+            found.extend(search(&mut scorer, batch.len())?);
+            on_batch(found.len());
         }
-        Ok(ranked)
+        Ok(found)
     }
 
     /// Leave-one-out evaluation of `users` (positions in the dataset) on a split.
@@ -97,8 +158,7 @@ impl Recommender<'_> {
                 scores: ranked.iter().map(|r| r.score).collect(),
             })
             .collect();
-        let ranks: Vec<_> =
-            predictions.iter().map(|p| rank_of(&p.target, p.items.iter().copied())).collect();
+        let ranks: Vec<_> = predictions.iter().map(Prediction::rank).collect();
         Ok(Evaluation { metrics: Metrics::of(&ranks), predictions })
     }
 }
@@ -110,12 +170,12 @@ pub struct Popularity {
 }
 
 impl Popularity {
-    /// Items by training interactions, ties by item id; the first `depth` are kept.
-    pub fn new(dataset: &Dataset, depth: usize) -> Self {
+    /// Items by training interactions, ties by item id; as many as any metric looks at.
+    pub fn new(dataset: &Dataset) -> Self {
         let counts = dataset.popularity();
         let mut top: Vec<ItemId> = (0..counts.len() as ItemId).collect();
         top.sort_by_key(|&item| (std::cmp::Reverse(counts[item as usize]), item));
-        top.truncate(depth);
+        top.truncate(DEPTH);
         Self { top }
     }
 
@@ -124,5 +184,22 @@ impl Popularity {
         let rank =
             |&user: &usize| rank_of(&dataset.users[user].target(split), self.top.iter().copied());
         Metrics::of(&users.iter().map(rank).collect::<Vec<_>>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::index::{ItemIndex, Level, Source};
+
+    #[test]
+    fn beams_that_name_no_item_are_not_legal() {
+        let level = Level { source: Source::Random, num_codes: 3 };
+        // Codes 0 and 2 occur at the first level, 1 and 2 at the second: positions are 0 and 1.
+        let index = ItemIndex::new(vec![level; 2], vec![0, 1, 2, 2, 2, 1]).unwrap();
+        let path = |codes: &[u32]| FreePath { codes: codes.to_vec(), score: 0.0 };
+        let found = [vec![path(&[0, 0]), path(&[0, 1])], vec![path(&[0, 1]), path(&[1, 0])]];
+        let rate = LegalRate::of(&found, &Trie::new(&index));
+        assert_eq!(rate, LegalRate { share: 0.5, first: 0.5, users: 2 });
     }
 }

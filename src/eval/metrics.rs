@@ -1,13 +1,27 @@
-//! Ranking metrics with one relevant item a user (docs/method.md).
+//! Ranking metrics with one relevant item a user (docs/evaluation.md).
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-/// Where the lists are cut for Recall.
-const RECALL_AT: [usize; 4] = [1, 5, 10, 20];
-/// Where the lists are cut for NDCG.
-const NDCG_AT: [usize; 3] = [5, 10, 20];
-/// Where the lists are cut for the mean reciprocal rank.
-const MRR_AT: usize = 20;
+/// What a rank is worth where lists are cut at `k`.
+type Gain = fn(rank: Option<usize>, k: usize) -> f64;
+
+/// Name, gain and cut of each metric, in reading order.
+const METRICS: [(&str, Gain, usize); 8] = [
+    ("recall@1", recall_at_k, 1),
+    ("recall@5", recall_at_k, 5),
+    ("recall@10", recall_at_k, 10),
+    ("recall@20", recall_at_k, DEPTH),
+    ("ndcg@5", ndcg_at_k, 5),
+    ("ndcg@10", ndcg_at_k, 10),
+    ("ndcg@20", ndcg_at_k, DEPTH),
+    ("mrr@20", reciprocal_rank_at_k, DEPTH),
+];
+
+/// How many metrics there are.
+pub(super) const COUNT: usize = METRICS.len();
+
+/// The deepest cut: what stands further down a list is worth nothing to any metric.
+pub const DEPTH: usize = 20;
 
 /// 1 if the target stands in the first `k`; `rank` counts from 1.
 pub fn recall_at_k(rank: Option<usize>, k: usize) -> f64 {
@@ -24,43 +38,56 @@ pub fn reciprocal_rank_at_k(rank: Option<usize>, k: usize) -> f64 {
     rank.filter(|&r| r <= k).map_or(0.0, |r| 1.0 / r as f64)
 }
 
-/// Means over users, by name, in reading order.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Metrics(Vec<(String, f64)>);
+/// What a rank is worth to each metric.
+pub(super) fn gains(rank: Option<usize>) -> [f64; COUNT] {
+    METRICS.map(|(_, gain, k)| gain(rank, k))
+}
+
+/// A value for each metric, in reading order; in JSON an object.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PerMetric<T>([T; COUNT]);
+
+/// Means over users.
+pub type Metrics = PerMetric<f64>;
+
+impl<T> PerMetric<T> {
+    /// The values of the metrics at their places in the reading order.
+    pub(super) fn from_fn(value: impl FnMut(usize) -> T) -> Self {
+        Self(std::array::from_fn(value))
+    }
+
+    /// (name, value) in reading order.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &T)> {
+        METRICS.iter().map(|&(name, ..)| name).zip(&self.0)
+    }
+
+    /// The value of a metric such as `recall@10`.
+    pub fn get(&self, name: &str) -> Option<&T> {
+        self.iter().find(|(n, _)| *n == name).map(|(_, value)| value)
+    }
+
+    /// The values without their names.
+    pub(super) fn values(&self) -> &[T; COUNT] {
+        &self.0
+    }
+}
+
+impl<T: Serialize> Serialize for PerMetric<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
 
 impl Metrics {
     /// The metrics of users whose target stands at these ranks (from 1; `None`: not in the list).
     pub fn of(ranks: &[Option<usize>]) -> Self {
-        let mean = |gain: &dyn Fn(Option<usize>) -> f64| {
-            ranks.iter().map(|&r| gain(r)).sum::<f64>() / ranks.len().max(1) as f64
-        };
-        let mut all = Vec::new();
-        for k in RECALL_AT {
-            all.push((format!("recall@{k}"), mean(&|r| recall_at_k(r, k))));
+        let mut sums = [0.0; COUNT];
+        for &rank in ranks {
+            for (sum, gain) in sums.iter_mut().zip(gains(rank)) {
+                *sum += gain;
+            }
         }
-        for k in NDCG_AT {
-            all.push((format!("ndcg@{k}"), mean(&|r| ndcg_at_k(r, k))));
-        }
-        all.push((format!("mrr@{MRR_AT}"), mean(&|r| reciprocal_rank_at_k(r, MRR_AT))));
-        Self(all)
-    }
-
-    /// (name, value) in reading order.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, f64)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), *value))
-    }
-
-    /// The value of a metric such as `recall@10`.
-    pub fn get(&self, name: &str) -> Option<f64> {
-        self.iter().find(|(n, _)| *n == name).map(|(_, v)| v)
-    }
-
-    /// As a JSON object, in reading order.
-    pub fn to_json(&self) -> serde_json::Value {
-        self.iter()
-            .map(|(n, v)| (n.to_string(), v.into()))
-            .collect::<serde_json::Map<_, _>>()
-            .into()
+        Self(sums.map(|sum| sum / ranks.len().max(1) as f64))
     }
 }
 
@@ -76,10 +103,10 @@ mod tests {
     #[test]
     fn metrics_by_hand() {
         let m = Metrics::of(&[Some(1), Some(3), Some(11), None]);
-        assert_eq!(m.get("recall@1"), Some(0.25));
-        assert_eq!(m.get("recall@10"), Some(0.5));
-        assert_eq!(m.get("recall@20"), Some(0.75));
-        assert_eq!(m.get("ndcg@10"), Some((1.0 + 0.5) / 4.0));
+        assert_eq!(m.get("recall@1"), Some(&0.25));
+        assert_eq!(m.get("recall@10"), Some(&0.5));
+        assert_eq!(m.get("recall@20"), Some(&0.75));
+        assert_eq!(m.get("ndcg@10"), Some(&((1.0 + 0.5) / 4.0)));
         let mrr = (1.0 + 1.0 / 3.0 + 1.0 / 11.0) / 4.0;
         assert!((m.get("mrr@20").unwrap() - mrr).abs() < 1e-12);
     }
@@ -87,11 +114,25 @@ mod tests {
     #[test]
     fn ndcg_never_exceeds_recall() {
         for rank in (1..30).map(Some).chain([None]) {
-            for k in NDCG_AT {
+            for k in [5, 10, 20] {
                 let (n, r) = (ndcg_at_k(rank, k), recall_at_k(rank, k));
                 assert!(0.0 <= n && n <= r && r <= 1.0);
             }
         }
+    }
+
+    #[test]
+    fn nothing_counts_below_the_deepest_cut() {
+        assert!(METRICS.iter().all(|&(name, _, k)| name.ends_with(&format!("@{k}"))));
+        assert!(gains(Some(DEPTH))[COUNT - 1] > 0.0);
+        assert_eq!(gains(Some(DEPTH + 1)), [0.0; COUNT]);
+    }
+
+    #[test]
+    fn json_names_the_metrics_in_reading_order() {
+        let json = serde_json::to_string(&Metrics::of(&[Some(1)])).unwrap();
+        assert!(json.starts_with(r#"{"recall@1":1.0,"recall@5":1.0"#), "{json}");
+        assert!(json.ends_with(r#""mrr@20":1.0}"#), "{json}");
     }
 
     #[test]

@@ -1,22 +1,30 @@
 //! Evaluating and using the models of a run.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use rand::seq::index::sample;
 use serde_json::{Value, json};
 
-use super::model::{Tokens, Trained};
+use super::model::{Tokens, Trained, precision};
 use super::{Monitor, Run, Stage, peak_memory_bytes};
-use crate::data::Split;
+use crate::config::Float;
+use crate::data::{ItemId, Split};
 use crate::decode::BeamSearch;
-use crate::eval::{Metrics, Popularity, Recommender};
+use crate::eval::{CONFIDENCE, Popularity, RESAMPLES, Recommender, Report};
 use crate::index::{ItemIndex, Trie};
 use crate::model::Llama;
 use crate::tasks::Prompts;
 use crate::train::TrainConfig;
 use crate::{Result, files, rng};
+
+/// So many users at most are asked what they would be recommended without the trie.
+const LEGAL_RATE_USERS: usize = 500;
+
+/// The beam up to which `eval.batch` users are scored together; wider ones take fewer users, so that a
+/// step holds no more hypotheses.
+const FULL_BATCH_BEAM: usize = 20;
 
 /// What to evaluate.
 #[derive(Debug, Clone, Copy)]
@@ -33,17 +41,37 @@ pub struct EvalRequest {
 
 impl EvalRequest {
     /// The name of the result, without extension.
-    fn name(&self) -> String {
-        let adapter = if self.adapter { "on" } else { "off" };
+    pub(super) fn name(&self) -> String {
         let limit = self.limit.map_or(String::new(), |n| format!("-lim{n}"));
-        format!("{}-{adapter}-b{}{limit}", self.split, self.beam)
+        format!("{}-{}-b{}{limit}", self.split, self.adapter_switch(), self.beam)
+    }
+
+    /// Where the predictions stand in the run folder `dir`.
+    pub(super) fn predictions(&self, dir: &Path) -> PathBuf {
+        dir.join("eval").join(format!("{}.predictions.jsonl", self.name()))
+    }
+
+    /// Where the result stands in the run folder `dir`.
+    pub(super) fn result(&self, dir: &Path) -> PathBuf {
+        dir.join("eval").join(format!("{}.json", self.name()))
+    }
+
+    /// The words that ask for it, after `llmbs`.
+    pub(super) fn command(&self) -> String {
+        let limit = self.limit.map_or(String::new(), |n| format!(" --limit {n}"));
+        let (split, adapter, beam) = (self.split, self.adapter_switch(), self.beam);
+        format!("eval --split {split} --adapter {adapter} --beam {beam}{limit}")
+    }
+
+    fn adapter_switch(&self) -> &'static str {
+        if self.adapter { "on" } else { "off" }
     }
 }
 
 /// The result of an evaluation.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EvalResult {
-    /// `{"metrics": …, "popularity": …, "settings": …, "performance": …}`
+    /// What docs/evaluation.md describes.
     pub json: Value,
     /// Where it stands.
     pub path: PathBuf,
@@ -60,12 +88,10 @@ impl Run {
         monitor: &mut dyn Monitor,
     ) -> Result<EvalResult> {
         self.require_model(request.adapter)?;
-        let users = self.dataset.users.len();
-        let users: Vec<usize> = (0..request.limit.map_or(users, |n| n.min(users))).collect();
+        let users = self.users_of(request);
         let settings = self.eval_settings(request, users.len());
-        let folder = self.dir.join("eval");
-        let path = folder.join(format!("{}.json", request.name()));
-        if path.exists() && !force {
+        let (path, predictions) = (request.result(&self.dir), request.predictions(&self.dir));
+        if path.exists() && predictions.exists() && !force {
             let found: Value = files::read_json(&path)?;
             if found["settings"] == settings {
                 return Ok(EvalResult { json: found, path, was_done: true });
@@ -76,26 +102,34 @@ impl Run {
         let prompts = trained.tokens.prompts(self)?;
         let trie = Trie::new(&trained.index);
         let recommender = self.recommender(&model, &trained.tokens, &prompts, &trie, request.beam);
+        let (split, history) = (request.split, self.config.data.history);
+
         let start = Instant::now();
-        monitor.begin(&format!("evaluate {}", request.name()), users.len() as u64);
-        let evaluation = recommender.evaluate(
-            &self.dataset,
-            &users,
-            request.split,
-            self.config.data.history,
-            &mut |done| {
-                let rate = done as f64 / start.elapsed().as_secs_f64();
-                monitor.advance(done as u64, &format!("{rate:.1} users/s"));
-            },
-        )?;
-        monitor.end();
+        let what = format!("evaluate {}", request.name());
+        let evaluation = with_progress(monitor, &what, users.len(), |on_batch| {
+            recommender.evaluate(&self.dataset, &users, split, history, on_batch)
+        })?;
         let seconds = start.elapsed().as_secs_f64();
-        let depth = evaluation.predictions.iter().map(|p| p.items.len()).max().unwrap_or(0).max(20);
-        let popularity =
-            Popularity::new(&self.dataset, depth).evaluate(&self.dataset, &users, request.split);
+
+        let asked = sample_of(&users, LEGAL_RATE_USERS, self.config.seed, "legal rate users");
+        let histories: Vec<&[ItemId]> =
+            asked.iter().map(|&user| self.dataset.users[user].history(split, history)).collect();
+        let legal_rate = with_progress(monitor, "legal rate", histories.len(), |on_batch| {
+            recommender.legal_rate(&histories, on_batch)
+        })?;
+
+        let predicted = &evaluation.predictions;
+        let report =
+            Report::new(&self.dataset, &users, split, history, predicted, self.config.seed);
+        let popularity = Popularity::new(&self.dataset).evaluate(&self.dataset, &users, split);
         let json = json!({
-            "metrics": evaluation.metrics.to_json(),
-            "popularity": popularity.to_json(),
+            "metrics": report.metrics,
+            "intervals": report.intervals,
+            "popularity": popularity,
+            "by_history": report.by_history,
+            "by_popularity": report.by_popularity,
+            "coverage": report.coverage,
+            "legal_rate": legal_rate,
             "settings": settings,
             "performance": {
                 "seconds": seconds,
@@ -104,8 +138,8 @@ impl Run {
                 "machine": self.machine(),
             },
         });
-        files::write_with(&folder.join(format!("{}.predictions.jsonl", request.name())), |file| {
-            for prediction in &evaluation.predictions {
+        files::write_with(&predictions, |file| {
+            for prediction in predicted {
                 serde_json::to_writer(&mut *file, prediction)?;
                 file.write_all(b"\n")?;
             }
@@ -113,6 +147,12 @@ impl Run {
         })?;
         files::write_json(&path, &json)?;
         Ok(EvalResult { json, path, was_done: false })
+    }
+
+    /// The users an evaluation is about, by their positions in the dataset.
+    pub(super) fn users_of(&self, request: EvalRequest) -> Vec<usize> {
+        let all = self.dataset.users.len();
+        (0..request.limit.map_or(all, |n| n.min(all))).collect()
     }
 
     /// Whether the annealing adapter can be switched on.
@@ -140,23 +180,46 @@ impl Run {
             vocabulary: &tokens.vocabulary,
             trie,
             search: BeamSearch { width: beam, normalize: self.config.eval.normalize },
-            batch: self.config.eval.batch,
+            batch: self.eval_batch(beam),
         }
     }
 
+    /// How many users are searched for together.
+    pub(super) fn eval_batch(&self, beam: usize) -> usize {
+        let most = self.config.eval.batch;
+        (most * FULL_BATCH_BEAM / beam).clamp(1, most)
+    }
+
     /// What decides an evaluation's outcome.
-    fn eval_settings(&self, request: EvalRequest, users: usize) -> Value {
+    pub(super) fn eval_settings(&self, request: EvalRequest, users: usize) -> Value {
         let digest = |stage: Stage, file: &str| {
             let record = self.manifest.stages.get(&stage)?;
             record.outputs.get(&format!("{}/{file}", stage.folder())).cloned()
         };
+        let backbone = &self.config.backbone;
+        let rounds = self.device.is_cpu() && precision(self).takes_effect();
         json!({
             "split": request.split,
-            "adapter": if request.adapter { "on" } else { "off" },
-            "beam": request.beam,
-            "normalize": self.config.eval.normalize,
-            "history": self.config.data.history,
             "users": users,
+            "limit": request.limit,
+            "history": self.config.data.history,
+            "template": 0,
+            "adapter": request.adapter_switch(),
+            "search": "beam search over the trie of all items",
+            "beam": request.beam,
+            "exhaustive": request.beam >= self.dataset.num_items(),
+            "normalize": self.config.eval.normalize,
+            "score": "sum of the log-probabilities of all item tokens",
+            "length_penalty": "none",
+            "eos": "never",
+            "temperature": 1.0,
+            "ties": "smaller item id",
+            "excluded_items": "none",
+            "dtype": backbone.dtype,
+            "precision": if rounds { Float::Bf16 } else { backbone.dtype },
+            "batch": self.eval_batch(request.beam),
+            "bootstrap": { "resamples": RESAMPLES, "confidence": CONFIDENCE },
+            "legal_rate_users": users.min(LEGAL_RATE_USERS),
             "items": self.dataset.num_items(),
             "source": self.config.index.source,
             "seed": self.config.seed,
@@ -188,16 +251,10 @@ impl<'a> Validation<'a> {
         prompts: &'a Prompts,
         config: &TrainConfig,
     ) -> Self {
-        let all = run.dataset.users.len();
+        let all: Vec<usize> = (0..run.dataset.users.len()).collect();
         let users = match config.validation_users {
-            0 => (0..all).collect(),
-            n if n >= all => (0..all).collect(),
-            n => {
-                let mut stream = rng::stream(run.config.seed, "validation users", &[]);
-                let mut users = sample(&mut stream, all, n).into_vec();
-                users.sort_unstable();
-                users
-            }
+            0 => all,
+            most => sample_of(&all, most, run.config.seed, "validation users"),
         };
         Self { run, tokens, prompts, trie: Trie::new(index), users }
     }
@@ -207,7 +264,7 @@ impl<'a> Validation<'a> {
         let config = &self.run.config;
         let recommender =
             self.run.recommender(model, self.tokens, self.prompts, &self.trie, config.eval.beam);
-        let metrics: Metrics = recommender
+        let metrics = recommender
             .evaluate(
                 &self.run.dataset,
                 &self.users,
@@ -216,6 +273,34 @@ impl<'a> Validation<'a> {
                 &mut |_| {},
             )?
             .metrics;
-        Ok(metrics.get("ndcg@10").unwrap_or(0.0))
+        Ok(metrics.get("ndcg@10").copied().unwrap_or(0.0))
     }
+}
+
+/// `most` of the users, drawn without replacement and in their order; all of them, where there are no more.
+fn sample_of(users: &[usize], most: usize, seed: u64, label: &str) -> Vec<usize> {
+    if most >= users.len() {
+        return users.to_vec();
+    }
+    let mut stream = rng::stream(seed, label, &[]);
+    let mut drawn = sample(&mut stream, users.len(), most).into_vec();
+    drawn.sort_unstable();
+    drawn.into_iter().map(|at| users[at]).collect()
+}
+
+/// Shows how many of `total` users `work` is done with, and how many a second.
+fn with_progress<T>(
+    monitor: &mut dyn Monitor,
+    what: &str,
+    total: usize,
+    work: impl FnOnce(&mut dyn FnMut(usize)) -> Result<T>,
+) -> Result<T> {
+    let start = Instant::now();
+    monitor.begin(what, total as u64);
+    let result = work(&mut |done| {
+        let rate = done as f64 / start.elapsed().as_secs_f64();
+        monitor.advance(done as u64, &format!("{rate:.1} users/s"));
+    });
+    monitor.end();
+    result
 }

@@ -4,6 +4,7 @@
 //! or none; `manifest.json` says which, from what, and with which settings.
 
 mod anneal;
+mod compare;
 mod evaluate;
 mod index;
 mod initial;
@@ -26,6 +27,7 @@ use crate::data::Dataset;
 use crate::data::synth::Shop;
 use crate::{Result, files, invalid};
 
+pub use compare::Comparison;
 pub use evaluate::{EvalRequest, EvalResult};
 pub use manifest::{GIT_REVISION, Manifest, Record, Status};
 pub use recommend::{

@@ -199,7 +199,7 @@ impl Service<'_> {
             for alike in of_a_kind.chunk_by(|a, b| a.width == b.width) {
                 let width = alike[0].width;
                 let search = BeamSearch { width, normalize: self.run.config.eval.normalize };
-                for batch in alike.chunks(self.batch(width)) {
+                for batch in alike.chunks(self.run.eval_batch(width)) {
                     let tokens: Vec<Vec<u32>> = batch.iter().map(|p| p.tokens.clone()).collect();
                     scorer.start(&tokens)?;
                     let found = search.run(&self.trie, batch.len(), &mut scorer)?;
@@ -282,13 +282,6 @@ impl Service<'_> {
         };
         let normalize = self.run.config.eval.normalize;
         LlamaScorer::new(model, &self.tokens.vocabulary, normalize, &instruction)
-    }
-
-    /// How many searches of this width run together: of wider ones fewer, so that a step holds no more
-    /// hypotheses.
-    fn batch(&self, width: usize) -> usize {
-        let eval = &self.run.config.eval;
-        (eval.batch * eval.beam / width).clamp(1, eval.batch)
     }
 
     fn list(&self, prompt: &Prompt, ranked: &[Ranked]) -> Vec<Recommendation> {

@@ -88,7 +88,12 @@ impl KvCache {
     }
 
     /// Appends a layer's keys and values; gives all of them.
-    pub(super) fn append(&mut self, layer: usize, k: Tensor, v: Tensor) -> Result<(Tensor, Tensor)> {
+    pub(super) fn append(
+        &mut self,
+        layer: usize,
+        k: Tensor,
+        v: Tensor,
+    ) -> Result<(Tensor, Tensor)> {
         if matches!(self.held, Held::Nothing) {
             self.held = Held::Graph(Vec::new());
         }

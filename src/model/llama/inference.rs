@@ -8,8 +8,8 @@ use half::bf16;
 use super::cache::Cached;
 use super::pass::{Lines, Pass, gather};
 use super::{DropoutPair, Inner, KvCache, Layer, Llama, Packed};
-use crate::ops::slices::{self, Update};
 use crate::ops;
+use crate::ops::slices::{self, Update};
 
 /// Logits held at a time where probabilities are normalised over more tokens than are asked for.
 const LOGITS: usize = 1 << 22;

@@ -228,11 +228,7 @@ impl Task<'_> {
     }
 
     /// Copies the keys and values that the set can see: first what its rows share, then row by row.
-    fn gather_keys<S: Stored>(
-        &self,
-        inputs: &Inputs<'_, S>,
-        s: &mut Scratch<S>,
-    ) -> Vec<Segment> {
+    fn gather_keys<S: Stored>(&self, inputs: &Inputs<'_, S>, s: &mut Scratch<S>) -> Vec<Segment> {
         let HeadShape { head_dim, .. } = inputs.heads;
         let split = alike(self.set.iter());
         let mut keys: Vec<usize> = self.rows.visible(&self.set[0].context[..split]).collect();

@@ -1,0 +1,157 @@
+//! What a ranking is worth as a whole, to whom, and for which items.
+
+use serde::Serialize;
+
+use super::bootstrap::{Intervals, intervals};
+use super::evaluator::Prediction;
+use super::metrics::Metrics;
+use crate::data::{Dataset, Split};
+
+/// Where the buckets of history lengths begin; the last is open.
+const HISTORY_FROM: [usize; 4] = [1, 5, 10, 20];
+
+/// Where the buckets of training counts begin; the last is open.
+const POPULARITY_FROM: [usize; 6] = [0, 1, 5, 10, 20, 50];
+
+/// The metrics of an evaluation, whole and by bucket, and what of the catalogue it shows.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// Means over users.
+    pub metrics: Metrics,
+    /// Their bootstrap intervals.
+    pub intervals: Intervals,
+    /// Users by the length of the history the model saw.
+    pub by_history: Vec<Bucket>,
+    /// Users by how often their target occurs in training.
+    pub by_popularity: Vec<Bucket>,
+    /// How much of the catalogue is recommended at all.
+    pub coverage: Coverage,
+}
+
+/// The users with a value in a range.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Bucket {
+    /// The least value.
+    pub from: usize,
+    /// The greatest value; none where the range is open.
+    pub to: Option<usize>,
+    /// How many users.
+    pub users: usize,
+    /// Means over these users.
+    pub metrics: Metrics,
+    /// Their bootstrap intervals.
+    pub intervals: Intervals,
+}
+
+/// The share of the catalogue that stands in anybody's list.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Coverage {
+    /// In the first 10 places.
+    #[serde(rename = "coverage@10")]
+    pub top_10: f64,
+    /// In the first 20 places.
+    #[serde(rename = "coverage@20")]
+    pub top_20: f64,
+}
+
+impl Report {
+    /// The report on `predictions` for `users` (positions in the dataset, in the same order).
+    pub fn new(
+        dataset: &Dataset,
+        users: &[usize],
+        split: Split,
+        max_history: usize,
+        predictions: &[Prediction],
+        seed: u64,
+    ) -> Self {
+        let ranks: Vec<_> = predictions.iter().map(Prediction::rank).collect();
+        let history = |&user: &usize| dataset.users[user].history(split, max_history).len();
+        let histories: Vec<usize> = users.iter().map(history).collect();
+        let counts = dataset.popularity();
+        let popularity = |p: &Prediction| counts[p.target as usize] as usize;
+        let popularities: Vec<usize> = predictions.iter().map(popularity).collect();
+        let coverage = |depth| coverage(predictions, depth, dataset.num_items());
+        Self {
+            metrics: Metrics::of(&ranks),
+            intervals: intervals(&ranks, seed),
+            by_history: buckets(&HISTORY_FROM, &histories, &ranks, seed),
+            by_popularity: buckets(&POPULARITY_FROM, &popularities, &ranks, seed),
+            coverage: Coverage { top_10: coverage(10), top_20: coverage(20) },
+        }
+    }
+}
+
+/// Users by their value; buckets without users are left out.
+fn buckets(starts: &[usize], values: &[usize], ranks: &[Option<usize>], seed: u64) -> Vec<Bucket> {
+    let bucket = |(i, &from): (usize, &usize)| {
+        let to = starts.get(i + 1).map(|next| next - 1);
+        let within = |value: usize| value >= from && to.is_none_or(|to| value <= to);
+        let pairs = values.iter().zip(ranks).filter(|(value, _)| within(**value));
+        let ranks: Vec<_> = pairs.map(|(_, &rank)| rank).collect();
+        (!ranks.is_empty()).then(|| Bucket {
+            from,
+            to,
+            users: ranks.len(),
+            metrics: Metrics::of(&ranks),
+            intervals: intervals(&ranks, seed),
+        })
+    };
+    starts.iter().enumerate().filter_map(bucket).collect()
+}
+
+fn coverage(predictions: &[Prediction], depth: usize, num_items: usize) -> f64 {
+    let mut shown = vec![false; num_items];
+    for &item in predictions.iter().flat_map(|p| p.items.iter().take(depth)) {
+        shown[item as usize] = true;
+    }
+    shown.iter().filter(|shown| **shown).count() as f64 / num_items as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Item, ItemId, User};
+
+    fn dataset() -> Dataset {
+        let user = |id: &str, items: &[ItemId]| User { id: id.into(), items: items.to_vec() };
+        // In training: item 0 once, item 1 five times, item 2 never.
+        let users = vec![user("a", &[0, 2, 1]), user("b", &[1, 1, 1, 1, 1, 3, 2])];
+        Dataset::new("Two", users, vec![Item::default(); 50]).unwrap()
+    }
+
+    fn prediction(user: &str, target: ItemId, items: Vec<ItemId>) -> Prediction {
+        let scores = vec![0.0; items.len()];
+        Prediction { user: user.into(), target, items, scores }
+    }
+
+    #[test]
+    fn users_are_told_apart_by_history_and_by_the_targets_popularity() {
+        let predictions = [prediction("a", 1, vec![1, 0]), prediction("b", 2, (10..30).collect())];
+        let report = Report::new(&dataset(), &[0, 1], Split::Test, 20, &predictions, 1);
+        assert_eq!(report.metrics.get("recall@1"), Some(&0.5));
+
+        let seen = |buckets: &[Bucket]| {
+            let seen = |b: &Bucket| (b.from, b.to, b.users, *b.metrics.get("recall@1").unwrap());
+            buckets.iter().map(seen).collect::<Vec<_>>()
+        };
+        assert_eq!(seen(&report.by_history), [(1, Some(4), 1, 1.0), (5, Some(9), 1, 0.0)]);
+        assert_eq!(seen(&report.by_popularity), [(0, Some(0), 1, 0.0), (5, Some(9), 1, 1.0)]);
+
+        // 2 + 10 and 2 + 20 of 50 items.
+        assert_eq!(report.coverage, Coverage { top_10: 0.24, top_20: 0.44 });
+    }
+
+    #[test]
+    fn a_history_is_as_long_as_the_model_saw_it() {
+        let predictions = [prediction("b", 2, vec![2])];
+        let report = Report::new(&dataset(), &[1], Split::Test, 3, &predictions, 1);
+        assert_eq!((report.by_history[0].from, report.by_history.len()), (1, 1));
+    }
+
+    #[test]
+    fn the_last_bucket_is_open() {
+        let found = buckets(&POPULARITY_FROM, &[49, 50, 900], &[None, Some(1), None], 1);
+        let ends: Vec<_> = found.iter().map(|b| (b.from, b.to, b.users)).collect();
+        assert_eq!(ends, [(20, Some(49), 1), (50, None, 2)]);
+    }
+}

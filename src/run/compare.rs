@@ -1,0 +1,121 @@
+//! Two runs compared, user by user.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::{EvalRequest, Manifest, Run, Stage};
+use crate::eval::{self, Difference, PERMUTATIONS, PerMetric, Prediction};
+use crate::{Error, Result, files, invalid};
+
+/// An evaluation of this run beside the same of another.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Comparison {
+    /// The folder of the other run.
+    pub other_run: PathBuf,
+    /// How many users both were evaluated on.
+    pub users: usize,
+    /// How often the two models changed places in the test.
+    pub permutations: usize,
+    /// Each metric of both.
+    pub metrics: PerMetric<Difference>,
+    /// What differs between the settings, by key: `[this, other]`.
+    pub settings: Map<String, Value>,
+}
+
+impl Run {
+    /// Refuses where the run folder `other` has no such evaluation, or one that this run's cannot be
+    /// compared with.
+    ///
+    /// # Errors
+    /// Names what is missing and the command that makes it, or the setting that differs.
+    pub fn check_comparable(&self, request: EvalRequest, other: &Path) -> Result<()> {
+        self.other_settings(request, other).map(|_| ())
+    }
+
+    /// Compares an evaluation of this run, which has been made, with the same of the run in `other`.
+    pub fn compare(&self, request: EvalRequest, other: &Path) -> Result<Comparison> {
+        let (this_settings, other_settings) = self.other_settings(request, other)?;
+        let this = read_predictions(&request.predictions(&self.dir))?;
+        let others = read_predictions(&request.predictions(other))?;
+        let metrics = eval::compare(&this, &others, self.config.seed).map_err(|e| {
+            let (this, other) = (self.dir.display(), other.display());
+            Error::Invalid(format!("{this} and {other} cannot be compared: {e}"))
+        })?;
+        let mut settings = Map::new();
+        for (key, mine) in this_settings.as_object().into_iter().flatten() {
+            let theirs = &other_settings[key];
+            if theirs != mine {
+                settings.insert(key.clone(), json!([mine, theirs]));
+            }
+        }
+        let (users, permutations) = (this.len(), PERMUTATIONS);
+        Ok(Comparison { other_run: other.to_path_buf(), users, permutations, metrics, settings })
+    }
+
+    /// The settings of both evaluations.
+    fn other_settings(&self, request: EvalRequest, other: &Path) -> Result<(Value, Value)> {
+        let (result, command) = (request.result(other), request.command());
+        let dir = other.display();
+        if !result.exists() || !request.predictions(other).exists() {
+            invalid!(
+                "{dir}: there is no evaluation {} to compare with: run `llmbs --run {dir} {command}` \
+                 first",
+                request.name()
+            );
+        }
+        let found: Value = files::read_json(&result)?;
+        let theirs = found["settings"].clone();
+        let mine = self.eval_settings(request, self.users_of(request).len());
+        for (key, what) in
+            [("dataset_fingerprint", "dataset"), ("split", "split"), ("users", "number of users")]
+        {
+            if theirs[key] != mine[key] {
+                invalid!(
+                    "{dir}: its {what} is not this run's ({key} is {} there, {} here): only \
+                     evaluations on the same users of one dataset can be compared",
+                    theirs[key],
+                    mine[key]
+                );
+            }
+        }
+        if !is_of_its_models(other, &theirs)? {
+            invalid!(
+                "{dir}: its models were trained again after the evaluation {}: run `llmbs --run \
+                 {dir} {command}` first",
+                request.name()
+            );
+        }
+        Ok((mine, theirs))
+    }
+}
+
+/// Whether the models that stand in a run folder are those an evaluation was made with.
+fn is_of_its_models(dir: &Path, settings: &Value) -> Result<bool> {
+    let path = dir.join("manifest.json");
+    if !path.exists() {
+        // The evaluation alone was copied here.
+        return Ok(true);
+    }
+    let manifest: Manifest = files::read_json(&path)?;
+    let files = [
+        (Stage::Initial, "initial/model.safetensors", "model_digest"),
+        (Stage::Anneal, "anneal/adapter_model.safetensors", "adapter_digest"),
+    ];
+    Ok(files.into_iter().all(|(stage, file, key)| {
+        let standing = manifest.stages.get(&stage).and_then(|record| record.outputs.get(file));
+        settings[key].as_str().is_none_or(|used| standing.is_some_and(|found| found == used))
+    }))
+}
+
+/// Reads a `.predictions.jsonl` file.
+fn read_predictions(path: &Path) -> Result<Vec<Prediction>> {
+    let text = fs::read_to_string(path).map_err(Error::io(path))?;
+    let read = |(i, line)| {
+        serde_json::from_str(line)
+            .map_err(|e| Error::Invalid(format!("{}:{}: {e}", path.display(), i + 1)))
+    };
+    text.lines().enumerate().map(read).collect()
+}
