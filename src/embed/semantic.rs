@@ -58,7 +58,8 @@ pub fn semantic_embeddings(
             positions: lengths.iter().flat_map(|&n| 0..n as u32).collect(),
             rows: Arc::new(Rows::packed(&lengths)),
         };
-        let hidden = model.infer(&input, None, &(0..input.ids.len() as u32).collect::<Vec<u32>>())?;
+        let hidden =
+            model.infer(&input, None, &(0..input.ids.len() as u32).collect::<Vec<u32>>())?;
         let hidden = hidden.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         let mut rows = hidden.chunks(hidden_size);
         for text in pass {
