@@ -2,71 +2,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod common;
+
 use std::fs;
-use std::path::Path;
 
-use assert_cmd::Command;
-use assert_cmd::cargo::cargo_bin_cmd;
-
-fn llmbs(dir: &Path) -> Command {
-    let mut command = cargo_bin_cmd!("llmbs");
-    command.current_dir(dir);
-    command
-}
-
-/// A configuration that runs in seconds.
-const TINY: &str = r"
-[data.synthetic]
-users = 80
-items = 60
-groups = 6
-[backbone.scratch]
-vocab-size = 400
-hidden-size = 32
-intermediate-size = 64
-num-hidden-layers = 2
-num-attention-heads = 2
-num-key-value-heads = 1
-[index]
-k = 8
-[index.din]
-dim = 8
-epochs = 2
-[train.warmup]
-epochs = 1
-[train.initial]
-epochs = 2
-batch = 32
-learning-rate = 3e-3
-validation-users = 20
-[train.anneal]
-learning-rate = 1e-3
-validation-users = 20
-";
-
-fn tiny() -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    fs::write(dir.path().join("llmbs.toml"), TINY).unwrap();
-    dir
-}
-
-/// Runs, expects exit code `code`, and gives stdout and stderr.
-fn run(dir: &Path, args: &[&str], code: i32) -> (String, String) {
-    let output = llmbs(dir).args(args).output().unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
-    assert_eq!(output.status.code(), Some(code), "{args:?}\n{stdout}\n{stderr}");
-    (stdout, stderr)
-}
-
-fn fails(dir: &Path, args: &[&str], expected: &[&str]) {
-    let (stdout, stderr) = run(dir, args, 1);
-    assert!(stdout.is_empty(), "stdout holds results only: {stdout}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
-    for text in expected {
-        assert!(stderr.contains(text), "{args:?}: {text:?} is not in {stderr}");
-    }
-}
+use common::program::{fails, run, tiny};
 
 #[test]
 fn the_whole_pipeline_runs_stage_by_stage_and_knows_what_is_done() {

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod program;
+
 use std::sync::Arc;
 
 use candle_core::{Device, Tensor};

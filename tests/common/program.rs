@@ -1,0 +1,69 @@
+//! The program on a tiny shop, as a user would run it.
+
+use std::fs;
+use std::path::Path;
+
+use assert_cmd::Command;
+use assert_cmd::cargo::cargo_bin_cmd;
+
+fn llmbs(dir: &Path) -> Command {
+    let mut command = cargo_bin_cmd!("llmbs");
+    command.current_dir(dir);
+    command
+}
+
+/// A configuration that runs in seconds.
+const TINY: &str = r"
+[data.synthetic]
+users = 80
+items = 60
+groups = 6
+[backbone.scratch]
+vocab-size = 400
+hidden-size = 32
+intermediate-size = 64
+num-hidden-layers = 2
+num-attention-heads = 2
+num-key-value-heads = 1
+[index]
+k = 8
+[index.din]
+dim = 8
+epochs = 2
+[train.warmup]
+epochs = 1
+[train.initial]
+epochs = 2
+batch = 32
+learning-rate = 3e-3
+validation-users = 20
+[train.anneal]
+learning-rate = 1e-3
+validation-users = 20
+";
+
+/// A folder with [`TINY`] as its configuration.
+pub(crate) fn tiny() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("llmbs.toml"), TINY).unwrap();
+    dir
+}
+
+/// Runs, expects exit code `code`, and gives stdout and stderr.
+pub(crate) fn run(dir: &Path, args: &[&str], code: i32) -> (String, String) {
+    let output = llmbs(dir).args(args).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+    assert_eq!(output.status.code(), Some(code), "{args:?}\n{stdout}\n{stderr}");
+    (stdout, stderr)
+}
+
+/// Expects a failure that says `expected`, on stderr alone.
+pub(crate) fn fails(dir: &Path, args: &[&str], expected: &[&str]) {
+    let (stdout, stderr) = run(dir, args, 1);
+    assert!(stdout.is_empty(), "stdout holds results only: {stdout}");
+    assert!(!stderr.contains("panicked"), "{stderr}");
+    for text in expected {
+        assert!(stderr.contains(text), "{args:?}: {text:?} is not in {stderr}");
+    }
+}
