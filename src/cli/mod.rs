@@ -4,8 +4,10 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the one place that prints")]
 
 mod args;
+mod generate;
 mod progress;
 mod results;
+mod text;
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -22,8 +24,8 @@ use crate::data::synth::Shop;
 use crate::data::{self, Split, Stats};
 use crate::run::{EvalRequest, Run, Stage, load_dataset, peak_memory_bytes};
 use args::{
-    Args, BenchCommand, BenchTrainArgs, Command, DataCommand, DeviceChoice, EvalArgs, FloatChoice,
-    RecommendArgs, ShapeChoice, StageChoice, Switch,
+    Args, BenchCommand, BenchTrainArgs, Command, DataCommand, DeviceChoice, EvalArgs, EvalTask,
+    FloatChoice, RecommendArgs, ShapeChoice, StageChoice, Switch,
 };
 use progress::Bars;
 
@@ -88,7 +90,11 @@ fn run(args: &Args) -> anyhow::Result<()> {
                     };
                     stage(&mut run, which, *force, &mut bars)
                 }
+                Command::Eval(eval) if eval.task == EvalTask::Text => {
+                    text::evaluate(&run, eval, &mut bars)
+                }
                 Command::Eval(eval) => evaluate(&run, eval, &mut bars),
+                Command::Generate(generate) => generate::run(&run, generate, args.seed),
                 Command::Recommend(recommend) => self::recommend(&run, recommend),
                 Command::Run => whole(&mut run, &mut bars),
                 Command::Config | Command::Data { .. } | Command::Bench { .. } => Ok(()),
@@ -100,7 +106,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
 /// The configuration and run folder that the arguments and the place they are given in lead to.
 fn configuration(args: &Args) -> anyhow::Result<(RunConfig, PathBuf)> {
     let mut overrides = args.set.clone();
-    if let Some(seed) = args.seed {
+    // A text may be drawn with another seed than the model was trained with.
+    let draws_alone = matches!(args.command, Command::Generate(_));
+    if let Some(seed) = args.seed.filter(|_| !draws_alone) {
         overrides.push(format!("seed={seed}"));
     }
     let of_run = args.run.as_ref().map(|dir| dir.join("config.toml")).filter(|path| path.exists());

@@ -5,11 +5,13 @@
 
 mod anneal;
 mod evaluate;
+mod generate;
 mod index;
 mod initial;
 mod log;
 mod manifest;
 mod model;
+mod text;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -25,8 +27,11 @@ use crate::data::Dataset;
 use crate::data::synth::Shop;
 use crate::{Result, files, invalid};
 
+pub use crate::decode::Sampling;
 pub use evaluate::{EvalRequest, EvalResult, Recommendation};
+pub use generate::{GenerateRequest, Generated, Stop};
 pub use manifest::{GIT_REVISION, Manifest, Record, Status};
+pub use text::{TextModel, TextRequest};
 
 /// The stages whose results a run folder keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
