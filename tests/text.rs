@@ -111,6 +111,10 @@ fn json(dir: &Path, args: &[&str]) -> Value {
     serde_json::from_str(&run(dir, args, 0).0).unwrap()
 }
 
+fn read(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
 #[test]
 fn the_program_continues_prompts_and_measures_texts() {
     let dir = tiny();
@@ -121,12 +125,10 @@ fn the_program_continues_prompts_and_measures_texts() {
     let files = dir.join("runs/llmbs");
 
     // Item tokens in a prompt are those of the vocabulary.
-    let index: Value =
-        serde_json::from_slice(&fs::read(files.join("index/index.json")).unwrap()).unwrap();
+    let index = read(&files.join("index/index.json"));
     let item: Vec<&str> =
         index["3"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
-    let tokenizer: Value =
-        serde_json::from_slice(&fs::read(files.join("initial/tokenizer.json")).unwrap()).unwrap();
+    let tokenizer = read(&files.join("initial/tokenizer.json"));
     let added = tokenizer["added_tokens"].as_array().unwrap();
     let id = |token: &str| &added.iter().find(|t| t["content"] == token).unwrap()["id"];
     let prompt = format!("What is {}?", item.concat());
@@ -179,11 +181,22 @@ fn the_program_continues_prompts_and_measures_texts() {
     assert!(1.0 < perplexity("off").unwrap());
     assert!(perplexity("off") < perplexity("backbone"), "training is of these texts");
     assert_eq!(again["on"]["metrics"]["next_title"]["samples"], 20);
-    let kept: Value =
-        serde_json::from_slice(&fs::read(files.join("eval/text-off-lim20.json")).unwrap()).unwrap();
-    assert_eq!(kept, again["off"]);
+    assert_eq!(read(&files.join("eval/text-off-lim20.json")), again["off"]);
     let lines = fs::read_to_string(files.join("eval/text-off-lim20.predictions.jsonl")).unwrap();
     assert_eq!(lines.lines().count(), 60);
+
+    // The next title is that of the user's last item, which no training sample ends with.
+    run(dir, &["data", "synth", "--out", "Shop"], 0);
+    let bought = read(&dir.join("Shop/Shop.inter.json"));
+    let texts = read(&dir.join("Shop/Shop.item.json"));
+    for line in lines.lines().skip(40) {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["task"], "next_title");
+        let target = bought[line["of"].as_str().unwrap()].as_array().unwrap().last().unwrap();
+        let title = texts[target.to_string()]["title"].as_str().unwrap();
+        assert!(title.starts_with(line["truth"].as_str().unwrap()), "{line} of {title}");
+    }
+
     let (anew, _) = run(dir, &[&measure[..], &["--force"]].concat(), 0);
     assert_eq!(anew, table, "the same seed gives the same figures");
     let one = json(dir, &[&measure[..], &["--json", "--adapter", "on"]].concat());

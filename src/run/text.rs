@@ -9,11 +9,11 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::evaluate::EvalResult;
-use super::model::{Tokens, Trained, extended_backbone, load_index};
+use super::model::{Tokens, Trained, extended_backbone, load_index, precision};
 use super::{Monitor, Run, Stage, peak_memory_bytes};
-use crate::data::{ItemId, Split};
+use crate::data::{ItemId, Split, User};
 use crate::decode::likeliest;
-use crate::eval::{TextScores, generate, response_losses};
+use crate::eval::{Continuation, TextScores, generate, response_losses};
 use crate::model::Llama;
 use crate::tasks::{Direction, Field, Prompts, Sample};
 use crate::text::Tokenizer;
@@ -194,7 +194,7 @@ impl Run {
         if which == TextModel::Backbone {
             let (config, weights, tokens) = extended_backbone(self, &load_index(self)?)?;
             let model = Llama::new(&config, &weights)?;
-            return Ok((model.with_precision(super::model::precision(self)), tokens));
+            return Ok((model.with_precision(precision(self)), tokens));
         }
         let trained = Trained::load(self)?;
         Ok((trained.model(self, which == TextModel::On)?, trained.tokens))
@@ -214,7 +214,7 @@ impl Run {
         };
         let all: Vec<Case> = if task.direction == Direction::HistoryToText {
             let history = self.config.data.history;
-            let of_user = |user: &crate::data::User| {
+            let of_user = |user: &User| {
                 let target = user.target(Split::Test);
                 case(user.id.clone(), user.history(Split::Test, history), target)
             };
@@ -250,7 +250,7 @@ impl Run {
             generate(model, &prompts, tokenizer.eos(), max_tokens, &mut |_, logits| {
                 likeliest(logits)
             })?;
-        let compare = |(case, continuation): (&Case, crate::eval::Continuation)| {
+        let compare = |(case, continuation): (&Case, Continuation)| {
             let truth: Vec<u32> = case.sample.response().collect();
             // A text field brings its own leading space.
             let text = |ids: &[u32]| tokenizer.decode(ids).map(|text| text.trim().to_string());
