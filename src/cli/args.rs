@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use super::generate::GenerateArgs;
 use crate::data::Split;
 
 /// A generative recommender in one binary: from interactions and item texts to a language model that
@@ -64,6 +65,8 @@ pub(super) enum Command {
     },
     /// Rank the whole catalogue for every user and score the ranking
     Eval(EvalArgs),
+    /// Continue a prompt with the trained model; --seed is that of the draws alone
+    Generate(GenerateArgs),
     /// Recommend items to a user, after a history, or by a description; one, a file of them, or line by
     /// line (docs/recommend.md)
     Recommend(RecommendArgs),
@@ -189,6 +192,9 @@ pub(super) enum DataCommand {
 
 #[derive(Debug, Default, ClapArgs)]
 pub(super) struct EvalArgs {
+    /// What is asked of the model
+    #[arg(long, default_value = "recommend")]
+    pub(super) task: EvalTask,
     /// Beam width, or several to compare; one as wide as the catalogue scores every item [default:
     /// eval.beam of the configuration]
     #[arg(long, value_name = "N,N,…", value_delimiter = ',')]
@@ -199,8 +205,8 @@ pub(super) struct EvalArgs {
     /// With or without the annealing adapter [default: both, where there is one]
     #[arg(long)]
     pub(super) adapter: Option<Switch>,
-    /// Only the first this many users
-    #[arg(long, value_name = "USERS")]
+    /// Only the first this many users; of texts, at most this many samples a kind [default: 500]
+    #[arg(long, value_name = "N")]
     pub(super) limit: Option<usize>,
     /// Test each metric against the same evaluation of another run, user by user
     #[arg(long, value_name = "OTHER_RUN")]
@@ -211,6 +217,15 @@ pub(super) struct EvalArgs {
     /// Evaluate again, even if the result is there
     #[arg(long)]
     pub(super) force: bool,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum EvalTask {
+    /// The next item
+    #[default]
+    Recommend,
+    /// Titles and descriptions
+    Text,
 }
 
 #[derive(Debug, ClapArgs)]

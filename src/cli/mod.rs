@@ -6,10 +6,12 @@
 mod args;
 mod bench;
 mod eval;
+mod generate;
 mod progress;
 mod recommend;
 mod request;
 mod results;
+mod text;
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -24,7 +26,7 @@ use crate::config::{DEMO, RunConfig};
 use crate::data::synth::Shop;
 use crate::data::{self, Stats};
 use crate::run::{Run, Stage, load_dataset};
-use args::{Args, Command, DataCommand, DeviceChoice, EvalArgs, StageChoice};
+use args::{Args, Command, DataCommand, DeviceChoice, EvalArgs, EvalTask, StageChoice};
 use progress::Bars;
 
 /// Runs the program on the process's arguments.
@@ -88,7 +90,11 @@ fn run(args: &Args) -> anyhow::Result<()> {
                     };
                     stage(&mut run, which, *force, &mut bars)
                 }
+                Command::Eval(eval) if eval.task == EvalTask::Text => {
+                    text::evaluate(&run, eval, &mut bars)
+                }
                 Command::Eval(eval) => eval::evaluate(&run, eval, &mut bars),
+                Command::Generate(generate) => generate::run(&run, generate, args.seed),
                 Command::Recommend(recommend) => recommend::recommend(&run, recommend, &mut bars),
                 Command::Run => whole(&mut run, &mut bars),
                 Command::Config | Command::Data { .. } | Command::Bench { .. } => Ok(()),
@@ -100,7 +106,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
 /// The configuration and run folder that the arguments and the place they are given in lead to.
 fn configuration(args: &Args) -> anyhow::Result<(RunConfig, PathBuf)> {
     let mut overrides = args.set.clone();
-    if let Some(seed) = args.seed {
+    // A text may be drawn with another seed than the model was trained with.
+    let draws_alone = matches!(args.command, Command::Generate(_));
+    if let Some(seed) = args.seed.filter(|_| !draws_alone) {
         overrides.push(format!("seed={seed}"));
     }
     let of_run = args.run.as_ref().map(|dir| dir.join("config.toml")).filter(|path| path.exists());

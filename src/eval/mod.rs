@@ -1,17 +1,22 @@
-//! Evaluation: full ranking of the catalogue for every user, and what the ranking is worth.
+//! Evaluation: full ranking of the catalogue for every user and what the ranking is worth; texts written and
+//! how like the true ones they are.
 
 mod bootstrap;
 mod compare;
 mod evaluator;
+mod generate;
 mod metrics;
 mod report;
 mod scorer;
+mod text;
 
 pub use bootstrap::{CONFIDENCE, Intervals, RESAMPLES, intervals};
 pub use compare::{Difference, PERMUTATIONS, compare};
 pub use evaluator::{Evaluation, LegalRate, Popularity, Prediction, Recommender};
+pub use generate::{Continuation, generate};
 pub use metrics::{
     DEPTH, Metrics, PerMetric, ndcg_at_k, rank_of, recall_at_k, reciprocal_rank_at_k,
 };
 pub use report::{Bucket, Coverage, Report};
 pub use scorer::{ItemVocabulary, LlamaScorer};
+pub use text::{TextScores, response_losses};

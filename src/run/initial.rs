@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 
 use super::index::load_matrix;
 use super::log::TrainLog;
-use super::model::{Tokens, backbone, load_index, precision};
+use super::model::{extended_backbone, load_index, precision};
 use super::{Monitor, Run, evaluate, peak_memory_bytes};
 use crate::config::{TrainEmbeddings, Tuning};
 use crate::model::adapter::{self, Adapters};
 use crate::model::llama::{EMBEDDING, HEAD};
-use crate::model::{Backbone, Llama, Weights, init, save_folder, save_safetensors};
+use crate::model::{Llama, Weights, save_folder, save_safetensors};
 use crate::nn::Params;
 use crate::train::{Projectors, TrainOutcome, Trainer};
 use crate::{Result, files};
@@ -21,10 +21,8 @@ use crate::{Result, files};
 pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>, Value)> {
     let config = &run.config.train;
     let index = load_index(run)?;
-    let Backbone { config: mut llama, mut weights, tokenizer } = backbone(run)?;
-    let tokens = Tokens::extend(tokenizer, &index)?;
+    let (llama, mut weights, tokens) = extended_backbone(run, &index)?;
     let first = tokens.vocabulary.first as usize;
-    init::resize(&mut llama, &mut weights, first, tokens.added, run.config.seed)?;
 
     let mut params = Params::new();
     let adapters = make_trainable(run, &llama, &mut weights, first, &mut params)?;

@@ -88,6 +88,12 @@ impl Manifest {
         // Provenance follows the newest program and data; each stage's record keeps its own.
         Ok(Self { stages: found.stages, ..fresh })
     }
+
+    /// The digest of a file in a stage's folder, if the stage wrote it.
+    pub(super) fn output(&self, stage: Stage, file: &str) -> Option<&str> {
+        let outputs = &self.stages.get(&stage)?.outputs;
+        outputs.get(&format!("{}/{file}", stage.folder())).map(String::as_str)
+    }
 }
 
 /// The settings that decide what `stage` computes, by dotted key.

@@ -6,12 +6,14 @@
 mod anneal;
 mod compare;
 mod evaluate;
+mod generate;
 mod index;
 mod initial;
 mod log;
 mod manifest;
 mod model;
 mod recommend;
+mod text;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -27,13 +29,16 @@ use crate::data::Dataset;
 use crate::data::synth::Shop;
 use crate::{Result, files, invalid};
 
+pub use crate::decode::Sampling;
 pub use compare::Comparison;
 pub use evaluate::{EvalRequest, EvalResult};
+pub use generate::{GenerateRequest, Generated, Stop};
 pub use manifest::{GIT_REVISION, Manifest, Record, Status};
 pub use recommend::{
     Explanation, NamedItem, Query, RecommendOptions, Recommendation, Service, SharedPrefix,
     TokenMeaning,
 };
+pub use text::{TextModel, TextRequest};
 
 /// The stages whose results a run folder keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

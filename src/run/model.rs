@@ -10,7 +10,7 @@ use crate::config::Float;
 use crate::eval::ItemVocabulary;
 use crate::index::{ItemIndex, Source, store};
 use crate::model::adapter::{self, Adapters};
-use crate::model::{Backbone, Llama, LlamaConfig, Weights, load_backbone, load_folder};
+use crate::model::{Backbone, Llama, LlamaConfig, Weights, init, load_backbone, load_folder};
 use crate::ops::Precision;
 use crate::tasks::Prompts;
 use crate::text::Tokenizer;
@@ -37,6 +37,19 @@ pub(super) fn precision(run: &Run) -> Precision {
 /// The backbone before any stage: the configured checkpoint, or the one made from scratch.
 pub(super) fn backbone(run: &Run) -> Result<Backbone> {
     load_backbone(&backbone_path(run), dtype(run.config.backbone.dtype), &run.device)
+}
+
+/// The backbone with rows for the item tokens and `<con>`, all of them untrained: where stage `initial`
+/// begins.
+pub(super) fn extended_backbone(
+    run: &Run,
+    index: &ItemIndex,
+) -> Result<(LlamaConfig, Weights, Tokens)> {
+    let Backbone { mut config, mut weights, tokenizer } = backbone(run)?;
+    let tokens = Tokens::extend(tokenizer, index)?;
+    let first = tokens.vocabulary.first as usize;
+    init::resize(&mut config, &mut weights, first, tokens.added, run.config.seed)?;
+    Ok((config, weights, tokens))
 }
 
 fn backbone_path(run: &Run) -> String {

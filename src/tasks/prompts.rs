@@ -22,6 +22,17 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// The tokens before the response.
+    pub fn prompt(&self) -> &[u32] {
+        let end = self.labels.first().map_or(self.ids.len(), |(at, _)| *at as usize + 1);
+        &self.ids[..end]
+    }
+
+    /// The tokens to be predicted, the end of a text included.
+    pub fn response(&self) -> impl Iterator<Item = u32> {
+        self.labels.iter().map(|(_, id)| *id)
+    }
+
     fn push(&mut self, ids: &[u32]) {
         for &id in ids {
             self.positions.push(self.next_position());
@@ -187,8 +198,8 @@ impl Prompts {
         contrast: bool,
         stream: &mut Rng,
     ) -> Option<Sample> {
-        let fits = |t: &&Template| t.fields().all(|f| !self.field(item, f).is_empty());
-        let fitting: Vec<&Template> = self.templates.of(direction).iter().filter(fits).collect();
+        let fitting: Vec<&Template> =
+            self.templates.of(direction).iter().filter(|t| self.fits(t, item)).collect();
         let pick = (rng::uniform(stream) * fitting.len() as f64) as usize;
         let mut sample = self.fill(fitting.get(pick)?, history, item, contrast);
         sample.recommends = direction == Direction::Sequence;
@@ -204,6 +215,25 @@ impl Prompts {
     ) -> Sample {
         let template = &self.templates.of(Direction::Sequence)[0];
         Sample { recommends: true, ..self.fill(template, history, item, contrast) }
+    }
+
+    /// The first template of `direction` that answers with `field` alone, filled for `item` after
+    /// `history`; `None` where there is no such template or the item lacks the text.
+    pub fn first_text_sample(
+        &self,
+        direction: Direction,
+        field: Field,
+        history: &[ItemId],
+        item: ItemId,
+    ) -> Option<Sample> {
+        let answers = |t: &&Template| t.output == [Piece::Field(field)];
+        let template = self.templates.of(direction).iter().find(answers)?;
+        self.fits(template, item).then(|| self.fill(template, history, item, false))
+    }
+
+    /// Whether `item` has the texts that `template` asks for.
+    fn fits(&self, template: &Template, item: ItemId) -> bool {
+        template.fields().all(|field| !self.field(item, field).is_empty())
     }
 
     fn fill(

@@ -26,10 +26,14 @@ pub enum Direction {
 
 /// A text field of an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Field {
+pub enum Field {
+    /// The product's name.
     Title,
+    /// A sentence or more about it.
     Description,
+    /// Who makes it.
     Brand,
+    /// Where the shop files it.
     Categories,
 }
 

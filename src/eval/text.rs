@@ -1,0 +1,148 @@
+//! What a model makes of texts: how likely it finds the true ones, and how like them those it writes are.
+
+use std::collections::HashMap;
+
+use candle_core::DType;
+use serde::Serialize;
+
+use super::generate::packed;
+use crate::Result;
+use crate::model::Llama;
+use crate::ops;
+use crate::tasks::Sample;
+
+/// The negative log-likelihood of every response token of `samples`, in order, each given all true tokens
+/// before it (natural logarithm, over the whole vocabulary).
+///
+/// The samples are texts: none holds a `<con>`.
+pub fn response_losses(model: &Llama, samples: &[Sample]) -> Result<Vec<f32>> {
+    let rows: Vec<&[u32]> = samples.iter().map(|s| s.ids.as_slice()).collect();
+    let (mut predictors, mut targets, mut start) = (Vec::new(), Vec::new(), 0);
+    for sample in samples {
+        predictors.extend(sample.labels.iter().map(|(at, _)| start + at));
+        targets.extend(sample.response());
+        start += sample.ids.len() as u32;
+    }
+    let model = model.frozen();
+    let hidden = model.infer(&packed(&rows), None, &predictors)?;
+    let head = model.lm_head().to_dtype(hidden.dtype())?;
+    let losses = ops::cross_entropy(&hidden, &head, &targets, model.precision())?;
+    Ok(losses.to_dtype(DType::F32)?.to_vec1()?)
+}
+
+/// How like the true text a written one is; each from 0 to 1.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct TextScores {
+    /// 1 if they are equal, spaces around them aside.
+    pub exact_match: f64,
+    /// Harmonic mean of precision and recall of the words, each counted as often as it occurs in both
+    /// (ROUGE-1).
+    pub token_f1: f64,
+    /// The same of the longest common subsequence of words (ROUGE-L, Lin 2004).
+    pub rouge_l: f64,
+}
+
+impl TextScores {
+    /// Compares a written text with the true one. Words are runs of letters and digits, in lower case.
+    pub fn of(written: &str, truth: &str) -> Self {
+        let (lower_written, lower_truth) = (written.to_lowercase(), truth.to_lowercase());
+        let (words, true_words) = (words(&lower_written), words(&lower_truth));
+        let f1 = |common: usize| match words.len() + true_words.len() {
+            0 => 1.0,
+            both => 2.0 * common as f64 / both as f64,
+        };
+        Self {
+            exact_match: f64::from(written.trim() == truth.trim()),
+            token_f1: f1(overlap(&words, &true_words)),
+            rouge_l: f1(common_subsequence(&words, &true_words)),
+        }
+    }
+
+    /// The mean of each score; 0 of none.
+    pub fn mean(scores: &[Self]) -> Self {
+        let mean = |score: fn(&Self) -> f64| {
+            scores.iter().map(score).sum::<f64>() / scores.len().max(1) as f64
+        };
+        Self {
+            exact_match: mean(|s| s.exact_match),
+            token_f1: mean(|s| s.token_f1),
+            rouge_l: mean(|s| s.rouge_l),
+        }
+    }
+}
+
+fn words(text: &str) -> Vec<&str> {
+    text.split(|c: char| !c.is_alphanumeric()).filter(|word| !word.is_empty()).collect()
+}
+
+/// How many words the two have in common, in any order.
+fn overlap(a: &[&str], b: &[&str]) -> usize {
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    for word in a {
+        *counts.entry(word).or_default() += 1;
+    }
+    let mut take = |word: &&&str| match counts.get_mut(**word) {
+        Some(left) if *left > 0 => {
+            *left -= 1;
+            true
+        }
+        _ => false,
+    };
+    b.iter().filter(|word| take(word)).count()
+}
+
+/// Length of the longest sequence of words that both have in this order, gaps allowed.
+fn common_subsequence(a: &[&str], b: &[&str]) -> usize {
+    // Of the words of `a` so far, with the first 0, 1, … words of `b`.
+    let mut lengths = vec![0; b.len() + 1];
+    for word in a {
+        let mut diagonal = 0;
+        for (j, other) in b.iter().enumerate() {
+            let above = lengths[j + 1];
+            lengths[j + 1] = if word == other { diagonal + 1 } else { above.max(lengths[j]) };
+            diagonal = above;
+        }
+    }
+    lengths[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scores_by_hand() {
+        // 3 of 4 written and of 5 true words in common; in order only "red cotton".
+        let scores = TextScores::of("shirt Red, cotton blue", "the red cotton shirt; large");
+        assert_eq!(scores.exact_match, 0.0);
+        assert!((scores.token_f1 - 2.0 * 3.0 / 9.0).abs() < 1e-12);
+        assert!((scores.rouge_l - 2.0 * 2.0 / 9.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_word_counts_as_often_as_both_have_it() {
+        let scores = TextScores::of("a a a b", "a b b");
+        assert!((scores.token_f1 - 2.0 * 2.0 / 7.0).abs() < 1e-12);
+        assert!((scores.rouge_l - 2.0 * 2.0 / 7.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn an_exact_match_is_of_letters_and_case_and_not_of_spaces_around() {
+        assert_eq!(TextScores::of(" Blue Lamp\n", "Blue Lamp").exact_match, 1.0);
+        let scores = TextScores::of("blue lamp!", "Blue Lamp");
+        assert_eq!((scores.exact_match, scores.token_f1, scores.rouge_l), (0.0, 1.0, 1.0));
+    }
+
+    #[test]
+    fn texts_without_words_are_like_each_other_only() {
+        assert_eq!(TextScores::of("", "").token_f1, 1.0);
+        assert_eq!(TextScores::of("", "lamp"), TextScores::default());
+        assert_eq!(TextScores::mean(&[]), TextScores::default());
+    }
+
+    #[test]
+    fn means_are_over_samples() {
+        let mean = TextScores::mean(&[TextScores::of("a", "a"), TextScores::of("a b", "b a")]);
+        assert_eq!((mean.exact_match, mean.token_f1, mean.rouge_l), (0.5, 1.0, 0.75));
+    }
+}

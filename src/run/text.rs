@@ -1,0 +1,287 @@
+//! Text ability: how well the models of a run write titles and descriptions (docs/text.md).
+
+use std::fmt;
+use std::io::Write;
+use std::time::Instant;
+
+use rand::seq::index::sample;
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::evaluate::EvalResult;
+use super::model::{Tokens, Trained, extended_backbone, load_index, precision};
+use super::{Monitor, Run, Stage, peak_memory_bytes};
+use crate::data::{ItemId, Split, User};
+use crate::decode::likeliest;
+use crate::eval::{Continuation, TextScores, generate, response_losses};
+use crate::model::Llama;
+use crate::tasks::{Direction, Field, Prompts, Sample};
+use crate::text::Tokenizer;
+use crate::{Result, files, invalid, rng};
+
+/// The samples of each task, where no number is asked for.
+const DEFAULT_LIMIT: usize = 500;
+
+/// Whose text ability is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TextModel {
+    /// The backbone before stage `initial`, with untrained item tokens.
+    Backbone,
+    /// The model of stage `initial`.
+    Off,
+    /// The same with the annealing adapter.
+    On,
+}
+
+impl fmt::Display for TextModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Backbone => "backbone",
+            Self::Off => "off",
+            Self::On => "on",
+        })
+    }
+}
+
+/// What to evaluate.
+#[derive(Debug, Clone, Copy)]
+pub struct TextRequest {
+    /// The model.
+    pub model: TextModel,
+    /// At most this many samples of each task; absent, 500.
+    pub limit: Option<usize>,
+}
+
+impl TextRequest {
+    /// The name of the result, without extension.
+    fn name(&self) -> String {
+        let limit = self.limit.map_or(String::new(), |n| format!("-lim{n}"));
+        format!("text-{}{limit}", self.model)
+    }
+}
+
+/// A kind of sample: which text is asked for, given what.
+#[derive(Debug, Clone, Copy)]
+struct TextTask {
+    name: &'static str,
+    direction: Direction,
+    field: Field,
+}
+
+/// Semantic reconstruction of an item's texts, and preference reconstruction of the test target's title.
+const TASKS: [TextTask; 3] = [
+    TextTask { name: "item_title", direction: Direction::IndexToText, field: Field::Title },
+    TextTask {
+        name: "item_description",
+        direction: Direction::IndexToText,
+        field: Field::Description,
+    },
+    TextTask { name: "next_title", direction: Direction::HistoryToText, field: Field::Title },
+];
+
+/// A sample and the user or item it is of.
+#[derive(Debug)]
+struct Case {
+    of: String,
+    sample: Sample,
+}
+
+/// One text as the model wrote it.
+#[derive(Debug, Serialize)]
+struct Written {
+    task: &'static str,
+    of: String,
+    truth: String,
+    written: String,
+    #[serde(flatten)]
+    scores: TextScores,
+}
+
+/// What a task came to.
+#[derive(Debug, Serialize)]
+struct TaskMetrics {
+    samples: usize,
+    /// Response tokens, ends of texts included.
+    tokens: usize,
+    /// Of a response token, given the true ones before it.
+    perplexity: f64,
+    #[serde(flatten)]
+    scores: TextScores,
+}
+
+impl Run {
+    /// Measures how well a model writes texts; the result is kept, and found again unless `force` is set.
+    pub fn evaluate_text(
+        &self,
+        request: TextRequest,
+        force: bool,
+        monitor: &mut dyn Monitor,
+    ) -> Result<EvalResult> {
+        if !self.dataset.has_text() {
+            invalid!(
+                "{} has no item texts to write: add a *.item.json, or leave out --task text",
+                self.dataset.name
+            );
+        }
+        self.require(Stage::Index)?;
+        if request.model != TextModel::Backbone {
+            self.require(Stage::Initial)?;
+        }
+        if request.model == TextModel::On {
+            self.require(Stage::Anneal)?;
+        }
+        let settings = self.text_settings(request);
+        let folder = self.dir.join("eval");
+        let path = folder.join(format!("{}.json", request.name()));
+        if path.exists() && !force {
+            let found: Value = files::read_json(&path)?;
+            if found["settings"] == settings {
+                return Ok(EvalResult { json: found, path, was_done: true });
+            }
+        }
+        let (model, tokens) = self.text_model(request.model)?;
+        let prompts = tokens.prompts(self)?;
+        let cases: Vec<(TextTask, Vec<Case>)> = (0..)
+            .zip(TASKS)
+            .map(|(i, task)| (task, self.cases(task, i, &prompts, request.limit)))
+            .collect();
+        let start = Instant::now();
+        let total: usize = cases.iter().map(|(_, cases)| cases.len()).sum();
+        monitor.begin(&format!("evaluate {}", request.name()), total as u64);
+        let (mut metrics, mut written) = (Map::new(), Vec::new());
+        for (task, cases) in cases.iter().filter(|(_, cases)| !cases.is_empty()) {
+            let (mut loss, mut count, first) = (0.0, 0, written.len());
+            for batch in cases.chunks(self.config.eval.batch) {
+                let samples: Vec<Sample> = batch.iter().map(|c| c.sample.clone()).collect();
+                let losses = response_losses(&model, &samples)?;
+                loss += losses.iter().map(|&l| f64::from(l)).sum::<f64>();
+                count += losses.len();
+                written.extend(self.write(&model, &tokens.tokenizer, *task, batch)?);
+                monitor.advance(written.len() as u64, task.name);
+            }
+            let scores: Vec<TextScores> = written[first..].iter().map(|w| w.scores).collect();
+            let result = TaskMetrics {
+                samples: cases.len(),
+                tokens: count,
+                perplexity: (loss / count as f64).exp(),
+                scores: TextScores::mean(&scores),
+            };
+            metrics.insert(task.name.into(), json!(result));
+        }
+        monitor.end();
+        let json = json!({
+            "metrics": metrics,
+            "settings": settings,
+            "performance": {
+                "seconds": start.elapsed().as_secs_f64(),
+                "peak_memory_bytes": peak_memory_bytes(),
+                "machine": self.machine(),
+            },
+        });
+        files::write_with(&folder.join(format!("{}.predictions.jsonl", request.name())), |file| {
+            for line in &written {
+                serde_json::to_writer(&mut *file, line)?;
+                file.write_all(b"\n")?;
+            }
+            Ok(())
+        })?;
+        files::write_json(&path, &json)?;
+        Ok(EvalResult { json, path, was_done: false })
+    }
+
+    fn text_model(&self, which: TextModel) -> Result<(Llama, Tokens)> {
+        if which == TextModel::Backbone {
+            let (config, weights, tokens) = extended_backbone(self, &load_index(self)?)?;
+            let model = Llama::new(&config, &weights)?;
+            return Ok((model.with_precision(precision(self)), tokens));
+        }
+        let trained = Trained::load(self)?;
+        Ok((trained.model(self, which == TextModel::On)?, trained.tokens))
+    }
+
+    /// The samples of the task at `position` in [`TASKS`]: all of them, or a random part.
+    fn cases(
+        &self,
+        task: TextTask,
+        position: u64,
+        prompts: &Prompts,
+        limit: Option<usize>,
+    ) -> Vec<Case> {
+        let case = |of: String, history: &[ItemId], item: ItemId| {
+            let sample = prompts.first_text_sample(task.direction, task.field, history, item)?;
+            Some(Case { of, sample })
+        };
+        let all: Vec<Case> = if task.direction == Direction::HistoryToText {
+            let history = self.config.data.history;
+            let of_user = |user: &User| {
+                let target = user.target(Split::Test);
+                case(user.id.clone(), user.history(Split::Test, history), target)
+            };
+            self.dataset.users.iter().filter_map(of_user).collect()
+        } else {
+            let items = 0..self.dataset.num_items() as ItemId;
+            items.filter_map(|item| case(item.to_string(), &[], item)).collect()
+        };
+        let limit = limit.unwrap_or(DEFAULT_LIMIT);
+        if all.len() <= limit {
+            return all;
+        }
+        let mut stream = rng::stream(self.config.seed, "text samples", &[position]);
+        let mut picked = vec![false; all.len()];
+        for at in sample(&mut stream, all.len(), limit) {
+            picked[at] = true;
+        }
+        all.into_iter().zip(picked).filter_map(|(case, picked)| picked.then_some(case)).collect()
+    }
+
+    /// Lets the model write the responses of a batch, always by the likeliest token.
+    fn write(
+        &self,
+        model: &Llama,
+        tokenizer: &Tokenizer,
+        task: TextTask,
+        batch: &[Case],
+    ) -> Result<Vec<Written>> {
+        let prompts: Vec<&[u32]> = batch.iter().map(|case| case.sample.prompt()).collect();
+        // A true text ends within this many tokens: one more is its end.
+        let max_tokens = self.config.train.tasks.max_text_tokens + 1;
+        let continuations =
+            generate(model, &prompts, tokenizer.eos(), max_tokens, &mut |_, logits| {
+                likeliest(logits)
+            })?;
+        let compare = |(case, continuation): (&Case, Continuation)| {
+            let truth: Vec<u32> = case.sample.response().collect();
+            // A text field brings its own leading space.
+            let text = |ids: &[u32]| tokenizer.decode(ids).map(|text| text.trim().to_string());
+            let (written, truth) = (text(&continuation.ids)?, text(&truth)?);
+            let scores = TextScores::of(&written, &truth);
+            Ok(Written { task: task.name, of: case.of.clone(), truth, written, scores })
+        };
+        batch.iter().zip(continuations).map(compare).collect()
+    }
+
+    /// What decides a text evaluation's outcome.
+    fn text_settings(&self, request: TextRequest) -> Value {
+        let digest = |stage, file| self.manifest.output(stage, file);
+        let trained = request.model != TextModel::Backbone;
+        json!({
+            "task": "text",
+            "model": request.model,
+            "limit": request.limit.unwrap_or(DEFAULT_LIMIT),
+            "split": Split::Test,
+            "history": self.config.data.history,
+            "max_text_tokens": self.config.train.tasks.max_text_tokens,
+            "precision": self.config.backbone.precision,
+            "seed": self.config.seed,
+            "dataset": self.dataset.name,
+            "dataset_fingerprint": self.dataset.fingerprint,
+            "index_digest": digest(Stage::Index, "index.json"),
+            "backbone": self.config.backbone.path,
+            "model_digest": trained.then(|| digest(Stage::Initial, "model.safetensors")),
+            "adapter_digest": (request.model == TextModel::On)
+                .then(|| digest(Stage::Anneal, "adapter_model.safetensors")),
+            "git_revision": super::GIT_REVISION,
+        })
+    }
+}

@@ -1,0 +1,215 @@
+//! Texts: what the model writes, cached against uncached, and how the program measures it.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::program::{fails, run, tiny};
+use llmbs::decode::{Sampler, Sampling, likeliest};
+use llmbs::eval::{Continuation, generate, response_losses};
+use llmbs::model::Llama;
+use llmbs::ops;
+use llmbs::tasks::Sample;
+use serde_json::Value;
+
+const PROMPTS: [&[u32]; 3] = [&[4, 9, 2], &[7], &[1, 1, 30, 60, 5, 2, 8]];
+/// A token that no prompt is continued by.
+const NEVER: u32 = u32::MAX;
+
+fn greedy(model: &Llama, prompts: &[&[u32]], eos: u32, max_tokens: usize) -> Vec<Continuation> {
+    generate(model, prompts, eos, max_tokens, &mut |_, logits| likeliest(logits)).unwrap()
+}
+
+/// The logits after each token of `ids`, by one pass over all of them.
+fn logits(model: &Llama, ids: &[u32]) -> Vec<Vec<f32>> {
+    let hidden = common::hidden(model, &[ids]);
+    let hidden = candle_core::Tensor::new(hidden, &candle_core::Device::Cpu).unwrap();
+    ops::linear(&hidden, model.lm_head(), ops::Precision::Full).unwrap().to_vec2().unwrap()
+}
+
+#[test]
+fn generation_on_the_cache_equals_full_passes() {
+    let model = common::model();
+    let written = greedy(&model, &PROMPTS, NEVER, 12);
+    for (prompt, written) in PROMPTS.iter().zip(&written) {
+        let mut ids = prompt.to_vec();
+        for _ in 0..12 {
+            ids.push(likeliest(logits(&model, &ids).last().unwrap()));
+        }
+        assert_eq!(written.ids, ids[prompt.len()..]);
+        assert!(!written.ended);
+    }
+    assert!(written[0].ids != written[1].ids && written[1].ids != written[2].ids);
+}
+
+#[test]
+fn each_text_stops_at_its_own_end() {
+    let model = common::model();
+    let whole = greedy(&model, &PROMPTS, NEVER, 12);
+    // What the first prompt is continued by in the fifth place ends it, and others where they have it.
+    let eos = whole[0].ids[4];
+    let cut = greedy(&model, &PROMPTS, eos, 12);
+    for (whole, cut) in whole.iter().zip(&cut) {
+        let end = whole.ids.iter().position(|&id| id == eos);
+        assert_eq!(cut.ids, whole.ids[..end.unwrap_or(12)]);
+        assert_eq!(cut.ended, end.is_some());
+    }
+    assert!(cut.iter().any(|c| !c.ended), "one text ends later than another");
+}
+
+#[test]
+fn a_prompt_without_tokens_is_refused() {
+    let error = generate(&common::model(), &[&[]], NEVER, 3, &mut |_, _| 0).unwrap_err();
+    assert!(error.to_string().contains("no tokens"), "{error}");
+}
+
+#[test]
+fn the_seed_decides_what_is_drawn_and_the_best_token_alone_is_greedy() {
+    let model = common::model();
+    let draw = |sampling, seed| {
+        let mut sampler = Sampler::new(sampling, seed);
+        generate(&model, &PROMPTS[..1], NEVER, 20, &mut |_, l| sampler.choose(l)).unwrap()
+    };
+    let sampling = Sampling { temperature: 1.0, top_k: None, top_p: 1.0 };
+    assert_eq!(draw(sampling, 5), draw(sampling, 5));
+    assert_ne!(draw(sampling, 5), draw(sampling, 6));
+    let best = Sampling { top_k: Some(1), ..sampling };
+    assert_eq!(draw(best, 5), greedy(&model, &PROMPTS[..1], NEVER, 20));
+}
+
+#[test]
+fn losses_of_responses_equal_the_log_softmax_of_full_passes() {
+    let model = common::model();
+    let sample = |ids: &[u32], prompt: usize| Sample {
+        ids: ids.to_vec(),
+        positions: (0..ids.len() as u32).collect(),
+        labels: (prompt..ids.len()).map(|i| (i as u32 - 1, ids[i])).collect(),
+        ..Sample::default()
+    };
+    let samples = [sample(&[4, 9, 2, 17, 3], 3), sample(&[7, 90, 11, 5], 1)];
+    assert_eq!(samples[0].prompt(), [4, 9, 2]);
+    let mut expected = Vec::new();
+    for sample in &samples {
+        let logits = logits(&model, &sample.ids);
+        for (at, id) in &sample.labels {
+            let row = &logits[*at as usize];
+            let total: f64 = row.iter().map(|&l| f64::from(l).exp()).sum();
+            expected.push(total.ln() - f64::from(row[*id as usize]));
+        }
+    }
+    let losses = response_losses(&model, &samples).unwrap();
+    assert_eq!(losses.len(), expected.len());
+    for (loss, expected) in losses.iter().zip(expected) {
+        assert!((f64::from(*loss) - expected).abs() < 1e-4, "{loss} against {expected}");
+    }
+}
+
+fn json(dir: &Path, args: &[&str]) -> Value {
+    serde_json::from_str(&run(dir, args, 0).0).unwrap()
+}
+
+fn read(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn the_program_continues_prompts_and_measures_texts() {
+    let dir = tiny();
+    let dir = dir.path();
+    fails(dir, &["generate", "--prompt", "What"], &["run `llmbs index` first"]);
+    fails(dir, &["eval", "--task", "text"], &["run `llmbs index` first"]);
+    run(dir, &["run"], 0);
+    let files = dir.join("runs/llmbs");
+
+    // Item tokens in a prompt are those of the vocabulary.
+    let index = read(&files.join("index/index.json"));
+    let item: Vec<&str> =
+        index["3"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
+    let tokenizer = read(&files.join("initial/tokenizer.json"));
+    let added = tokenizer["added_tokens"].as_array().unwrap();
+    let id = |token: &str| &added.iter().find(|t| t["content"] == token).unwrap()["id"];
+    let prompt = format!("What is {}?", item.concat());
+    let ask = ["generate", "--json", "--max-tokens", "8", "--prompt", &prompt];
+    let greedy = json(dir, &ask);
+    let ids = greedy["prompt_ids"].as_array().unwrap();
+    let first = ids.iter().position(|found| found == id(item[0])).unwrap();
+    for (found, token) in ids[first..].iter().zip(&item) {
+        assert_eq!(found, id(token));
+    }
+    assert!(greedy["ids"].as_array().unwrap().len() <= 8);
+    assert!(greedy["stop"] == "eos" || greedy["stop"] == "length");
+    let (text, _) = run(dir, &["generate", "--max-tokens", "8", "--prompt", &prompt], 0);
+    assert_eq!(text.strip_suffix('\n'), greedy["text"].as_str());
+
+    // Draws are of the seed, and the seed asks for no other model.
+    let draw = |seed: &str, more: &[&str]| {
+        let sampled = ["--temperature", "2", "--seed", seed];
+        json(dir, &[&ask[..], &sampled, more].concat())["ids"].clone()
+    };
+    assert_eq!(draw("1", &[]), draw("1", &[]));
+    assert_ne!(draw("1", &[]), draw("2", &[]));
+    assert_eq!(draw("1", &["--top-k", "1"]), greedy["ids"]);
+    assert_eq!(draw("1", &["--top-p", "1e-9"]), greedy["ids"]);
+    json(dir, &[&ask[..], &["--adapter", "on"]].concat());
+    fails(dir, &["generate", "--prompt", ""], &["--prompt"]);
+    fails(dir, &["generate", "--prompt", "a", "--max-tokens", "9999"], &["2048", "--max-tokens"]);
+    fails(dir, &["generate", "--prompt", "a", "--temperature", "nan"], &["--temperature"]);
+    fails(dir, &["generate", "--prompt", "a", "--temperature", "1", "--top-p", "2"], &["--top-p"]);
+    run(dir, &["generate", "--prompt", "a", "--top-k", "2"], 2);
+
+    let measure = ["eval", "--task", "text", "--limit", "20"];
+    let (table, _) = run(dir, &measure, 0);
+    for word in [
+        "backbone",
+        "adapter off",
+        "adapter on",
+        "item_title",
+        "item_description",
+        "next_title",
+        "perplexity",
+        "exact_match",
+        "token_f1",
+        "rouge_l",
+    ] {
+        assert!(table.contains(word), "{word} is not in {table}");
+    }
+    let again = json(dir, &[&measure[..], &["--json"]].concat());
+    let perplexity = |model: &str| again[model]["metrics"]["item_title"]["perplexity"].as_f64();
+    assert!(1.0 < perplexity("off").unwrap());
+    assert!(perplexity("off") < perplexity("backbone"), "training is of these texts");
+    assert_eq!(again["on"]["metrics"]["next_title"]["samples"], 20);
+    assert_eq!(read(&files.join("eval/text-off-lim20.json")), again["off"]);
+    let lines = fs::read_to_string(files.join("eval/text-off-lim20.predictions.jsonl")).unwrap();
+    assert_eq!(lines.lines().count(), 60);
+
+    // The next title is that of the user's last item, which no training sample ends with.
+    run(dir, &["data", "synth", "--out", "Shop"], 0);
+    let bought = read(&dir.join("Shop/Shop.inter.json"));
+    let texts = read(&dir.join("Shop/Shop.item.json"));
+    for line in lines.lines().skip(40) {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_eq!(line["task"], "next_title");
+        let target = bought[line["of"].as_str().unwrap()].as_array().unwrap().last().unwrap();
+        let title = texts[target.to_string()]["title"].as_str().unwrap();
+        assert!(title.starts_with(line["truth"].as_str().unwrap()), "{line} of {title}");
+    }
+
+    let (anew, _) = run(dir, &[&measure[..], &["--force"]].concat(), 0);
+    assert_eq!(anew, table, "the same seed gives the same figures");
+    let one = json(dir, &[&measure[..], &["--json", "--adapter", "on"]].concat());
+    assert_eq!(one["on"]["metrics"], again["on"]["metrics"]);
+    assert_eq!(one.as_object().unwrap().len(), 1);
+    fails(dir, &["eval", "--task", "text", "--beam", "5"], &["--beam"]);
+}
+
+#[test]
+fn measuring_texts_asks_for_texts() {
+    let dir = tiny();
+    run(dir.path(), &["data", "synth", "--out", "Shop"], 0);
+    fs::remove_file(dir.path().join("Shop/Shop.item.json")).unwrap();
+    let args = ["--set", "data.path=Shop", "eval", "--task", "text"];
+    fails(dir.path(), &args, &["Shop has no item texts", "item.json"]);
+}
