@@ -8,7 +8,7 @@ use crate::run::{GenerateRequest, Run, Sampling};
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct GenerateArgs {
-    /// The text to continue; item tokens such as <a_17> may stand in it
+    /// The text to continue; item tokens such as `<a_17>` may stand in it
     #[arg(long, value_name = "TEXT")]
     prompt: String,
     /// The most tokens to write

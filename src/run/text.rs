@@ -89,7 +89,7 @@ struct Case {
 
 /// One text as the model wrote it.
 #[derive(Debug, Serialize)]
-struct Written {
+struct Answer {
     task: &'static str,
     of: String,
     truth: String,
@@ -242,7 +242,7 @@ impl Run {
         tokenizer: &Tokenizer,
         task: TextTask,
         batch: &[Case],
-    ) -> Result<Vec<Written>> {
+    ) -> Result<Vec<Answer>> {
         let prompts: Vec<&[u32]> = batch.iter().map(|case| case.sample.prompt()).collect();
         // A true text ends within this many tokens: one more is its end.
         let max_tokens = self.config.train.tasks.max_text_tokens + 1;
@@ -256,7 +256,7 @@ impl Run {
             let text = |ids: &[u32]| tokenizer.decode(ids).map(|text| text.trim().to_string());
             let (written, truth) = (text(&continuation.ids)?, text(&truth)?);
             let scores = TextScores::of(&written, &truth);
-            Ok(Written { task: task.name, of: case.of.clone(), truth, written, scores })
+            Ok(Answer { task: task.name, of: case.of.clone(), truth, written, scores })
         };
         batch.iter().zip(continuations).map(compare).collect()
     }
