@@ -202,8 +202,21 @@ fn configuration_mistakes_are_named() {
     fails(dir, &["--config", "absent.toml", "config"], &["absent.toml"]);
     fails(dir, &["--set", "index.k=2", "index"], &["k"]);
     assert!(!dir.join("runs/llmbs/index").exists());
-    fails(dir, &["--set", "backbone.dtype=bf16", "--device", "cpu", "index"], &["bf16", "f32"]);
     fails(dir, &["--set", "backbone.path=no/such.gguf", "index"], &["no/such.gguf"]);
+}
+
+#[test]
+fn weights_may_be_bf16_from_the_first_stage_to_the_last() {
+    let dir = tiny();
+    let dir = dir.path();
+    let run = |words: &[&str]| {
+        run(dir, &[&["--set", "backbone.dtype=bf16", "--device", "cpu"], words].concat(), 0).0
+    };
+    run(&["run"]);
+    let evaluation: serde_json::Value = serde_json::from_str(&run(&["eval", "--json"])).unwrap();
+    assert_eq!(evaluation["settings"]["dtype"], "bf16");
+    assert!(run(&["eval", "--task", "text", "--limit", "5"]).contains("perplexity"));
+    assert!(!run(&["generate", "--prompt", "the", "--max-tokens", "3"]).is_empty());
 }
 
 #[test]
