@@ -53,7 +53,7 @@ impl CustomOp1 for LogSumExp {
         let (rows, choices) = layout.shape().dims2()?;
         with_float!(logits.dtype(), T => {
             let logits = cpu::slice::<T>(logits, layout)?;
-            let sums = logits.par_chunks(choices.max(1)).map(|row| log_sum_exp(row)).collect();
+            let sums = logits.par_chunks(choices.max(1)).map(log_sum_exp).collect();
             Ok((T::to_cpu_storage_owned(sums), (rows, 1).into()))
         })
     }

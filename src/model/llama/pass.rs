@@ -45,7 +45,7 @@ impl Lines {
 
     /// Those that the last block has to compute for `needed`; none if they are all.
     pub(super) fn needed(&self, needed: &[u32]) -> Option<Self> {
-        let (rows, chosen) = self.rows.from_first_needed(needed);
+        let (rows, chosen) = self.rows.starting_at_needed(needed);
         if chosen.len() == self.count {
             return None;
         }

@@ -116,7 +116,7 @@ impl Rows {
 
     /// The same rows without the queries before the first in each that is `needed`, and the queries that
     /// stay, ascending.
-    pub(crate) fn from_first_needed(&self, needed: &[u32]) -> (Self, Vec<u32>) {
+    pub(crate) fn starting_at_needed(&self, needed: &[u32]) -> (Self, Vec<u32>) {
         let mut needed = needed.to_vec();
         needed.sort_unstable();
         let mut stay = Vec::new();

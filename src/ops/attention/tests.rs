@@ -52,7 +52,7 @@ fn values_and_gradients_of_the_queries_that_are_needed() {
     let private = (0..76).map(|key| key % 3 == 1).collect();
     let all = Rows::packed(&[5, 4, 67]).with_private(private);
     // The last of the first row, none of the second, and all but the first two of the third.
-    let (rows, stay) = all.from_first_needed(&[70, 4, 11]);
+    let (rows, stay) = all.starting_at_needed(&[70, 4, 11]);
     assert_eq!(stay, std::iter::once(4).chain(11..76).collect::<Vec<u32>>());
     let [q, k, v] = inputs(76, 76, [4, 2, 3]);
     let needed = Tensor::new(&stay[..], &Device::Cpu).unwrap();
