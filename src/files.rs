@@ -55,6 +55,17 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     write(path, &text)
 }
 
+/// Writes each of `values` as JSON on a line of its own.
+pub fn write_json_lines<T: Serialize>(path: &Path, values: &[T]) -> Result<()> {
+    write_with(path, |file| {
+        for value in values {
+            serde_json::to_writer(&mut *file, value)?;
+            file.write_all(b"\n")?;
+        }
+        Ok(())
+    })
+}
+
 /// Reads a JSON file; an error names the file, the line and what is wrong.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let text = fs::read(path).map_err(Error::io(path))?;

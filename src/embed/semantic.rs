@@ -1,13 +1,11 @@
 //! z^s: what the backbone makes of an item's texts (paper, section 3.2).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use ndarray::{Array1, Array2};
 
 use crate::data::{Dataset, Item};
 use crate::model::{Llama, Packed};
-use crate::ops::Rows;
 use crate::text::Tokenizer;
 use crate::{Result, invalid};
 
@@ -52,14 +50,9 @@ pub fn semantic_embeddings(
             end += 1;
         }
         let pass = &texts[first..end];
-        let lengths: Vec<usize> = pass.iter().map(|t| t.ids.len()).collect();
-        let input = Packed {
-            ids: pass.iter().flat_map(|t| &t.ids).copied().collect(),
-            positions: lengths.iter().flat_map(|&n| 0..n as u32).collect(),
-            rows: Arc::new(Rows::packed(&lengths)),
-        };
-        let hidden =
-            model.infer(&input, None, &(0..input.ids.len() as u32).collect::<Vec<u32>>())?;
+        let input = Packed::sequences(&pass.iter().map(|t| &*t.ids).collect::<Vec<_>>());
+        let every: Vec<u32> = (0..input.ids.len() as u32).collect();
+        let hidden = model.infer(&input, None, &every)?;
         let hidden = hidden.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
         let mut rows = hidden.chunks(hidden_size);
         for text in pass {

@@ -64,7 +64,7 @@ pub fn generate(
         next = keys.end;
         open.push(Open { prompt, position: ids.len() as u32, context: vec![keys], token: eos });
     }
-    let (mut input, mut last) = (packed(prompts), Vec::new());
+    let (mut input, mut last) = (Packed::sequences(prompts), Vec::new());
     last.extend(open.iter().map(|o| o.context[0].end as u32 - 1));
     for step in 1..=max_tokens {
         let hidden = model.infer(&input, Some(&mut cache), &last)?;
@@ -104,14 +104,4 @@ fn next_tokens(open: &[Open], base: usize) -> Result<Packed> {
         positions: open.iter().map(|o| o.position).collect(),
         rows: Arc::new(Rows::new(open.iter().enumerate().map(row).collect())?),
     })
-}
-
-/// Whole sequences for one forward pass without a past.
-pub(super) fn packed(rows: &[&[u32]]) -> Packed {
-    let lengths: Vec<usize> = rows.iter().map(|row| row.len()).collect();
-    Packed {
-        ids: rows.concat(),
-        positions: lengths.iter().flat_map(|&n| 0..n as u32).collect(),
-        rows: Arc::new(Rows::packed(&lengths)),
-    }
 }

@@ -60,12 +60,7 @@ impl<'a> LlamaScorer<'a> {
         instruction: &[u32],
     ) -> Result<Self> {
         let mut cache = KvCache::new();
-        let input = Packed {
-            ids: instruction.to_vec(),
-            positions: (0..instruction.len() as u32).collect(),
-            rows: Arc::new(Rows::packed(&[instruction.len()])),
-        };
-        model.infer(&input, Some(&mut cache), &[])?;
+        model.infer(&Packed::sequences(&[instruction]), Some(&mut cache), &[])?;
         let instruction = instruction.len();
         Ok(Self { model, vocabulary, normalize, cache, instruction, rows: Vec::new(), last: None })
     }

@@ -5,9 +5,8 @@ use std::collections::HashMap;
 use candle_core::DType;
 use serde::Serialize;
 
-use super::generate::packed;
 use crate::Result;
-use crate::model::Llama;
+use crate::model::{Llama, Packed};
 use crate::ops;
 use crate::tasks::Sample;
 
@@ -24,7 +23,7 @@ pub fn response_losses(model: &Llama, samples: &[Sample]) -> Result<Vec<f32>> {
         start += sample.ids.len() as u32;
     }
     let model = model.frozen();
-    let hidden = model.infer(&packed(&rows), None, &predictors)?;
+    let hidden = model.infer(&Packed::sequences(&rows), None, &predictors)?;
     let head = model.lm_head().to_dtype(hidden.dtype())?;
     let losses = ops::cross_entropy(&hidden, &head, &targets, model.precision())?;
     Ok(losses.to_dtype(DType::F32)?.to_vec1()?)

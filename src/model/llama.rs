@@ -33,6 +33,18 @@ pub struct Packed {
     pub rows: Arc<Rows>,
 }
 
+impl Packed {
+    /// Whole sequences, which see nothing but themselves.
+    pub fn sequences(sequences: &[&[u32]]) -> Self {
+        let lengths: Vec<usize> = sequences.iter().map(|ids| ids.len()).collect();
+        Self {
+            ids: sequences.concat(),
+            positions: lengths.iter().flat_map(|&n| 0..n as u32).collect(),
+            rows: Arc::new(Rows::packed(&lengths)),
+        }
+    }
+}
+
 /// What the inner values of a block are kept in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Inner {

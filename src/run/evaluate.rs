@@ -1,6 +1,5 @@
 //! Evaluating and using the models of a run.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -138,13 +137,7 @@ impl Run {
                 "machine": self.machine(),
             },
         });
-        files::write_with(&predictions, |file| {
-            for prediction in predicted {
-                serde_json::to_writer(&mut *file, prediction)?;
-                file.write_all(b"\n")?;
-            }
-            Ok(())
-        })?;
+        files::write_json_lines(&predictions, predicted)?;
         files::write_json(&path, &json)?;
         Ok(EvalResult { json, path, was_done: false })
     }
@@ -192,10 +185,7 @@ impl Run {
 
     /// What decides an evaluation's outcome.
     pub(super) fn eval_settings(&self, request: EvalRequest, users: usize) -> Value {
-        let digest = |stage: Stage, file: &str| {
-            let record = self.manifest.stages.get(&stage)?;
-            record.outputs.get(&format!("{}/{file}", stage.folder())).cloned()
-        };
+        let digest = |stage: Stage, file: &str| self.manifest.output(stage, file);
         let backbone = &self.config.backbone;
         let rounds = self.device.is_cpu() && precision(self).takes_effect();
         json!({

@@ -1,7 +1,6 @@
 //! Text ability: how well the models of a run write titles and descriptions (docs/text.md).
 
 use std::fmt;
-use std::io::Write;
 use std::time::Instant;
 
 use rand::seq::index::sample;
@@ -179,13 +178,8 @@ impl Run {
                 "machine": self.machine(),
             },
         });
-        files::write_with(&folder.join(format!("{}.predictions.jsonl", request.name())), |file| {
-            for line in &written {
-                serde_json::to_writer(&mut *file, line)?;
-                file.write_all(b"\n")?;
-            }
-            Ok(())
-        })?;
+        let lines = folder.join(format!("{}.predictions.jsonl", request.name()));
+        files::write_json_lines(&lines, &written)?;
         files::write_json(&path, &json)?;
         Ok(EvalResult { json, path, was_done: false })
     }

@@ -4,11 +4,8 @@
 
 pub(crate) mod program;
 
-use std::sync::Arc;
-
 use candle_core::{Device, Tensor};
 use llmbs::model::{DropoutPair, Llama, LlamaConfig, Packed, Weights, init};
-use llmbs::ops::Rows;
 
 pub(crate) fn config() -> LlamaConfig {
     LlamaConfig { vocab_size: 128, tie_word_embeddings: false, ..LlamaConfig::tiny_test() }
@@ -30,12 +27,7 @@ pub(crate) fn model() -> Llama {
 }
 
 pub(crate) fn packed(rows: &[&[u32]]) -> Packed {
-    let lengths: Vec<usize> = rows.iter().map(|r| r.len()).collect();
-    Packed {
-        ids: rows.concat(),
-        positions: lengths.iter().flat_map(|&n| 0..n as u32).collect(),
-        rows: Arc::new(Rows::packed(&lengths)),
-    }
+    Packed::sequences(rows)
 }
 
 pub(crate) fn hidden(model: &Llama, rows: &[&[u32]]) -> Vec<Vec<f32>> {
