@@ -1,17 +1,19 @@
 //! The configuration of a run: one TOML file, every value with a default here, unknown keys refused.
 
+mod index;
+
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::data::synth::SynthConfig;
 use crate::decode::Normalize;
-use crate::embed::DinConfig;
-use crate::index::Source;
 use crate::model::LoraConfig;
 use crate::tasks::{SrtSelection, TasksConfig};
 use crate::train::{ContrastConfig, TrainConfig};
 use crate::{Error, Result, invalid};
+
+pub use index::{BehaviorConfig, IndexConfig, SemanticConfig};
 
 /// Everything that decides what a run computes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -131,37 +133,6 @@ impl Default for ScratchConfig {
             num_attention_heads: 4,
             num_key_value_heads: 4,
             tie_word_embeddings: false,
-        }
-    }
-}
-
-/// `[index]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct IndexConfig {
-    /// Which signal the codes come from.
-    pub source: Source,
-    /// The largest branching of the trees.
-    pub k: usize,
-    /// Levels of the semantic tree; an index of one source has the total of both.
-    pub semantic_levels: usize,
-    /// Levels of the behavior tree.
-    pub behavior_levels: usize,
-    /// Where a text is cut before it is embedded.
-    pub max_text_tokens: usize,
-    /// The behavior encoder.
-    pub din: DinConfig,
-}
-
-impl Default for IndexConfig {
-    fn default() -> Self {
-        Self {
-            source: Source::Unit,
-            k: 256,
-            semantic_levels: 2,
-            behavior_levels: 2,
-            max_text_tokens: 256,
-            din: DinConfig::default(),
         }
     }
 }
@@ -305,11 +276,12 @@ impl RunConfig {
         };
         let scratch = &self.backbone.scratch;
         need(self.data.history > 0, "data.history must be at least 1");
-        need(self.index.k > 1, "index.k must be at least 2");
-        need(
-            self.index.semantic_levels > 0 && self.index.behavior_levels > 0,
-            "index.semantic-levels and index.behavior-levels must be at least 1",
-        );
+        for (name, tree) in
+            [("semantic", self.index.semantic.tree()), ("behavior", self.index.behavior.tree())]
+        {
+            need(tree.k > 1, &format!("index.{name}.k must be at least 2"));
+            need(tree.levels > 0, &format!("index.{name}.levels must be at least 1"));
+        }
         need(
             scratch.num_attention_heads > 0
                 && scratch.hidden_size.is_multiple_of(2 * scratch.num_attention_heads),
@@ -358,7 +330,7 @@ fn merge(table: &mut toml::Table, over: toml::Table) {
 /// Applies `key.path=value`; a value that is no TOML is taken as a string.
 fn set(table: &mut toml::Table, text: &str) -> Result<()> {
     let Some((path, value)) = text.split_once('=') else {
-        invalid!("--set {text}: expected key=value, for example --set index.k=32");
+        invalid!("--set {text}: expected key=value, for example --set index.semantic.k=32");
     };
     let parsed: std::result::Result<toml::Table, _> = format!("value = {value}").parse();
     let value = parsed
@@ -395,6 +367,7 @@ fn one_line(e: &toml::de::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index::Source;
 
     #[test]
     fn the_resolved_configuration_parses_back() {
@@ -417,9 +390,12 @@ mod tests {
 
     #[test]
     fn overrides_reach_nested_keys() {
-        let set = ["index.k=7".to_string(), "index.source=random".to_string()];
+        let set = ["index.semantic.k=7".to_string(), "index.source=random".to_string()];
         let config = RunConfig::parse("seed = 1", "x.toml", &set).unwrap();
-        assert_eq!((config.index.k, config.index.source, config.seed), (7, Source::Random, 1));
+        assert_eq!(
+            (config.index.semantic.k, config.index.source, config.seed),
+            (7, Source::Random, 1)
+        );
     }
 
     #[test]
@@ -440,9 +416,9 @@ mod tests {
     #[test]
     fn all_violations_are_reported() {
         let mut config = RunConfig::default();
-        config.index.k = 1;
+        config.index.behavior.k = 1;
         config.eval.beam = 0;
         let error = config.check().unwrap_err().to_string();
-        assert!(error.contains("index.k") && error.contains("eval.beam"), "{error}");
+        assert!(error.contains("index.behavior.k") && error.contains("eval.beam"), "{error}");
     }
 }

@@ -47,7 +47,11 @@ fn the_whole_pipeline_runs_stage_by_stage_and_knows_what_is_done() {
     assert_eq!(fs::read(dir.join("runs/llmbs/initial/model.safetensors")).unwrap(), model);
 
     // A changed setting is named, not overwritten.
-    fails(dir, &["--set", "index.k=9", "index"], &["index.k was 8, is now 9", "--force"]);
+    fails(
+        dir,
+        &["--set", "index.semantic.k=9", "index"],
+        &["index.semantic.k was 8, is now 9", "--force"],
+    );
     fails(dir, &["--set", "train.initial.batch=16", "eval"], &["train.initial.batch"]);
 
     let (stdout, _) = run(dir, &["recommend", "--history", "1,2", "--top", "3"], 0);
@@ -200,7 +204,7 @@ fn configuration_mistakes_are_named() {
     fs::write(dir.join("bad.toml"), "[index]\nsource = \"both\"\n").unwrap();
     fails(dir, &["--config", "bad.toml", "config"], &["bad.toml", "both"]);
     fails(dir, &["--config", "absent.toml", "config"], &["absent.toml"]);
-    fails(dir, &["--set", "index.k=2", "index"], &["k"]);
+    fails(dir, &["--set", "index.behavior.k=2", "index"], &["k = 2"]);
     assert!(!dir.join("runs/llmbs/index").exists());
     fails(dir, &["--set", "backbone.path=no/such.gguf", "index"], &["no/such.gguf"]);
 }

@@ -19,7 +19,7 @@ pub(super) struct Args {
     /// Run folder [default: runs/NAME, after the configuration file]
     #[arg(long, global = true, value_name = "DIR")]
     pub(super) run: Option<PathBuf>,
-    /// Override a value of the configuration, e.g. --set index.k=32
+    /// Override a value of the configuration, e.g. --set index.semantic.k=32
     #[arg(long, global = true, value_name = "KEY=VALUE")]
     pub(super) set: Vec<String>,
     /// Where to compute: auto, cpu, cuda or cuda:N

@@ -12,9 +12,7 @@ use super::{Monitor, Run};
 use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::embed::{self, BehaviorEmbedding, semantic_embeddings};
-use crate::index::{
-    HierarchicalKMeans, ItemIndex, Source, Tree, TreePlan, TreeSettings, plan, store,
-};
+use crate::index::{HierarchicalKMeans, ItemIndex, Source, Tree, TreePlan, plan, store};
 use crate::model::{
     Backbone, Llama, LlamaConfig, init, load_safetensors, save_folder, save_safetensors,
 };
@@ -141,7 +139,8 @@ fn prepare_scratch(run: &Run, monitor: &mut dyn Monitor) -> Result<Vec<PathBuf>>
         eos_token_id: vec![tokenizer.eos()],
     };
     let mut weights = init::scratch(&llama, config.seed, &run.device)?;
-    let samples = language_model_samples(&tokenizer, dataset, config.index.max_text_tokens)?;
+    let samples =
+        language_model_samples(&tokenizer, dataset, config.index.semantic.max_text_tokens)?;
     if !samples.is_empty() && config.train.warmup.epochs > 0 {
         let mut params = Params::new();
         for (name, weight) in &mut weights {
@@ -187,7 +186,7 @@ fn embed_texts(run: &Run, backbone: &Backbone, monitor: &mut dyn Monitor) -> Res
         &model,
         &backbone.tokenizer,
         &run.dataset,
-        run.config.index.max_text_tokens,
+        run.config.index.semantic.max_text_tokens,
         &mut |done, total| {
             if !begun {
                 monitor.begin("embed item texts", total as u64);
@@ -202,7 +201,7 @@ fn embed_texts(run: &Run, backbone: &Backbone, monitor: &mut dyn Monitor) -> Res
 
 fn embed_behavior(run: &Run, monitor: &mut dyn Monitor) -> Result<BehaviorEmbedding> {
     let sequences: Vec<&[u32]> = run.dataset.train_sequences().collect();
-    let din = &run.config.index.din;
+    let din = &run.config.index.behavior.din;
     let mut note = String::new();
     let result = embed::train_behavior_embedding(
         &sequences,
@@ -229,8 +228,7 @@ fn embed_behavior(run: &Run, monitor: &mut dyn Monitor) -> Result<BehaviorEmbedd
 /// The trees the configuration asks for.
 pub(super) fn plan_of(config: &RunConfig, num_items: usize) -> Result<Vec<TreePlan>> {
     let index = &config.index;
-    let tree = |levels| TreeSettings { k: index.k, levels };
-    plan(index.source, tree(index.semantic_levels), tree(index.behavior_levels), num_items)
+    plan(index.source, index.semantic.tree(), index.behavior.tree(), num_items)
 }
 
 fn save_matrix(path: &Path, matrix: &Array2<f32>) -> Result<()> {

@@ -25,9 +25,11 @@ intermediate-size = 64
 num-hidden-layers = 2
 num-attention-heads = 2
 num-key-value-heads = 1
-[index]
+[index.semantic]
 k = 8
-[index.din]
+[index.behavior]
+k = 8
+[index.behavior.din]
 dim = 8
 epochs = 2
 [train.warmup]

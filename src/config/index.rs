@@ -1,0 +1,78 @@
+//! `[index]`: how the item index is made.
+
+use serde::{Deserialize, Serialize};
+
+use crate::embed::DinConfig;
+use crate::index::{Source, TreeSettings};
+
+/// `[index]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct IndexConfig {
+    /// Which signal the codes come from. An index of one source has the levels of both.
+    pub source: Source,
+    /// The semantic embedding and its levels.
+    pub semantic: SemanticConfig,
+    /// The behavior embedding and its levels.
+    pub behavior: BehaviorConfig,
+}
+
+impl Default for IndexConfig {
+    fn default() -> Self {
+        Self {
+            source: Source::Unit,
+            semantic: SemanticConfig::default(),
+            behavior: BehaviorConfig::default(),
+        }
+    }
+}
+
+/// `[index.semantic]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct SemanticConfig {
+    /// The largest branching of the tree.
+    pub k: usize,
+    /// Its levels.
+    pub levels: usize,
+    /// Where a text is cut before it is embedded.
+    pub max_text_tokens: usize,
+}
+
+impl Default for SemanticConfig {
+    fn default() -> Self {
+        Self { k: 256, levels: 2, max_text_tokens: 256 }
+    }
+}
+
+impl SemanticConfig {
+    /// The size of the semantic tree.
+    pub fn tree(&self) -> TreeSettings {
+        TreeSettings { k: self.k, levels: self.levels }
+    }
+}
+
+/// `[index.behavior]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct BehaviorConfig {
+    /// The largest branching of the tree.
+    pub k: usize,
+    /// Its levels.
+    pub levels: usize,
+    /// The encoder.
+    pub din: DinConfig,
+}
+
+impl Default for BehaviorConfig {
+    fn default() -> Self {
+        Self { k: 256, levels: 2, din: DinConfig::default() }
+    }
+}
+
+impl BehaviorConfig {
+    /// The size of the behavior tree.
+    pub fn tree(&self) -> TreeSettings {
+        TreeSettings { k: self.k, levels: self.levels }
+    }
+}
