@@ -30,7 +30,7 @@ ours() {
     case "$what" in
     train) set -- train --shape "$shape" --batch "$4" --seq "$5" --steps "$6" ;;
     lora) set -- train --lora --shape "$shape" --batch "$4" --seq "$5" --steps "$6" ;;
-    generate) set -- generate --shape "$shape" --batch 32 --prompt "$5" ;;
+    generate) set -- generate --shape "$shape" --batch "$([[ $shape == tiny ]] && echo 64 || echo 32)" --prompt "$5" ;;
     esac
     target/release/llmbs bench "$@" --dtype "$dtype" --json | "$PYTHON" -c '
 import json, sys

@@ -335,11 +335,23 @@ impl Llama {
 
     /// Cosines and sines as [`Llama::rotations`] has them.
     fn angles(&self, positions: &[u32]) -> [Vec<f64>; 2] {
-        let of_token = |&position: &u32| {
+        // Rows of a batch stand at the same few positions.
+        let mut distinct = positions.to_vec();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let half = self.inverse_frequencies.len();
+        let of_position = |&position: &u32| {
             self.inverse_frequencies.iter().map(move |frequency| f64::from(position) * frequency)
         };
-        let angles: Vec<f64> = positions.iter().flat_map(of_token).collect();
-        [angles.iter().map(|a| a.cos()).collect(), angles.iter().map(|a| a.sin()).collect()]
+        let angles: Vec<f64> = distinct.iter().flat_map(of_position).collect();
+        [f64::cos as fn(f64) -> f64, f64::sin].map(|of| {
+            let table: Vec<f64> = angles.iter().map(|&angle| of(angle)).collect();
+            let of_token = |position: &u32| {
+                let at = distinct.partition_point(|other| other < position);
+                &table[at * half..][..half]
+            };
+            positions.iter().flat_map(of_token).copied().collect()
+        })
     }
 
     fn activation_dtype(&self) -> DType {

@@ -242,10 +242,9 @@ impl Task<'_> {
         }
         let (width, column) = (inputs.heads.key_width(), self.kv_head * head_dim);
         for (from, to) in [(inputs.k, &mut s.keys), (inputs.v, &mut s.values)] {
-            to.clear();
-            for &key in &keys {
-                let start = key * width + column;
-                to.extend_from_slice(&from[start..start + head_dim]);
+            to.resize(keys.len() * head_dim, S::default());
+            for (to, &key) in to.chunks_exact_mut(head_dim).zip(&keys) {
+                to.copy_from_slice(&from[key * width + column..][..head_dim]);
             }
         }
         segments

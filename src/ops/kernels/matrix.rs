@@ -294,7 +294,9 @@ mod tests {
     #[test]
     fn operands_in_bf16_are_multiplied_as_what_they_widen_to() {
         // Rows and inner sizes that fill tiles and that do not.
-        for (m, n, k) in [(64, 64, 64), (70, 90, 96), (17, 33, 128), (33, 70, 75), (5, 3, 7)] {
+        for (m, n, k) in
+            [(64, 64, 64), (70, 90, 96), (17, 33, 128), (33, 70, 75), (5, 3, 7), (9, 70, 700)]
+        {
             let rounded = |n, seed| -> Vec<bf16> {
                 random(n, seed).into_iter().map(Stored::narrow).collect()
             };

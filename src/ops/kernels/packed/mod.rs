@@ -26,6 +26,8 @@ const PANEL: usize = 64;
 const LINE_WORDS: usize = 16;
 /// Rows of a task: their part of the left operand stays in the second cache.
 const TASK_ROWS: usize = 192;
+/// Tasks for each thread, at least, where there is work enough.
+const TASKS: usize = 16;
 /// Words of the right operand that are rewritten at a time.
 const RIGHT_WORDS: usize = 1 << 21;
 
@@ -46,12 +48,31 @@ trait Kernel {
         update: Update,
         block: &Block,
     );
+
+    /// As [`Kernel::multiply`], with sums that are rounded to what the output holds.
+    ///
+    /// # Safety
+    /// As [`Kernel::multiply`].
+    #[expect(unsafe_code, reason = "operands that tasks share are pointers")]
+    unsafe fn multiply_rounded<O: Stored<Wide = f32>>(
+        left: Left,
+        right: &[u32],
+        output: Output<O>,
+        update: Update,
+        block: &Block,
+    ) where
+        Self: Sized,
+    {
+        // SAFETY: as the caller says.
+        unsafe { output.by_sums::<Self>(left, right, update, block) }
+    }
 }
 
 /// Whether this machine has what the functions here need.
 pub(super) fn available() -> bool {
     is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx512bf16")
 }
 
@@ -130,9 +151,11 @@ fn matmul_by<K: Kernel, A, B, O>(
                 words::pack_right(rhs, first + panel * PANEL, words, to);
             }
         });
-        // Columns of a task: at least as many tasks as keep a few threads busy to the end.
         let row_blocks = m.div_ceil(TASK_ROWS);
-        let task_panels = (panels * row_blocks / 64).clamp(1, panels);
+        // A task takes as many columns as leave each thread a few tasks: the rows, far away at first, then
+        // serve more of them.
+        let task_panels =
+            (panels * row_blocks / (TASKS * rayon::current_num_threads())).clamp(1, panels);
         let tasks = panels.div_ceil(task_panels) * row_blocks;
         let right = &*right;
         run((0..tasks).into_par_iter(), threads, |task| {
@@ -219,11 +242,23 @@ impl<O: Stored<Wide = f32>> Output<O> {
     /// As [`Kernel::multiply`].
     #[expect(unsafe_code, reason = "operands that tasks share are pointers")]
     unsafe fn multiply<K: Kernel>(self, left: Left, right: &[u32], update: Update, block: &Block) {
-        if size_of::<O>() == size_of::<f32>() {
-            let output = Output { start: self.start.cast::<f32>(), stride: self.stride };
-            // SAFETY: as the caller says; O is f32, the one type of this size that widens to it.
-            return unsafe { K::multiply(left, right, output, update, block) };
+        // SAFETY: as the caller says; of the types that widen to f32, f32 is the one of this size.
+        unsafe {
+            if size_of::<O>() == size_of::<f32>() {
+                let output = Output { start: self.start.cast::<f32>(), stride: self.stride };
+                K::multiply(left, right, output, update, block);
+            } else {
+                K::multiply_rounded(left, right, self, update, block);
+            }
         }
+    }
+
+    /// Computes one block in f32, panel by panel, and rounds it.
+    ///
+    /// # Safety
+    /// As [`Kernel::multiply`].
+    #[expect(unsafe_code, reason = "operands that tasks share are pointers")]
+    unsafe fn by_sums<K: Kernel>(self, left: Left, right: &[u32], update: Update, block: &Block) {
         let mut sums = SUMS.take();
         sums.resize(TASK_ROWS * PANEL, 0.0);
         for panel in block.panels.clone() {

@@ -1,8 +1,9 @@
 //! Operands rewritten as words.
 
 use std::arch::x86_64::{
-    __m512, __m512bh, __m512i, __mmask16, _mm512_castsi512_ps, _mm512_castsi512_si256,
-    _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh, _mm512_loadu_si512, _mm512_mask_storeu_epi32,
+    __m256bh, __m256i, __m512, __m512bh, __m512i, __mmask16, _mm256_mask_storeu_epi16,
+    _mm512_castsi512_ps, _mm512_castsi512_si256, _mm512_cvtepu16_epi32, _mm512_cvtne2ps_pbh,
+    _mm512_cvtneps_pbh, _mm512_loadu_si512, _mm512_mask_storeu_epi32, _mm512_mask_storeu_ps,
     _mm512_maskz_loadu_epi16, _mm512_maskz_loadu_ps, _mm512_or_si512, _mm512_permutexvar_epi16,
     _mm512_setzero_ps, _mm512_setzero_si512, _mm512_shuffle_i32x4, _mm512_slli_epi32,
     _mm512_storeu_si512, _mm512_unpackhi_epi32, _mm512_unpackhi_epi64, _mm512_unpacklo_epi32,
@@ -26,7 +27,7 @@ pub(super) fn lanes(n: usize) -> __mmask16 {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[expect(unsafe_code, reason = "vector loads take pointers")]
-pub(super) unsafe fn load(from: *const f32, n: usize) -> __m512 {
+unsafe fn load(from: *const f32, n: usize) -> __m512 {
     // SAFETY: the caller has `n` values there, and no masked lane is read.
     unsafe { _mm512_maskz_loadu_ps(lanes(n), from) }
 }
@@ -46,13 +47,30 @@ unsafe fn load_halves<A>(from: *const A, n: usize) -> __m512i {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
 #[expect(unsafe_code, reason = "vector loads take pointers")]
-unsafe fn load_wide<A: Stored<Wide = f32>>(from: *const A, n: usize) -> __m512 {
+pub(super) unsafe fn load_wide<A: Stored<Wide = f32>>(from: *const A, n: usize) -> __m512 {
     // SAFETY: as the caller says; what widens to f32 is f32 or bf16.
     unsafe {
         if size_of::<A>() == size_of::<f32>() {
             load(from.cast(), n)
         } else {
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(load_halves(from, n)))
+        }
+    }
+}
+
+/// Stores `n` of the lanes, rounded to what is kept there.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16")]
+#[expect(unsafe_code, reason = "vector stores take pointers")]
+pub(super) unsafe fn store_rounded<O: Stored<Wide = f32>>(to: *mut O, n: usize, values: __m512) {
+    // SAFETY: the caller has room for `n` values there, and no masked lane is written; what widens to f32
+    // is f32 or bf16.
+    unsafe {
+        if size_of::<O>() == size_of::<f32>() {
+            _mm512_mask_storeu_ps(to.cast(), lanes(n), values);
+        } else {
+            let halves = transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(values));
+            _mm256_mask_storeu_epi16(to.cast(), lanes(n), halves);
         }
     }
 }
