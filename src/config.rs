@@ -296,6 +296,11 @@ impl RunConfig {
             self.eval.beam > 0 && self.eval.batch > 0,
             "eval.beam and eval.batch must be at least 1",
         );
+        let tasks = &self.train.tasks;
+        need(
+            (0.0..1.0).contains(&tasks.held_out),
+            "train.tasks.held-out must be a share of the items, at least 0 and below 1",
+        );
         for (name, lora) in [("lora", &self.train.lora), ("adapter", &self.train.adapter)] {
             need(lora.rank > 0, &format!("train.{name}.rank must be at least 1"));
         }

@@ -168,6 +168,8 @@ fn the_program_continues_prompts_and_measures_texts() {
         "adapter on",
         "item_title",
         "item_description",
+        "new_title",
+        "new_description",
         "next_title",
         "perplexity",
         "exact_match",
@@ -183,13 +185,21 @@ fn the_program_continues_prompts_and_measures_texts() {
     assert_eq!(again["on"]["metrics"]["next_title"]["samples"], 20);
     assert_eq!(read(&files.join("eval/text-off-lim20.json")), again["off"]);
     let lines = fs::read_to_string(files.join("eval/text-off-lim20.predictions.jsonl")).unwrap();
-    assert_eq!(lines.lines().count(), 60);
+    assert_eq!(again["on"]["metrics"]["new_title"]["samples"], 15, "a quarter of the 60 items");
+    assert_eq!(lines.lines().count(), 90);
+    let of = |task: &str| -> Vec<String> {
+        let lines = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let of_task = lines.filter(|line| line["task"] == task);
+        of_task.map(|line| line["of"].as_str().unwrap().to_string()).collect()
+    };
+    assert_eq!(of("new_title"), of("new_description"));
+    assert!(of("item_title").iter().all(|item| !of("new_title").contains(item)));
 
     // The next title is that of the user's last item, which no training sample ends with.
     run(dir, &["data", "synth", "--out", "Shop"], 0);
     let bought = read(&dir.join("Shop/Shop.inter.json"));
     let texts = read(&dir.join("Shop/Shop.item.json"));
-    for line in lines.lines().skip(40) {
+    for line in lines.lines().skip(70) {
         let line: Value = serde_json::from_str(line).unwrap();
         assert_eq!(line["task"], "next_title");
         let target = bought[line["of"].as_str().unwrap()].as_array().unwrap().last().unwrap();

@@ -11,7 +11,7 @@ use llmbs::index::ItemIndex;
 use llmbs::model::{DropoutPair, Llama, LlamaConfig, LoraConfig, adapter, init};
 use llmbs::nn::{Gradients, Params};
 use llmbs::ops;
-use llmbs::tasks::{Prompts, Sample, SrtSelection, TasksConfig};
+use llmbs::tasks::{Direction, Field, Prompts, Sample, SrtSelection, TasksConfig};
 use llmbs::text::Tokenizer;
 use llmbs::train::{
     Batch, ContrastConfig, Control, EpochReport, Losses, Observer, Projectors, StepReport,
@@ -75,15 +75,11 @@ fn projectors(fixture: &Fixture, params: &mut Params) -> Projectors {
 }
 
 fn samples(fixture: &Fixture, epoch: u64) -> Vec<Sample> {
-    TasksConfig::default().epoch(
-        &fixture.dataset,
-        &fixture.prompts,
-        SrtSelection::default(),
-        20,
-        true,
-        9,
-        epoch,
-    )
+    samples_of(TasksConfig::default(), fixture, epoch)
+}
+
+fn samples_of(tasks: TasksConfig, fixture: &Fixture, epoch: u64) -> Vec<Sample> {
+    tasks.epoch(&fixture.dataset, &fixture.prompts, SrtSelection::default(), 20, true, 9, epoch)
 }
 
 fn train_config() -> TrainConfig {
@@ -463,4 +459,36 @@ fn samples_know_nothing_of_validation_and_test_items() {
     }
     let changed = Fixture { dataset, ..fixture };
     assert_eq!(samples(&changed, 0), before);
+}
+
+#[test]
+fn texts_held_out_are_neither_answered_nor_asked_with() {
+    let fixture = fixture();
+    let held_out = TasksConfig { held_out: 0.25, ..TasksConfig::default() };
+    let items = held_out.items_held_out(48, 9);
+    assert_eq!(items.iter().filter(|held_out| **held_out).count(), 12);
+    let title = |item| -> Vec<u32> {
+        let (direction, field) = (Direction::IndexToText, Field::Title);
+        let sample = fixture.prompts.first_text_sample(direction, field, &[], item).unwrap();
+        sample.response().collect()
+    };
+    let titles: Vec<Vec<u32>> = (0..48).map(title).collect();
+    let only = |item: &usize| titles.iter().filter(|other| **other == titles[*item]).count() == 1;
+    let kept: Vec<usize> = (0..48).filter(|&item| items[item]).filter(only).collect();
+    let count = |tasks: TasksConfig| {
+        let samples: Vec<Sample> =
+            (0..4).flat_map(|epoch| samples_of(tasks, &fixture, epoch)).collect();
+        let with = |response_of: &dyn Fn(usize) -> Vec<u32>| {
+            let responses: Vec<_> = kept.iter().map(|&item| response_of(item)).collect();
+            let texts = samples.iter().filter(|sample| !sample.recommends);
+            texts.filter(|sample| responses.contains(&sample.response().collect())).count()
+        };
+        let index = |item| fixture.prompts.history(&[item as u32]);
+        (with(&|item| titles[item].clone()), with(&index))
+    };
+    // Preference reconstruction asks for the same items' indices with the titles of others.
+    let semantic = TasksConfig { preference: 0.0, ..held_out };
+    let all = count(TasksConfig::default());
+    assert!(kept.len() > 6 && all.0 > 0 && all.1 > 0);
+    assert_eq!((count(held_out).0, count(semantic)), (0, (0, 0)));
 }

@@ -66,17 +66,29 @@ struct TextTask {
     name: &'static str,
     direction: Direction,
     field: Field,
+    /// Of the items, only those whose texts were kept from training, or only the others.
+    held_out: bool,
 }
 
-/// Semantic reconstruction of an item's texts, and preference reconstruction of the test target's title.
-const TASKS: [TextTask; 3] = [
-    TextTask { name: "item_title", direction: Direction::IndexToText, field: Field::Title },
+impl TextTask {
+    /// Semantic reconstruction of an item's text.
+    const fn of_item(name: &'static str, field: Field, held_out: bool) -> Self {
+        Self { name, direction: Direction::IndexToText, field, held_out }
+    }
+}
+
+/// Semantic reconstruction of items' texts, and preference reconstruction of the test target's title.
+const TASKS: [TextTask; 5] = [
+    TextTask::of_item("item_title", Field::Title, false),
+    TextTask::of_item("item_description", Field::Description, false),
+    TextTask::of_item("new_title", Field::Title, true),
+    TextTask::of_item("new_description", Field::Description, true),
     TextTask {
-        name: "item_description",
-        direction: Direction::IndexToText,
-        field: Field::Description,
+        name: "next_title",
+        direction: Direction::HistoryToText,
+        field: Field::Title,
+        held_out: false,
     },
-    TextTask { name: "next_title", direction: Direction::HistoryToText, field: Field::Title },
 ];
 
 /// A sample and the user or item it is of.
@@ -214,8 +226,10 @@ impl Run {
             };
             self.dataset.users.iter().filter_map(of_user).collect()
         } else {
-            let items = 0..self.dataset.num_items() as ItemId;
-            items.filter_map(|item| case(item.to_string(), &[], item)).collect()
+            let tasks = &self.config.train.tasks;
+            let held_out = tasks.items_held_out(self.dataset.num_items(), self.config.seed);
+            let items = (0..).zip(held_out).filter(|(_, held_out)| *held_out == task.held_out);
+            items.filter_map(|(item, _)| case(ItemId::to_string(&item), &[], item)).collect()
         };
         let limit = limit.unwrap_or(DEFAULT_LIMIT);
         if all.len() <= limit {
@@ -265,6 +279,7 @@ impl Run {
             "limit": request.limit.unwrap_or(DEFAULT_LIMIT),
             "split": Split::Test,
             "history": self.config.data.history,
+            "held_out": self.config.train.tasks.held_out,
             "max_text_tokens": self.config.train.tasks.max_text_tokens,
             "precision": self.config.backbone.precision,
             "seed": self.config.seed,

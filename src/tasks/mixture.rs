@@ -29,6 +29,9 @@ pub struct TasksConfig {
     pub semantic: f64,
     /// Preference reconstruction: samples a user and direction.
     pub preference: f64,
+    /// Share of the items whose texts are kept from the text tasks: no sample answers with them, or for
+    /// them. `eval --task text` measures these items on their own.
+    pub held_out: f64,
     /// Where a text is cut in a prompt or response.
     pub max_text_tokens: usize,
     /// How many titles of a history a prompt spells out.
@@ -41,6 +44,7 @@ impl Default for TasksConfig {
             layout: Layout::Sequence,
             semantic: 1.0,
             preference: 1.0,
+            held_out: 0.0,
             max_text_tokens: 48,
             max_titles: 5,
         }
@@ -97,6 +101,17 @@ impl TasksConfig {
         Self { semantic: 0.0, preference: 0.0, ..self }
     }
 
+    /// Which of the items have texts that are kept from the text tasks.
+    pub fn items_held_out(&self, num_items: usize, seed: u64) -> Vec<bool> {
+        let mut held_out = vec![false; num_items];
+        let count = (self.held_out * num_items as f64) as usize;
+        let mut stream = rng::stream(seed, "held-out items", &[]);
+        for item in rand::seq::index::sample(&mut stream, num_items, count) {
+            held_out[item] = true;
+        }
+        held_out
+    }
+
     /// The samples of `epoch` in training order; the same count every epoch.
     ///
     /// `history` bounds the items before a target; `contrast` puts `<con>` after SRT targets.
@@ -118,8 +133,9 @@ impl TasksConfig {
             jobs.truncate(max);
         }
         if prompts.has_texts() {
-            jobs.extend(self.semantic_jobs(dataset, &mut order));
-            jobs.extend(self.preference_jobs(dataset, &mut order));
+            let held_out = self.items_held_out(dataset.num_items(), seed);
+            jobs.extend(self.semantic_jobs(dataset, &held_out, &mut order));
+            jobs.extend(self.preference_jobs(dataset, &held_out, &mut order));
         }
         jobs.shuffle(&mut order);
         let build = |(i, job): (usize, &Job)| {
@@ -175,25 +191,43 @@ impl TasksConfig {
         jobs
     }
 
-    fn semantic_jobs(&self, dataset: &Dataset, order: &mut rng::Rng) -> Vec<Job> {
+    fn semantic_jobs(
+        &self,
+        dataset: &Dataset,
+        held_out: &[bool],
+        order: &mut rng::Rng,
+    ) -> Vec<Job> {
         let mut jobs = Vec::new();
         for direction in [Direction::TextToIndex, Direction::IndexToText] {
             let with_text = (0..dataset.num_items() as ItemId)
-                .filter(|&item| dataset.items[item as usize].has_text());
+                .filter(|&item| dataset.items[item as usize].has_text())
+                .filter(|&item| !held_out[item as usize]);
             let picked = draw(&with_text.collect::<Vec<_>>(), self.semantic, order);
             jobs.extend(picked.into_iter().map(|item| Job::Item { direction, item }));
         }
         jobs
     }
 
-    fn preference_jobs(&self, dataset: &Dataset, order: &mut rng::Rng) -> Vec<Job> {
+    fn preference_jobs(
+        &self,
+        dataset: &Dataset,
+        held_out: &[bool],
+        order: &mut rng::Rng,
+    ) -> Vec<Job> {
         let mut jobs = Vec::new();
-        let users: Vec<usize> =
-            (0..dataset.users.len()).filter(|&u| dataset.users[u].train().len() > 1).collect();
         for direction in [Direction::HistoryToText, Direction::TitlesToIndex] {
+            let targets_of = |user: usize| -> Vec<usize> {
+                let items = dataset.users[user].train();
+                let asked = |&at: &usize| {
+                    direction != Direction::HistoryToText || !held_out[items[at] as usize]
+                };
+                (1..items.len()).filter(asked).collect()
+            };
+            let users: Vec<usize> =
+                (0..dataset.users.len()).filter(|&user| !targets_of(user).is_empty()).collect();
             for user in draw(&users, self.preference, order) {
-                let targets = dataset.users[user].train().len() - 1;
-                let target = 1 + (rng::uniform(order) * targets as f64) as usize;
+                let targets = targets_of(user);
+                let target = targets[(rng::uniform(order) * targets.len() as f64) as usize];
                 jobs.push(Job::Next { direction, user, target });
             }
         }

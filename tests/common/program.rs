@@ -32,6 +32,8 @@ k = 8
 [index.behavior.din]
 dim = 8
 epochs = 2
+[train.tasks]
+held-out = 0.25
 [train.warmup]
 epochs = 1
 [train.initial]
