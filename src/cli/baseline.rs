@@ -39,7 +39,8 @@ pub(super) fn run(run: &Run, args: &BaselineArgs, bars: &mut Bars) -> anyhow::Re
     let baseline = match args.name {
         BaselineChoice::Sasrec => Baseline::SasRec,
     };
-    let mut seeds = if args.seeds.is_empty() { vec![run.config().seed] } else { args.seeds.clone() };
+    let mut seeds =
+        if args.seeds.is_empty() { vec![run.config().seed] } else { args.seeds.clone() };
     seeds.sort_unstable();
     seeds.dedup();
     let split = args.split;

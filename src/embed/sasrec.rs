@@ -71,7 +71,7 @@ impl Default for SasRecConfig {
             heads: 2,
             feed_forward: 512,
             history: 20,
-            embedding_dropout: 0.4,
+            embedding_dropout: 0.5,
             dropout: 0.2,
             loss: SasRecLoss::Softmax,
             negatives: 1024,
@@ -105,11 +105,7 @@ impl SasRecConfig {
             }
         }
         if !self.dim.is_multiple_of(self.heads) {
-            invalid!(
-                "dim = {}: must be a multiple of heads = {}",
-                self.dim,
-                self.heads
-            );
+            invalid!("dim = {}: must be a multiple of heads = {}", self.dim, self.heads);
         }
         for (key, value) in
             [("embedding-dropout", self.embedding_dropout), ("dropout", self.dropout)]
@@ -214,8 +210,9 @@ pub fn train_sasrec(
         let loss = loss_sum / num_targets as f64;
         let report = EpochReport { epoch, loss, measured, samples_per_s };
         progress(&Progress::Epoch(report));
-        let better =
-            best.as_ref().is_none_or(|(b, _)| measured.is_none() || measured > reports[b - 1].measured);
+        let better = best
+            .as_ref()
+            .is_none_or(|(b, _)| measured.is_none() || measured > reports[b - 1].measured);
         reports.push(report);
         if better {
             best = Some((epoch, network.weights()?));

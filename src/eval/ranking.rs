@@ -84,8 +84,7 @@ mod tests {
     #[test]
     fn a_ranking_by_hand() {
         let user = |id: &str, items: &[ItemId]| User { id: id.into(), items: items.to_vec() };
-        let users =
-            vec![user("a", &[0, 1, 2]), user("b", &[1, 1, 3, 4]), user("c", &[1, 0, 2, 1])];
+        let users = vec![user("a", &[0, 1, 2]), user("b", &[1, 1, 3, 4]), user("c", &[1, 0, 2, 1])];
         let dataset = Dataset::new("Three", users, vec![Item::default(); 5]).unwrap();
         let evaluate = |users: &[usize]| {
             evaluate_scores(&Fixed, &dataset, users, Split::Test, 20, &mut |_| ()).unwrap()

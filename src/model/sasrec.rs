@@ -150,9 +150,8 @@ impl Block {
             None => Ok(branch),
         };
         let h = self.attention_norm.forward(x)?;
-        let project = |weight| {
-            ops::linear(&h, weight, precision)?.reshape((tokens, heads, dim / heads))
-        };
+        let project =
+            |weight| ops::linear(&h, weight, precision)?.reshape((tokens, heads, dim / heads));
         let (query, key, value) =
             (project(&self.query)?, project(&self.key)?, project(&self.value)?);
         let attended = ops::attention(&query, &key, &value, rows)?;
@@ -249,11 +248,7 @@ impl SasRec {
     ///
     /// # Errors
     /// A history that is empty or longer than there are positions, an unknown item.
-    pub fn states(
-        &self,
-        histories: &[&[u32]],
-        dropout: Option<SasRecDropout>,
-    ) -> Result<Tensor> {
+    pub fn states(&self, histories: &[&[u32]], dropout: Option<SasRecDropout>) -> Result<Tensor> {
         let most = self.sizes.history;
         let lengths: Vec<usize> = histories.iter().map(|history| history.len()).collect();
         if let Some(length) = lengths.iter().find(|&&length| length == 0 || length > most) {

@@ -212,7 +212,8 @@ mod tests {
     #[test]
     fn rows_come_out_with_mean_zero_and_variance_one() {
         let x = ((random((4, 50), 1) * 3.0).unwrap() + 7.0).unwrap();
-        let (ones, zeros) = (random(50, 2).ones_like().unwrap(), random(50, 2).zeros_like().unwrap());
+        let (ones, zeros) =
+            (random(50, 2).ones_like().unwrap(), random(50, 2).zeros_like().unwrap());
         for row in values(&layer_norm(&x, &ones, &zeros, 0.0).unwrap()).chunks(50) {
             let mean = row.iter().sum::<f64>() / 50.0;
             let variance = row.iter().map(|v| v * v).sum::<f64>() / 50.0;

@@ -13,9 +13,7 @@ use super::manifest::{differences, settings_under};
 use super::{GIT_REVISION, Monitor, Run, peak_memory_bytes};
 use crate::data::Split;
 use crate::embed::train_sasrec;
-use crate::eval::{
-    CONFIDENCE, ItemScorer, Popularity, RESAMPLES, Report, evaluate_scores,
-};
+use crate::eval::{CONFIDENCE, ItemScorer, Popularity, RESAMPLES, Report, evaluate_scores};
 use crate::model::sasrec::SasRec;
 use crate::model::{load_safetensors, save_safetensors};
 use crate::{Result, files, invalid};
@@ -146,7 +144,9 @@ impl Run {
         let seeds: Vec<&Value> = results.iter().map(|r| &r.json["settings"]["seed"]).collect();
         let (mut mean, mut deviation) = (Map::new(), Map::new());
         let first = results.first().map(|r| &r.json);
-        for name in first.and_then(|json| json["metrics"].as_object()).into_iter().flat_map(Map::keys) {
+        for name in
+            first.and_then(|json| json["metrics"].as_object()).into_iter().flat_map(Map::keys)
+        {
             let values: Vec<f64> =
                 results.iter().filter_map(|r| r.json["metrics"][name].as_f64()).collect();
             let (m, d) = mean_and_deviation(&values);
@@ -316,6 +316,11 @@ impl Run {
 /// Where the result of a split and its predictions stand in a baseline's folder.
 pub(super) fn result_files(dir: &Path, split: Split) -> (PathBuf, PathBuf) {
     (dir.join(format!("{split}.json")), dir.join(format!("{split}.predictions.jsonl")))
+}
+
+/// Whether `dir` is the folder of a trained baseline.
+pub(super) fn is_baseline(dir: &Path) -> bool {
+    dir.join("training.json").exists()
 }
 
 /// The mean and the sample standard deviation; that of fewer than two values is none.

@@ -36,7 +36,9 @@ pub(super) fn embed_behavior(
     })?;
     if let Some(measured) = trained.measured {
         let epoch = trained.best_epoch;
-        tracing::info!("behavior encoder {name}: {metric} on its holdout {measured:.4} (epoch {epoch})");
+        tracing::info!(
+            "behavior encoder {name}: {metric} on its holdout {measured:.4} (epoch {epoch})"
+        );
     }
     let dir = folder.join(name);
     std::fs::create_dir_all(&dir).map_err(Error::io(&dir))?;

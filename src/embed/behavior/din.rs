@@ -156,7 +156,8 @@ pub(super) fn train(
         let loss = loss_sum / num_samples as f64;
         let report = EpochReport { epoch, loss, measured: auc, samples_per_s };
         progress(&Progress::Epoch(report));
-        let better = best.as_ref().is_none_or(|(b, _)| auc.is_none() || auc > reports[b - 1].measured);
+        let better =
+            best.as_ref().is_none_or(|(b, _)| auc.is_none() || auc > reports[b - 1].measured);
         reports.push(report);
         if better {
             best = Some((epoch, din.weights()?));

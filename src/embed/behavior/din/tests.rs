@@ -1,5 +1,7 @@
 //! Tests of the module above.
 
+use ndarray::{Array2, Axis};
+
 use super::*;
 
 const GROUPS: usize = 16;
@@ -23,7 +25,7 @@ fn planted(users: usize, seed: u64) -> Vec<Vec<u32>> {
 
 fn train(sequences: &[Vec<u32>], num_items: usize, config: &DinConfig) -> BehaviorEmbedding {
     let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
-    train_behavior_embedding(&sequences, num_items, config, 7, &mut |_| ()).unwrap()
+    super::train(&sequences, num_items, config, 7, &mut |_| ()).unwrap()
 }
 
 fn small() -> DinConfig {
@@ -224,7 +226,7 @@ fn without_a_holdout_all_epochs_run() {
 #[test]
 fn unusable_input_is_explained() {
     let explain = |sequences: &[&[u32]], config: &DinConfig| {
-        train_behavior_embedding(sequences, 3, config, 1, &mut |_| ()).unwrap_err().to_string()
+        super::train(sequences, 3, config, 1, &mut |_| ()).unwrap_err().to_string()
     };
     let error = explain(&[&[0], &[], &[2]], &small());
     assert!(error.contains("at least 4 items"), "{error}");
@@ -233,18 +235,4 @@ fn unusable_input_is_explained() {
     let error = explain(&[&[0, 1]], &DinConfig { batch_size: 0, ..small() });
     assert!(error.contains("batch-size"), "{error}");
     assert!(toml::from_str::<DinConfig>("batch_size = 3").is_err());
-}
-
-#[test]
-fn validation_and_test_items_leave_the_embedding_as_it_is() {
-    use crate::data::synth::{Shop, SynthConfig};
-    let shop = SynthConfig { users: 60, items: 48, groups: 6, ..SynthConfig::default() };
-    let dataset = Shop::generate(&shop).unwrap().dataset;
-    let other = dataset.with_other_targets();
-    assert_ne!(dataset.fingerprint, other.fingerprint);
-    let embed = |dataset: &crate::data::Dataset| {
-        let sequences: Vec<Vec<u32>> = dataset.train_sequences().map(<[u32]>::to_vec).collect();
-        train(&sequences, dataset.num_items(), &small()).embeddings
-    };
-    assert_eq!(embed(&dataset), embed(&other));
 }
