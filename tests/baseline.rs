@@ -96,7 +96,7 @@ fn several_seeds_give_mean_and_deviation() {
     let (one, two) = (of("1"), of("2"));
     let mean = both["metrics"]["recall@20"].as_f64().unwrap();
     let deviation = both["standard_deviations"]["recall@20"].as_f64().unwrap();
-    assert!((mean - (one + two) / 2.0).abs() < 1e-12);
+    assert!((mean - one.midpoint(two)).abs() < 1e-12);
     assert!((deviation - (one - two).abs() / 2f64.sqrt()).abs() < 1e-12);
     assert_eq!(both["seeds"], serde_json::json!([1, 2]));
     let (table, _) = run(dir, &baseline(&["--seeds", "1,2"]), 0);

@@ -319,7 +319,9 @@ impl Sampler {
                 total += 1.0;
             }
         }
-        shares.iter_mut().for_each(|share| *share /= total);
+        for share in &mut shares {
+            *share /= total;
+        }
         Self { shares, negatives: negatives.min(num_items) }
     }
 
