@@ -1,5 +1,6 @@
 //! The configuration of a run: one TOML file, every value with a default here, unknown keys refused.
 
+mod baseline;
 mod index;
 
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ use crate::tasks::{SrtSelection, TasksConfig};
 use crate::train::{ContrastConfig, TrainConfig};
 use crate::{Error, Result, invalid};
 
+pub use baseline::BaselineConfig;
 pub use index::{BehaviorConfig, IndexConfig, SemanticConfig};
 
 /// Everything that decides what a run computes.
@@ -31,6 +33,8 @@ pub struct RunConfig {
     pub train: TrainingConfig,
     /// The evaluation.
     pub eval: EvalConfig,
+    /// Recommenders to compare with.
+    pub baseline: BaselineConfig,
 }
 
 impl Default for RunConfig {
@@ -42,6 +46,7 @@ impl Default for RunConfig {
             index: IndexConfig::default(),
             train: TrainingConfig::default(),
             eval: EvalConfig::default(),
+            baseline: BaselineConfig::default(),
         }
     }
 }
@@ -315,6 +320,14 @@ impl RunConfig {
             );
             need((0.0..1.0).contains(&train.dropout), &format!("{name}.dropout must be in [0, 1)"));
             need(train.learning_rate > 0.0, &format!("{name}.learning-rate must be positive"));
+        }
+        for (name, sasrec) in [
+            ("index.behavior.sasrec", &self.index.behavior.sasrec),
+            ("baseline.sasrec", &self.baseline.sasrec),
+        ] {
+            if let Err(e) = sasrec.check() {
+                need(false, &format!("{name}: {e}"));
+            }
         }
         if wrong.is_empty() { Ok(()) } else { invalid!("{}", wrong.join("; ")) }
     }

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use super::baseline::BaselineArgs;
 use super::generate::GenerateArgs;
 use crate::data::Split;
 
@@ -65,6 +66,8 @@ pub(super) enum Command {
     },
     /// Rank the whole catalogue for every user and score the ranking
     Eval(EvalArgs),
+    /// Train and evaluate a recommender of another kind, to compare with (docs/baselines.md)
+    Baseline(BaselineArgs),
     /// Continue a prompt with the trained model; --seed is that of the draws alone
     Generate(GenerateArgs),
     /// Recommend items to a user, after a history, or by a description; one, a file of them, or line by

@@ -194,7 +194,7 @@ fn compared(comparison: &Comparison, settings: &Value) -> String {
 }
 
 /// A metric of an evaluation or a bucket, with half its interval.
-fn with_interval(part: &Value, metric: &str) -> String {
+pub(super) fn with_interval(part: &Value, metric: &str) -> String {
     let interval = &part["intervals"][metric];
     let half = (number(&interval[1]) - number(&interval[0])) / 2.0;
     format!("{} ±{half:.4}", decimal(&part["metrics"][metric]))
@@ -213,12 +213,12 @@ fn number(value: &Value) -> f64 {
     value.as_f64().unwrap_or(f64::NAN)
 }
 
-fn decimal(value: &Value) -> String {
+pub(super) fn decimal(value: &Value) -> String {
     format!("{:.4}", number(value))
 }
 
 /// A value as it reads in a sentence.
-fn word(value: &Value) -> String {
+pub(super) fn word(value: &Value) -> String {
     value.to_string().trim_matches('"').to_string()
 }
 

@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the one place that prints")]
 
 mod args;
+mod baseline;
 mod bench;
 mod eval;
 mod generate;
@@ -94,6 +95,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
                     text::evaluate(&run, eval, &mut bars)
                 }
                 Command::Eval(eval) => eval::evaluate(&run, eval, &mut bars),
+                Command::Baseline(baseline) => baseline::run(&run, baseline, &mut bars),
                 Command::Generate(generate) => generate::run(&run, generate, args.seed),
                 Command::Recommend(recommend) => recommend::recommend(&run, recommend, &mut bars),
                 Command::Run => whole(&mut run, &mut bars),

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::embed::DinConfig;
+use crate::embed::{DinConfig, Encoder, EncoderConfig, SasRecConfig};
 use crate::index::{Source, TreeSettings};
 
 /// `[index]`
@@ -60,13 +60,23 @@ pub struct BehaviorConfig {
     pub k: usize,
     /// Its levels.
     pub levels: usize,
-    /// The encoder.
+    /// The network whose item embeddings the tree is made from.
+    pub encoder: Encoder,
+    /// The encoder `din`.
     pub din: DinConfig,
+    /// The encoder `sasrec`.
+    pub sasrec: SasRecConfig,
 }
 
 impl Default for BehaviorConfig {
     fn default() -> Self {
-        Self { k: 256, levels: 2, din: DinConfig::default() }
+        Self {
+            k: 256,
+            levels: 2,
+            encoder: Encoder::Din,
+            din: DinConfig::default(),
+            sasrec: SasRecConfig::default(),
+        }
     }
 }
 
@@ -74,5 +84,12 @@ impl BehaviorConfig {
     /// The size of the behavior tree.
     pub fn tree(&self) -> TreeSettings {
         TreeSettings { k: self.k, levels: self.levels }
+    }
+    /// The encoder with its settings.
+    pub fn encoder(&self) -> EncoderConfig<'_> {
+        match self.encoder {
+            Encoder::Din => EncoderConfig::Din(&self.din),
+            Encoder::SasRec => EncoderConfig::SasRec(&self.sasrec),
+        }
     }
 }

@@ -1,127 +1,79 @@
-//! Training of the behavior embedding: samples from interaction sequences, the loop, early stopping.
+//! The behavior embedding: what its encoders have in common.
 //!
 //! Sees nothing but the sequences it is given: the caller passes every user's items without the
 //! validation and test ones.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
-use std::time::Instant;
+mod din;
+mod sasrec;
 
-use candle_core::{DType, Device, Tensor};
+use std::collections::BTreeMap;
+
+use candle_core::Tensor;
 use ndarray::{Array2, Axis};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use crate::model::din::{Din, DinBatch, DinSizes, binary_cross_entropy};
-use crate::nn::{AdamW, AdamWConfig, Gradients};
-use crate::rng::{self, Rng};
-use crate::{Result, invalid};
+use super::sasrec::SasRecConfig;
+use crate::{Result, invalid, rng};
 
-/// Sampled negatives for every positive of the holdout: the AUC of a small shop would else be noise.
-const HOLDOUT_NEGATIVES: usize = 20;
-/// Draws of a negative before a user is taken to have bought everything.
-const NEGATIVE_DRAWS: usize = 100;
-/// Samples a forward pass outside training.
-const INFERENCE_BATCH: usize = 1024;
+pub use din::DinConfig;
 
-/// How the behavior embedding is trained.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct DinConfig {
-    /// Width of an item embedding.
-    pub dim: usize,
-    /// Widths of the hidden layers of the local activation unit.
-    pub attention: Vec<usize>,
-    /// Widths of the hidden layers of the head.
-    pub mlp: Vec<usize>,
-    /// The longest history, in items.
-    pub history: usize,
-    /// Passes over the training targets at most.
-    pub epochs: usize,
-    /// Epochs without a better AUC on the holdout before training stops.
-    pub patience: usize,
-    /// Targets in a step; each brings its negatives.
-    pub batch_size: usize,
-    /// Sampled negatives for every target.
-    pub negatives: usize,
-    /// Negatives are drawn with probability proportional to popularity to this power; 0 is uniform.
-    pub popularity_exponent: f64,
-    /// Learning rate of AdamW.
-    pub learning_rate: f64,
-    /// Weight decay of AdamW.
-    pub weight_decay: f64,
-    /// Share of the users whose last training target measures the AUC; 0 trains all epochs unmeasured.
-    pub holdout: f64,
+/// The network behind the behavior embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoder {
+    /// A Deep Interest Network, which tells the next item from sampled others.
+    Din,
+    /// SASRec, which finds the next item among all others.
+    SasRec,
 }
 
-impl Default for DinConfig {
-    fn default() -> Self {
-        Self {
-            dim: 64,
-            attention: vec![36],
-            mlp: vec![64, 32],
-            history: 20,
-            epochs: 20,
-            patience: 3,
-            batch_size: 512,
-            negatives: 4,
-            popularity_exponent: 0.75,
-            learning_rate: 3e-3,
-            weight_decay: 1.0,
-            holdout: 0.05,
+/// An encoder with its settings.
+#[derive(Debug, Clone, Copy)]
+pub enum EncoderConfig<'a> {
+    /// [`Encoder::Din`]
+    Din(&'a DinConfig),
+    /// [`Encoder::SasRec`]
+    SasRec(&'a SasRecConfig),
+}
+
+impl EncoderConfig<'_> {
+    /// The name, as in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Din(_) => "din",
+            Self::SasRec(_) => "sasrec",
         }
     }
-}
 
-impl DinConfig {
-    /// Refuses values that no training can work with.
-    pub fn check(&self) -> Result<()> {
-        let sizes = [
-            ("dim", self.dim),
-            ("history", self.history),
-            ("epochs", self.epochs),
-            ("patience", self.patience),
-            ("batch-size", self.batch_size),
-            ("negatives", self.negatives),
-        ];
-        for (key, value) in sizes {
-            if value == 0 {
-                invalid!("{key} = 0 in the behavior encoder's settings: must be at least 1");
-            }
+    /// What is measured on the holdout, the higher the better: the area under the ROC curve over sampled
+    /// negatives, or the mean log-probability of the held-out items among all.
+    pub fn metric(self) -> &'static str {
+        match self {
+            Self::Din(_) => "auc",
+            Self::SasRec(_) => "log_likelihood",
         }
-        if self.attention.contains(&0) || self.mlp.contains(&0) {
-            invalid!("a hidden layer of width 0 in the behavior encoder's attention or mlp");
+    }
+
+    /// Passes over the training targets at most.
+    pub fn epochs(self) -> usize {
+        match self {
+            Self::Din(config) => config.epochs,
+            Self::SasRec(config) => config.epochs,
         }
-        if !(0.0..=0.5).contains(&self.holdout) {
-            invalid!(
-                "holdout = {} in the behavior encoder's settings: must be in 0..=0.5",
-                self.holdout
-            );
-        }
-        let non_negative = [
-            ("learning-rate", self.learning_rate),
-            ("weight-decay", self.weight_decay),
-            ("popularity-exponent", self.popularity_exponent),
-        ];
-        for (key, value) in non_negative {
-            if !(value.is_finite() && value >= 0.0) {
-                invalid!("{key} = {value} in the behavior encoder's settings: must be 0 or more");
-            }
-        }
-        Ok(())
     }
 }
 
 /// The state of a training after an epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EpochReport {
     /// From 1.
     pub epoch: usize,
-    /// Mean binary cross-entropy over the epoch's samples.
+    /// Mean loss over the epoch's samples.
     pub loss: f64,
-    /// Area under the ROC curve on the holdout, if there is one.
-    pub auc: Option<f64>,
-    /// Samples, positive and negative, a second.
+    /// The figure that early stopping goes by, the higher the better, if there is one.
+    pub measured: Option<f64>,
+    /// Samples, the negatives of a DIN included, a second.
     pub samples_per_s: f64,
 }
 
@@ -146,128 +98,88 @@ pub enum Progress {
 pub struct BehaviorEmbedding {
     /// (items, dim), row = item id; items without a training sample have the mean of the others.
     pub embeddings: Array2<f32>,
-    /// Parameters and running statistics of the network behind it.
+    /// Parameters and, of a DIN, running statistics of the network behind it.
     pub weights: BTreeMap<String, Tensor>,
     /// One report an epoch.
     pub reports: Vec<EpochReport>,
     /// The epoch, from 1, that embeddings and weights stem from.
     pub best_epoch: usize,
-    /// The AUC on the holdout after that epoch.
-    pub auc: Option<f64>,
+    /// The [`EncoderConfig::metric`] on the holdout after that epoch, if there is a holdout.
+    pub measured: Option<f64>,
     /// Training targets, without the holdout.
     pub num_targets: usize,
     /// Items with a training sample.
     pub num_seen: usize,
 }
 
-/// Trains a DIN on `sequences` (each user's training items, oldest first) and returns its item embeddings.
+/// Trains an encoder on `sequences` (each user's training items, oldest first) and returns its item
+/// embeddings.
 ///
 /// # Errors
 /// Settings that cannot work, an item id outside `0..num_items`, sequences without a target.
 pub fn train_behavior_embedding(
     sequences: &[&[u32]],
     num_items: usize,
-    config: &DinConfig,
+    encoder: EncoderConfig<'_>,
     seed: u64,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<BehaviorEmbedding> {
-    config.check()?;
-    let data = TrainingData::new(sequences, num_items, config, seed)?;
-    let seen = data.seen_items();
-    let device = Device::Cpu;
-    let sizes = DinSizes {
-        num_items,
-        dim: config.dim,
-        attention: config.attention.clone(),
-        mlp: config.mlp.clone(),
+    match encoder {
+        EncoderConfig::Din(config) => din::train(sequences, num_items, config, seed, progress),
+        EncoderConfig::SasRec(config) => {
+            sasrec::train(sequences, num_items, config, seed, progress)
+        }
+    }
+}
+
+/// How often each item occurs.
+///
+/// # Errors
+/// Names an item id outside `0..num_items` and its user.
+pub(super) fn occurrences(sequences: &[&[u32]], num_items: usize) -> Result<Vec<u32>> {
+    let mut count = vec![0u32; num_items];
+    for (user, items) in sequences.iter().enumerate() {
+        for &item in *items {
+            match count.get_mut(item as usize) {
+                Some(c) => *c += 1,
+                None => invalid!(
+                    "user {user} has item {item} in training, but there are only {num_items} items"
+                ),
+            }
+        }
+    }
+    Ok(count)
+}
+
+/// The users whose last target is held out, drawn from the stream `label`: `share` of those with another
+/// target, and some more where that is too few to measure anything. `count` has every item's occurrences
+/// in training: no item loses its only one, which would leave it without an embedding.
+fn choose_holdout(
+    sequences: &[&[u32]],
+    share: f64,
+    mut count: Vec<u32>,
+    seed: u64,
+    label: &str,
+) -> Vec<bool> {
+    let mut held_out = vec![false; sequences.len()];
+    let mut users: Vec<usize> = (0..sequences.len()).filter(|&u| sequences[u].len() > 2).collect();
+    users.shuffle(&mut rng::stream(seed, label, &[]));
+    let wanted = if share == 0.0 {
+        0
+    } else {
+        ((users.len() as f64 * share).ceil() as usize).max((users.len() / 5).min(200))
     };
-    let mut din = Din::new(&sizes, seed, DType::F32, &device)?;
-    let adam = AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() };
-    let mut adam = AdamW::new(din.params(), adam)?;
-    let holdout = data.holdout_samples(seed);
-
-    let mut order = data.targets.clone();
-    let total = order.len().div_ceil(config.batch_size);
-    let mut reports: Vec<EpochReport> = Vec::new();
-    let mut best: Option<(usize, BTreeMap<String, Tensor>)> = None;
-    for epoch in 1..=config.epochs {
-        let start = Instant::now();
-        order.shuffle(&mut rng::stream(seed, "din-order", &[epoch as u64]));
-        let (mut loss_sum, mut num_samples) = (0.0, 0);
-        for (step, targets) in order.chunks(config.batch_size).enumerate() {
-            let mut stream = rng::stream(seed, "din-negatives", &[epoch as u64, step as u64]);
-            let samples = data.with_negatives(targets, config.negatives, &mut stream);
-            let loss = train_step(&mut din, &mut adam, &samples, config, &device)?;
-            loss_sum += loss * samples.len() as f64;
-            num_samples += samples.len();
-            progress(&Progress::Step { epoch, done: step + 1, total });
-        }
-        let samples_per_s = num_samples as f64 / start.elapsed().as_secs_f64();
-        let auc = holdout_auc(&din, &holdout, &device)?;
-        let report = EpochReport { epoch, loss: loss_sum / num_samples as f64, auc, samples_per_s };
-        progress(&Progress::Epoch(report));
-        let better = best.as_ref().is_none_or(|(b, _)| auc.is_none() || auc > reports[b - 1].auc);
-        reports.push(report);
-        if better {
-            best = Some((epoch, din.weights()?));
-        } else if best.as_ref().is_some_and(|(b, _)| epoch - b >= config.patience) {
-            break;
+    let mut chosen = 0;
+    for user in users {
+        let items = sequences[user];
+        let left = &mut count[items[items.len() - 1] as usize];
+        if chosen < wanted && *left > 1 {
+            *left -= 1;
+            chosen += 1;
+            held_out[user] = true;
         }
     }
-    let Some((best_epoch, weights)) = best else { invalid!("the behavior encoder had no epoch") };
-    Ok(BehaviorEmbedding {
-        embeddings: with_mean_for_unseen(&weights["embeddings"], &seen)?,
-        auc: reports[best_epoch - 1].auc,
-        num_targets: data.targets.len(),
-        num_seen: seen.iter().filter(|&&s| s).count(),
-        weights,
-        reports,
-        best_epoch,
-    })
-}
-
-/// One step of the optimiser; returns the mean loss over `samples`.
-fn train_step(
-    din: &mut Din,
-    adam: &mut AdamW,
-    samples: &[Sample<'_>],
-    config: &DinConfig,
-    device: &Device,
-) -> Result<f64> {
-    let batch = DinBatch::new(samples.iter().map(|s| (s.history, s.query)), device)?;
-    let labels: Vec<f32> = samples.iter().map(|s| f32::from(s.positive)).collect();
-    let loss = binary_cross_entropy(&din.forward_train(&batch)?, &Tensor::new(labels, device)?)?;
-    let gradients = Gradients::collect(din.params(), &loss.backward()?)?;
-    adam.step(din.params(), &gradients, config.learning_rate, 1.0)?;
-    Ok(f64::from(loss.to_scalar::<f32>()?))
-}
-
-/// The AUC of the network's logits on `samples`; none without samples.
-fn holdout_auc(din: &Din, samples: &[Sample<'_>], device: &Device) -> Result<Option<f64>> {
-    let mut scores = Vec::with_capacity(samples.len());
-    for chunk in samples.chunks(INFERENCE_BATCH) {
-        let batch = DinBatch::new(chunk.iter().map(|s| (s.history, s.query)), device)?;
-        scores.extend(din.forward(&batch)?.to_vec1::<f32>()?);
-    }
-    let positive: Vec<bool> = samples.iter().map(|s| s.positive).collect();
-    Ok(area_under_curve(&scores, &positive))
-}
-
-/// The area under the ROC curve: the share of (positive, negative) pairs in which the positive scores
-/// higher, ties counting half. From ranks (Mann-Whitney), so O(n log n). None if either side is empty.
-fn area_under_curve(scores: &[f32], positive: &[bool]) -> Option<f64> {
-    let mut order: Vec<usize> = (0..scores.len()).collect();
-    order.sort_by(|&a, &b| scores[a].total_cmp(&scores[b]));
-    let (mut negatives_below, mut positives, mut wins) = (0usize, 0usize, 0.0);
-    for tied in order.chunk_by(|&a, &b| scores[a] == scores[b]) {
-        let hits = tied.iter().filter(|&&i| positive[i]).count();
-        let misses = tied.len() - hits;
-        wins += hits as f64 * (negatives_below as f64 + 0.5 * misses as f64);
-        positives += hits;
-        negatives_below += misses;
-    }
-    let pairs = positives as f64 * negatives_below as f64;
-    (pairs > 0.0).then(|| wins / pairs)
+    held_out
 }
 
 /// The table as an array, rows of unseen items replaced by the mean of the seen ones.
@@ -282,167 +194,6 @@ fn with_mean_for_unseen(table: &Tensor, seen: &[bool]) -> Result<Array2<f32>> {
         }
     }
     Ok(rows)
-}
-
-/// A position in a sequence that is predicted from the items before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Target {
-    user: usize,
-    position: usize,
-}
-
-/// A history, a candidate item and whether it came next.
-#[derive(Debug, Clone, Copy)]
-struct Sample<'a> {
-    history: &'a [u32],
-    query: u32,
-    positive: bool,
-}
-
-/// The samples that sequences hold.
-struct TrainingData<'a> {
-    sequences: &'a [&'a [u32]],
-    history: usize,
-    targets: Vec<Target>,
-    holdout: Vec<Target>,
-    /// Sum of the sampling weights of items `0..=i`.
-    cumulative: Vec<f64>,
-    num_items: usize,
-}
-
-impl<'a> TrainingData<'a> {
-    fn new(
-        sequences: &'a [&'a [u32]],
-        num_items: usize,
-        config: &DinConfig,
-        seed: u64,
-    ) -> Result<Self> {
-        let mut count = vec![0u32; num_items];
-        for (user, items) in sequences.iter().enumerate() {
-            for &item in *items {
-                match count.get_mut(item as usize) {
-                    Some(c) => *c += 1,
-                    None => invalid!(
-                        "user {user} has item {item} in training, but there are only {num_items} items"
-                    ),
-                }
-            }
-        }
-        let cumulative = count
-            .iter()
-            .scan(0.0, |sum, &c| {
-                *sum += if c == 0 { 0.0 } else { f64::from(c).powf(config.popularity_exponent) };
-                Some(*sum)
-            })
-            .collect();
-        let mut data = Self {
-            sequences,
-            history: config.history,
-            targets: Vec::new(),
-            holdout: Vec::new(),
-            cumulative,
-            num_items,
-        };
-        let held_out = data.choose_holdout(config.holdout, &mut count, seed);
-        for (user, items) in sequences.iter().enumerate() {
-            for position in 1..items.len() {
-                let target = Target { user, position };
-                let last = position + 1 == items.len();
-                if last && held_out[user] { &mut data.holdout } else { &mut data.targets }
-                    .push(target);
-            }
-        }
-        if data.targets.is_empty() {
-            invalid!(
-                "no user has two training items or more, so there is nothing to learn a behavior \
-                 embedding from: each user's last two items are kept for validation and test; \
-                 give users at least 4 items, or build the index from source \"semantic\""
-            );
-        }
-        Ok(data)
-    }
-
-    /// The users whose last target is held out: `share` of those with another target, and some more where
-    /// that is too few to measure anything. `count` has every item's occurrences in training:
-    /// no item loses its only one, which would leave it without an embedding.
-    fn choose_holdout(&self, share: f64, count: &mut [u32], seed: u64) -> Vec<bool> {
-        let mut held_out = vec![false; self.sequences.len()];
-        let mut users: Vec<usize> =
-            (0..self.sequences.len()).filter(|&u| self.sequences[u].len() > 2).collect();
-        users.shuffle(&mut rng::stream(seed, "din-holdout", &[]));
-        let wanted = if share == 0.0 {
-            0
-        } else {
-            ((users.len() as f64 * share).ceil() as usize).max((users.len() / 5).min(200))
-        };
-        let mut chosen = 0;
-        for user in users {
-            let items = self.sequences[user];
-            let left = &mut count[items[items.len() - 1] as usize];
-            if chosen < wanted && *left > 1 {
-                *left -= 1;
-                chosen += 1;
-                held_out[user] = true;
-            }
-        }
-        held_out
-    }
-
-    fn history_of(&self, target: Target) -> Range<usize> {
-        target.position.saturating_sub(self.history)..target.position
-    }
-
-    fn positive(&self, target: Target) -> Sample<'a> {
-        let items = self.sequences[target.user];
-        let history = &items[self.history_of(target)];
-        Sample { history, query: items[target.position], positive: true }
-    }
-
-    /// Every target followed by its negatives.
-    fn with_negatives(
-        &self,
-        targets: &[Target],
-        negatives: usize,
-        rng: &mut Rng,
-    ) -> Vec<Sample<'a>> {
-        let mut samples = Vec::with_capacity(targets.len() * (1 + negatives));
-        for &target in targets {
-            let positive = self.positive(target);
-            samples.push(positive);
-            for _ in 0..negatives {
-                if let Some(query) = self.negative(target.user, rng) {
-                    samples.push(Sample { query, positive: false, ..positive });
-                }
-            }
-        }
-        samples
-    }
-
-    fn holdout_samples(&self, seed: u64) -> Vec<Sample<'a>> {
-        let mut rng = rng::stream(seed, "din-holdout-negatives", &[]);
-        self.with_negatives(&self.holdout, HOLDOUT_NEGATIVES, &mut rng)
-    }
-
-    /// An item that is not among the user's; none if the user seems to have them all.
-    fn negative(&self, user: usize, rng: &mut Rng) -> Option<u32> {
-        let total = self.cumulative[self.num_items - 1];
-        (0..NEGATIVE_DRAWS).find_map(|_| {
-            let draw = rng::uniform(rng) * total;
-            let item = self.cumulative.partition_point(|&sum| sum <= draw) as u32;
-            (!self.sequences[user].contains(&item)).then_some(item)
-        })
-    }
-
-    /// Which items are in a training sample, as a target or in a history.
-    fn seen_items(&self) -> Vec<bool> {
-        let mut seen = vec![false; self.num_items];
-        for &target in &self.targets {
-            let items = self.sequences[target.user];
-            seen[items[target.position] as usize] = true;
-            seen[items[target.position - 1] as usize] = true;
-        }
-        seen
-    }
 }
 
 #[cfg(test)]

@@ -36,7 +36,7 @@ pub struct Prediction {
     pub target: ItemId,
     /// Recommended items, best first.
     pub items: Vec<ItemId>,
-    /// Their scores: sums of log-probabilities.
+    /// Their scores: sums of log-probabilities, or whatever else a baseline ranks by.
     pub scores: Vec<f32>,
 }
 
@@ -54,6 +54,25 @@ pub struct Evaluation {
     pub metrics: Metrics,
     /// One a user, in the dataset's order.
     pub predictions: Vec<Prediction>,
+}
+
+impl Evaluation {
+    /// The evaluation of ranked items, best first, for users by their positions in the dataset.
+    pub(super) fn of(
+        dataset: &Dataset,
+        split: Split,
+        ranked: impl IntoIterator<Item = (usize, Vec<Ranked>)>,
+    ) -> Self {
+        let prediction = |(user, ranked): (usize, Vec<Ranked>)| Prediction {
+            user: dataset.users[user].id.clone(),
+            target: dataset.users[user].target(split),
+            items: ranked.iter().map(|r| r.item).collect(),
+            scores: ranked.iter().map(|r| r.score).collect(),
+        };
+        let predictions: Vec<Prediction> = ranked.into_iter().map(prediction).collect();
+        let ranks: Vec<_> = predictions.iter().map(Prediction::rank).collect();
+        Self { metrics: Metrics::of(&ranks), predictions }
+    }
 }
 
 /// How much of what the model writes without the trie names an item.
@@ -149,17 +168,7 @@ impl Recommender<'_> {
         let ranked = self.recommend(&histories, on_batch)?;
         let mut by_user: Vec<(usize, Vec<Ranked>)> = order.into_iter().zip(ranked).collect();
         by_user.sort_by_key(|(user, _)| *user);
-        let predictions: Vec<Prediction> = by_user
-            .into_iter()
-            .map(|(user, ranked)| Prediction {
-                user: dataset.users[user].id.clone(),
-                target: dataset.users[user].target(split),
-                items: ranked.iter().map(|r| r.item).collect(),
-                scores: ranked.iter().map(|r| r.score).collect(),
-            })
-            .collect();
-        let ranks: Vec<_> = predictions.iter().map(Prediction::rank).collect();
-        Ok(Evaluation { metrics: Metrics::of(&ranks), predictions })
+        Ok(Evaluation::of(dataset, split, by_user))
     }
 }
 

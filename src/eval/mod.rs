@@ -6,6 +6,7 @@ mod compare;
 mod evaluator;
 mod generate;
 mod metrics;
+mod ranking;
 mod report;
 mod scorer;
 mod text;
@@ -17,6 +18,7 @@ pub use generate::{Continuation, generate};
 pub use metrics::{
     DEPTH, Metrics, PerMetric, ndcg_at_k, rank_of, recall_at_k, reciprocal_rank_at_k,
 };
+pub use ranking::{ItemScorer, evaluate_scores};
 pub use report::{Bucket, Coverage, Report};
 pub use scorer::{ItemVocabulary, LlamaScorer};
 pub use text::{TextScores, response_losses};

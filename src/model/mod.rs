@@ -1,4 +1,4 @@
-//! The backbone, its checkpoints and adapters, and the network of the behavior encoder.
+//! The backbone, its checkpoints and adapters, and the networks over item ids: DIN and SASRec.
 
 pub mod adapter;
 mod checkpoint;
@@ -9,6 +9,7 @@ mod hub;
 pub mod init;
 pub mod llama;
 mod rope_scaling;
+pub mod sasrec;
 mod source;
 
 pub use adapter::LoraConfig;

@@ -1,4 +1,4 @@
-//! Differentiable operations for a trainable Llama, with their backward passes.
+//! Differentiable operations for the trainable networks, with their backward passes.
 //!
 //! candle's own fused operations cut the gradient (see `clippy.toml`); these do not. Each is one function
 //! with two paths: a fused, multi-threaded one for f32 and f64 on the CPU, and a composition of candle's
@@ -23,6 +23,7 @@ mod dropout;
 mod embedding;
 mod info_nce;
 mod kernels;
+mod layer_norm;
 mod linear;
 mod log_softmax;
 mod pool;
@@ -43,6 +44,7 @@ pub use dropout::dropout;
 pub use embedding::embedding;
 pub use info_nce::{Contrast, InfoNce, info_nce};
 pub use kernels::Precision;
+pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use log_softmax::{log_softmax_rows, log_sum_exp_rows};
 pub use rms_norm::rms_norm;

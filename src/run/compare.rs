@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::baseline::{is_baseline, result_files};
 use super::{EvalRequest, Manifest, Run, Stage};
 use crate::eval::{self, Difference, PERMUTATIONS, PerMetric, Prediction};
 use crate::{Error, Result, files, invalid};
@@ -35,11 +36,12 @@ impl Run {
         self.other_settings(request, other).map(|_| ())
     }
 
-    /// Compares an evaluation of this run, which has been made, with the same of the run in `other`.
+    /// Compares an evaluation of this run, which has been made, with the same of the run in `other`, or with
+    /// that of the baseline in `other`.
     pub fn compare(&self, request: EvalRequest, other: &Path) -> Result<Comparison> {
         let (this_settings, other_settings) = self.other_settings(request, other)?;
         let this = read_predictions(&request.predictions(&self.dir))?;
-        let others = read_predictions(&request.predictions(other))?;
+        let others = read_predictions(&files_of(request, other).1)?;
         let metrics = eval::compare(&this, &others, self.config.seed).map_err(|e| {
             let (this, other) = (self.dir.display(), other.display());
             Error::Invalid(format!("{this} and {other} cannot be compared: {e}"))
@@ -57,9 +59,9 @@ impl Run {
 
     /// The settings of both evaluations.
     fn other_settings(&self, request: EvalRequest, other: &Path) -> Result<(Value, Value)> {
-        let (result, command) = (request.result(other), request.command());
+        let ((result, predictions), command) = (files_of(request, other), request.command());
         let dir = other.display();
-        if !result.exists() || !request.predictions(other).exists() {
+        if !result.exists() || !predictions.exists() {
             invalid!(
                 "{dir}: there is no evaluation {} to compare with: run `llmbs --run {dir} {command}` \
                  first",
@@ -89,6 +91,15 @@ impl Run {
             );
         }
         Ok((mine, theirs))
+    }
+}
+
+/// Result and predictions of the same evaluation in another run folder, or of a baseline in its own.
+fn files_of(request: EvalRequest, other: &Path) -> (PathBuf, PathBuf) {
+    if is_baseline(other) {
+        result_files(other, request.split)
+    } else {
+        (request.result(other), request.predictions(other))
     }
 }
 

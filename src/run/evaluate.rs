@@ -279,7 +279,7 @@ fn sample_of(users: &[usize], most: usize, seed: u64, label: &str) -> Vec<usize>
 }
 
 /// Shows how many of `total` users `work` is done with, and how many a second.
-fn with_progress<T>(
+pub(super) fn with_progress<T>(
     monitor: &mut dyn Monitor,
     what: &str,
     total: usize,

@@ -6,12 +6,13 @@ use candle_core::{DType, Tensor};
 use ndarray::Array2;
 use serde_json::{Value, json};
 
+use super::behavior::embed_behavior;
 use super::log::TrainLog;
 use super::model::{Tokens, backbone, precision};
 use super::{Monitor, Run};
 use crate::config::RunConfig;
 use crate::data::Dataset;
-use crate::embed::{self, BehaviorEmbedding, semantic_embeddings};
+use crate::embed::semantic_embeddings;
 use crate::index::{HierarchicalKMeans, ItemIndex, Source, Tree, TreePlan, plan, store};
 use crate::model::{
     Backbone, Llama, LlamaConfig, init, load_safetensors, save_folder, save_safetensors,
@@ -44,8 +45,7 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
     }
     let new = run.dir.join("index.new");
     files::remove_dir(&new)?;
-    let din_dir = new.join("din");
-    std::fs::create_dir_all(&din_dir).map_err(Error::io(&din_dir))?;
+    std::fs::create_dir_all(&new).map_err(Error::io(&new))?;
     let mut names = vec!["index.json".to_string()];
     let mut figures = json!({ "items": dataset.num_items(), "source": source });
     let backbone = backbone(run)?;
@@ -58,24 +58,10 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
         None
     };
     let z_behavior = if behavior {
-        let din = embed_behavior(run, monitor)?;
-        if let Some(auc) = din.auc {
-            tracing::info!("behavior encoder: validation AUC {auc:.4} (epoch {})", din.best_epoch);
-        }
-        save_matrix(&new.join("behavior.safetensors"), &din.embeddings)?;
-        save_safetensors(new.join("din/model.safetensors"), &din.weights)?;
-        let report = json!({
-            "auc": din.auc,
-            "best_epoch": din.best_epoch,
-            "targets": din.num_targets,
-            "items_seen": din.num_seen,
-            "epochs": din.reports,
-        });
-        files::write_json(&new.join("din/report.json"), &report)?;
-        figures["behavior_auc"] = json!(din.auc);
-        names.extend(["behavior", "din/model"].map(|n| format!("{n}.safetensors")));
-        names.push("din/report.json".into());
-        Some(din.embeddings)
+        let made = embed_behavior(run, &new, monitor)?;
+        names.extend(made.names);
+        figures[made.figure.0] = made.figure.1;
+        Some(made.embeddings)
     } else {
         None
     };
@@ -199,39 +185,13 @@ fn embed_texts(run: &Run, backbone: &Backbone, monitor: &mut dyn Monitor) -> Res
     Ok(z)
 }
 
-fn embed_behavior(run: &Run, monitor: &mut dyn Monitor) -> Result<BehaviorEmbedding> {
-    let sequences: Vec<&[u32]> = run.dataset.train_sequences().collect();
-    let din = &run.config.index.behavior.din;
-    let mut note = String::new();
-    let result = embed::train_behavior_embedding(
-        &sequences,
-        run.dataset.num_items(),
-        din,
-        run.config.seed,
-        &mut |progress| match *progress {
-            embed::Progress::Step { epoch, done, total } => {
-                if (epoch, done) == (1, 1) {
-                    monitor.begin("train behavior encoder", (total * din.epochs) as u64);
-                }
-                monitor.advance(((epoch - 1) * total + done) as u64, &note);
-            }
-            embed::Progress::Epoch(report) => {
-                let auc = report.auc.map_or(String::new(), |auc| format!("  AUC {auc:.4}"));
-                note = format!("loss {:.4}{auc}", report.loss);
-            }
-        },
-    );
-    monitor.end();
-    result
-}
-
 /// The trees the configuration asks for.
 pub(super) fn plan_of(config: &RunConfig, num_items: usize) -> Result<Vec<TreePlan>> {
     let index = &config.index;
     plan(index.source, index.semantic.tree(), index.behavior.tree(), num_items)
 }
 
-fn save_matrix(path: &Path, matrix: &Array2<f32>) -> Result<()> {
+pub(super) fn save_matrix(path: &Path, matrix: &Array2<f32>) -> Result<()> {
     let data: Vec<f32> = matrix.iter().copied().collect();
     let tensor = Tensor::from_vec(data, matrix.dim(), &candle_core::Device::Cpu)?;
     save_safetensors(path, &[("embeddings".to_string(), tensor)].into())

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::Stage;
 use crate::config::RunConfig;
 use crate::data::Dataset;
+use crate::embed::Encoder;
 use crate::{Error, Result, files, invalid};
 
 /// The revision this program was built from.
@@ -98,10 +99,6 @@ impl Manifest {
 
 /// The settings that decide what `stage` computes, by dotted key.
 pub(super) fn settings(stage: Stage, config: &RunConfig) -> Result<BTreeMap<String, Value>> {
-    let value =
-        serde_json::to_value(config).map_err(|e| Error::Invalid(format!("configuration: {e}")))?;
-    let mut flat = BTreeMap::new();
-    flatten("", &value, &mut flat);
     let own: &[&str] = match stage {
         Stage::Index => &["seed", "data.", "backbone.", "index.", "train.warmup."],
         Stage::Initial => &[
@@ -123,6 +120,22 @@ pub(super) fn settings(stage: Stage, config: &RunConfig) -> Result<BTreeMap<Stri
             "train.anneal.",
         ],
     };
+    let mut settings = settings_under(own, config)?;
+    // The settings of the encoder that is not used decide nothing.
+    let unused = match config.index.behavior.encoder {
+        Encoder::Din => "index.behavior.sasrec.",
+        Encoder::SasRec => "index.behavior.din.",
+    };
+    settings.retain(|key, _| !key.starts_with(unused));
+    Ok(settings)
+}
+
+/// The settings with these dotted keys, or with keys that begin with those of them that end in a dot.
+pub(super) fn settings_under(own: &[&str], config: &RunConfig) -> Result<BTreeMap<String, Value>> {
+    let value =
+        serde_json::to_value(config).map_err(|e| Error::Invalid(format!("configuration: {e}")))?;
+    let mut flat = BTreeMap::new();
+    flatten("", &value, &mut flat);
     // These change what is told of a run, not what it computes.
     let silent = [".log-every", ".save-every"];
     flat.retain(|key, _| {
@@ -158,15 +171,7 @@ pub(super) fn compare(
     settings: &BTreeMap<String, Value>,
     inputs: &BTreeMap<String, String>,
 ) -> Result<()> {
-    let show = |v: Option<&Value>| v.map_or_else(|| "unset".into(), Value::to_string);
-    let mut differences = Vec::new();
-    for key in record.settings.keys().chain(settings.keys()) {
-        let (then, now) = (record.settings.get(key), settings.get(key));
-        let text = format!("{key} was {}, is now {}", show(then), show(now));
-        if then != now && !differences.contains(&text) {
-            differences.push(text);
-        }
-    }
+    let mut differences = differences(&record.settings, settings);
     for (name, digest) in inputs {
         if record.inputs.get(name).is_some_and(|then| then != digest) {
             differences.push(format!("{name} has changed since"));
@@ -183,4 +188,21 @@ pub(super) fn compare(
         differences.join("; "),
         stage.command()
     );
+}
+
+/// What differs between the settings a result was made with and those that hold now, in words.
+pub(super) fn differences(
+    then: &BTreeMap<String, Value>,
+    now: &BTreeMap<String, Value>,
+) -> Vec<String> {
+    let show = |v: Option<&Value>| v.map_or_else(|| "unset".into(), Value::to_string);
+    let mut differences = Vec::new();
+    for key in then.keys().chain(now.keys()) {
+        let (then, now) = (then.get(key), now.get(key));
+        let text = format!("{key} was {}, is now {}", show(then), show(now));
+        if then != now && !differences.contains(&text) {
+            differences.push(text);
+        }
+    }
+    differences
 }

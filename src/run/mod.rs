@@ -4,6 +4,8 @@
 //! or none; `manifest.json` says which, from what, and with which settings.
 
 mod anneal;
+mod baseline;
+mod behavior;
 mod compare;
 mod evaluate;
 mod generate;
@@ -30,6 +32,7 @@ use crate::data::synth::Shop;
 use crate::{Result, files, invalid};
 
 pub use crate::decode::Sampling;
+pub use baseline::{Baseline, BaselineRequest};
 pub use compare::Comparison;
 pub use evaluate::{EvalRequest, EvalResult};
 pub use generate::{GenerateRequest, Generated, Stop};

@@ -3,6 +3,8 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Float, Stored};
 
 /// A matrix to read; element (i, j) lies at `i * row_stride + j * col_stride`.
@@ -132,10 +134,12 @@ pub(crate) enum Threads {
 }
 
 /// What the values of a product are rounded to before they are multiplied. Sums are not rounded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// Nothing: full precision.
     #[default]
+    #[serde(rename = "f32")]
     Full,
     /// bf16, for f32 values on machines with AVX512-BF16; elsewhere as [`Precision::Full`].
     Bf16,

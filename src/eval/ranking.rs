@@ -1,0 +1,119 @@
+//! Full ranking by scores: for a model that scores every item after a history.
+
+use rayon::prelude::*;
+
+use super::evaluator::Evaluation;
+use super::metrics::DEPTH;
+use crate::Result;
+use crate::data::{Dataset, ItemId, Split};
+use crate::decode::Ranked;
+use crate::model::sasrec::SasRec;
+
+/// Users scored together.
+const BATCH: usize = 256;
+
+/// Scores every item after each of some histories: (histories, items), row by row.
+pub trait ItemScorer {
+    /// The scores; no history is empty.
+    fn scores(&self, histories: &[&[ItemId]]) -> Result<Vec<f32>>;
+}
+
+/// Leave-one-out evaluation of `users` (positions in the dataset) on a split: the best of all items for
+/// each, as many as any metric looks at; items of the history stay in.
+///
+/// `on_batch` hears how many users are done.
+pub fn evaluate_scores(
+    scorer: &dyn ItemScorer,
+    dataset: &Dataset,
+    users: &[usize],
+    split: Split,
+    max_history: usize,
+    on_batch: &mut dyn FnMut(usize),
+) -> Result<Evaluation> {
+    let mut ranked = Vec::with_capacity(users.len());
+    for batch in users.chunks(BATCH) {
+        let histories: Vec<&[ItemId]> =
+            batch.iter().map(|&user| dataset.users[user].history(split, max_history)).collect();
+        let scores = scorer.scores(&histories)?;
+        let best: Vec<_> =
+            scores.par_chunks(dataset.num_items()).map(|row| top(row, DEPTH)).collect();
+        ranked.extend(users[ranked.len()..].iter().copied().zip(best));
+        on_batch(ranked.len());
+    }
+    Ok(Evaluation::of(dataset, split, ranked))
+}
+
+/// The `k` items of the highest scores, best first, ties by item id.
+fn top(scores: &[f32], k: usize) -> Vec<Ranked> {
+    let mut best: Vec<Ranked> = Vec::with_capacity(k + 1);
+    for (&score, item) in scores.iter().zip(0..) {
+        // Items come by id, so one that only draws level stands behind.
+        if best.len() < k || best.last().is_some_and(|last| score > last.score) {
+            let place = best.partition_point(|ranked| ranked.score >= score);
+            best.insert(place, Ranked { item, score });
+            best.truncate(k);
+        }
+    }
+    best
+}
+
+impl ItemScorer for SasRec {
+    fn scores(&self, histories: &[&[ItemId]]) -> Result<Vec<f32>> {
+        Ok(SasRec::scores(self, histories)?.flatten_all()?.to_vec1()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::{Item, User};
+
+    /// Scores that do not depend on the history, but for the user whose history ends with item 3.
+    struct Fixed;
+
+    impl ItemScorer for Fixed {
+        fn scores(&self, histories: &[&[ItemId]]) -> Result<Vec<f32>> {
+            let row = |history: &&[ItemId]| match history.last() {
+                Some(3) => [0.0, 0.0, 0.0, 0.0, 1.0],
+                _ => [0.5, 0.25, 0.5, 0.75, 0.5],
+            };
+            Ok(histories.iter().flat_map(row).collect())
+        }
+    }
+
+    #[test]
+    fn a_ranking_by_hand() {
+        let user = |id: &str, items: &[ItemId]| User { id: id.into(), items: items.to_vec() };
+        let users = vec![user("a", &[0, 1, 2]), user("b", &[1, 1, 3, 4]), user("c", &[1, 0, 2, 1])];
+        let dataset = Dataset::new("Three", users, vec![Item::default(); 5]).unwrap();
+        let evaluate = |users: &[usize]| {
+            evaluate_scores(&Fixed, &dataset, users, Split::Test, 20, &mut |_| ()).unwrap()
+        };
+        let evaluation = evaluate(&[0, 1, 2]);
+        let lists: Vec<_> = evaluation.predictions.iter().map(|p| p.items.clone()).collect();
+        // Equal scores stand in the order of the item ids.
+        assert_eq!(lists, [[3, 0, 2, 4, 1], [4, 0, 1, 2, 3], [3, 0, 2, 4, 1]]);
+        assert_eq!(evaluation.predictions[0].scores, [0.75, 0.5, 0.5, 0.5, 0.25]);
+        // Ranks 3, 1 and 5.
+        let metric = |name: &str| *evaluation.metrics.get(name).unwrap();
+        assert_eq!(metric("recall@1"), 1.0 / 3.0);
+        assert_eq!(metric("recall@5"), 1.0);
+        let ndcg = (0.5 + 1.0 + 1.0 / 6f64.log2()) / 3.0;
+        assert!((metric("ndcg@10") - ndcg).abs() < 1e-12);
+        let mrr = (1.0 / 3.0 + 1.0 + 1.0 / 5.0) / 3.0;
+        assert!((metric("mrr@20") - mrr).abs() < 1e-12);
+        // A history of the target's own items, which may stand in the list again.
+        assert_eq!(evaluate(&[2]).predictions[0].rank(), Some(5));
+    }
+
+    #[test]
+    fn the_best_few_are_the_first_of_the_sorted() {
+        let scores: Vec<f32> = (0..500).map(|i| ((i * 7919) % 97) as f32).collect();
+        let mut sorted: Vec<Ranked> =
+            scores.iter().zip(0..).map(|(&score, item)| Ranked { item, score }).collect();
+        sorted.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.item.cmp(&b.item)));
+        assert_eq!(top(&scores, 20), sorted[..20]);
+        assert_eq!(top(&scores, 500), sorted);
+        assert_eq!(top(&scores[..3], 20).len(), 3);
+    }
+}

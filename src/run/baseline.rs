@@ -1,0 +1,344 @@
+//! Recommenders of another kind, trained on the same items and evaluated by the same metrics.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+use super::behavior::{epochs, with_epochs};
+use super::evaluate::{EvalResult, with_progress};
+use super::manifest::{differences, settings_under};
+use super::{GIT_REVISION, Monitor, Run, peak_memory_bytes};
+use crate::data::Split;
+use crate::embed::train_sasrec;
+use crate::eval::{CONFIDENCE, ItemScorer, Popularity, RESAMPLES, Report, evaluate_scores};
+use crate::model::sasrec::SasRec;
+use crate::model::{load_safetensors, save_safetensors};
+use crate::{Result, files, invalid};
+
+/// The figure on the validation split that the best epoch is chosen by.
+const VALIDATION: &str = "ndcg@10";
+
+/// A recommender to compare with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Baseline {
+    /// Causal self-attention over item ids.
+    SasRec,
+}
+
+impl Baseline {
+    /// The name: the word behind `llmbs baseline`, the table of its settings, its folder.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SasRec => "sasrec",
+        }
+    }
+}
+
+/// What to train and to evaluate.
+#[derive(Debug, Clone, Copy)]
+pub struct BaselineRequest {
+    /// The recommender.
+    pub baseline: Baseline,
+    /// The split it is evaluated on.
+    pub split: Split,
+    /// The seed it is trained with.
+    pub seed: u64,
+}
+
+/// `training.json`: how a trained baseline came about.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Training {
+    /// The settings that decided it, by dotted key.
+    settings: BTreeMap<String, Value>,
+    dataset: String,
+    dataset_fingerprint: String,
+    /// Version and git revision of the program that made it.
+    program: String,
+    machine: String,
+    seconds: f64,
+    peak_memory_bytes: u64,
+    /// Targets it was trained on.
+    targets: usize,
+    best_epoch: usize,
+    epochs: Value,
+}
+
+impl Run {
+    /// Trains a baseline and evaluates it on a split; what is there already is kept, unless `force` is set.
+    ///
+    /// It is trained on each user's items but the last two, and its best epoch chosen on the validation
+    /// split. The folder `baseline/NAME/seed-N` holds the model, how it came about, and its results.
+    ///
+    /// # Errors
+    /// Names the settings that differ from those of a model that is there.
+    pub fn baseline(
+        &self,
+        request: BaselineRequest,
+        force: bool,
+        monitor: &mut dyn Monitor,
+    ) -> Result<EvalResult> {
+        let dir = self.baseline_dir(request.baseline).join(format!("seed-{}", request.seed));
+        let found = if force { None } else { self.found_training(request, &dir)? };
+        let (scorer, training) = match found {
+            Some(training) => (self.load_baseline(request, &dir)?, training),
+            None => self.train_baseline(request, &dir, monitor)?,
+        };
+        let users: Vec<usize> = (0..self.dataset.users.len()).collect();
+        let settings = self.baseline_settings(request, &dir, users.len())?;
+        let (path, predictions) = result_files(&dir, request.split);
+        if path.exists() && predictions.exists() && !force {
+            let found: Value = files::read_json(&path)?;
+            if found["settings"] == settings {
+                return Ok(EvalResult { json: found, path, was_done: true });
+            }
+        }
+        let (split, history) = (request.split, self.config.data.history);
+        let start = Instant::now();
+        let what = format!("evaluate {} {split}", request.baseline.name());
+        let evaluation = with_progress(monitor, &what, users.len(), |on_batch| {
+            evaluate_scores(&*scorer, &self.dataset, &users, split, history, on_batch)
+        })?;
+        let seconds = start.elapsed().as_secs_f64();
+        let predicted = &evaluation.predictions;
+        let report =
+            Report::new(&self.dataset, &users, split, history, predicted, self.config.seed);
+        let json = json!({
+            "metrics": report.metrics,
+            "intervals": report.intervals,
+            "popularity": Popularity::new(&self.dataset).evaluate(&self.dataset, &users, split),
+            "by_history": report.by_history,
+            "by_popularity": report.by_popularity,
+            "coverage": report.coverage,
+            "settings": settings,
+            "training": {
+                "best_epoch": training.best_epoch,
+                "epochs": training.epochs.as_array().map(Vec::len),
+                "targets": training.targets,
+                "seconds": training.seconds,
+                "machine": training.machine,
+                "program": training.program,
+            },
+            "performance": {
+                "seconds": seconds,
+                "users_per_s": users.len() as f64 / seconds,
+                "peak_memory_bytes": peak_memory_bytes(),
+                "machine": self.machine(),
+            },
+        });
+        files::write_json_lines(&predictions, predicted)?;
+        files::write_json(&path, &json)?;
+        Ok(EvalResult { json, path, was_done: false })
+    }
+
+    /// The results of a baseline with several seeds as one: means and sample standard deviations, kept as
+    /// `baseline/NAME/SPLIT.json`.
+    pub fn baseline_over_seeds(
+        &self,
+        baseline: Baseline,
+        split: Split,
+        results: &[EvalResult],
+    ) -> Result<(Value, PathBuf)> {
+        let seeds: Vec<&Value> = results.iter().map(|r| &r.json["settings"]["seed"]).collect();
+        let (mut mean, mut deviation) = (Map::new(), Map::new());
+        let first = results.first().map(|r| &r.json);
+        for name in
+            first.and_then(|json| json["metrics"].as_object()).into_iter().flat_map(Map::keys)
+        {
+            let values: Vec<f64> =
+                results.iter().filter_map(|r| r.json["metrics"][name].as_f64()).collect();
+            let (m, d) = mean_and_deviation(&values);
+            mean.insert(name.clone(), json!(m));
+            deviation.insert(name.clone(), json!(d));
+        }
+        let mut settings = first.map_or(Value::Null, |json| json["settings"].clone());
+        if let Some(settings) = settings.as_object_mut() {
+            settings.retain(|key, _| !matches!(key.as_str(), "seed" | "model_digest"));
+        }
+        let json = json!({
+            "metrics": mean,
+            "standard_deviations": deviation,
+            "seeds": seeds,
+            "popularity": first.map(|json| &json["popularity"]),
+            "by_seed": results.iter().map(|r| &r.json["metrics"]).collect::<Vec<_>>(),
+            "settings": settings,
+        });
+        let path = self.baseline_dir(baseline).join(format!("{split}.json"));
+        files::write_json(&path, &json)?;
+        Ok((json, path))
+    }
+
+    fn baseline_dir(&self, baseline: Baseline) -> PathBuf {
+        self.dir.join("baseline").join(baseline.name())
+    }
+
+    /// The settings that decide what training makes.
+    fn training_settings(&self, request: BaselineRequest) -> Result<BTreeMap<String, Value>> {
+        let own = format!("baseline.{}.", request.baseline.name());
+        let own = ["data.history", "data.path", "data.synthetic.", &own];
+        let mut settings = settings_under(&own, &self.config)?;
+        settings.insert("seed".into(), request.seed.into());
+        Ok(settings)
+    }
+
+    /// How the model that stands in `dir` came about, if there is one.
+    fn found_training(&self, request: BaselineRequest, dir: &Path) -> Result<Option<Training>> {
+        let path = dir.join("training.json");
+        if !path.exists() {
+            return Ok(None);
+        }
+        let found: Training = files::read_json(&path)?;
+        let mut differ = differences(&found.settings, &self.training_settings(request)?);
+        if found.dataset_fingerprint != self.dataset.fingerprint {
+            differ.push("the dataset has changed since".into());
+        }
+        if differ.is_empty() {
+            return Ok(Some(found));
+        }
+        invalid!(
+            "{}: the model was made with another configuration or input: {}; go back, choose another \
+             folder with --run, or redo it with `llmbs baseline {} --force`",
+            dir.display(),
+            differ.join("; "),
+            request.baseline.name()
+        );
+    }
+
+    fn load_baseline(&self, request: BaselineRequest, dir: &Path) -> Result<Box<dyn ItemScorer>> {
+        let weights = load_safetensors(dir.join("model.safetensors"), &candle_core::Device::Cpu)?;
+        match request.baseline {
+            Baseline::SasRec => {
+                let config = &self.config.baseline.sasrec;
+                let network = config.network(self.dataset.num_items(), request.seed)?;
+                network.set_weights(&weights)?;
+                Ok(Box::new(network))
+            }
+        }
+    }
+
+    /// Trains a baseline into `dir`, whose results of an earlier one go.
+    fn train_baseline(
+        &self,
+        request: BaselineRequest,
+        dir: &Path,
+        monitor: &mut dyn Monitor,
+    ) -> Result<(Box<dyn ItemScorer>, Training)> {
+        let start = Instant::now();
+        let settings = self.training_settings(request)?;
+        let name = request.baseline.name();
+        let sequences: Vec<&[u32]> = self.dataset.train_sequences().collect();
+        let what = format!("train {name} with seed {}", request.seed);
+        let (scorer, weights, targets, best_epoch, reports): (Box<dyn ItemScorer>, _, _, _, _) =
+            match request.baseline {
+                Baseline::SasRec => {
+                    let config = &self.config.baseline.sasrec;
+                    let mut measure = |network: &SasRec| self.validation_figure(network);
+                    let trained =
+                        with_epochs(monitor, &what, config.epochs, VALIDATION, |progress| {
+                            let items = self.dataset.num_items();
+                            let seed = request.seed;
+                            train_sasrec(&sequences, items, config, seed, &mut measure, progress)
+                        })?;
+                    let weights = trained.network.weights()?;
+                    let (targets, best) = (trained.num_targets, trained.best_epoch);
+                    (Box::new(trained.network), weights, targets, best, trained.reports)
+                }
+            };
+        let training = Training {
+            settings,
+            dataset: self.dataset.name.clone(),
+            dataset_fingerprint: self.dataset.fingerprint.clone(),
+            program: format!("llmbs {} ({GIT_REVISION})", env!("CARGO_PKG_VERSION")),
+            machine: self.machine(),
+            seconds: start.elapsed().as_secs_f64(),
+            peak_memory_bytes: peak_memory_bytes(),
+            targets,
+            best_epoch,
+            epochs: epochs(&reports, &format!("validation_{VALIDATION}")),
+        };
+        let new = PathBuf::from(format!("{}.new", dir.display()));
+        files::remove_dir(&new)?;
+        std::fs::create_dir_all(&new).map_err(crate::Error::io(&new))?;
+        save_safetensors(new.join("model.safetensors"), &weights)?;
+        files::write_json(&new.join("training.json"), &training)?;
+        files::replace_dir(&new, dir)?;
+        Ok((scorer, training))
+    }
+
+    /// The figure on the validation split, over all users.
+    fn validation_figure(&self, scorer: &dyn ItemScorer) -> Result<Option<f64>> {
+        let users: Vec<usize> = (0..self.dataset.users.len()).collect();
+        let (split, history) = (Split::Valid, self.config.data.history);
+        let evaluation =
+            evaluate_scores(scorer, &self.dataset, &users, split, history, &mut |_| ())?;
+        Ok(evaluation.metrics.get(VALIDATION).copied())
+    }
+
+    /// What decides a baseline's result.
+    fn baseline_settings(
+        &self,
+        request: BaselineRequest,
+        dir: &Path,
+        users: usize,
+    ) -> Result<Value> {
+        let (score, own) = match request.baseline {
+            Baseline::SasRec => (
+                "inner product of the history's state and the item's embedding",
+                json!(self.config.baseline.sasrec),
+            ),
+        };
+        Ok(json!({
+            "model": request.baseline.name(),
+            "split": request.split,
+            "users": users,
+            "limit": null,
+            "history": self.config.data.history,
+            "search": "all items are scored",
+            "exhaustive": true,
+            "score": score,
+            "ties": "smaller item id",
+            "excluded_items": "none",
+            "bootstrap": { "resamples": RESAMPLES, "confidence": CONFIDENCE },
+            "items": self.dataset.num_items(),
+            "seed": request.seed,
+            "dataset": self.dataset.name,
+            "dataset_fingerprint": self.dataset.fingerprint,
+            request.baseline.name(): own,
+            "validation": format!("{VALIDATION} of all users chose the epoch"),
+            "model_digest": files::digest(&dir.join("model.safetensors"))?,
+            "git_revision": GIT_REVISION,
+        }))
+    }
+}
+
+/// Where the result of a split and its predictions stand in a baseline's folder.
+pub(super) fn result_files(dir: &Path, split: Split) -> (PathBuf, PathBuf) {
+    (dir.join(format!("{split}.json")), dir.join(format!("{split}.predictions.jsonl")))
+}
+
+/// Whether `dir` is the folder of a trained baseline.
+pub(super) fn is_baseline(dir: &Path) -> bool {
+    dir.join("training.json").exists()
+}
+
+/// The mean and the sample standard deviation; that of fewer than two values is none.
+fn mean_and_deviation(values: &[f64]) -> (f64, Option<f64>) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
+    (mean, (values.len() > 1).then(|| (squares / (n - 1.0)).sqrt()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deviation_is_that_of_a_sample() {
+        let (mean, deviation) = mean_and_deviation(&[1.0, 2.0, 6.0]);
+        assert_eq!((mean, deviation), (3.0, Some(7f64.sqrt())));
+        assert_eq!(mean_and_deviation(&[0.25]), (0.25, None));
+    }
+}

@@ -1,0 +1,180 @@
+//! `llmbs baseline` as a user meets it.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::program::{fails, run, tiny};
+use serde_json::Value;
+
+/// Settings with which a baseline is trained in a moment.
+const SMALL: [&str; 6] = [
+    "--set",
+    "baseline.sasrec.dim=16",
+    "--set",
+    "baseline.sasrec.feed-forward=32",
+    "--set",
+    "baseline.sasrec.epochs=4",
+];
+
+fn baseline<'a>(words: &[&'a str]) -> Vec<&'a str> {
+    [&SMALL[..], &["baseline", "sasrec"], words].concat()
+}
+
+fn json(dir: &Path, words: &[&str]) -> Value {
+    let words = [words, &["--json"]].concat();
+    serde_json::from_str(&run(dir, &baseline(&words), 0).0).unwrap()
+}
+
+#[test]
+fn a_baseline_is_trained_evaluated_and_known_to_be_there() {
+    let dir = tiny();
+    let dir = dir.path();
+    let first = json(dir, &["--seeds", "3"]);
+    for (name, value) in first["metrics"].as_object().unwrap() {
+        let bound = |i: usize| first["intervals"][name][i].as_f64().unwrap();
+        let value = value.as_f64().unwrap();
+        assert!(bound(0) <= value && value <= bound(1), "{name} of {first}");
+        assert!(first["popularity"][name].is_number());
+    }
+    let settings = &first["settings"];
+    assert_eq!((&settings["seed"], &settings["users"]), (&3.into(), &80.into()));
+    assert_eq!((&settings["split"], &settings["history"]), (&"test".into(), &20.into()));
+    assert_eq!(settings["sasrec"]["dim"], 16);
+    assert!(settings["dataset_fingerprint"].is_string());
+
+    let folder = dir.join("runs/llmbs/baseline/sasrec/seed-3");
+    let training: Value =
+        serde_json::from_str(&fs::read_to_string(folder.join("training.json")).unwrap()).unwrap();
+    let epochs = training["epochs"].as_array().unwrap();
+    let figure = |epoch: &Value| epoch["validation_ndcg@10"].as_f64().unwrap();
+    let best = epochs.iter().map(figure).fold(0.0, f64::max);
+    let chosen = training["best_epoch"].as_u64().unwrap() as usize;
+    assert_eq!(figure(&epochs[chosen - 1]), best);
+    let predictions = fs::read_to_string(folder.join("test.predictions.jsonl")).unwrap();
+    assert_eq!(predictions.lines().count(), 80);
+    for line in predictions.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let mut items: Vec<u64> =
+            line["items"].as_array().unwrap().iter().map(|i| i.as_u64().unwrap()).collect();
+        items.sort_unstable();
+        items.dedup();
+        assert_eq!(items.len(), 20);
+    }
+
+    // The model that the validation split chose is the one that is evaluated, from its file too.
+    let valid = json(dir, &["--seeds", "3", "--split", "valid"]);
+    assert_eq!(valid["metrics"]["ndcg@10"], best);
+
+    let model = fs::read(folder.join("model.safetensors")).unwrap();
+    let (table, log) = run(dir, &baseline(&["--seeds", "3"]), 0);
+    assert!(log.contains("is there already") && log.contains("--force"), "{log}");
+    for word in ["recall@10", "ndcg@10", "mrr@20", "popularity", "sasrec", "±", "seed 3"] {
+        assert!(table.contains(word), "{word} is not in {table}");
+    }
+    assert_eq!(fs::read(folder.join("model.safetensors")).unwrap(), model);
+    fails(
+        dir,
+        &["--set", "baseline.sasrec.dim=8", "baseline", "sasrec", "--seeds", "3"],
+        &["baseline.sasrec.dim was 16, is now 8", "--force"],
+    );
+    assert_eq!(fs::read(folder.join("model.safetensors")).unwrap(), model);
+    let (again, log) = run(dir, &baseline(&["--seeds", "3", "--force"]), 0);
+    assert!(log.contains("written"), "{log}");
+    assert_eq!(again, table, "the same seed gives the same model");
+}
+
+#[test]
+fn several_seeds_give_mean_and_deviation() {
+    let dir = tiny();
+    let dir = dir.path();
+    let both = json(dir, &["--seeds", "2,1"]);
+    let of = |seed: &str| json(dir, &["--seeds", seed])["metrics"]["recall@20"].as_f64().unwrap();
+    let (one, two) = (of("1"), of("2"));
+    let mean = both["metrics"]["recall@20"].as_f64().unwrap();
+    let deviation = both["standard_deviations"]["recall@20"].as_f64().unwrap();
+    assert!((mean - one.midpoint(two)).abs() < 1e-12);
+    assert!((deviation - (one - two).abs() / 2f64.sqrt()).abs() < 1e-12);
+    assert_eq!(both["seeds"], serde_json::json!([1, 2]));
+    let (table, _) = run(dir, &baseline(&["--seeds", "1,2"]), 0);
+    for word in ["mean", "sd", "seed 1", "seed 2", "seeds 1, 2"] {
+        assert!(table.contains(word), "{word} is not in {table}");
+    }
+    assert!(dir.join("runs/llmbs/baseline/sasrec/test.json").exists());
+}
+
+#[test]
+fn threads_do_not_change_a_baseline() {
+    let dir = tiny();
+    let dir = dir.path();
+    let made = |threads: &str| {
+        let words = ["--threads", threads, "--run", threads, "--seed", "5"];
+        run(dir, &[&words[..], &baseline(&[])].concat(), 0);
+        let folder = dir.join(threads).join("baseline/sasrec/seed-5");
+        ["model.safetensors", "test.predictions.jsonl"]
+            .map(|file| fs::read(folder.join(file)).unwrap())
+    };
+    assert!(made("1") == made("2"));
+}
+
+#[test]
+fn a_run_is_compared_with_a_baseline() {
+    let dir = tiny();
+    let dir = dir.path();
+    run(dir, &["index"], 0);
+    run(dir, &["train", "--stage", "initial"], 0);
+    let folder = "runs/llmbs/baseline/sasrec/seed-1";
+    let compare = ["eval", "--json", "--compare", folder];
+    fails(dir, &compare, &[folder, "no evaluation"]);
+    let other = json(dir, &["--seeds", "1"]);
+    let ours: Value = serde_json::from_str(&run(dir, &compare, 0).0).unwrap();
+    for (name, difference) in ours["comparison"]["metrics"].as_object().unwrap() {
+        assert_eq!(difference["this"], ours["metrics"][name]);
+        assert_eq!(difference["other"], other["metrics"][name]);
+    }
+}
+
+#[test]
+fn the_index_may_be_built_on_sasrec() {
+    let dir = tiny();
+    let dir = dir.path();
+    let sasrec = |words: &[&'static str]| {
+        let set = [
+            "--set",
+            "index.behavior.encoder=sasrec",
+            "--set",
+            "index.behavior.sasrec.dim=8",
+            "--set",
+            "index.behavior.sasrec.epochs=2",
+        ];
+        [&set[..], words].concat()
+    };
+    let (stdout, _) = run(dir, &sasrec(&["index"]), 0);
+    for word in ["behavior_log_likelihood", "index/sasrec/report.json", "behavior.safetensors"] {
+        assert!(stdout.contains(word), "{word} is not in {stdout}");
+    }
+    assert!(!dir.join("runs/llmbs/index/din").exists());
+    let report = fs::read_to_string(dir.join("runs/llmbs/index/sasrec/report.json")).unwrap();
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert!(report["log_likelihood"].as_f64().unwrap() < 0.0, "{report}");
+    assert_eq!(report["epochs"].as_array().unwrap().len(), 2);
+
+    // The settings of the other encoder do not matter, those of this one do.
+    let (stdout, _) = run(dir, &sasrec(&["--set", "index.behavior.din.dim=4", "index"]), 0);
+    assert!(stdout.contains("finished already"), "{stdout}");
+    fails(
+        dir,
+        &sasrec(&["--set", "index.behavior.sasrec.heads=1", "index"]),
+        &["index.behavior.sasrec.heads was 2, is now 1"],
+    );
+    fails(dir, &["index"], &["index.behavior.encoder was \"sasrec\", is now \"din\""]);
+    fails(dir, &["--set", "index.behavior.encoder=gru", "index"], &["gru"]);
+    fails(
+        dir,
+        &["--set", "baseline.sasrec.heads=3", "baseline", "sasrec"],
+        &["baseline.sasrec: dim = 128: must be a multiple of heads = 3"],
+    );
+}
