@@ -5,6 +5,7 @@
 //! [`store`] keeps them in files. Knows nothing of tensors or models.
 
 mod assign;
+mod distance;
 mod error;
 mod item_index;
 mod kmeans;
