@@ -9,6 +9,7 @@ mod distance;
 mod error;
 mod item_index;
 mod kmeans;
+mod numbering;
 mod report;
 mod source;
 pub mod store;
@@ -17,6 +18,8 @@ mod trie;
 
 pub use error::IndexError;
 pub use item_index::{ItemIndex, Level};
+pub(crate) use kmeans::Rows;
+pub use numbering::{Numbering, code_similarity};
 pub use report::{Agreement, LevelReport, Report, agreement, report};
 pub use source::{Source, TreePlan, TreeSettings, branching, min_levels, plan};
 pub use tree::{HierarchicalKMeans, Tree};
