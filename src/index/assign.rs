@@ -89,8 +89,72 @@ impl Sizes {
 struct Members {
     cluster: usize,
     items: Vec<u32>,
+    /// The costs of its items, (clusters, room), one row a cluster: a meeting reads two rows from end
+    /// to end, where rows of the whole matrix would cost a cache miss an item.
+    costs: Vec<f32>,
+    room: usize,
     /// The round of the latest change.
     changed: usize,
+}
+
+impl Members {
+    fn new(
+        costs: &[f32],
+        num_clusters: usize,
+        cluster: usize,
+        items: Vec<u32>,
+        room: usize,
+    ) -> Self {
+        let mut own = vec![0.0; num_clusters * room];
+        for (place, &item) in items.iter().enumerate() {
+            let row = &costs[item as usize * num_clusters..][..num_clusters];
+            for (to, &cost) in row.iter().enumerate() {
+                own[to * room + place] = cost;
+            }
+        }
+        Self { cluster, items, costs: own, room, changed: 0 }
+    }
+
+    /// What it adds to the cost to move each item to cluster `to`, in f64, where differences are exact:
+    /// rounding must not invent a gain.
+    fn changes(&self, to: usize) -> impl Iterator<Item = f64> {
+        let row = |cluster| &self.costs[cluster * self.room..][..self.items.len()];
+        let pairs = row(to).iter().zip(row(self.cluster));
+        pairs.map(|(&there, &here)| f64::from(there) - f64::from(here))
+    }
+
+    /// The places of the items that can move to `to` for less than `most`, cheapest first, ties by
+    /// item; with what that adds.
+    fn cheaper(&self, to: usize, most: f64) -> Vec<(f64, usize)> {
+        let places = self.changes(to).zip(0..).filter(|&(change, _)| change < most);
+        let mut places: Vec<(f64, usize)> = places.collect();
+        places.sort_by(|a, b| a.0.total_cmp(&b.0).then(self.items[a.1].cmp(&self.items[b.1])));
+        places
+    }
+
+    fn least_change(&self, to: usize) -> f64 {
+        self.changes(to).fold(f64::INFINITY, |least, x| if x < least { x } else { least })
+    }
+
+    /// Exchanges the item at `place` for that of `other` at `theirs`.
+    fn exchange(&mut self, place: usize, other: &mut Self, theirs: usize) {
+        std::mem::swap(&mut self.items[place], &mut other.items[theirs]);
+        let ours = self.costs.chunks_exact_mut(self.room);
+        for (ours, others) in ours.zip(other.costs.chunks_exact_mut(other.room)) {
+            std::mem::swap(&mut ours[place], &mut others[theirs]);
+        }
+    }
+
+    /// Gives the item at `place` to `other`, which has room for it.
+    fn give(&mut self, place: usize, other: &mut Self) {
+        let (last, end) = (self.items.len() - 1, other.items.len());
+        other.items.push(self.items.swap_remove(place));
+        let ours = self.costs.chunks_exact_mut(self.room);
+        for (ours, others) in ours.zip(other.costs.chunks_exact_mut(other.room)) {
+            others[end] = ours[place];
+            ours[place] = ours[last];
+        }
+    }
 }
 
 /// Lowers the total cost of a balanced assignment by exchanging items between pairs of clusters
@@ -101,12 +165,16 @@ struct Members {
 /// cluster in common, so they are settled side by side, and the outcome is the same on any number of
 /// threads.
 pub(crate) fn improve(costs: &[f32], num_clusters: usize, clusters: &mut [u32]) {
-    let mut members: Vec<Members> = (0..num_clusters)
-        .map(|cluster| Members { cluster, items: Vec::new(), changed: 0 })
-        .collect();
+    let mut items = vec![Vec::new(); num_clusters];
     for (item, &cluster) in (0..).zip(clusters.iter()) {
-        members[cluster as usize].items.push(item);
+        items[cluster as usize].push(item);
     }
+    let room = items.iter().map(Vec::len).max().unwrap_or(0);
+    let mut members: Vec<Members> = items
+        .into_par_iter()
+        .enumerate()
+        .map(|(cluster, items)| Members::new(costs, num_clusters, cluster, items, room))
+        .collect();
     let rounds = (num_clusters + num_clusters % 2).saturating_sub(1);
     let mut cost: f64 = costs
         .chunks_exact(num_clusters)
@@ -114,7 +182,7 @@ pub(crate) fn improve(costs: &[f32], num_clusters: usize, clusters: &mut [u32]) 
         .map(|(row, &cluster)| f64::from(row[cluster as usize]))
         .sum();
     let least = cost / clusters.len() as f64;
-    let mut tournament = Tournament { costs, num_clusters, rounds, least, every_pair: true };
+    let mut tournament = Tournament { num_clusters, rounds, least, every_pair: true };
     let mut round = rounds;
     for sweep in 0..MAX_SWEEPS {
         let thorough = sweep >= THRESHOLD_SWEEPS;
@@ -138,9 +206,7 @@ pub(crate) fn improve(costs: &[f32], num_clusters: usize, clusters: &mut [u32]) 
 }
 
 /// What the meetings of clusters have in common.
-struct Tournament<'a> {
-    /// (items, clusters).
-    costs: &'a [f32],
+struct Tournament {
     num_clusters: usize,
     /// The rounds of a sweep.
     rounds: usize,
@@ -150,7 +216,7 @@ struct Tournament<'a> {
     every_pair: bool,
 }
 
-impl Tournament<'_> {
+impl Tournament {
     /// Settles the pairs that meet in `round`, and returns what that gains.
     fn play(&self, members: &mut [Members], round: usize) -> f64 {
         let mut waiting: Vec<Option<&mut Members>> = members.iter_mut().map(Some).collect();
@@ -175,57 +241,30 @@ impl Tournament<'_> {
     /// Makes the exchanges between two clusters that gain more than `least`, and returns what they
     /// gain. Without a threshold that divides their items at the lowest cost.
     fn settle(&self, a: &mut Members, b: &mut Members) -> f64 {
-        // Differences are taken in f64, where they are exact: rounding must not invent a gain.
         let (to_a, to_b) = (a.cluster, b.cluster);
-        let change = |&item: &u32| {
-            let row = &self.costs[item as usize * self.num_clusters..][..self.num_clusters];
-            f64::from(row[to_b]) - f64::from(row[to_a])
-        };
-        let changes = |items: &[u32]| items.iter().map(change).collect::<Vec<f64>>();
-        let (mut in_a, mut in_b) = (changes(&a.items), changes(&b.items));
         let mut gain = 0.0;
-
-        // Who gains most by going changes places with who loses least by coming back.
-        let cheapest = in_a.iter().copied().fold(f64::INFINITY, f64::min);
-        let dearest = in_b.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        if cheapest < dearest - self.least {
-            let mut going: Vec<usize> =
-                (0..in_a.len()).filter(|&i| in_a[i] < dearest - self.least).collect();
-            let mut coming: Vec<usize> =
-                (0..in_b.len()).filter(|&i| in_b[i] > cheapest + self.least).collect();
-            going.sort_by(|&i, &j| in_a[i].total_cmp(&in_a[j]).then(a.items[i].cmp(&a.items[j])));
-            coming.sort_by(|&i, &j| in_b[j].total_cmp(&in_b[i]).then(b.items[i].cmp(&b.items[j])));
-            for (i, j) in going.into_iter().zip(coming) {
-                if in_a[i] >= in_b[j] - self.least {
+        let (there, back) = (a.least_change(to_b), b.least_change(to_a));
+        if there + back < -self.least {
+            let going = a.cheaper(to_b, -self.least - back);
+            let coming = b.cheaper(to_a, -self.least - there);
+            for ((there, i), (back, j)) in going.into_iter().zip(coming) {
+                if there + back >= -self.least {
                     break;
                 }
-                gain += in_b[j] - in_a[i];
-                std::mem::swap(&mut in_a[i], &mut in_b[j]);
-                std::mem::swap(&mut a.items[i], &mut b.items[j]);
+                gain -= there + back;
+                a.exchange(i, b, j);
             }
         }
-
         // The larger of two unequal clusters may give one away.
-        if a.items.len() > b.items.len() {
-            if let Some((i, change)) = self.cheapest(&a.items, in_a.into_iter()) {
-                b.items.push(a.items.swap_remove(i));
+        let (larger, smaller) = if a.items.len() > b.items.len() { (a, b) } else { (b, a) };
+        if larger.items.len() > smaller.items.len() {
+            let cheapest = larger.cheaper(smaller.cluster, -self.least);
+            if let Some(&(change, place)) = cheapest.first() {
+                larger.give(place, smaller);
                 gain -= change;
             }
-        } else if b.items.len() > a.items.len()
-            && let Some((i, change)) = self.cheapest(&b.items, in_b.into_iter().map(|x| -x))
-        {
-            a.items.push(b.items.swap_remove(i));
-            gain -= change;
         }
         gain
-    }
-
-    /// The place and change of the item that is cheapest to move, if that gains more than `least`.
-    fn cheapest(&self, items: &[u32], changes: impl Iterator<Item = f64>) -> Option<(usize, f64)> {
-        changes
-            .enumerate()
-            .min_by(|x, y| x.1.total_cmp(&y.1).then(items[x.0].cmp(&items[y.0])))
-            .filter(|&(_, change)| change < -self.least)
     }
 }
 
