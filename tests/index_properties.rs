@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use llmbs::index::{
-    HierarchicalKMeans, ItemIndex, Level, Source, Tree, Trie, agreement, branching, min_levels,
-    store,
+    HierarchicalKMeans, ItemIndex, Level, Numbering, Source, Tree, Trie, agreement, branching,
+    code_similarity, min_levels, store,
 };
 use llmbs::rng;
 use ndarray::Array2;
@@ -33,9 +33,12 @@ fn check_tree(tree: &Tree, vectors: &Array2<f32>, branching: usize) {
         assert_eq!(tree.centroids()[level].nrows(), children.len());
         for (path, items) in clusters(tree, level) {
             let num_children = branching.min(items.len());
-            let sizes: Vec<usize> = (0..num_children as u32)
-                .map(|code| children[&[path.clone(), vec![code]].concat()].len())
+            let sizes: Vec<usize> = children
+                .iter()
+                .filter(|(child, _)| child[..level] == path)
+                .map(|(_, items)| items.len())
                 .collect();
+            assert_eq!(sizes.len(), num_children);
             let (floor, larger) = (items.len() / num_children, items.len() % num_children);
             assert_eq!(sizes.iter().sum::<usize>(), items.len());
             assert_eq!(sizes.iter().filter(|&&size| size == floor + 1).count(), larger);
@@ -60,13 +63,22 @@ proptest! {
     #[test]
     fn trees_are_balanced_and_tell_all_items_apart(
         seed in 0u64..1000, num_items in 1usize..300, dim in 1usize..20, k in 2usize..20,
-        extra_levels in 0usize..2, same in 1usize..4,
+        extra_levels in 0usize..2, same in 1usize..4, aligned in any::<bool>(),
     ) {
         let levels = min_levels(num_items, k).unwrap() + extra_levels;
         let vectors = vectors(seed, num_items, dim, num_items.div_ceil(same));
-        let tree = HierarchicalKMeans::new(k, levels).fit(vectors.view(), seed).unwrap();
+        let numbering = if aligned { Numbering::Aligned } else { Numbering::Axis };
+        let kmeans = HierarchicalKMeans { numbering, ..HierarchicalKMeans::new(k, levels) };
+        let tree = kmeans.fit(vectors.view(), seed).unwrap();
         let index = ItemIndex::single(Source::Semantic, &tree).unwrap();
         prop_assert_eq!(index.num_items(), num_items);
+        // Every code below the largest number of children has a token.
+        let largest = |level| {
+            let below = clusters(&tree, level);
+            let branching = branching(num_items, k, levels).unwrap();
+            below.values().map(|items| branching.min(items.len())).max().unwrap()
+        };
+        prop_assert_eq!(tree.num_codes(), (0..levels).map(largest).collect::<Vec<_>>());
         prop_assert_eq!(index.num_levels(), levels);
         check_tree(&tree, &vectors, branching(num_items, k, levels).unwrap());
     }
@@ -148,7 +160,11 @@ fn the_unit_index_has_semantic_levels_first() {
 fn trees_are_the_same_on_one_and_two_threads() {
     let vectors = vectors(3, 3000, 24, 2000);
     // Samples smaller than the root, so that sampling is covered too.
-    let kmeans = HierarchicalKMeans { sample_per_cluster: 40, ..HierarchicalKMeans::new(64, 0) };
+    let kmeans = HierarchicalKMeans {
+        sample_per_cluster: 40,
+        numbering: Numbering::Aligned,
+        ..HierarchicalKMeans::new(64, 0)
+    };
     let fit = |threads, seed| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| kmeans.fit(vectors.view(), seed).unwrap())
@@ -156,6 +172,30 @@ fn trees_are_the_same_on_one_and_two_threads() {
     let one = fit(1, 7);
     assert!(one == fit(2, 7) && one == fit(3, 7));
     assert!(one.codes() != fit(2, 8).codes());
+}
+
+#[test]
+fn aligned_codes_are_more_alike_under_all_parents_and_change_no_cluster() {
+    // Few directions within each blob, the same for all blobs.
+    let (num_items, num_blobs, dim) = (600, 24, 16);
+    let mut stream = rng::stream(12, "blobs", &[]);
+    let centers = rng::normal(&mut stream, num_blobs * dim, 9.0);
+    let steps = rng::normal(&mut stream, 25 * dim, 1.0);
+    let noise = rng::normal(&mut stream, num_items * dim, 0.3);
+    let vectors = Array2::from_shape_fn((num_items, dim), |(i, j)| {
+        centers[i % num_blobs * dim + j] + steps[i / num_blobs * dim + j] + noise[i * dim + j]
+    });
+    let fit = |numbering| {
+        let kmeans = HierarchicalKMeans { numbering, ..HierarchicalKMeans::new(25, 2) };
+        kmeans.fit(vectors.view(), 3).unwrap()
+    };
+    let (axis, aligned) = (fit(Numbering::Axis), fit(Numbering::Aligned));
+    let similarity = [code_similarity(&axis), code_similarity(&aligned)];
+    assert_eq!((similarity[0][0], similarity[1][0]), (None, None));
+    let (before, after) = (similarity[0][1].unwrap(), similarity[1][1].unwrap());
+    assert!(after > 0.6 && before < 0.5 * after, "{before} {after}");
+    let sets = |tree: &Tree| clusters(tree, 1).into_values().collect::<BTreeSet<_>>();
+    assert_eq!(sets(&axis), sets(&aligned));
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Benchmarks of the engines on random input, with the shapes that other frameworks are measured on.
 
 mod generate;
+mod kmeans;
 mod train;
 
 use serde::Serialize;
@@ -8,6 +9,7 @@ use serde::Serialize;
 use crate::model::LlamaConfig;
 
 pub use generate::{GenerateBench, GenerateSpeed, generate};
+pub use kmeans::{KMeansBench, KMeansSpeed, kmeans};
 pub use train::{TrainBench, TrainSpeed, train};
 
 /// The shape of a backbone.

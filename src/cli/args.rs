@@ -90,6 +90,30 @@ pub(super) enum BenchCommand {
     Train(BenchTrainArgs),
     /// Beam search over a random catalogue: users a second from prompt to ranked items
     Generate(BenchGenerateArgs),
+    /// Balanced hierarchical k-means over random clustered vectors: the whole tree, and the root alone
+    Kmeans(BenchKmeansArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct BenchKmeansArgs {
+    /// Vectors
+    #[arg(long, default_value_t = 12_101)]
+    pub(super) items: usize,
+    /// Their dimensions
+    #[arg(long, default_value_t = 576)]
+    pub(super) dim: usize,
+    /// The largest branching of the tree
+    #[arg(long, default_value_t = 256)]
+    pub(super) k: usize,
+    /// The levels of the tree; 0 for as few as --k allows
+    #[arg(long, default_value_t = 0)]
+    pub(super) levels: usize,
+    /// Write the vectors to this file, in numpy's format
+    #[arg(long, value_name = "FILE.npy")]
+    pub(super) out: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 #[derive(Debug, ClapArgs)]

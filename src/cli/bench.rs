@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::args::{BenchCommand, FloatChoice, NormalizeChoice, ShapeChoice};
+use super::args::{BenchCommand, BenchKmeansArgs, FloatChoice, NormalizeChoice, ShapeChoice};
 use super::results;
-use crate::bench::{GenerateBench, Shape, TrainBench, generate, train};
+use crate::bench::{GenerateBench, KMeansBench, Shape, TrainBench, generate, kmeans, train};
 use crate::decode::Normalize;
 use crate::run::peak_memory_bytes;
 
@@ -39,6 +39,11 @@ pub(super) fn run(command: &BenchCommand, seed: u64) -> anyhow::Result<()> {
                 batches: args.batches,
             };
             (serde_json::to_value(generate(bench, seed)?)?, args.json)
+        }
+        BenchCommand::Kmeans(args) => {
+            let BenchKmeansArgs { items, dim, k, levels, .. } = *args;
+            let bench = KMeansBench { items, dim, k, levels };
+            (serde_json::to_value(kmeans(bench, args.out.as_deref(), seed)?)?, args.json)
         }
     };
     print(figures, json)

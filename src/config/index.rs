@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::embed::{DinConfig, Encoder, EncoderConfig, SasRecConfig};
-use crate::index::{Source, TreeSettings};
+use crate::index::{Numbering, Source, TreeSettings};
 
 /// `[index]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -11,6 +11,9 @@ use crate::index::{Source, TreeSettings};
 pub struct IndexConfig {
     /// Which signal the codes come from. An index of one source has the levels of both.
     pub source: Source,
+    /// Which of a node's children gets which code: in order along an `axis` common to the level, or
+    /// `aligned`, so that equal codes mean similar offsets from the parent.
+    pub numbering: Numbering,
     /// The semantic embedding and its levels.
     pub semantic: SemanticConfig,
     /// The behavior embedding and its levels.
@@ -21,6 +24,7 @@ impl Default for IndexConfig {
     fn default() -> Self {
         Self {
             source: Source::Unit,
+            numbering: Numbering::Axis,
             semantic: SemanticConfig::default(),
             behavior: BehaviorConfig::default(),
         }

@@ -10,12 +10,13 @@ use linfa_clustering::{KMeans, KMeansError, KMeansInit};
 use ndarray::Array2;
 use rayon::prelude::*;
 
+use super::distance::{Euclidean, squared_distance, squared_distances};
 use super::{IndexError, assign};
 use crate::Result;
 use crate::rng::{self, Rng};
 
 /// Alternations of balanced assignment and mean update after linfa's centroids.
-const BALANCE_ROUNDS: usize = 4;
+const BALANCE_ROUNDS: usize = 8;
 
 /// Lloyd's iterations stop when the centroids together move less than this part of the distance
 /// between the seeds and their items.
@@ -101,13 +102,16 @@ impl BalancedKMeans {
         let mut assigned: Option<Vec<u32>> = None;
         let mut clusters = Vec::new();
         for _ in 0..BALANCE_ROUNDS {
-            let costs = squared_distances(vectors, items, &centers);
+            let costs = squared_distances(vectors, items, centers.view());
             let before = assigned.clone();
             let mut labels = assigned.unwrap_or_else(|| assign::balanced(&costs, num_clusters));
             assign::improve(&costs, num_clusters, &mut labels);
             let settled = before.as_ref() == Some(&labels);
             clusters = gather(vectors, items, &labels, num_clusters);
-            centers = clusters.iter().map(|cluster| cluster.center.clone()).collect();
+            centers = matrix(
+                clusters.iter().flat_map(|cluster| &cluster.center).copied().collect(),
+                vectors.dim(),
+            );
             assigned = Some(labels);
             if settled {
                 break;
@@ -116,14 +120,14 @@ impl BalancedKMeans {
         Ok(clusters)
     }
 
-    /// Plain k-means centroids, by linfa, from D² seeds.
+    /// Plain k-means centroids, by linfa, from D² seeds; (clusters, dim).
     fn centroids(
         &self,
         vectors: Rows<'_>,
         items: &[u32],
         num_clusters: usize,
         rng: &mut Rng,
-    ) -> Result<Vec<Vec<f32>>> {
+    ) -> Result<Array2<f32>> {
         let most = self.sample_per_cluster.saturating_mul(num_clusters).max(num_clusters);
         let mut rows: Vec<usize> = items.iter().map(|&item| item as usize).collect();
         if rows.len() > most {
@@ -140,14 +144,14 @@ impl BalancedKMeans {
             source,
         };
         // One run from given seeds draws nothing: linfa's own generator is never used.
-        let fitted = KMeans::params(num_clusters)
+        let fitted = KMeans::params_with(num_clusters, rng.clone(), Euclidean)
             .n_runs(1)
             .max_n_iterations(self.max_iterations.max(1) as u64)
             .tolerance((tolerance as f32).max(f32::MIN_POSITIVE))
             .init_method(KMeansInit::Precomputed(matrix(seeds, vectors.dim())))
             .fit(&DatasetBase::from(matrix(sample, vectors.dim())))
             .map_err(failed)?;
-        Ok(fitted.centroids().outer_iter().map(|row| row.to_vec()).collect())
+        Ok(fitted.centroids().clone())
     }
 }
 
@@ -168,7 +172,7 @@ fn seeds(sample: Rows<'_>, num_clusters: usize, rng: &mut Rng) -> (Vec<f32>, f64
     loop {
         let seed = chosen[chosen.len() - 1];
         nearest.par_iter_mut().enumerate().for_each(|(row, nearest)| {
-            *nearest = nearest.min(distance(sample.row(row), sample.row(seed)));
+            *nearest = nearest.min(squared_distance(sample.row(row), sample.row(seed)));
         });
         let total: f64 = nearest.iter().map(|&d| f64::from(d)).sum();
         if chosen.len() == num_clusters {
@@ -184,33 +188,6 @@ fn seeds(sample: Rows<'_>, num_clusters: usize, rng: &mut Rng) -> (Vec<f32>, f64
         let last = || nearest.iter().rposition(|&d| d > 0.0);
         chosen.push(drawn.or_else(last).unwrap_or_else(|| any_row(rng)));
     }
-}
-
-/// The squared Euclidean distance, summed in lanes so that the compiler can use vector registers.
-fn distance(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let mut sums = [0f32; LANES];
-    let (a, b) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest = a.remainder().iter().zip(b.remainder()).map(|(a, b)| (a - b) * (a - b));
-    let rest: f32 = rest.sum();
-    for (a, b) in a.zip(b) {
-        for lane in 0..LANES {
-            let d = a[lane] - b[lane];
-            sums[lane] += d * d;
-        }
-    }
-    sums.iter().sum::<f32>() + rest
-}
-
-/// Squared distances from each item to each center, (items, clusters), row-major.
-fn squared_distances(vectors: Rows<'_>, items: &[u32], centers: &[Vec<f32>]) -> Vec<f32> {
-    let mut costs = vec![0f32; items.len() * centers.len()];
-    costs.par_chunks_mut(centers.len()).zip(items).for_each(|(row, &item)| {
-        for (cost, center) in row.iter_mut().zip(centers) {
-            *cost = distance(vectors.row(item as usize), center);
-        }
-    });
-    costs
 }
 
 /// The clusters that `labels` describe, items in ascending order.

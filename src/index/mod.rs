@@ -5,9 +5,11 @@
 //! [`store`] keeps them in files. Knows nothing of tensors or models.
 
 mod assign;
+mod distance;
 mod error;
 mod item_index;
 mod kmeans;
+mod numbering;
 mod report;
 mod source;
 pub mod store;
@@ -16,6 +18,8 @@ mod trie;
 
 pub use error::IndexError;
 pub use item_index::{ItemIndex, Level};
+pub(crate) use kmeans::Rows;
+pub use numbering::{Numbering, code_similarity};
 pub use report::{Agreement, LevelReport, Report, agreement, report};
 pub use source::{Source, TreePlan, TreeSettings, branching, min_levels, plan};
 pub use tree::{HierarchicalKMeans, Tree};

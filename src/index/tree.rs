@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::kmeans::{BalancedKMeans, Cluster, Rows};
 use super::source::{branching, min_levels};
-use super::{IndexError, TreePlan};
+use super::{IndexError, Numbering, TreePlan};
 use crate::{Result, rng};
 
 /// Components at or above this overflow f32 when squared and summed.
@@ -26,12 +26,15 @@ pub struct HierarchicalKMeans {
     pub max_iterations: usize,
     /// A node finds its centroids on at most this many items for each of them.
     pub sample_per_cluster: usize,
+    /// Which child gets which code.
+    pub numbering: Numbering,
 }
 
 impl HierarchicalKMeans {
-    /// `k` and `levels`, the rest as usual: 10 iterations, samples of 256 items a cluster.
+    /// `k` and `levels`, the rest as usual: 10 iterations, samples of 256 items a cluster, children
+    /// numbered along an axis.
     pub fn new(k: usize, levels: usize) -> Self {
-        Self { k, levels, max_iterations: 10, sample_per_cluster: 256 }
+        Self { k, levels, max_iterations: 10, sample_per_cluster: 256, numbering: Numbering::Axis }
     }
 
     /// Clusters `vectors`, (items, dim), in a tree with one leaf an item.
@@ -50,16 +53,14 @@ impl HierarchicalKMeans {
         let vectors = vectors.as_standard_layout();
         let data = vectors.as_slice().expect("standard layout is contiguous");
         let rows = Rows::new(data, vectors.ncols());
-        let kmeans = BalancedKMeans {
-            max_iterations: self.max_iterations,
-            sample_per_cluster: self.sample_per_cluster,
-        };
+        let kmeans = self.node();
 
         let mut tree = Tree {
             levels,
             codes: vec![0; num_items * levels],
             centroids: Vec::with_capacity(levels),
             first_child: Vec::with_capacity(levels),
+            node_codes: Vec::with_capacity(levels),
         };
         let mut nodes = vec![Cluster::new(rows, (0..num_items as u32).collect())];
         for level in 0..levels {
@@ -74,10 +75,18 @@ impl HierarchicalKMeans {
                     kmeans.split(rows, &parent.items, num_children, &mut rng)
                 })
                 .collect::<Result<Vec<_>>>()?;
-            order_children(&nodes, &mut children);
-            nodes = tree.push_level(level, children, rows.dim());
+            let codes = self.numbering.number(&nodes, &mut children);
+            nodes = tree.push_level(level, children, codes, rows.dim());
         }
         Ok(tree)
+    }
+
+    /// How one node is clustered.
+    pub(crate) fn node(&self) -> BalancedKMeans {
+        BalancedKMeans {
+            max_iterations: self.max_iterations,
+            sample_per_cluster: self.sample_per_cluster,
+        }
     }
 }
 
@@ -100,88 +109,6 @@ fn check(vectors: ArrayView2<'_, f32>) -> Result<()> {
     }
 }
 
-/// Numbers the children of every node along one axis common to the level, the leading principal
-/// axis of the children's offsets from their parents: the same code then means a similar direction
-/// under every parent. Ties go by the smallest item.
-fn order_children(parents: &[Cluster], children: &mut [Vec<Cluster>]) {
-    let offsets: Vec<Vec<f32>> = parents
-        .par_iter()
-        .zip(&*children)
-        .flat_map_iter(|(parent, children)| {
-            children
-                .iter()
-                .map(|child| child.center.iter().zip(&parent.center).map(|(c, p)| c - p).collect())
-        })
-        .collect();
-    let axis = principal_axis(&offsets);
-    children.par_iter_mut().for_each(|children| {
-        children.sort_by_cached_key(|child| {
-            let place: f32 = child.center.iter().zip(&axis).map(|(c, a)| c * a).sum();
-            (OrderedF32(place), child.items.first().copied())
-        });
-    });
-}
-
-/// An f32 in the total order of IEEE 754.
-#[derive(PartialEq)]
-struct OrderedF32(f32);
-
-impl Eq for OrderedF32 {}
-
-impl PartialOrd for OrderedF32 {
-    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for OrderedF32 {
-    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.total_cmp(&other.0)
-    }
-}
-
-/// The direction in which `rows` vary most about zero, by power iteration from the longest row; its
-/// component of largest magnitude is positive. All zeros if the rows are.
-fn principal_axis(rows: &[Vec<f32>]) -> Vec<f32> {
-    const ITERATIONS: usize = 10;
-    const BLOCK: usize = 512;
-    let norm = |row: &[f32]| row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-    let longest = rows.iter().rev().max_by(|a, b| norm(a).total_cmp(&norm(b)));
-    let Some(mut axis) = longest.cloned() else { return Vec::new() };
-    for _ in 0..ITERATIONS {
-        // Fixed blocks, summed in order: the same bits on any number of threads.
-        let blocks: Vec<Vec<f64>> = rows
-            .par_chunks(BLOCK)
-            .map(|block| {
-                let mut sum = vec![0f64; axis.len()];
-                for row in block {
-                    let along: f32 = row.iter().zip(&axis).map(|(x, a)| x * a).sum();
-                    for (s, x) in sum.iter_mut().zip(row) {
-                        *s += f64::from(along * x);
-                    }
-                }
-                sum
-            })
-            .collect();
-        let mut next = vec![0f64; axis.len()];
-        for block in &blocks {
-            next.iter_mut().zip(block).for_each(|(n, b)| *n += b);
-        }
-        let length = next.iter().map(|x| x * x).sum::<f64>().sqrt();
-        if length == 0.0 {
-            break;
-        }
-        axis = next.into_iter().map(|x| (x / length) as f32).collect();
-    }
-    let largest = axis.iter().copied().max_by(|a, b| a.abs().total_cmp(&b.abs()));
-    if largest.is_some_and(|x| x < 0.0) {
-        for x in &mut axis {
-            *x = -*x;
-        }
-    }
-    axis
-}
-
 /// A fitted tree: codes of the items and centroids of the nodes.
 ///
 /// The nodes of a level are ordered by path (the codes from the root), and so are the rows of its
@@ -195,6 +122,8 @@ pub struct Tree {
     centroids: Vec<Array2<f32>>,
     /// For each level, the row of each parent's first child, and the number of rows at the end.
     first_child: Vec<Vec<u32>>,
+    /// For each level, the last code of each node's path; siblings ascend, but may leave codes out.
+    node_codes: Vec<Vec<u32>>,
 }
 
 impl Tree {
@@ -229,31 +158,39 @@ impl Tree {
     /// to. `None` for the root and for paths that lead nowhere.
     pub fn row(&self, path: &[u32]) -> Option<usize> {
         let mut node = None;
-        for (level, &code) in path.iter().enumerate() {
+        for (level, code) in path.iter().enumerate() {
             let first_child = self.first_child.get(level)?;
             let parent = node.unwrap_or(0);
-            let row = first_child[parent] as usize + code as usize;
-            if row >= first_child[parent + 1] as usize {
-                return None;
-            }
-            node = Some(row);
+            let siblings = first_child[parent] as usize..first_child[parent + 1] as usize;
+            let among = self.node_codes[level][siblings.clone()].binary_search(code).ok()?;
+            node = Some(siblings.start + among);
         }
         node
     }
 
-    /// Adds a level of nodes, the children of each parent in order, and returns them in one list.
+    /// For each row of `centroids()[level]`, its parent's row one level up (0 under the root) and its
+    /// code.
+    pub(super) fn nodes(&self, level: usize) -> impl Iterator<Item = (usize, u32)> {
+        let bounds = self.first_child[level].windows(2).enumerate();
+        let parents = bounds.flat_map(|(parent, ends)| (ends[0]..ends[1]).map(move |_| parent));
+        parents.zip(self.node_codes[level].iter().copied())
+    }
+
+    /// Adds a level of nodes, the children of each parent in the order of their `codes`, and returns
+    /// them in one list.
     fn push_level(
         &mut self,
         level: usize,
         children: Vec<Vec<Cluster>>,
+        codes: Vec<Vec<u32>>,
         dim: usize,
     ) -> Vec<Cluster> {
         let mut first_child = vec![0];
         let mut nodes = Vec::new();
-        for children in children {
-            for (code, child) in children.iter().enumerate() {
+        for (children, codes) in children.into_iter().zip(&codes) {
+            for (child, &code) in children.iter().zip(codes) {
                 for &item in &child.items {
-                    self.codes[item as usize * self.levels + level] = code as u32;
+                    self.codes[item as usize * self.levels + level] = code;
                 }
             }
             nodes.extend(children);
@@ -261,6 +198,7 @@ impl Tree {
         }
         self.centroids.push(Array2::from_shape_fn((nodes.len(), dim), |(i, j)| nodes[i].center[j]));
         self.first_child.push(first_child);
+        self.node_codes.push(codes.concat());
         nodes
     }
 }

@@ -13,7 +13,9 @@ use super::{Monitor, Run};
 use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::embed::semantic_embeddings;
-use crate::index::{HierarchicalKMeans, ItemIndex, Source, Tree, TreePlan, plan, store};
+use crate::index::{
+    HierarchicalKMeans, ItemIndex, Source, Tree, TreePlan, code_similarity, plan, store,
+};
 use crate::model::{
     Backbone, Llama, LlamaConfig, init, load_safetensors, save_folder, save_safetensors,
 };
@@ -73,7 +75,8 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
             Source::Unit | Source::Random => &None,
         };
         if let Some(z) = z {
-            let kmeans = HierarchicalKMeans::from(*plan);
+            let numbering = config.index.numbering;
+            let kmeans = HierarchicalKMeans { numbering, ..HierarchicalKMeans::from(*plan) };
             trees.push((plan.source, kmeans.fit(z.view(), config.seed)?));
         }
     }
@@ -96,6 +99,8 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
     }
     files::replace_dir(&new, &run.dir.join("index"))?;
     figures["levels"] = json!(index.levels().iter().map(|l| l.num_codes).collect::<Vec<_>>());
+    let similarity: Vec<_> = trees.iter().map(|(_, tree)| code_similarity(tree)).collect();
+    figures["code_similarity"] = json!(similarity.concat());
     figures["item_tokens"] = json!(index.vocabulary().len());
     wrote.extend(names.iter().map(|name| Path::new("index").join(name)));
     Ok((wrote, figures))
