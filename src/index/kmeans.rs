@@ -117,7 +117,7 @@ impl BalancedKMeans {
     }
 
     /// Plain k-means centroids, by linfa, from D² seeds.
-    fn centroids(
+    pub(crate) fn centroids(
         &self,
         vectors: Rows<'_>,
         items: &[u32],
@@ -203,7 +203,11 @@ fn distance(a: &[f32], b: &[f32]) -> f32 {
 }
 
 /// Squared distances from each item to each center, (items, clusters), row-major.
-fn squared_distances(vectors: Rows<'_>, items: &[u32], centers: &[Vec<f32>]) -> Vec<f32> {
+pub(crate) fn squared_distances(
+    vectors: Rows<'_>,
+    items: &[u32],
+    centers: &[Vec<f32>],
+) -> Vec<f32> {
     let mut costs = vec![0f32; items.len() * centers.len()];
     costs.par_chunks_mut(centers.len()).zip(items).for_each(|(row, &item)| {
         for (cost, center) in row.iter_mut().zip(centers) {

@@ -1,4 +1,5 @@
-//! The backbone, its checkpoints and adapters, and the network of the behavior encoder.
+//! The backbone, its checkpoints and adapters, the network of the behavior encoder, and the autoencoder
+//! of codes.
 
 pub mod adapter;
 mod checkpoint;
@@ -9,6 +10,7 @@ mod hub;
 pub mod init;
 pub mod llama;
 mod rope_scaling;
+pub mod rq_vae;
 mod source;
 
 pub use adapter::LoraConfig;
