@@ -44,15 +44,15 @@ impl Uniqueness {
     pub fn after(first: &SourceCodes) -> Self {
         Self { groups: numbered(first.items()), may_share: 1 }
     }
+}
 
-    /// The items of each group, in order.
-    pub(super) fn members(groups: &[u32]) -> Vec<Vec<u32>> {
-        let mut members: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
-        for (item, &group) in (0..).zip(groups) {
-            members.entry(group).or_default().push(item);
-        }
-        members.into_values().collect()
+/// The items of each group, in order.
+pub(super) fn members(groups: &[u32]) -> Vec<Vec<u32>> {
+    let mut members: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
+    for (item, &group) in (0..).zip(groups) {
+        members.entry(group).or_default().push(item);
     }
+    members.into_values().collect()
 }
 
 /// Gives the centroids, (codes, dim), of a level for what the levels before left over, (items, dim).
@@ -70,7 +70,7 @@ pub fn quantize(
 ) -> Result<SourceCodes> {
     check(vectors)?;
     let (num_items, dim) = vectors.dim();
-    let largest = Uniqueness::members(&uniqueness.groups).iter().map(Vec::len).max().unwrap_or(0);
+    let largest = members(&uniqueness.groups).iter().map(Vec::len).max().unwrap_or(0);
     let room = plan.room().saturating_mul(uniqueness.may_share);
     if room < largest as u128 {
         return Err(IndexError::NoRoom { room, num_items: largest }.into());
@@ -162,7 +162,7 @@ fn limited(
         }
         held.iter().any(|&held| held > most)
     };
-    let resolved: Vec<(Vec<u32>, Vec<u32>)> = Uniqueness::members(groups)
+    let resolved: Vec<(Vec<u32>, Vec<u32>)> = members(groups)
         .into_par_iter()
         .filter(over)
         .map(|items| {

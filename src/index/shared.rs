@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::capacity::capped;
 use super::kmeans::{Rows, squared_distances};
+use super::residual::members;
 use super::{HierarchicalKMeans, IndexError, SourceCodes, TreePlan, Uniqueness};
 use crate::Result;
 
@@ -42,7 +43,7 @@ pub fn shared_trees(
     let rows =
         Rows::new(vectors.as_slice().expect("standard layout is contiguous"), leaves.ncols());
     let centers: Vec<Vec<f32>> = leaves.outer_iter().map(|row| row.to_vec()).collect();
-    let resolved = Uniqueness::members(&groups)
+    let resolved = members(&groups)
         .into_par_iter()
         .filter(|items| {
             let mut leaves: Vec<usize> = items.iter().map(|&item| own[item as usize]).collect();

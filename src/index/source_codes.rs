@@ -16,7 +16,8 @@ pub struct SourceCodes {
     /// A matrix a level, (rows, dim): of a tree the centroids of the level's nodes in path order, for
     /// levels whose nodes hold several items; of a residual method the level's codebook, row = code.
     pub centroids: Vec<Array2<f32>>,
-    /// The items that were denied the codes nearest to them, so that no two items share an index.
+    /// The items that were denied the codes nearest to them, so that no two items share an index; a
+    /// tree's own balancing is not counted.
     pub moved: usize,
     /// Of a residual method, the part of the vectors' variance that is left after each level.
     pub left: Vec<f64>,
