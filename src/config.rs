@@ -273,7 +273,7 @@ impl RunConfig {
 
     /// Checks what no type can: reports every violation at once.
     pub fn check(&self) -> Result<()> {
-        let mut wrong = Vec::new();
+        let mut wrong = self.index.violations();
         let mut need = |holds: bool, text: &str| {
             if !holds {
                 wrong.push(text.to_string());
@@ -281,12 +281,6 @@ impl RunConfig {
         };
         let scratch = &self.backbone.scratch;
         need(self.data.history > 0, "data.history must be at least 1");
-        for (name, tree) in
-            [("semantic", self.index.semantic.tree()), ("behavior", self.index.behavior.tree())]
-        {
-            need(tree.k > 1, &format!("index.{name}.k must be at least 2"));
-            need(tree.levels > 0, &format!("index.{name}.levels must be at least 1"));
-        }
         need(
             scratch.num_attention_heads > 0
                 && scratch.hidden_size.is_multiple_of(2 * scratch.num_attention_heads),

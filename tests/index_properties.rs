@@ -152,7 +152,10 @@ fn the_unit_index_has_semantic_levels_first() {
     }
     let short = HierarchicalKMeans::new(8, 2).fit(vectors(1, 49, 4, 49).view(), 1).unwrap();
     let error = ItemIndex::unit(&semantic, &short).unwrap_err().to_string();
-    assert_eq!(error, "the semantic tree has 50 items and the behavior tree 49");
+    assert_eq!(
+        error,
+        "the codes of source semantic are of 50 items and those of source behavior of 49"
+    );
     assert!(ItemIndex::single(Source::Unit, &semantic).is_err());
 }
 

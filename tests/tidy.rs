@@ -16,7 +16,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
     ("decode", &["data", "index"]),
     ("tasks", &["data", "text"]),
     ("train", &["data", "ops", "nn", "text", "model", "tasks"]),
-    ("embed", &["data", "ops", "nn", "text", "model"]),
+    ("embed", &["data", "index", "ops", "nn", "text", "model"]),
     ("eval", &["data", "index", "ops", "model", "decode", "tasks"]),
     ("config", &["data", "decode", "embed", "index", "model", "tasks", "train"]),
     (

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::embed::{DinConfig, Encoder, EncoderConfig, SasRecConfig};
-use crate::index::{Numbering, Source, TreeSettings};
+use crate::embed::{DinConfig, Encoder, EncoderConfig, RqVaeConfig, SasRecConfig};
+use crate::index::{IndexSettings, Method, Numbering, Order, Source, TreeSettings};
 
 /// `[index]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -11,23 +11,85 @@ use crate::index::{Numbering, Source, TreeSettings};
 pub struct IndexConfig {
     /// Which signal the codes come from. An index of one source has the levels of both.
     pub source: Source,
-    /// Which of a node's children gets which code: in order along an `axis` common to the level, or
-    /// `aligned`, so that equal codes mean similar offsets from the parent.
+    /// How the vectors of a source become codes. `random` draws codes and keeps the vectors for the
+    /// contrastive loss; `source = "random"` does without vectors.
+    pub method: Method,
+    /// Which of a node's children in a tree gets which code: in order along an `axis` common to the level,
+    /// or `aligned`, so that equal codes mean similar offsets from the parent.
     pub numbering: Numbering,
+    /// The order of the levels where `source = "unit"`.
+    pub order: Order,
+    /// Where `source = "unit"`: whether the source that comes first leaves several items on each of its
+    /// paths, for the other to tell apart. Else each source alone tells all items apart.
+    pub shared: bool,
     /// The semantic embedding and its levels.
     pub semantic: SemanticConfig,
     /// The behavior embedding and its levels.
     pub behavior: BehaviorConfig,
+    /// The autoencoder of `method = "rq-vae"`.
+    pub rq_vae: RqVaeConfig,
 }
 
 impl Default for IndexConfig {
     fn default() -> Self {
         Self {
             source: Source::Unit,
+            method: Method::HierarchicalKmeans,
             numbering: Numbering::Axis,
+            order: Order::default(),
+            shared: false,
             semantic: SemanticConfig::default(),
             behavior: BehaviorConfig::default(),
+            rq_vae: RqVaeConfig::default(),
         }
+    }
+}
+
+impl IndexConfig {
+    /// What decides the size of the index.
+    pub fn settings(&self) -> IndexSettings {
+        IndexSettings {
+            source: self.source,
+            method: self.method,
+            order: self.order,
+            shared: self.shared,
+            semantic: self.semantic.tree(),
+            behavior: self.behavior.tree(),
+        }
+    }
+
+    /// What is wrong with these settings, whatever the data.
+    pub(super) fn violations(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        for (name, tree) in [("semantic", self.semantic.tree()), ("behavior", self.behavior.tree())]
+        {
+            if tree.k < 2 {
+                wrong.push(format!("index.{name}.k must be at least 2"));
+            }
+            if tree.levels == 0 {
+                wrong.push(format!("index.{name}.levels must be at least 1"));
+            }
+        }
+        let (source, method) = (self.source, self.method);
+        if source == Source::Random && method.is_residual() {
+            wrong.push(format!(
+                "index.source = \"random\" has no vectors for index.method = \"{method}\": choose \
+                 another source, or leave the method out"
+            ));
+        }
+        let two = source == Source::Unit && method != Method::Random;
+        for (set, key) in [(self.shared, "shared"), (self.order != Order::default(), "order")] {
+            if set && !two {
+                wrong.push(format!(
+                    "index.{key} is about two sources: it needs index.source = \"unit\" (it is \
+                     \"{source}\") and a method other than \"random\" (it is \"{method}\")"
+                ));
+            }
+        }
+        wrong.extend(
+            self.rq_vae.violations().into_iter().map(|text| format!("index.rq-vae.{text}")),
+        );
+        wrong
     }
 }
 
@@ -35,9 +97,9 @@ impl Default for IndexConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct SemanticConfig {
-    /// The largest branching of the tree.
+    /// The most codes a level: of a tree the largest branching, of a residual method the codes.
     pub k: usize,
-    /// Its levels.
+    /// The levels.
     pub levels: usize,
     /// Where a text is cut before it is embedded.
     pub max_text_tokens: usize,
@@ -50,7 +112,7 @@ impl Default for SemanticConfig {
 }
 
 impl SemanticConfig {
-    /// The size of the semantic tree.
+    /// The size of the semantic part.
     pub fn tree(&self) -> TreeSettings {
         TreeSettings { k: self.k, levels: self.levels }
     }
@@ -60,9 +122,9 @@ impl SemanticConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct BehaviorConfig {
-    /// The largest branching of the tree.
+    /// The most codes a level: of a tree the largest branching, of a residual method the codes.
     pub k: usize,
-    /// Its levels.
+    /// The levels.
     pub levels: usize,
     /// The network whose item embeddings the tree is made from.
     pub encoder: Encoder,
@@ -85,7 +147,7 @@ impl Default for BehaviorConfig {
 }
 
 impl BehaviorConfig {
-    /// The size of the behavior tree.
+    /// The size of the behavior part.
     pub fn tree(&self) -> TreeSettings {
         TreeSettings { k: self.k, levels: self.levels }
     }

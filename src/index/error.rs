@@ -35,6 +35,22 @@ pub enum IndexError {
         /// The fewest levels that do for this k.
         min_levels: usize,
     },
+    /// The tuples of both sources together are fewer than the items.
+    #[error(
+        "index.shared: k = {} with levels = {} (semantic) and k = {} with levels = {} (behavior) make \
+         {room} tuples of codes, too few for {num_items} items: raise k or levels of either source",
+        .k[0], .levels[0], .k[1], .levels[1]
+    )]
+    NoSharedRoom {
+        /// The settings, semantic before behavior.
+        k: [usize; 2],
+        /// The levels, likewise.
+        levels: [usize; 2],
+        /// The number of tuples.
+        room: u128,
+        /// The number of items.
+        num_items: usize,
+    },
     /// The vectors have no dimensions.
     #[error("the item vectors have 0 dimensions: there is nothing to cluster")]
     NoDimensions,
@@ -62,12 +78,18 @@ pub enum IndexError {
         source: linfa_clustering::KMeansError,
     },
     /// Two parts of one index speak of different numbers of items.
-    #[error("the semantic tree has {semantic} items and the behavior tree {behavior}")]
-    TreesDiffer {
-        /// Items of the semantic tree.
-        semantic: usize,
-        /// Items of the behavior tree.
-        behavior: usize,
+    #[error(
+        "the codes of source {first} are of {items} items and those of source {second} of {others}"
+    )]
+    ItemsDiffer {
+        /// A source.
+        first: Source,
+        /// Its items.
+        items: usize,
+        /// Another source.
+        second: Source,
+        /// Its items.
+        others: usize,
     },
     /// `unit` names two signals, a level has one.
     #[error("one tree cannot stand for source `{0}`: a level is semantic, behavior or random")]

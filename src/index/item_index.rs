@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
-use super::{IndexError, Source, Tree};
+use super::{IndexError, Order, Source, SourceCodes, Tree};
 use crate::{Result, rng};
 
 /// One letter a level.
@@ -18,7 +18,7 @@ pub struct Level {
     pub num_codes: usize,
 }
 
-/// The codes of every item, semantic levels first, then behavior levels.
+/// The codes of every item, levels in the order of [`Order`].
 ///
 /// Unique by construction: a value of this type never holds two items with the same codes.
 /// Besides its code at a level an item has a *position* there: the rank of the code among those
@@ -85,23 +85,39 @@ impl ItemIndex {
         Ok(Self { levels, codes, positions, used, sorted })
     }
 
+    /// The index of one or two sources, semantic before behavior, with its levels in `order`.
+    ///
+    /// # Errors
+    /// Those of [`ItemIndex::new`], and if the sources speak of different numbers of items.
+    pub fn join(parts: &[SourceCodes], order: Order) -> Result<Self> {
+        let num_items = parts.first().map_or(0, SourceCodes::num_items);
+        if let Some(other) = parts.iter().find(|part| part.num_items() != num_items) {
+            let (first, second) = (parts[0].source, other.source);
+            let (items, others) = (num_items, other.num_items());
+            return Err(IndexError::ItemsDiffer { first, items, second, others }.into());
+        }
+        let lengths: Vec<usize> = parts.iter().map(SourceCodes::num_levels).collect();
+        let places = order.arrange(&lengths);
+        let level = |&(part, level): &(usize, usize)| {
+            let part: &SourceCodes = &parts[part];
+            Level { source: part.source, num_codes: part.num_codes[level] }
+        };
+        let code =
+            |item, (part, level): (usize, usize)| parts[part].codes[item * lengths[part] + level];
+        let codes =
+            (0..num_items).flat_map(|item| places.iter().map(move |&place| code(item, place)));
+        Self::new(places.iter().map(level).collect(), codes.collect())
+    }
+
     /// The index of one tree, all its levels from `source`.
     pub fn single(source: Source, tree: &Tree) -> Result<Self> {
-        Self::new(levels_of(source, tree), tree.codes().to_vec())
+        Self::join(&[SourceCodes::tree(source, tree)], Order::default())
     }
 
     /// The unitive index: the codes of the semantic tree, then those of the behavior tree.
     pub fn unit(semantic: &Tree, behavior: &Tree) -> Result<Self> {
-        if semantic.num_items() != behavior.num_items() {
-            let (semantic, behavior) = (semantic.num_items(), behavior.num_items());
-            return Err(IndexError::TreesDiffer { semantic, behavior }.into());
-        }
-        let mut levels = levels_of(Source::Semantic, semantic);
-        levels.extend(levels_of(Source::Behavior, behavior));
-        let first = semantic.codes().chunks_exact(semantic.num_levels());
-        let second = behavior.codes().chunks_exact(behavior.num_levels());
-        let codes = first.zip(second).flat_map(|(a, b)| a.iter().chain(b)).copied().collect();
-        Self::new(levels, codes)
+        let parts = [(Source::Semantic, semantic), (Source::Behavior, behavior)];
+        Self::join(&parts.map(|(source, tree)| SourceCodes::tree(source, tree)), Order::default())
     }
 
     /// Distinct tuples, drawn uniformly; `num_codes` is the size of each level.
@@ -141,6 +157,11 @@ impl ItemIndex {
     /// The levels, in order.
     pub fn levels(&self) -> &[Level] {
         &self.levels
+    }
+
+    /// The levels of `source`, in order: not side by side where two sources are interleaved.
+    pub fn levels_of(&self, source: Source) -> Vec<usize> {
+        (0..self.num_levels()).filter(|&level| self.levels[level].source == source).collect()
     }
 
     /// The codes of all items, (items, levels), row-major.
@@ -196,10 +217,6 @@ impl ItemIndex {
 
 fn row(matrix: &[u32], width: usize, item: u32) -> &[u32] {
     &matrix[item as usize * width..][..width]
-}
-
-fn levels_of(source: Source, tree: &Tree) -> Vec<Level> {
-    tree.num_codes().into_iter().map(|num_codes| Level { source, num_codes }).collect()
 }
 
 /// The letter of a level, from `a`.

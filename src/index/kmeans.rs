@@ -121,7 +121,7 @@ impl BalancedKMeans {
     }
 
     /// Plain k-means centroids, by linfa, from D² seeds; (clusters, dim).
-    fn centroids(
+    pub(crate) fn centroids(
         &self,
         vectors: Rows<'_>,
         items: &[u32],

@@ -1,17 +1,24 @@
 //! Item indices: each item as a short tuple of codes that no other item has.
 //!
-//! [`HierarchicalKMeans`] turns vectors into a [`Tree`] of codes, [`ItemIndex`] joins the trees of
-//! one or two sources and names their item tokens, [`Trie`] says which code may follow which, and
+//! [`HierarchicalKMeans`] turns vectors into a [`Tree`] of codes, [`residual_kmeans`] and [`quantize`]
+//! into codes of one codebook a level; [`ItemIndex`] joins the codes of one or two sources and names
+//! their item tokens, [`Trie`] says which code may follow which, and
 //! [`store`] keeps them in files. Knows nothing of tensors or models.
 
 mod assign;
+mod capacity;
 mod distance;
 mod error;
 mod item_index;
 mod kmeans;
+mod method;
 mod numbering;
+mod plan;
 mod report;
+mod residual;
+mod shared;
 mod source;
+mod source_codes;
 pub mod store;
 mod tree;
 mod trie;
@@ -19,8 +26,13 @@ mod trie;
 pub use error::IndexError;
 pub use item_index::{ItemIndex, Level};
 pub(crate) use kmeans::Rows;
+pub use method::{Method, Order};
 pub use numbering::{Numbering, code_similarity};
+pub use plan::{IndexSettings, TreePlan, TreeSettings, branching, min_levels};
 pub use report::{Agreement, LevelReport, Report, agreement, report};
-pub use source::{Source, TreePlan, TreeSettings, branching, min_levels, plan};
+pub use residual::{Codebook, Uniqueness, quantize, residual_kmeans};
+pub use shared::shared_trees;
+pub use source::Source;
+pub use source_codes::SourceCodes;
 pub use tree::{HierarchicalKMeans, Tree};
 pub use trie::{Children, Trie};

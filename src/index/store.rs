@@ -1,4 +1,4 @@
-//! The files of an index: `index.json` in LC-Rec's format, and the trees' centroids.
+//! The files of an index: `index.json` in LC-Rec's format, and the centroids.
 //!
 //! `index.json` says nothing of sources; whoever reads it knows them (from the run's configuration)
 //! and names them.
@@ -11,7 +11,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::item_index::{letter, token};
-use super::{IndexError, ItemIndex, Level, Source, Tree};
+use super::{IndexError, ItemIndex, Level, Source, SourceCodes};
 use crate::{Error, Result, files};
 
 /// Writes `{"0": ["<a_183>", "<b_70>"], …}`, one line an item, ids in order.
@@ -79,18 +79,20 @@ pub fn read(path: &Path, sources: &[Source]) -> Result<ItemIndex> {
     ItemIndex::new(levels, codes)
 }
 
-/// Writes the trees an index was built from.
+/// Writes what the codes of an index stand for.
 ///
-/// For each tree, named by its source: `SOURCE.codes`, (items, levels), i64, and for each level but
-/// the last `SOURCE.centroids.LEVEL`, (nodes, dim), f32, rows in path order. The last level's rows
-/// would be the item vectors, which have a file of their own.
-pub fn write_trees(path: &Path, trees: &[(Source, &Tree)]) -> Result<()> {
+/// For each source: `SOURCE.codes`, (items, levels), i64, and for each level with centroids
+/// `SOURCE.centroids.LEVEL`, (rows, dim), f32. Of a tree these are the level's nodes in path order (none
+/// of a level whose nodes are the items: the vectors have a file of their own), of a residual method the
+/// level's codebook, row = code.
+pub fn write_trees(path: &Path, parts: &[SourceCodes]) -> Result<()> {
     let mut tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = BTreeMap::new();
-    for (source, tree) in trees {
-        let codes = tree.codes().iter().flat_map(|&code| i64::from(code).to_le_bytes()).collect();
-        let shape = vec![tree.num_items(), tree.num_levels()];
+    for part in parts {
+        let source = part.source;
+        let codes = part.codes.iter().flat_map(|&code| i64::from(code).to_le_bytes()).collect();
+        let shape = vec![part.num_items(), part.num_levels()];
         tensors.insert(format!("{source}.codes"), (Dtype::I64, shape, codes));
-        for (level, rows) in tree.centroids().iter().take(tree.num_levels() - 1).enumerate() {
+        for (level, rows) in part.centroids.iter().enumerate() {
             let bytes = rows.iter().flat_map(|x| x.to_le_bytes()).collect();
             let shape = rows.shape().to_vec();
             tensors.insert(format!("{source}.centroids.{level}"), (Dtype::F32, shape, bytes));
@@ -210,7 +212,7 @@ mod tests {
         let path = dir.path().join("tree.safetensors");
         let vectors = ndarray::Array2::from_shape_fn((9, 2), |(i, j)| (i * i + j) as f32);
         let tree = crate::index::HierarchicalKMeans::new(3, 2).fit(vectors.view(), 1).unwrap();
-        write_trees(&path, &[(Source::Behavior, &tree)]).unwrap();
+        write_trees(&path, &[SourceCodes::tree(Source::Behavior, &tree)]).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         assert_eq!(tensors.len(), 2);

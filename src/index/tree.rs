@@ -8,7 +8,7 @@ use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
 use super::kmeans::{BalancedKMeans, Cluster, Rows};
-use super::source::{branching, min_levels};
+use super::plan::{branching, min_levels};
 use super::{IndexError, Numbering, TreePlan};
 use crate::{Result, rng};
 
@@ -49,7 +49,24 @@ impl HierarchicalKMeans {
         check(vectors)?;
         let num_items = vectors.nrows();
         let levels = if self.levels == 0 { min_levels(num_items, self.k)? } else { self.levels };
-        let branching = branching(num_items, self.k, levels)?;
+        self.grow(vectors, levels, branching(num_items, self.k, levels)?, seed)
+    }
+
+    /// As [`HierarchicalKMeans::fit`], but every node has `k` children while it has items enough, and
+    /// leaves hold several items where `k^levels` is below their number. `levels` is at least 1.
+    pub(super) fn fit_coarse(&self, vectors: ArrayView2<'_, f32>, seed: u64) -> Result<Tree> {
+        check(vectors)?;
+        self.grow(vectors, self.levels, self.k, seed)
+    }
+
+    fn grow(
+        &self,
+        vectors: ArrayView2<'_, f32>,
+        levels: usize,
+        branching: usize,
+        seed: u64,
+    ) -> Result<Tree> {
+        let num_items = vectors.nrows();
         let vectors = vectors.as_standard_layout();
         let data = vectors.as_slice().expect("standard layout is contiguous");
         let rows = Rows::new(data, vectors.ncols());
@@ -96,7 +113,7 @@ impl From<TreePlan> for HierarchicalKMeans {
     }
 }
 
-fn check(vectors: ArrayView2<'_, f32>) -> Result<()> {
+pub(super) fn check(vectors: ArrayView2<'_, f32>) -> Result<()> {
     if vectors.nrows() == 0 {
         return Err(IndexError::NoItems.into());
     }

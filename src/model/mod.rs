@@ -1,4 +1,5 @@
-//! The backbone, its checkpoints and adapters, and the networks over item ids: DIN and SASRec.
+//! The backbone, its checkpoints and adapters, the networks over item ids (DIN and SASRec), and the
+//! autoencoder of codes.
 
 pub mod adapter;
 mod checkpoint;
@@ -9,6 +10,7 @@ mod hub;
 pub mod init;
 pub mod llama;
 mod rope_scaling;
+pub mod rq_vae;
 pub mod sasrec;
 mod source;
 

@@ -1,4 +1,6 @@
-//! Stage `index`: the backbone, both embeddings, and the tree of codes made from them.
+//! Stage `index`: the backbone, both embeddings, and the codes made from them.
+
+mod codes;
 
 use std::path::{Path, PathBuf};
 
@@ -13,9 +15,7 @@ use super::{Monitor, Run};
 use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::embed::semantic_embeddings;
-use crate::index::{
-    HierarchicalKMeans, ItemIndex, Source, Tree, TreePlan, code_similarity, plan, store,
-};
+use crate::index::{Source, TreePlan, store};
 use crate::model::{
     Backbone, Llama, LlamaConfig, init, load_safetensors, save_folder, save_safetensors,
 };
@@ -39,7 +39,7 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
             dataset.name
         );
     }
-    // Asked before the long work: an infeasible pair of k and levels fails in a moment.
+    // Asked before the long work: settings that leave no room fail in a moment.
     let plans = plan_of(config, dataset.num_items())?;
     let mut wrote = Vec::new();
     if config.backbone.path.is_none() {
@@ -49,7 +49,8 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
     files::remove_dir(&new)?;
     std::fs::create_dir_all(&new).map_err(Error::io(&new))?;
     let mut names = vec!["index.json".to_string()];
-    let mut figures = json!({ "items": dataset.num_items(), "source": source });
+    let mut figures =
+        json!({ "items": dataset.num_items(), "source": source, "method": config.index.method });
     let backbone = backbone(run)?;
     let z_semantic = if semantic {
         let z = embed_texts(run, &backbone, monitor)?;
@@ -67,40 +68,16 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
     } else {
         None
     };
-    let mut trees: Vec<(Source, Tree)> = Vec::new();
-    for plan in &plans {
-        let z = match plan.source {
-            Source::Semantic => &z_semantic,
-            Source::Behavior => &z_behavior,
-            Source::Unit | Source::Random => &None,
-        };
-        if let Some(z) = z {
-            let numbering = config.index.numbering;
-            let kmeans = HierarchicalKMeans { numbering, ..HierarchicalKMeans::from(*plan) };
-            trees.push((plan.source, kmeans.fit(z.view(), config.seed)?));
-        }
-    }
-    let index = match trees.as_slice() {
-        [(_, semantic), (_, behavior)] => ItemIndex::unit(semantic, behavior)?,
-        [(source, tree)] => ItemIndex::single(*source, tree)?,
-        _ => {
-            let items = dataset.num_items();
-            let codes: Vec<usize> = plans.iter().flat_map(|plan| plan.num_codes(items)).collect();
-            ItemIndex::random(items, &codes, config.seed)?
-        }
-    };
+    let vectors: Vec<&Array2<f32>> = [&z_semantic, &z_behavior].into_iter().flatten().collect();
+    let built = codes::build(run, &plans, &vectors, &new, monitor)?;
+    let index = built.index;
+    names.extend(built.wrote);
     // Every item's tokens must come out of the tokenizer as they went in, whatever stands before them.
     Tokens::extend(backbone.tokenizer, &index)?.check(&index)?;
     store::write(&new.join("index.json"), &index)?;
-    if !trees.is_empty() {
-        let trees: Vec<(Source, &Tree)> = trees.iter().map(|(source, t)| (*source, t)).collect();
-        store::write_trees(&new.join("tree.safetensors"), &trees)?;
-        names.push("tree.safetensors".into());
-    }
     files::replace_dir(&new, &run.dir.join("index"))?;
     figures["levels"] = json!(index.levels().iter().map(|l| l.num_codes).collect::<Vec<_>>());
-    let similarity: Vec<_> = trees.iter().map(|(_, tree)| code_similarity(tree)).collect();
-    figures["code_similarity"] = json!(similarity.concat());
+    figures["sources"] = built.figures;
     figures["item_tokens"] = json!(index.vocabulary().len());
     wrote.extend(names.iter().map(|name| Path::new("index").join(name)));
     Ok((wrote, figures))
@@ -190,10 +167,9 @@ fn embed_texts(run: &Run, backbone: &Backbone, monitor: &mut dyn Monitor) -> Res
     Ok(z)
 }
 
-/// The trees the configuration asks for.
+/// The parts of the index that the configuration asks for, semantic before behavior.
 pub(super) fn plan_of(config: &RunConfig, num_items: usize) -> Result<Vec<TreePlan>> {
-    let index = &config.index;
-    plan(index.source, index.semantic.tree(), index.behavior.tree(), num_items)
+    config.index.settings().plan(num_items)
 }
 
 pub(super) fn save_matrix(path: &Path, matrix: &Array2<f32>) -> Result<()> {

@@ -8,7 +8,7 @@ use candle_core::DType;
 use super::{Run, Stage};
 use crate::config::Float;
 use crate::eval::ItemVocabulary;
-use crate::index::{ItemIndex, Source, store};
+use crate::index::{ItemIndex, store};
 use crate::model::adapter::{self, Adapters};
 use crate::model::{Backbone, Llama, LlamaConfig, Weights, init, load_backbone, load_folder};
 use crate::ops::Precision;
@@ -60,8 +60,7 @@ fn backbone_path(run: &Run) -> String {
 /// The item index of a run.
 pub(super) fn load_index(run: &Run) -> Result<ItemIndex> {
     let plans = super::index::plan_of(&run.config, run.dataset.num_items())?;
-    let sources: Vec<Source> =
-        plans.iter().flat_map(|plan| std::iter::repeat_n(plan.source, plan.levels)).collect();
+    let sources = run.config.index.settings().level_sources(&plans);
     let index = store::read(&run.dir.join("index/index.json"), &sources)?;
     if index.num_items() != run.dataset.num_items() {
         invalid!(

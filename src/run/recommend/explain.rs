@@ -1,7 +1,6 @@
 //! What an item's tokens stand for: the items that share them, and which of the history do.
 
 use std::cmp::Reverse;
-use std::ops::Range;
 
 use serde::Serialize;
 
@@ -49,9 +48,38 @@ pub struct SharedPrefix {
 #[derive(Debug)]
 struct Part {
     source: Source,
-    levels: Range<usize>,
-    /// Item ids in the order of their codes at these levels.
+    /// In order, but not side by side where two sources are interleaved.
+    levels: Vec<usize>,
+    /// The codes at these levels, (items, levels).
+    codes: Vec<u32>,
+    /// Item ids in the order of these codes.
     order: Vec<ItemId>,
+}
+
+impl Part {
+    fn new(index: &ItemIndex, source: Source) -> Self {
+        let levels = index.levels_of(source);
+        let items = 0..index.num_items() as ItemId;
+        let of = |item: ItemId| levels.iter().map(move |&level| index.item_codes(item)[level]);
+        let codes = items.clone().flat_map(of).collect();
+        let mut part = Self { source, codes, order: items.collect(), levels };
+        let mut order = std::mem::take(&mut part.order);
+        order.sort_by(|&a, &b| part.codes(a).cmp(part.codes(b)));
+        Self { order, ..part }
+    }
+
+    fn codes(&self, item: ItemId) -> &[u32] {
+        &self.codes[item as usize * self.levels.len()..][..self.levels.len()]
+    }
+
+    /// The items whose first `length` codes are those of `item`.
+    fn alike(&self, item: ItemId, length: usize) -> &[ItemId] {
+        let prefix = &self.codes(item)[..length];
+        let of = |other: ItemId| &self.codes(other)[..length];
+        let start = self.order.partition_point(|&other| of(other) < prefix);
+        let end = self.order.partition_point(|&other| of(other) <= prefix);
+        &self.order[start..end]
+    }
 }
 
 /// Explains the items of an index.
@@ -65,53 +93,38 @@ pub(super) struct Explainer<'a> {
 
 impl<'a> Explainer<'a> {
     pub(super) fn new(dataset: &'a Dataset, index: ItemIndex) -> Self {
-        let mut parts: Vec<Part> = Vec::new();
-        for levels in index.levels().chunk_by(|a, b| a.source == b.source) {
-            let start = parts.last().map_or(0, |part| part.levels.end);
-            let levels_of = start..start + levels.len();
-            let codes = |item: ItemId| &index.item_codes(item)[levels_of.clone()];
-            let mut order: Vec<ItemId> = (0..index.num_items() as ItemId).collect();
-            order.sort_by(|&a, &b| codes(a).cmp(codes(b)));
-            parts.push(Part { source: levels[0].source, levels: levels_of, order });
+        let mut sources: Vec<Source> = Vec::new();
+        for level in index.levels() {
+            if !sources.contains(&level.source) {
+                sources.push(level.source);
+            }
         }
+        let parts = sources.into_iter().map(|source| Part::new(&index, source)).collect();
         Self { dataset, popularity: dataset.popularity(), index, parts }
     }
 
     /// Explains `item`, recommended after `history`.
     pub(super) fn explain(&self, item: ItemId, history: &[ItemId]) -> Explanation {
         let names = self.index.tokens(item);
-        let meaning = |part: &Part, level: usize| {
-            let alike = self.alike(part, item, level + 1 - part.levels.start);
-            TokenMeaning {
-                token: names[level].clone(),
-                source: part.source,
-                items: alike.len(),
-                typical: self.typical(alike),
-            }
+        let meanings = |part: &Part| -> Vec<(usize, TokenMeaning)> {
+            let meaning = |(place, &level): (usize, &usize)| {
+                let alike = part.alike(item, place + 1);
+                let (token, typical) = (names[level].clone(), self.typical(alike));
+                (level, TokenMeaning { token, source: part.source, items: alike.len(), typical })
+            };
+            part.levels.iter().enumerate().map(meaning).collect()
         };
-        let levels = self.parts.iter().flat_map(|part| part.levels.clone().map(move |l| (part, l)));
+        let mut tokens: Vec<(usize, TokenMeaning)> = self.parts.iter().flat_map(meanings).collect();
+        tokens.sort_by_key(|&(level, _)| level);
         let shared = self.parts.iter().map(|part| {
             let (length, history) = self.nearest(part, item, history);
-            let tokens = names[part.levels.start..part.levels.start + length].to_vec();
+            let tokens = part.levels[..length].iter().map(|&level| names[level].clone()).collect();
             SharedPrefix { source: part.source, tokens, history }
         });
         Explanation {
-            tokens: levels.map(|(part, level)| meaning(part, level)).collect(),
+            tokens: tokens.into_iter().map(|(_, meaning)| meaning).collect(),
             shared: if history.is_empty() { Vec::new() } else { shared.collect() },
         }
-    }
-
-    fn codes(&self, part: &Part, item: ItemId) -> &[u32] {
-        &self.index.item_codes(item)[part.levels.clone()]
-    }
-
-    /// The items whose first `length` codes in `part` are those of `item`.
-    fn alike<'p>(&self, part: &'p Part, item: ItemId, length: usize) -> &'p [ItemId] {
-        let prefix = &self.codes(part, item)[..length];
-        let of = |other: ItemId| &self.codes(part, other)[..length];
-        let start = part.order.partition_point(|&other| of(other) < prefix);
-        let end = part.order.partition_point(|&other| of(other) <= prefix);
-        &part.order[start..end]
     }
 
     fn typical(&self, items: &[ItemId]) -> Vec<NamedItem> {
@@ -123,9 +136,9 @@ impl<'a> Explainer<'a> {
 
     /// The longest prefix of `item` in `part` that items of `history` have, and these items.
     fn nearest(&self, part: &Part, item: ItemId, history: &[ItemId]) -> (usize, Vec<NamedItem>) {
-        let own = self.codes(part, item);
+        let own = part.codes(item);
         let common = |other: ItemId| {
-            let other = self.codes(part, other);
+            let other = part.codes(other);
             own.iter().zip(other).take_while(|(a, b)| a == b).count()
         };
         let longest = history.iter().map(|&other| common(other)).max().unwrap_or(0);
@@ -180,6 +193,19 @@ mod tests {
         assert_eq!(prefixes, expected);
         assert_eq!(titles(&shared[0].history), ["lily"]);
         assert_eq!(titles(&shared[1].history), ["soap"]);
+
+        // The same codes with the levels of both sources by turns: the same meanings, in another order.
+        let codes = vec![0, 1, 0, 0, 0, 1, 1, 1, 0, 1, 0, 1];
+        let sources = [Source::Semantic, Source::Behavior, Source::Semantic];
+        let levels = sources.map(|source| Level { source, num_codes: 2 }).to_vec();
+        let by_turns = Explainer::new(&dataset, ItemIndex::new(levels, codes).unwrap());
+        let Explanation { tokens, shared } = by_turns.explain(0, &[3, 2, 1, 2]);
+        let meanings: Vec<_> = tokens.iter().map(|t| (t.token.as_str(), t.items)).collect();
+        assert_eq!(meanings, [("<a_0>", 2), ("<b_1>", 2), ("<c_0>", 1)]);
+        assert_eq!(
+            (titles(&shared[0].history), titles(&shared[1].history)),
+            (vec!["lily".into()], vec!["soap".into()])
+        );
 
         let alone = explainer.explain(3, &[0]);
         assert_eq!((alone.shared[0].tokens.len(), alone.shared[0].history.len()), (0, 0));

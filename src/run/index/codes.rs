@@ -1,0 +1,145 @@
+//! From the vectors of each source to codes, by the configured method.
+
+use std::path::{Path, PathBuf};
+
+use ndarray::{Array2, ArrayView2};
+use serde_json::{Value, json};
+
+use super::super::{Monitor, Run};
+use crate::embed::train_rq_vae;
+use crate::index::{
+    HierarchicalKMeans, ItemIndex, Method, Order, SourceCodes, TreePlan, Uniqueness, quantize,
+    residual_kmeans, shared_trees, store,
+};
+use crate::model::save_safetensors;
+use crate::{Error, Result, files};
+
+/// An index and what it was made of.
+pub(super) struct Built {
+    pub(super) index: ItemIndex,
+    /// Files written, relative to the index folder.
+    pub(super) wrote: Vec<String>,
+    /// Figures of each source.
+    pub(super) figures: Value,
+}
+
+/// Builds the index of `plans` in the folder `dir`; `vectors` has the (items, dim) vectors of each plan,
+/// or nothing where codes are random.
+pub(super) fn build(
+    run: &Run,
+    plans: &[TreePlan],
+    vectors: &[&Array2<f32>],
+    dir: &Path,
+    monitor: &mut dyn Monitor,
+) -> Result<Built> {
+    let (config, num_items) = (&run.config, run.dataset.num_items());
+    let (method, order) = (config.index.method, config.index.order);
+    if vectors.is_empty() || method == Method::Random {
+        let codes: Vec<usize> = plans.iter().flat_map(|plan| plan.num_codes(num_items)).collect();
+        let index = ItemIndex::random(num_items, &codes, config.seed)?;
+        return Ok(Built { index, wrote: Vec::new(), figures: json!({}) });
+    }
+    let sources: Vec<(&TreePlan, ArrayView2<'_, f32>)> =
+        plans.iter().zip(vectors.iter().map(|z| z.view())).collect();
+    let mut builder = Builder { run, dir, monitor, wrote: vec!["tree.safetensors".into()] };
+    let parts = match sources.as_slice() {
+        [semantic, behavior] if config.index.shared => {
+            // Which source comes first decides which of the two gives up uniqueness.
+            if order == Order::BehaviorFirst {
+                let [behavior, semantic] = builder.shared(*behavior, *semantic)?;
+                vec![semantic, behavior]
+            } else {
+                builder.shared(*semantic, *behavior)?.into()
+            }
+        }
+        sources => sources
+            .iter()
+            .map(|&source| builder.codes(source, &Uniqueness::alone(num_items)))
+            .collect::<Result<_>>()?,
+    };
+    store::write_trees(&dir.join("tree.safetensors"), &parts)?;
+    let figures = |part: &SourceCodes| {
+        let mut figures = json!({ "moved": part.moved });
+        if !part.left.is_empty() {
+            figures["variance_left"] = json!(part.left);
+        }
+        if !part.similarity.is_empty() {
+            figures["code_similarity"] = json!(part.similarity);
+        }
+        (part.source.to_string(), figures)
+    };
+    Ok(Built {
+        index: ItemIndex::join(&parts, order)?,
+        wrote: builder.wrote,
+        figures: parts.iter().map(figures).collect(),
+    })
+}
+
+struct Builder<'a> {
+    run: &'a Run,
+    dir: &'a Path,
+    monitor: &'a mut dyn Monitor,
+    wrote: Vec<String>,
+}
+
+type Vectors<'a> = (&'a TreePlan, ArrayView2<'a, f32>);
+
+impl Builder<'_> {
+    /// The codes of two sources of which only both together tell all items apart.
+    fn shared<'z>(&mut self, first: Vectors<'z>, second: Vectors<'z>) -> Result<[SourceCodes; 2]> {
+        if self.run.config.index.method == Method::HierarchicalKmeans {
+            let (vectors, plans) = ([first.1, second.1], [*first.0, *second.0]);
+            let config = &self.run.config;
+            return shared_trees(vectors, plans, config.index.numbering, config.seed);
+        }
+        let before = Uniqueness::before(first.1.nrows(), second.0);
+        let first = self.codes(first, &before)?;
+        let second = self.codes(second, &Uniqueness::after(&first))?;
+        Ok([first, second])
+    }
+
+    /// The codes of one source.
+    fn codes(&mut self, (plan, z): Vectors<'_>, unique: &Uniqueness) -> Result<SourceCodes> {
+        let seed = self.run.config.seed;
+        match self.run.config.index.method {
+            Method::HierarchicalKmeans | Method::Random => {
+                let numbering = self.run.config.index.numbering;
+                let kmeans = HierarchicalKMeans { numbering, ..HierarchicalKMeans::from(*plan) };
+                let tree = kmeans.fit(z, seed)?;
+                Ok(SourceCodes::tree(plan.source, &tree))
+            }
+            Method::ResidualKmeans => residual_kmeans(z, plan, unique, seed),
+            Method::RqVae => self.rq_vae(plan, z, unique),
+        }
+    }
+
+    fn rq_vae(
+        &mut self,
+        plan: &TreePlan,
+        z: ArrayView2<'_, f32>,
+        unique: &Uniqueness,
+    ) -> Result<SourceCodes> {
+        let config = &self.run.config.index.rq_vae;
+        let monitor = &mut *self.monitor;
+        monitor.begin(&format!("train {} autoencoder", plan.source), config.epochs as u64);
+        let trained = train_rq_vae(z, plan, config, self.run.config.seed, &mut |report| {
+            let note = format!(
+                "reconstruction {:.4}  quantization {:.4}",
+                report.reconstruction, report.quantization
+            );
+            monitor.advance(report.epoch as u64, &note);
+        });
+        monitor.end();
+        let trained = trained?;
+        let folder = PathBuf::from("rq-vae");
+        std::fs::create_dir_all(self.dir.join(&folder)).map_err(Error::io(&folder))?;
+        let weights = folder.join(format!("{}.safetensors", plan.source));
+        save_safetensors(self.dir.join(&weights), &trained.weights)?;
+        let report = folder.join(format!("{}.json", plan.source));
+        files::write_json(&self.dir.join(&report), &json!({ "epochs": trained.reports }))?;
+        self.wrote.extend([weights, report].map(|path| path.display().to_string()));
+        quantize(trained.latents.view(), plan, unique, &mut |level, _| {
+            Ok(trained.codebooks[level].clone())
+        })
+    }
+}
