@@ -6,17 +6,25 @@
 
 mod assign;
 mod error;
+mod foreign;
 mod item_index;
 mod kmeans;
+mod part;
+mod place;
 mod report;
+mod similarity;
 mod source;
 pub mod store;
 mod tree;
 mod trie;
 
 pub use error::IndexError;
+pub use foreign::{Foreign, OnCollision};
 pub use item_index::{ItemIndex, Level};
-pub use report::{Agreement, LevelReport, Report, agreement, report};
+pub use part::Part;
+pub use place::{Place, Placer};
+pub use report::{Agreement, LevelReport, Report, Spread, agreement, report};
+pub use similarity::{Lift, Likeness, Similarity, central, similarity};
 pub use source::{Source, TreePlan, TreeSettings, branching, min_levels, plan};
 pub use tree::{HierarchicalKMeans, Tree};
 pub use trie::{Children, Trie};

@@ -1,16 +1,10 @@
 //! What an item's tokens stand for: the items that share them, and which of the history do.
 
-use std::cmp::Reverse;
-use std::ops::Range;
-
 use serde::Serialize;
 
-use super::NamedItem;
 use crate::data::{Dataset, ItemId};
-use crate::index::{ItemIndex, Source};
-
-/// How many items are named for a token.
-const TYPICAL: usize = 3;
+use crate::index::{ItemIndex, Part, Source};
+use crate::run::meaning::{Meanings, NamedItem, TokenMeaning};
 
 /// Why an item is called what it is called, and what of the history is called alike.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -19,19 +13,6 @@ pub struct Explanation {
     pub tokens: Vec<TokenMeaning>,
     /// What it has in common with the history, once a source; empty where there is no history.
     pub shared: Vec<SharedPrefix>,
-}
-
-/// What a token stands for after the tokens of its source before it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct TokenMeaning {
-    /// The token.
-    pub token: String,
-    /// The signal its level comes from.
-    pub source: Source,
-    /// How many items have the same tokens of this source up to here.
-    pub items: usize,
-    /// Those of them that were bought most often in training.
-    pub typical: Vec<NamedItem>,
 }
 
 /// The longest beginning of a source's tokens that an item shares with items of the history.
@@ -45,89 +26,44 @@ pub struct SharedPrefix {
     pub history: Vec<NamedItem>,
 }
 
-/// The levels of one source.
-#[derive(Debug)]
-struct Part {
-    source: Source,
-    levels: Range<usize>,
-    /// Item ids in the order of their codes at these levels.
-    order: Vec<ItemId>,
-}
-
 /// Explains the items of an index.
 #[derive(Debug)]
 pub(super) struct Explainer<'a> {
-    dataset: &'a Dataset,
     index: ItemIndex,
-    popularity: Vec<u32>,
     parts: Vec<Part>,
+    meanings: Meanings<'a>,
 }
 
 impl<'a> Explainer<'a> {
     pub(super) fn new(dataset: &'a Dataset, index: ItemIndex) -> Self {
-        let mut parts: Vec<Part> = Vec::new();
-        for levels in index.levels().chunk_by(|a, b| a.source == b.source) {
-            let start = parts.last().map_or(0, |part| part.levels.end);
-            let levels_of = start..start + levels.len();
-            let codes = |item: ItemId| &index.item_codes(item)[levels_of.clone()];
-            let mut order: Vec<ItemId> = (0..index.num_items() as ItemId).collect();
-            order.sort_by(|&a, &b| codes(a).cmp(codes(b)));
-            parts.push(Part { source: levels[0].source, levels: levels_of, order });
-        }
-        Self { dataset, popularity: dataset.popularity(), index, parts }
+        Self { parts: Part::of(&index), meanings: Meanings::new(dataset), index }
     }
 
     /// Explains `item`, recommended after `history`.
     pub(super) fn explain(&self, item: ItemId, history: &[ItemId]) -> Explanation {
         let names = self.index.tokens(item);
-        let meaning = |part: &Part, level: usize| {
-            let alike = self.alike(part, item, level + 1 - part.levels.start);
-            TokenMeaning {
-                token: names[level].clone(),
-                source: part.source,
-                items: alike.len(),
-                typical: self.typical(alike),
-            }
+        let meaning = |(level, name): (usize, &String)| {
+            let place = |part: &Part| part.levels().iter().position(|&l| l == level);
+            let found = self.parts.iter().find_map(|part| Some((part, place(part)?)));
+            found.map(|(part, place)| {
+                let alike = part.alike(&self.index, item, place + 1);
+                self.meanings.of(name.clone(), part.source(), alike)
+            })
         };
-        let levels = self.parts.iter().flat_map(|part| part.levels.clone().map(move |l| (part, l)));
         let shared = self.parts.iter().map(|part| {
             let (length, history) = self.nearest(part, item, history);
-            let tokens = names[part.levels.start..part.levels.start + length].to_vec();
-            SharedPrefix { source: part.source, tokens, history }
+            let tokens = part.levels()[..length].iter().map(|&level| names[level].clone());
+            SharedPrefix { source: part.source(), tokens: tokens.collect(), history }
         });
         Explanation {
-            tokens: levels.map(|(part, level)| meaning(part, level)).collect(),
+            tokens: names.iter().enumerate().filter_map(meaning).collect(),
             shared: if history.is_empty() { Vec::new() } else { shared.collect() },
         }
     }
 
-    fn codes(&self, part: &Part, item: ItemId) -> &[u32] {
-        &self.index.item_codes(item)[part.levels.clone()]
-    }
-
-    /// The items whose first `length` codes in `part` are those of `item`.
-    fn alike<'p>(&self, part: &'p Part, item: ItemId, length: usize) -> &'p [ItemId] {
-        let prefix = &self.codes(part, item)[..length];
-        let of = |other: ItemId| &self.codes(part, other)[..length];
-        let start = part.order.partition_point(|&other| of(other) < prefix);
-        let end = part.order.partition_point(|&other| of(other) <= prefix);
-        &part.order[start..end]
-    }
-
-    fn typical(&self, items: &[ItemId]) -> Vec<NamedItem> {
-        let mut items = items.to_vec();
-        items.sort_unstable_by_key(|&item| (Reverse(self.popularity[item as usize]), item));
-        items.truncate(TYPICAL);
-        self.named(items)
-    }
-
     /// The longest prefix of `item` in `part` that items of `history` have, and these items.
     fn nearest(&self, part: &Part, item: ItemId, history: &[ItemId]) -> (usize, Vec<NamedItem>) {
-        let own = self.codes(part, item);
-        let common = |other: ItemId| {
-            let other = self.codes(part, other);
-            own.iter().zip(other).take_while(|(a, b)| a == b).count()
-        };
+        let common = |other: ItemId| part.common(&self.index, item, other);
         let longest = history.iter().map(|&other| common(other)).max().unwrap_or(0);
         let mut nearest: Vec<ItemId> = Vec::new();
         for &other in history.iter().filter(|&&other| longest > 0 && common(other) == longest) {
@@ -135,11 +71,7 @@ impl<'a> Explainer<'a> {
                 nearest.push(other);
             }
         }
-        (longest, self.named(nearest))
-    }
-
-    fn named(&self, items: Vec<ItemId>) -> Vec<NamedItem> {
-        items.into_iter().map(|item| NamedItem::new(self.dataset, item)).collect()
+        (longest, self.meanings.named(nearest))
     }
 }
 
