@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use common::program::{fails, run, tiny};
+use common::program::{fails, field_names, run, tiny};
 use serde_json::{Value, json};
 
 /// A folder with a trained run, `runs/llmbs`, and its shop as a dataset, `Shop`; tests that change a run
@@ -95,6 +95,11 @@ fn a_report_agrees_with_the_index_it_is_about() {
     }
     assert_eq!(report, json_of(&["--threads", "1", "index", "report", "--json"]));
 
+    let manual = include_str!("../docs/index.md");
+    for name in field_names(&report) {
+        assert!(manual.contains(&format!("`{name}`")), "docs/index.md does not tell of {name}");
+    }
+
     let (text, _) = run(&SHOP, &["index", "report"], 0);
     for words in ["60 items", "0 collisions", "co-purchase", "most used tokens of level a"] {
         assert!(text.contains(words), "{words} is not in {text}");
@@ -125,7 +130,7 @@ fn a_page_holds_every_item_and_escapes_what_it_shows() {
     run(&SHOP, &[&set[..], &["index", "report", "--html", "pages/evil.html"]].concat(), 0);
     let page = fs::read_to_string(SHOP.join("pages/evil.html")).unwrap();
     assert_eq!(page.matches("</script").count(), 2, "the two scripts of the page itself");
-    assert!(!page.contains("<b> ") && page.contains("Evil &amp; &lt;b&gt;"));
+    assert!(!page.contains("Evil & <b>") && page.contains("Evil &amp; &lt;b&gt;"));
 
     let start = page.find("id=\"data\">").unwrap() + "id=\"data\">".len();
     let data = &page[start..start + page[start..].find("</script>").unwrap()];
@@ -320,7 +325,7 @@ fn new_items_are_placed_recommended_and_leave_the_rest_as_it_was() {
 
 #[test]
 #[ignore = "needs shared/data"]
-fn the_published_instruments_index_is_refused_or_extended() {
+fn the_instruments_index_of_shared_data_is_refused_or_extended() {
     let shared = std::env::var_os("LLMBS_SHARED")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
     let data = shared.join("data/Instruments");

@@ -72,6 +72,7 @@ pub fn similarity(
     let mut stream = rng::stream(seed, "index similarity strangers", &[place]);
     let apart = strangers(&part.groups(index, 1).collect::<Vec<_>>(), &mut stream);
     let apart_cosines = vectors.map(|z| z.map(|z| cosines(z, &apart)));
+    let compares = vectors.iter().any(Option::is_some);
     let takings = Takings::new(index.num_items(), sequences);
     let all = takings.within(std::iter::once(part.order()));
     let first = takings.within(part.groups(index, 1));
@@ -95,8 +96,8 @@ pub fn similarity(
             source: part.source(),
             prefix_length,
             pairs,
-            pairs_compared: together.len(),
-            strangers_compared: apart.len(),
+            pairs_compared: if compares { together.len() } else { 0 },
+            strangers_compared: if compares { apart.len() } else { 0 },
             semantic: likeness(0),
             behavior: likeness(1),
             co_purchase: Lift { siblings, strangers },

@@ -67,11 +67,9 @@ impl Run {
             return Ok(StageReport::was_done(Stage::Index, record));
         }
         match sharing {
-            Some(text) => tracing::warn!(
-                "{}: {text}; level {} tells them apart",
-                import.file,
-                index.num_levels()
-            ),
+            Some(text) => {
+                tracing::warn!("{}: {text}; one more level tells them apart", import.file);
+            }
             None => tracing::info!("{}: every item has an index of its own", import.file),
         }
         tracing::info!(

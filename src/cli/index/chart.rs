@@ -12,6 +12,9 @@ const BOTTOM: f64 = 34.0;
 /// More bars than this are narrower than can be seen: neighbours share one.
 const MOST_BARS: usize = 280;
 
+/// A bar is no wider than this.
+const WIDEST: f64 = 36.0;
+
 /// One bar a value, from the left, with the values' range on the left and `names` of the ends below.
 pub(super) fn bars(what: &str, axis: &str, names: [&str; 2], values: &[usize]) -> String {
     let each = values.len().div_ceil(MOST_BARS).max(1);
@@ -21,10 +24,11 @@ pub(super) fn bars(what: &str, axis: &str, names: [&str; 2], values: &[usize]) -
     let mut svg = begin(what, axis, names, [0.0, most]);
     let step = (WIDTH - LEFT - RIGHT) / heights.len().max(1) as f64;
     let gap = if step > 4.0 { 1.0 } else { 0.0 };
+    let width = (step - gap).min(WIDEST);
     for (i, value) in heights.iter().enumerate() {
         let height = (HEIGHT - TOP - BOTTOM) * value / most.max(1e-12);
-        let (x, y) = (LEFT + step * i as f64, HEIGHT - BOTTOM - height);
-        let width = step - gap;
+        let x = LEFT + step * i as f64 + (step - width) / 2.0;
+        let y = HEIGHT - BOTTOM - height;
         let _ =
             write!(svg, r#"<rect x="{x:.2}" y="{y:.2}" width="{width:.2}" height="{height:.2}"/>"#);
     }

@@ -9,6 +9,9 @@ use crate::run::{AddedItem, Import, IndexReport, NamedItem, Run, TokenReport};
 /// How many tokens a level are told of.
 const TOKENS: usize = 3;
 
+/// How many titles say what one is about.
+const SHOWN: usize = 3;
+
 /// The whole report.
 pub(super) fn report(report: &IndexReport) -> String {
     let codes = &report.codes;
@@ -53,7 +56,7 @@ pub(super) fn report(report: &IndexReport) -> String {
             "  {:<8}  {:>5} items  {}",
             token.meaning.token,
             token.meaning.items,
-            titles(examples(token))
+            titles(&examples(token)[..examples(token).len().min(SHOWN)])
         );
     }
     text
@@ -111,7 +114,7 @@ fn most_used(report: &IndexReport) -> Vec<&TokenReport> {
 pub(super) fn token(token: &TokenReport) -> String {
     let meaning = &token.meaning;
     let mut text = format!(
-        "{}: {}, {} items after {} prefixes\n",
+        "{}: {}, {} items in {} of the tree's nodes\n",
         meaning.token, meaning.source, meaning.items, token.prefixes
     );
     for (what, items) in [("most central", &token.central), ("bought most", &meaning.typical)] {
