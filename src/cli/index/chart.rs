@@ -53,7 +53,8 @@ pub(super) fn points(what: &str, axis: &str, values: &[f64], baseline: Option<f6
     let (low, high) =
         all().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), x| (a.min(x), b.max(x)));
     let pad = ((high - low) * 0.15).max(0.01);
-    let range = [low - pad, high + pad];
+    // What is never negative has no axis below zero.
+    let range = [if low >= 0.0 { (low - pad).max(0.0) } else { low - pad }, high + pad];
     let y = |value: f64| {
         HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - range[0]) / (range[1] - range[0])
     };
