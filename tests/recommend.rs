@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use assert_cmd::cargo::cargo_bin_cmd;
-use common::program::{fails, run, tiny};
+use common::program::{fails, field_names, run, tiny};
 use serde_json::{Value, json};
 
 /// Items of the shop.
@@ -368,27 +368,11 @@ fn a_checkpoint_that_does_not_fit_the_index_is_refused() {
 
 #[test]
 fn the_manual_names_every_field() {
-    fn names(value: &Value, found: &mut BTreeSet<String>) {
-        match value {
-            Value::Object(fields) => {
-                found.extend(fields.keys().cloned());
-                for value in fields.values() {
-                    names(value, found);
-                }
-            }
-            Value::Array(values) => {
-                for value in values {
-                    names(value, found);
-                }
-            }
-            _ => {}
-        }
-    }
     write("two.jsonl", "{\"id\": 1, \"history\": [1]}\n{\"id\": 2}\n");
     let (stdout, _) = run(&SHOP, &["recommend", "--batch", "two.jsonl", "--explain"], 0);
     let mut found = BTreeSet::new();
     for answer in json_lines(&stdout) {
-        names(&answer, &mut found);
+        found.extend(field_names(&answer));
     }
     assert!(found.contains("typical") && found.contains("error"), "{found:?}");
     let manual = include_str!("../docs/recommend.md");

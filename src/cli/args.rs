@@ -7,6 +7,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::baseline::BaselineArgs;
 use super::generate::GenerateArgs;
+use super::index::IndexArgs;
 use crate::data::Split;
 
 /// A generative recommender in one binary: from interactions and item texts to a language model that
@@ -50,11 +51,7 @@ pub(super) enum Command {
         command: DataCommand,
     },
     /// Embed the items and build the item index
-    Index {
-        /// Redo it, and mark the later stages stale
-        #[arg(long)]
-        force: bool,
-    },
+    Index(IndexArgs),
     /// Train a stage
     Train {
         /// Which stage

@@ -8,6 +8,7 @@ mod baseline;
 mod bench;
 mod eval;
 mod generate;
+mod index;
 mod progress;
 mod recommend;
 mod request;
@@ -83,7 +84,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
             let mut run = Run::open(&run_dir, config, device(args.device)?)?;
             let mut bars = Bars::new(args.quiet);
             match command {
-                Command::Index { force } => stage(&mut run, Stage::Index, *force, &mut bars),
+                Command::Index(args) => index::run(&mut run, args, &mut bars),
                 Command::Train { stage: choice, force } => {
                     let which = match choice {
                         StageChoice::Initial => Stage::Initial,

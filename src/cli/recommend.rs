@@ -43,7 +43,8 @@ enum Outcome {
 }
 
 pub(super) fn recommend(run: &Run, args: &RecommendArgs, bars: &mut Bars) -> anyhow::Result<()> {
-    let lookup = Lookup::new(run.dataset());
+    let catalogue = run.catalogue()?;
+    let lookup = Lookup::new(catalogue.dataset());
     // Whatever is mistyped is told before the model is loaded.
     let single = single(args, &lookup)?;
     let options = RecommendOptions {
@@ -59,10 +60,10 @@ pub(super) fn recommend(run: &Run, args: &RecommendArgs, bars: &mut Bars) -> any
     }
     if let Some(path) = &args.batch {
         let text = fs::read(path).with_context(|| path.display().to_string())?;
-        let service = run.service(options)?;
+        let service = run.service(&catalogue, options)?;
         return batch(&service, &text, &lookup, args.out.as_deref(), bars);
     }
-    let service = run.service(options)?;
+    let service = run.service(&catalogue, options)?;
     match single {
         Some(query) => one(&service, query, args.json),
         None => interactive(&service, &lookup, args.json),
@@ -234,7 +235,7 @@ fn explained(explanation: &Explanation) -> String {
 }
 
 /// What to call an item among others: its title, cut to a few words, or else its id.
-fn short_title(named: &NamedItem) -> String {
+pub(super) fn short_title(named: &NamedItem) -> String {
     match (&named.raw_id, named.title.as_str()) {
         (Some(raw_id), "") => raw_id.clone(),
         (None, "") => format!("item {}", named.item),

@@ -4,23 +4,31 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use crate::run::{Run, StageReport};
+use crate::run::{Run, Stage, StageReport};
 
 /// What a stage did: a line on the whole, its figures, and the files it wrote.
 pub(super) fn stage(run: &Run, report: &StageReport) -> String {
     let mut text = String::new();
     let command = report.stage.command();
     let dir = run.dir().display();
+    let what = report.stage.what();
+    let imported = run.manifest().imported().filter(|_| report.stage == Stage::Index);
     if report.was_done {
-        let _ = writeln!(
-            text,
-            "{dir}: {} is finished already; `llmbs {command} --force` redoes it",
-            report.stage.what()
-        );
+        let _ = match imported {
+            Some(import) => writeln!(
+                text,
+                "{dir}: {what} was imported from {}; `llmbs {command} --force` builds one instead",
+                import.file
+            ),
+            None => writeln!(
+                text,
+                "{dir}: {what} is finished already; `llmbs {command} --force` redoes it"
+            ),
+        };
         return text;
     }
-    let _ =
-        writeln!(text, "{dir}: {} is finished, in {:.1} s", report.stage.what(), report.seconds);
+    let done = if imported.is_some() { "imported" } else { "finished" };
+    let _ = writeln!(text, "{dir}: {what} is {done}, in {:.1} s", report.seconds);
     text += &figures(&report.figures);
     for path in &report.wrote {
         let _ = writeln!(text, "  wrote {}", run.dir().join(path).display());

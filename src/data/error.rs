@@ -64,6 +64,25 @@ pub enum DataError {
         /// The smallest id that is missing.
         missing: ItemId,
     },
+    /// A file of new items without any.
+    #[error("{path}: has no items")]
+    NoNewItems {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A key among new items that is neither the next id nor, like the others, one of the shop's own.
+    #[error(
+        "{path}: item key {key:?}: new items are numbered from {first} without gaps, or else all of \
+         them go by the shop's own ids, which are no numbers"
+    )]
+    NewItemKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// The first free id.
+        first: ItemId,
+    },
     /// A user has an item that the dataset does not.
     #[error(
         "{path}: user {user:?} has item {item}, but the dataset has {items} items, numbered from 0"

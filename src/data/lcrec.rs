@@ -116,6 +116,35 @@ fn read_items(path: &Path) -> Result<Vec<Item>, DataError> {
     Ok(items.into_iter().flatten().collect())
 }
 
+/// Reads items that follow the `first` items of a dataset, in the format of `item.json`.
+///
+/// Keys are either the next ids, `first` and on, or the shop's own; ids are then given in file order.
+///
+/// # Errors
+/// Names the file and the key at fault.
+pub fn read_new_items(path: &Path, first: ItemId) -> Result<Vec<Item>, DataError> {
+    let Entries::<ItemFields>(entries) = read(path)?;
+    if entries.is_empty() {
+        return Err(DataError::NoNewItems { path: path.into() });
+    }
+    // Only the plain spelling, or "7" and "07" would be one item with two entries.
+    let id = |key: &str| key.parse::<ItemId>().ok().filter(|id| id.to_string() == key);
+    let by_id = entries.iter().any(|(key, _)| id(key).is_some());
+    let mut items = vec![None; entries.len()];
+    for (at, (key, fields)) in entries.into_iter().enumerate() {
+        let place =
+            if by_id { id(&key).and_then(|id| id.checked_sub(first)) } else { Some(at as u32) };
+        let Some(slot) = place.and_then(|place| items.get_mut(place as usize)) else {
+            return Err(DataError::NewItemKey { path: path.into(), key, first });
+        };
+        let item = Item::from(fields);
+        let raw_id = if by_id { item.raw_id } else { item.raw_id.or(Some(key)) };
+        *slot = Some(Item { raw_id, ..item });
+    }
+    // As many entries as places, no key twice and one spelling of each: no place is left empty.
+    Ok(items.into_iter().flatten().collect())
+}
+
 /// The number of items where nothing but interactions tells it.
 fn count_items(inter: &Path, users: &[User]) -> Result<usize, DataError> {
     let seen: HashSet<ItemId> = users.iter().flat_map(|user| &user.items).copied().collect();

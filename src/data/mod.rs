@@ -20,7 +20,7 @@ pub mod synth;
 mod tests;
 
 pub use error::DataError;
-pub use lcrec::write;
+pub use lcrec::{read_new_items, write};
 pub use lookup::Lookup;
 pub use split::Split;
 pub use stats::Stats;

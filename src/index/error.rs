@@ -138,6 +138,37 @@ pub enum IndexError {
         /// The number of items.
         num_items: usize,
     },
+    /// Items of a file share their index and were not to.
+    #[error("{path}: {what}: give each its own, or import with --on-collision extend")]
+    Sharing {
+        /// The file.
+        path: PathBuf,
+        /// Who shares.
+        what: String,
+    },
+    /// A file of more or fewer items than the dataset has.
+    #[error(
+        "{path}: {}; the index has {found} items, the dataset has {num_items} items",
+        if found < num_items { format!("item {found} is missing") }
+        else { format!("item {num_items} is not in the dataset") }
+    )]
+    ItemCount {
+        /// The file.
+        path: PathBuf,
+        /// Items of the file.
+        found: usize,
+        /// Items of the dataset.
+        num_items: usize,
+    },
+    /// A new item finds no place.
+    #[error(
+        "all {tuples} tuples of item tokens are taken: no new item can get one without retraining; \
+         rebuild the index with more levels or a larger k"
+    )]
+    Full {
+        /// Tuples, all of them taken.
+        tuples: usize,
+    },
     /// An item the index does not have.
     #[error("item {item} is not in the index, whose items are 0 to {}", .num_items - 1)]
     UnknownItem {

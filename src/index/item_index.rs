@@ -68,7 +68,7 @@ impl ItemIndex {
         let mut sorted: Vec<u32> = (0..(codes.len() / width) as u32).collect();
         sorted.sort_by(|&a, &b| row(a).cmp(row(b)));
         if let Some(pair) = sorted.windows(2).find(|pair| row(pair[0]) == row(pair[1])) {
-            let tokens = row(pair[0]).iter().enumerate().map(|(l, &c)| token(l, c)).collect();
+            let tokens = tokens_of(row(pair[0])).concat();
             return Err(IndexError::Collision { first: pair[0], second: pair[1], tokens }.into());
         }
 
@@ -159,11 +159,6 @@ impl ItemIndex {
         &self.levels
     }
 
-    /// The levels of `source`, in order: not side by side where two sources are interleaved.
-    pub fn levels_of(&self, source: Source) -> Vec<usize> {
-        (0..self.num_levels()).filter(|&level| self.levels[level].source == source).collect()
-    }
-
     /// The codes of all items, (items, levels), row-major.
     pub fn codes(&self) -> &[u32] {
         &self.codes
@@ -187,7 +182,7 @@ impl ItemIndex {
 
     /// The item tokens of `item`, such as `<a_17>`, in order.
     pub fn tokens(&self, item: u32) -> Vec<String> {
-        self.item_codes(item).iter().enumerate().map(|(level, &code)| token(level, code)).collect()
+        tokens_of(self.item_codes(item))
     }
 
     /// Every item token that occurs, by level, then by code.
@@ -227,6 +222,11 @@ pub(super) fn letter(level: usize) -> char {
 /// The item token of `code` at `level`.
 pub(super) fn token(level: usize, code: u32) -> String {
     format!("<{}_{code}>", letter(level))
+}
+
+/// The item tokens of `codes`, from the first level on.
+pub(super) fn tokens_of(codes: &[u32]) -> Vec<String> {
+    codes.iter().enumerate().map(|(level, &code)| token(level, code)).collect()
 }
 
 #[cfg(test)]

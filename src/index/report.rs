@@ -5,21 +5,48 @@ use std::ops::Range;
 
 use serde::Serialize;
 
-use super::{ItemIndex, Source};
+use super::item_index::letter;
+use super::{ItemIndex, Part, Source};
+
+/// How many items the members of a family of groups have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Spread {
+    /// The smallest group's.
+    pub min: usize,
+    /// The middle group's; of two in the middle, the smaller one's.
+    pub median: usize,
+    /// The largest group's.
+    pub max: usize,
+}
+
+impl Spread {
+    /// The spread of `sizes`; all zeros where there are none.
+    fn of(mut sizes: Vec<usize>) -> Self {
+        sizes.sort_unstable();
+        let at = |i: usize| sizes.get(i).copied().unwrap_or(0);
+        let last = sizes.len().saturating_sub(1);
+        Self { min: at(0), median: at(last / 2), max: at(last) }
+    }
+}
 
 /// The figures of one level.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LevelReport {
+    /// The level's letter.
+    pub level: char,
     /// The signal of the level.
     pub source: Source,
     /// The number of codes that occur.
     pub used_codes: usize,
-    /// The fewest items that share their codes of this source up to and with this level.
-    pub smallest_cluster: usize,
-    /// The most items that do.
-    pub largest_cluster: usize,
     /// The entropy of the level's codes over the items, in bits; at most `log2(used_codes)`.
     pub entropy_bits: f64,
+    /// The entropy as a share of that maximum: 1 where all codes have the same number of items. 0 where
+    /// there is one code.
+    pub entropy_share: f64,
+    /// Items that have a code at this level.
+    pub items_per_code: Spread,
+    /// Items that share their codes of this source up to and with this level.
+    pub items_per_prefix: Spread,
 }
 
 /// The figures of an index.
@@ -31,6 +58,8 @@ pub struct Report {
     pub num_tokens: usize,
     /// Items for each item token: how much smaller the vocabulary is than one token an item.
     pub compression_ratio: f64,
+    /// Items whose index another item has too: none, since an index with such items cannot be made.
+    pub collisions: usize,
     /// The levels, in order.
     pub levels: Vec<LevelReport>,
 }
@@ -38,25 +67,37 @@ pub struct Report {
 /// The figures of `index`.
 pub fn report(index: &ItemIndex) -> Report {
     let num_items = index.num_items();
-    let levels: Vec<LevelReport> = (0..index.num_levels())
-        .map(|level| {
-            let source = index.levels()[level].source;
-            let first = index.levels().iter().position(|l| l.source == source).unwrap_or(level);
-            let clusters = counts(index, first..level + 1);
-            let codes = counts(index, level..level + 1);
-            let share = |&count: &usize| count as f64 / num_items as f64;
-            LevelReport {
-                source,
-                used_codes: codes.len(),
-                smallest_cluster: clusters.values().copied().min().unwrap_or(0),
-                largest_cluster: clusters.values().copied().max().unwrap_or(0),
-                entropy_bits: codes.values().map(share).map(|p| -p * p.log2()).sum(),
-            }
-        })
-        .collect();
+    let parts = Part::of(index);
+    let level_report = |level: usize| {
+        let source = index.levels()[level].source;
+        let codes: Vec<usize> = counts(index, level..level + 1).into_values().collect();
+        let prefixes = parts.iter().filter_map(|part| {
+            let length = part.levels().iter().position(|&l| l == level)? + 1;
+            Some(part.groups(index, length).map(<[u32]>::len).collect())
+        });
+        let share = |&count: &usize| count as f64 / num_items as f64;
+        let entropy_bits: f64 = codes.iter().map(share).map(|p| -p * p.log2()).sum();
+        let most = (codes.len() as f64).log2();
+        LevelReport {
+            level: letter(level),
+            source,
+            used_codes: codes.len(),
+            entropy_bits,
+            entropy_share: if codes.len() > 1 { entropy_bits / most } else { 0.0 },
+            items_per_prefix: Spread::of(prefixes.flat_map(|sizes: Vec<usize>| sizes).collect()),
+            items_per_code: Spread::of(codes),
+        }
+    };
+    let levels: Vec<LevelReport> = (0..index.num_levels()).map(level_report).collect();
     let num_tokens = levels.iter().map(|level| level.used_codes).sum();
-    let compression_ratio = num_items as f64 / num_tokens as f64;
-    Report { num_items, num_tokens, compression_ratio, levels }
+    let shared = |n: &usize| *n > 1;
+    Report {
+        num_items,
+        num_tokens,
+        compression_ratio: num_items as f64 / num_tokens as f64,
+        collisions: counts(index, 0..index.num_levels()).into_values().filter(shared).sum(),
+        levels,
+    }
 }
 
 /// The number of items with the same codes at `levels`.
@@ -121,10 +162,14 @@ mod tests {
         let sizes: Vec<_> = report
             .levels
             .iter()
-            .map(|l| (l.used_codes, l.smallest_cluster, l.largest_cluster))
+            .map(|l| (l.level, l.used_codes, l.items_per_prefix.min, l.items_per_prefix.max))
             .collect();
-        assert_eq!(sizes, [(2, 1, 3), (3, 1, 1), (2, 1, 3)]);
-        assert!((report.levels[1].entropy_bits - 1.5).abs() < 1e-12);
+        assert_eq!(sizes, [('a', 2, 1, 3), ('b', 3, 1, 1), ('c', 2, 1, 3)]);
+        let second = &report.levels[1];
+        assert!((second.entropy_bits - 1.5).abs() < 1e-12);
+        assert!((second.entropy_share - 1.5 / 3f64.log2()).abs() < 1e-12);
+        assert_eq!(second.items_per_code, Spread { min: 1, median: 1, max: 2 });
+        assert_eq!(report.collisions, 0);
     }
 
     #[test]

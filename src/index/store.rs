@@ -10,8 +10,9 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-use super::item_index::{letter, token};
-use super::{IndexError, ItemIndex, Level, Source, SourceCodes};
+use super::foreign::levels;
+use super::item_index::{self, letter, token};
+use super::{IndexError, ItemIndex, Source, SourceCodes};
 use crate::{Error, Result, files};
 
 /// Writes `{"0": ["<a_183>", "<b_70>"], …}`, one line an item, ids in order.
@@ -29,6 +30,13 @@ pub fn write(path: &Path, index: &ItemIndex) -> Result<()> {
 /// Names the file and the item or line: ids with holes or repeated, items of different lengths,
 /// tokens that are not of their level, items that share an index.
 pub fn read(path: &Path, sources: &[Source]) -> Result<ItemIndex> {
+    let (width, codes) = read_codes(path)?;
+    let sources = sources_of(path, width, sources)?;
+    ItemIndex::new(levels(&sources, &codes), codes)
+}
+
+/// The number of levels in a file and its codes, (items, levels), of which some may be equal.
+pub(super) fn read_codes(path: &Path) -> Result<(usize, Vec<u32>)> {
     let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
     let entries: Entries = serde_json::from_str(&text)
         .map_err(|source| IndexError::Json { path: path.to_path_buf(), source })?;
@@ -49,34 +57,44 @@ pub fn read(path: &Path, sources: &[Source]) -> Result<ItemIndex> {
             let (path, found) = (path.to_path_buf(), tokens.len());
             return Err(IndexError::Length { path, item, found, expected: width }.into());
         }
-        for (level, token) in tokens.iter().enumerate() {
-            codes.push(parse_token(token, level).ok_or_else(|| IndexError::Token {
-                path: path.to_path_buf(),
-                item,
-                token: token.clone(),
-                level,
-                letter: letter(level),
-            })?);
+        codes.extend(codes_of(path, item, tokens)?);
+    }
+    Ok((width, codes))
+}
+
+/// The codes that the tokens of `item` in a file spell.
+///
+/// # Errors
+/// Names the file, the item and the first string that is no token of its level.
+pub fn codes_of(path: &Path, item: u32, tokens: &[String]) -> Result<Vec<u32>> {
+    let code = |(level, token): (usize, &String)| {
+        let wrong = || IndexError::Token {
+            path: path.to_path_buf(),
+            item,
+            token: token.clone(),
+            level,
+            letter: letter(level),
+        };
+        Ok(parse_token(token, level).ok_or_else(wrong)?)
+    };
+    tokens.iter().enumerate().map(code).collect()
+}
+
+/// The tokens that `codes` are spelled with, from the first level on.
+pub fn tokens_of(codes: &[u32]) -> Vec<String> {
+    item_index::tokens_of(codes)
+}
+
+/// The source of each of `width` levels: `sources` itself, or its only one for all.
+pub(super) fn sources_of(path: &Path, width: usize, sources: &[Source]) -> Result<Vec<Source>> {
+    match sources {
+        [one] => Ok(vec![*one; width]),
+        many if many.len() == width => Ok(many.to_vec()),
+        _ => {
+            let (path, sources) = (path.to_path_buf(), sources.len());
+            Err(IndexError::SourceCount { path, levels: width, sources }.into())
         }
     }
-    let source = |level: usize| match sources {
-        [one] => Some(*one),
-        many if many.len() == width => Some(many[level]),
-        _ => None,
-    };
-    let levels = (0..width)
-        .map(|level| {
-            let largest = codes.iter().skip(level).step_by(width).max();
-            let num_codes = largest.map_or(0, |&code| code as usize + 1);
-            source(level).map(|source| Level { source, num_codes })
-        })
-        .collect::<Option<Vec<_>>>()
-        .ok_or_else(|| IndexError::SourceCount {
-            path: path.to_path_buf(),
-            levels: width,
-            sources: sources.len(),
-        })?;
-    ItemIndex::new(levels, codes)
 }
 
 /// Writes what the codes of an index stand for.
@@ -169,6 +187,7 @@ impl<'de> Deserialize<'de> for Entries {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::index::Level;
 
     fn message(text: &str) -> String {
         let dir = tempfile::tempdir().unwrap();

@@ -211,7 +211,10 @@ impl Run {
             "bootstrap": { "resamples": RESAMPLES, "confidence": CONFIDENCE },
             "legal_rate_users": users.min(LEGAL_RATE_USERS),
             "items": self.dataset.num_items(),
-            "source": self.config.index.source,
+            "source": match self.imported() {
+                Some(_) => json!("imported"),
+                None => json!(self.config.index.source),
+            },
             "method": self.config.index.method,
             "order": self.config.index.order,
             "shared": self.config.index.shared,

@@ -41,10 +41,7 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
     }
     // Asked before the long work: settings that leave no room fail in a moment.
     let plans = plan_of(config, dataset.num_items())?;
-    let mut wrote = Vec::new();
-    if config.backbone.path.is_none() {
-        wrote.extend(prepare_scratch(run, monitor)?);
-    }
+    let mut wrote = prepare_backbone(run, monitor)?;
     let new = run.dir.join("index.new");
     files::remove_dir(&new)?;
     std::fs::create_dir_all(&new).map_err(Error::io(&new))?;
@@ -53,7 +50,7 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
         json!({ "items": dataset.num_items(), "source": source, "method": config.index.method });
     let backbone = backbone(run)?;
     let z_semantic = if semantic {
-        let z = embed_texts(run, &backbone, monitor)?;
+        let z = embed_texts(run, &backbone, dataset, monitor)?;
         save_matrix(&new.join("semantic.safetensors"), &z)?;
         names.push("semantic.safetensors".into());
         Some(z)
@@ -81,6 +78,14 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
     figures["item_tokens"] = json!(index.vocabulary().len());
     wrote.extend(names.iter().map(|name| Path::new("index").join(name)));
     Ok((wrote, figures))
+}
+
+/// Makes the backbone, where it is one from scratch; gives the files it wrote.
+pub(super) fn prepare_backbone(run: &Run, monitor: &mut dyn Monitor) -> Result<Vec<PathBuf>> {
+    match run.config.backbone.path {
+        Some(_) => Ok(Vec::new()),
+        None => prepare_scratch(run, monitor),
+    }
 }
 
 /// A backbone from scratch: its tokenizer learnt on the item texts, its weights warmed up on them.
@@ -147,13 +152,19 @@ fn scratch_tokenizer(dataset: &Dataset, config: &RunConfig) -> Result<Tokenizer>
     Tokenizer::train_bpe(texts.into_iter(), config.backbone.scratch.vocab_size)
 }
 
-fn embed_texts(run: &Run, backbone: &Backbone, monitor: &mut dyn Monitor) -> Result<Array2<f32>> {
+/// z^s of the items of `dataset`, which need not be the run's.
+pub(super) fn embed_texts(
+    run: &Run,
+    backbone: &Backbone,
+    dataset: &Dataset,
+    monitor: &mut dyn Monitor,
+) -> Result<Array2<f32>> {
     let model = Llama::new(&backbone.config, &backbone.weights)?.with_precision(precision(run));
     let mut begun = false;
     let z = semantic_embeddings(
         &model,
         &backbone.tokenizer,
-        &run.dataset,
+        dataset,
         run.config.index.semantic.max_text_tokens,
         &mut |done, total| {
             if !begun {

@@ -37,6 +37,9 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
         &mut params,
         &run.device,
     )?;
+    if projectors.is_empty() && (semantic, behavior) == (None, None) {
+        tracing::info!("stage initial: the index has no z^s and z^b: the contrastive loss is off");
+    }
     tracing::info!(
         "stage initial: {} weights are trained; the model has {}",
         params.num_trained(),

@@ -10,6 +10,7 @@ use super::Stage;
 use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::embed::Encoder;
+use crate::index::{OnCollision, Source};
 use crate::{Error, Result, files, invalid};
 
 /// The revision this program was built from.
@@ -32,6 +33,9 @@ pub enum Status {
 pub struct Record {
     /// Where it stands.
     pub status: Status,
+    /// Of stage `index`: the file it was imported from, where it was not made here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported: Option<Import>,
     /// The settings that decide its result, by dotted key.
     pub settings: BTreeMap<String, Value>,
     /// Digests of what it read, by name.
@@ -52,6 +56,21 @@ pub struct Record {
     /// Figures of its result.
     #[serde(default)]
     pub figures: Value,
+}
+
+/// An index that was made elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Import {
+    /// The file as it was named.
+    pub file: String,
+    /// Its SHA-256.
+    pub sha256: String,
+    /// What was to become of items that share an index.
+    pub on_collision: OnCollision,
+    /// The source of each level of the index, one added to tell items apart included.
+    pub sources: Vec<Source>,
+    /// How many items of the file share an index with another.
+    pub items_sharing: usize,
 }
 
 /// `manifest.json`
@@ -90,11 +109,24 @@ impl Manifest {
         Ok(Self { stages: found.stages, ..fresh })
     }
 
+    /// Where the item index was imported from, if it was.
+    pub fn imported(&self) -> Option<&Import> {
+        self.stages.get(&Stage::Index)?.imported.as_ref()
+    }
+
     /// The digest of a file in a stage's folder, if the stage wrote it.
     pub(super) fn output(&self, stage: Stage, file: &str) -> Option<&str> {
         let outputs = &self.stages.get(&stage)?.outputs;
         outputs.get(&format!("{}/{file}", stage.folder())).map(String::as_str)
     }
+}
+
+/// The settings that decide what an import of an index leaves in the run: those of the backbone.
+pub(super) fn settings_of_import(config: &RunConfig) -> Result<BTreeMap<String, Value>> {
+    let mut flat = settings(Stage::Index, config)?;
+    // Where item texts are cut decides what a backbone from scratch is warmed up on.
+    flat.retain(|key, _| !key.starts_with("index.") || key == "index.semantic.max-text-tokens");
+    Ok(flat)
 }
 
 /// The settings that decide what `stage` computes, by dotted key.

@@ -3,16 +3,20 @@
 //! A stage writes its result beside its place and renames it into it, so a folder holds whole results
 //! or none; `manifest.json` says which, from what, and with which settings.
 
+mod added;
 mod anneal;
 mod baseline;
 mod behavior;
 mod compare;
 mod evaluate;
 mod generate;
+mod import;
 mod index;
 mod initial;
+mod inspect;
 mod log;
 mod manifest;
+mod meaning;
 mod model;
 mod recommend;
 mod text;
@@ -32,15 +36,17 @@ use crate::data::synth::Shop;
 use crate::{Result, files, invalid};
 
 pub use crate::decode::Sampling;
+pub use crate::index::{Likeness, OnCollision, Similarity, Source, Spread};
+pub use added::{AddedItem, Catalogue};
 pub use baseline::{Baseline, BaselineRequest};
 pub use compare::Comparison;
 pub use evaluate::{EvalRequest, EvalResult};
 pub use generate::{GenerateRequest, Generated, Stop};
-pub use manifest::{GIT_REVISION, Manifest, Record, Status};
-pub use recommend::{
-    Explanation, NamedItem, Query, RecommendOptions, Recommendation, Service, SharedPrefix,
-    TokenMeaning,
-};
+pub use import::ImportRequest;
+pub use inspect::{IndexReport, Inspection, SourceTree, TokenReport};
+pub use manifest::{GIT_REVISION, Import, Manifest, Record, Status};
+pub use meaning::{NamedItem, TokenMeaning};
+pub use recommend::{Explanation, Query, RecommendOptions, Recommendation, Service, SharedPrefix};
 pub use text::{TextModel, TextRequest};
 
 /// The stages whose results a run folder keeps.
@@ -121,6 +127,19 @@ pub struct StageReport {
     pub seconds: f64,
 }
 
+impl StageReport {
+    /// Nothing: the stage of `record` was done already.
+    fn was_done(stage: Stage, record: &Record) -> Self {
+        Self {
+            stage,
+            was_done: true,
+            wrote: record.outputs.keys().map(PathBuf::from).collect(),
+            figures: record.figures.clone(),
+            seconds: record.seconds,
+        }
+    }
+}
+
 /// A run folder with its configuration and data.
 #[derive(Debug)]
 pub struct Run {
@@ -176,7 +195,8 @@ impl Run {
         monitor: &mut dyn Monitor,
     ) -> Result<StageReport> {
         self.require_before(stage)?;
-        let settings = manifest::settings(stage, &self.config)?;
+        let settings =
+            if force { manifest::settings(stage, &self.config)? } else { self.settings(stage)? };
         let inputs = self.inputs(stage);
         let state = self.dir.join(stage.folder()).join("state");
         let found = self.manifest.stages.get(&stage).filter(|r| match r.status {
@@ -190,17 +210,11 @@ impl Run {
             manifest::compare(&self.dir, stage, record, &settings, &inputs)?;
             resumes = record.status == Status::Running;
             if record.status == Status::Done {
-                return Ok(StageReport {
-                    stage,
-                    was_done: true,
-                    wrote: record.outputs.keys().map(PathBuf::from).collect(),
-                    figures: record.figures.clone(),
-                    seconds: record.seconds,
-                });
+                return Ok(StageReport::was_done(stage, record));
             }
         }
         let start = Instant::now();
-        self.begin(stage, settings, inputs, resumes)?;
+        self.begin(stage, settings, inputs, resumes, None)?;
         let (wrote, figures) = match stage {
             Stage::Index => index::run(self, monitor)?,
             Stage::Initial => initial::run(self, monitor)?,
@@ -228,8 +242,21 @@ impl Run {
                 stage.command()
             );
         };
-        let settings = manifest::settings(stage, &self.config)?;
-        manifest::compare(&self.dir, stage, record, &settings, &self.inputs(stage))
+        manifest::compare(&self.dir, stage, record, &self.settings(stage)?, &self.inputs(stage))
+    }
+
+    /// The settings that decide the result of `stage`.
+    fn settings(&self, stage: Stage) -> Result<BTreeMap<String, Value>> {
+        if stage == Stage::Index && self.imported().is_some() {
+            manifest::settings_of_import(&self.config)
+        } else {
+            manifest::settings(stage, &self.config)
+        }
+    }
+
+    /// Where the item index was imported from, if it was and stands.
+    fn imported(&self) -> Option<&Import> {
+        self.manifest.imported().filter(|_| self.is_done(Stage::Index))
     }
 
     /// Digests of what a stage reads: the data, and what the stages before wrote.
@@ -250,6 +277,7 @@ impl Run {
         settings: BTreeMap<String, Value>,
         inputs: BTreeMap<String, String>,
         resumes: bool,
+        imported: Option<Import>,
     ) -> Result<()> {
         if !resumes {
             files::remove_dir(&self.dir.join(stage.folder()).join("state"))?;
@@ -261,6 +289,7 @@ impl Run {
         }
         let record = Record {
             status: Status::Running,
+            imported,
             settings,
             inputs,
             outputs: BTreeMap::new(),

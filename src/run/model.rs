@@ -7,6 +7,7 @@ use candle_core::DType;
 
 use super::{Run, Stage};
 use crate::config::Float;
+use crate::data::Dataset;
 use crate::eval::ItemVocabulary;
 use crate::index::{ItemIndex, store};
 use crate::model::adapter::{self, Adapters};
@@ -59,8 +60,13 @@ fn backbone_path(run: &Run) -> String {
 
 /// The item index of a run.
 pub(super) fn load_index(run: &Run) -> Result<ItemIndex> {
-    let plans = super::index::plan_of(&run.config, run.dataset.num_items())?;
-    let sources = run.config.index.settings().level_sources(&plans);
+    let sources = match run.imported() {
+        Some(import) => import.sources.clone(),
+        None => {
+            let plans = super::index::plan_of(&run.config, run.dataset.num_items())?;
+            run.config.index.settings().level_sources(&plans)
+        }
+    };
     let index = store::read(&run.dir.join("index/index.json"), &sources)?;
     if index.num_items() != run.dataset.num_items() {
         invalid!(
@@ -153,6 +159,14 @@ impl Tokens {
         }
     }
 
+    /// Takes in items that have been added to `index` and have no tokens of their own.
+    pub(super) fn grow(&mut self, index: &ItemIndex) {
+        let first = self.vocabulary.first;
+        let new = self.items.len() as u32..index.num_items() as u32;
+        let ids = |item| index.token_ids(item).iter().map(|at| first + at).collect();
+        self.items.extend(new.map(ids));
+    }
+
     /// Every item's concatenated tokens must encode to exactly its ids.
     pub(super) fn check(&self, index: &ItemIndex) -> Result<()> {
         let items =
@@ -168,10 +182,15 @@ impl Tokens {
     }
 
     pub(super) fn prompts(&self, run: &Run) -> Result<Prompts> {
+        self.prompts_of(run, &run.dataset)
+    }
+
+    /// The prompts where `dataset` has the items, rather than the run.
+    pub(super) fn prompts_of(&self, run: &Run, dataset: &Dataset) -> Result<Prompts> {
         let tasks = &run.config.train.tasks;
         Prompts::new(
             &self.tokenizer,
-            &run.dataset,
+            dataset,
             self.items.clone(),
             self.con,
             tasks.max_text_tokens,

@@ -7,6 +7,8 @@ use std::collections::HashSet;
 use serde::Serialize;
 
 use self::explain::Explainer;
+use super::added::Catalogue;
+use super::meaning::NamedItem;
 use super::model::{Tokens, Trained};
 use super::{Run, Stage};
 use crate::data::{Dataset, ItemId};
@@ -17,7 +19,7 @@ use crate::model::Llama;
 use crate::tasks::Prompts;
 use crate::{Result, invalid};
 
-pub use explain::{Explanation, SharedPrefix, TokenMeaning};
+pub use explain::{Explanation, SharedPrefix};
 
 /// What holds for every request to a [`Service`].
 #[derive(Debug, Clone, PartialEq)]
@@ -47,26 +49,6 @@ pub enum Query {
     Text(String),
 }
 
-/// An item by all its names.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct NamedItem {
-    /// The item's id.
-    pub item: ItemId,
-    /// Its id in the shop, where the dataset has one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub raw_id: Option<String>,
-    /// Its title, where the dataset has one.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub title: String,
-}
-
-impl NamedItem {
-    fn new(dataset: &Dataset, item: ItemId) -> Self {
-        let texts = &dataset.items[item as usize];
-        Self { item, raw_id: texts.raw_id.clone(), title: texts.title.clone() }
-    }
-}
-
 /// One recommended item.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Recommendation {
@@ -85,6 +67,7 @@ pub struct Recommendation {
 /// A loaded model with all it needs to recommend.
 pub struct Service<'a> {
     run: &'a Run,
+    dataset: &'a Dataset,
     options: RecommendOptions,
     tokens: Tokens,
     prompts: Prompts,
@@ -112,29 +95,33 @@ struct Prompt<'q> {
 }
 
 impl Run {
-    /// Loads the trained model to recommend with it.
+    /// Loads the trained model to recommend the items of `catalogue` with it.
     ///
     /// # Errors
     /// Names the stage that has to run first, files that do not fit each other, or the option that
     /// asks for more items than there are.
-    pub fn service(&self, options: RecommendOptions) -> Result<Service<'_>> {
+    pub fn service<'a>(
+        &'a self,
+        catalogue: &'a Catalogue<'a>,
+        options: RecommendOptions,
+    ) -> Result<Service<'a>> {
         self.require_before(Stage::Anneal)?;
         let adapter = options.adapter.unwrap_or_else(|| self.has_adapter());
         if adapter {
             self.require(Stage::Anneal)?;
         }
-        let mut is_offered = vec![options.only.is_none(); self.dataset.num_items()];
+        let mut is_offered = vec![options.only.is_none(); catalogue.dataset().num_items()];
         for &item in options.only.iter().flatten() {
             match is_offered.get_mut(item as usize) {
                 Some(offered) => *offered = true,
-                None => return Err(no_item(&self.dataset, item)),
+                None => return Err(no_item(catalogue.dataset(), item)),
             }
         }
         let num_offered = is_offered.iter().filter(|offered| **offered).count();
         check_sizes(&options, num_offered)?;
 
-        let trained = Trained::load(self)?;
-        let prompts = trained.tokens.prompts(self)?;
+        let trained = catalogue.complete(Trained::load(self)?)?;
+        let prompts = trained.tokens.prompts_of(self, catalogue.dataset())?;
         let learnt_texts = prompts.has_texts() && self.config.train.tasks.semantic > 0.0;
         let for_texts = learnt_texts
             .then(|| trained.model(self, options.adapter.unwrap_or(false)))
@@ -145,6 +132,7 @@ impl Run {
         };
         Ok(Service {
             run: self,
+            dataset: catalogue.dataset(),
             prompts,
             for_histories: trained.model(self, adapter)?,
             for_texts,
@@ -152,7 +140,7 @@ impl Run {
             num_offered,
             is_offered,
             tokens: trained.tokens,
-            explainer: options.explain.then(|| Explainer::new(&self.dataset, trained.index)),
+            explainer: options.explain.then(|| Explainer::new(catalogue.dataset(), trained.index)),
             options,
         })
     }
@@ -251,7 +239,7 @@ impl Service<'_> {
         }
         let items = self.is_offered.len();
         match history.iter().find(|&&item| item as usize >= items) {
-            Some(&item) => Err(no_item(&self.run.dataset, item)),
+            Some(&item) => Err(no_item(self.dataset, item)),
             None => Ok(()),
         }
     }
@@ -263,7 +251,7 @@ impl Service<'_> {
         if !self.prompts.has_texts() {
             invalid!(
                 "{} has no item texts, so the model cannot find items by text: give a history",
-                self.run.dataset.name
+                self.dataset.name
             );
         }
         if self.for_texts.is_none() {
@@ -287,7 +275,7 @@ impl Service<'_> {
     fn list(&self, prompt: &Prompt, ranked: &[Ranked]) -> Vec<Recommendation> {
         let allowed = ranked.iter().filter(|r| !prompt.excluded.contains(&r.item));
         let describe = |r: &Ranked| Recommendation {
-            named: NamedItem::new(&self.run.dataset, r.item),
+            named: NamedItem::new(self.dataset, r.item),
             score: r.score,
             probability: r.score.exp(),
             explanation: self.explainer.as_ref().map(|e| e.explain(r.item, prompt.seen)),

@@ -1,10 +1,12 @@
 //! The program on a tiny shop, as a user would run it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
 use assert_cmd::Command;
 use assert_cmd::cargo::cargo_bin_cmd;
+use serde_json::Value;
 
 fn llmbs(dir: &Path) -> Command {
     let mut command = cargo_bin_cmd!("llmbs");
@@ -69,5 +71,17 @@ pub(crate) fn fails(dir: &Path, args: &[&str], expected: &[&str]) {
     assert!(!stderr.contains("panicked"), "{stderr}");
     for text in expected {
         assert!(stderr.contains(text), "{args:?}: {text:?} is not in {stderr}");
+    }
+}
+
+/// The names of all fields in `value`, at any depth.
+pub(crate) fn field_names(value: &Value) -> BTreeSet<String> {
+    match value {
+        Value::Object(fields) => {
+            let below = fields.values().flat_map(field_names);
+            fields.keys().cloned().chain(below).collect()
+        }
+        Value::Array(values) => values.iter().flat_map(field_names).collect(),
+        _ => BTreeSet::new(),
     }
 }

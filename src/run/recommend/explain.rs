@@ -1,15 +1,10 @@
 //! What an item's tokens stand for: the items that share them, and which of the history do.
 
-use std::cmp::Reverse;
-
 use serde::Serialize;
 
-use super::NamedItem;
 use crate::data::{Dataset, ItemId};
-use crate::index::{ItemIndex, Source};
-
-/// How many items are named for a token.
-const TYPICAL: usize = 3;
+use crate::index::{ItemIndex, Part, Source};
+use crate::run::meaning::{Meanings, NamedItem, TokenMeaning};
 
 /// Why an item is called what it is called, and what of the history is called alike.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -18,19 +13,6 @@ pub struct Explanation {
     pub tokens: Vec<TokenMeaning>,
     /// What it has in common with the history, once a source; empty where there is no history.
     pub shared: Vec<SharedPrefix>,
-}
-
-/// What a token stands for after the tokens of its source before it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct TokenMeaning {
-    /// The token.
-    pub token: String,
-    /// The signal its level comes from.
-    pub source: Source,
-    /// How many items have the same tokens of this source up to here.
-    pub items: usize,
-    /// Those of them that were bought most often in training.
-    pub typical: Vec<NamedItem>,
 }
 
 /// The longest beginning of a source's tokens that an item shares with items of the history.
@@ -44,103 +26,44 @@ pub struct SharedPrefix {
     pub history: Vec<NamedItem>,
 }
 
-/// The levels of one source.
-#[derive(Debug)]
-struct Part {
-    source: Source,
-    /// In order, but not side by side where two sources are interleaved.
-    levels: Vec<usize>,
-    /// The codes at these levels, (items, levels).
-    codes: Vec<u32>,
-    /// Item ids in the order of these codes.
-    order: Vec<ItemId>,
-}
-
-impl Part {
-    fn new(index: &ItemIndex, source: Source) -> Self {
-        let levels = index.levels_of(source);
-        let items = 0..index.num_items() as ItemId;
-        let of = |item: ItemId| levels.iter().map(move |&level| index.item_codes(item)[level]);
-        let codes = items.clone().flat_map(of).collect();
-        let mut part = Self { source, codes, order: items.collect(), levels };
-        let mut order = std::mem::take(&mut part.order);
-        order.sort_by(|&a, &b| part.codes(a).cmp(part.codes(b)));
-        Self { order, ..part }
-    }
-
-    fn codes(&self, item: ItemId) -> &[u32] {
-        &self.codes[item as usize * self.levels.len()..][..self.levels.len()]
-    }
-
-    /// The items whose first `length` codes are those of `item`.
-    fn alike(&self, item: ItemId, length: usize) -> &[ItemId] {
-        let prefix = &self.codes(item)[..length];
-        let of = |other: ItemId| &self.codes(other)[..length];
-        let start = self.order.partition_point(|&other| of(other) < prefix);
-        let end = self.order.partition_point(|&other| of(other) <= prefix);
-        &self.order[start..end]
-    }
-}
-
 /// Explains the items of an index.
 #[derive(Debug)]
 pub(super) struct Explainer<'a> {
-    dataset: &'a Dataset,
     index: ItemIndex,
-    popularity: Vec<u32>,
     parts: Vec<Part>,
+    meanings: Meanings<'a>,
 }
 
 impl<'a> Explainer<'a> {
     pub(super) fn new(dataset: &'a Dataset, index: ItemIndex) -> Self {
-        let mut sources: Vec<Source> = Vec::new();
-        for level in index.levels() {
-            if !sources.contains(&level.source) {
-                sources.push(level.source);
-            }
-        }
-        let parts = sources.into_iter().map(|source| Part::new(&index, source)).collect();
-        Self { dataset, popularity: dataset.popularity(), index, parts }
+        Self { parts: Part::of(&index), meanings: Meanings::new(dataset), index }
     }
 
     /// Explains `item`, recommended after `history`.
     pub(super) fn explain(&self, item: ItemId, history: &[ItemId]) -> Explanation {
         let names = self.index.tokens(item);
-        let meanings = |part: &Part| -> Vec<(usize, TokenMeaning)> {
-            let meaning = |(place, &level): (usize, &usize)| {
-                let alike = part.alike(item, place + 1);
-                let (token, typical) = (names[level].clone(), self.typical(alike));
-                (level, TokenMeaning { token, source: part.source, items: alike.len(), typical })
-            };
-            part.levels.iter().enumerate().map(meaning).collect()
+        let meaning = |(level, name): (usize, &String)| {
+            let place = |part: &Part| part.levels().iter().position(|&l| l == level);
+            let found = self.parts.iter().find_map(|part| Some((part, place(part)?)));
+            found.map(|(part, place)| {
+                let alike = part.alike(&self.index, item, place + 1);
+                self.meanings.of(name.clone(), part.source(), alike)
+            })
         };
-        let mut tokens: Vec<(usize, TokenMeaning)> = self.parts.iter().flat_map(meanings).collect();
-        tokens.sort_by_key(|&(level, _)| level);
         let shared = self.parts.iter().map(|part| {
             let (length, history) = self.nearest(part, item, history);
-            let tokens = part.levels[..length].iter().map(|&level| names[level].clone()).collect();
-            SharedPrefix { source: part.source, tokens, history }
+            let tokens = part.levels()[..length].iter().map(|&level| names[level].clone());
+            SharedPrefix { source: part.source(), tokens: tokens.collect(), history }
         });
         Explanation {
-            tokens: tokens.into_iter().map(|(_, meaning)| meaning).collect(),
+            tokens: names.iter().enumerate().filter_map(meaning).collect(),
             shared: if history.is_empty() { Vec::new() } else { shared.collect() },
         }
     }
 
-    fn typical(&self, items: &[ItemId]) -> Vec<NamedItem> {
-        let mut items = items.to_vec();
-        items.sort_unstable_by_key(|&item| (Reverse(self.popularity[item as usize]), item));
-        items.truncate(TYPICAL);
-        self.named(items)
-    }
-
     /// The longest prefix of `item` in `part` that items of `history` have, and these items.
     fn nearest(&self, part: &Part, item: ItemId, history: &[ItemId]) -> (usize, Vec<NamedItem>) {
-        let own = part.codes(item);
-        let common = |other: ItemId| {
-            let other = part.codes(other);
-            own.iter().zip(other).take_while(|(a, b)| a == b).count()
-        };
+        let common = |other: ItemId| part.common(&self.index, item, other);
         let longest = history.iter().map(|&other| common(other)).max().unwrap_or(0);
         let mut nearest: Vec<ItemId> = Vec::new();
         for &other in history.iter().filter(|&&other| longest > 0 && common(other) == longest) {
@@ -148,11 +71,7 @@ impl<'a> Explainer<'a> {
                 nearest.push(other);
             }
         }
-        (longest, self.named(nearest))
-    }
-
-    fn named(&self, items: Vec<ItemId>) -> Vec<NamedItem> {
-        items.into_iter().map(|item| NamedItem::new(self.dataset, item)).collect()
+        (longest, self.meanings.named(nearest))
     }
 }
 

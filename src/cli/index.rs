@@ -1,0 +1,146 @@
+//! `llmbs index`: the stage itself, a foreign index in its place, new items in it, and a look at it.
+
+mod chart;
+mod page;
+mod text;
+
+use std::path::PathBuf;
+
+use anyhow::bail;
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
+
+use super::progress::Bars;
+use super::results;
+use crate::files;
+use crate::run::{ImportRequest, OnCollision, Run, Source, Stage};
+
+#[derive(Debug, ClapArgs)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct IndexArgs {
+    /// Redo it, and mark the later stages stale
+    #[arg(long)]
+    force: bool,
+    #[command(subcommand)]
+    command: Option<IndexCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+enum IndexCommand {
+    /// Place new items in the index as it is, so that they can be recommended without training anew
+    Add(AddArgs),
+    /// Take an index made elsewhere, in LC-Rec's format, in place of building one
+    Import(ImportArgs),
+    /// Figures of the index, and what its tokens stand for
+    Report(ReportArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+struct AddArgs {
+    /// The items as in X.item.json: by the next free ids, or by the shop's own
+    #[arg(value_name = "ITEMS.json")]
+    items: PathBuf,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+struct ImportArgs {
+    /// The index: item id → item tokens
+    #[arg(value_name = "X.index.json")]
+    file: PathBuf,
+    /// What becomes of items that share an index
+    #[arg(long, default_value = "reject")]
+    on_collision: CollisionChoice,
+    /// Where the codes come from, for all levels or one a level: semantic, behavior or random
+    #[arg(long, value_name = "SOURCE,…", value_delimiter = ',', default_value = "semantic")]
+    sources: Vec<Source>,
+    /// Replace an index that is there, and mark the later stages stale
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum CollisionChoice {
+    /// Refuse the file
+    Reject,
+    /// Add a level that tells them apart
+    Extend,
+}
+
+#[derive(Debug, ClapArgs)]
+struct ReportArgs {
+    /// One token alone, a_17 or <a_17>
+    #[arg(long, conflicts_with = "html")]
+    token: Option<String>,
+    /// As JSON: every figure and every token
+    #[arg(long)]
+    json: bool,
+    /// Write a page with plots, the tree of codes and a search to this file
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
+}
+
+pub(super) fn run(run: &mut Run, args: &IndexArgs, bars: &mut Bars) -> anyhow::Result<()> {
+    match &args.command {
+        None => super::stage(run, Stage::Index, args.force, bars),
+        Some(IndexCommand::Import(args)) => import(run, args, bars),
+        Some(IndexCommand::Add(args)) => add(run, args, bars),
+        Some(IndexCommand::Report(args)) => report(run, args),
+    }
+}
+
+fn import(run: &mut Run, args: &ImportArgs, bars: &mut Bars) -> anyhow::Result<()> {
+    let request = ImportRequest {
+        file: args.file.clone(),
+        on_collision: match args.on_collision {
+            CollisionChoice::Reject => OnCollision::Reject,
+            CollisionChoice::Extend => OnCollision::Extend,
+        },
+        sources: args.sources.clone(),
+        force: args.force,
+    };
+    let report = run.import(&request, bars)?;
+    print!("{}", results::stage(run, &report));
+    Ok(())
+}
+
+fn add(run: &Run, args: &AddArgs, bars: &mut Bars) -> anyhow::Result<()> {
+    let added = run.add(&args.items, bars)?;
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&added)?);
+    } else {
+        print!("{}", text::added(run, &added));
+    }
+    Ok(())
+}
+
+fn report(run: &Run, args: &ReportArgs) -> anyhow::Result<()> {
+    let inspection = run.inspect()?;
+    let report = &inspection.report;
+    if let Some(name) = &args.token {
+        let bare = name.trim_start_matches('<').trim_end_matches('>');
+        let spelled = format!("<{bare}>");
+        let Some(token) = report.tokens.iter().find(|t| t.meaning.token == spelled) else {
+            bail!(
+                "no item has the token {spelled}; `llmbs index report --json` lists all there are"
+            );
+        };
+        if args.json {
+            println!("{}", serde_json::to_string_pretty(token)?);
+        } else {
+            print!("{}", text::token(token));
+        }
+        return Ok(());
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(report)?);
+    } else {
+        print!("{}", text::report(report));
+    }
+    if let Some(path) = &args.html {
+        files::write(path, page::render(&inspection)?.as_bytes())?;
+        tracing::info!("wrote {}", path.display());
+    }
+    Ok(())
+}

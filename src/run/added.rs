@@ -1,0 +1,241 @@
+//! Items that came after the index: `added.json` holds their texts and the places they were given.
+//!
+//! The index and everything trained on it stay as they are: evaluation and training know nothing of these
+//! items, `recommend` offers them along with the others.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::index::{embed_texts, load_matrix};
+use super::meaning::NamedItem;
+use super::model::{Trained, backbone, load_index};
+use super::{Monitor, Run, Stage};
+use crate::data::{Dataset, Item, ItemId, read_new_items};
+use crate::index::{ItemIndex, Placer, store};
+use crate::{Result, files, invalid};
+
+/// The file in the run folder.
+const FILE: &str = "added.json";
+
+/// `added.json`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Added {
+    /// SHA-256 of the `index.json` that the items were placed in.
+    index_sha256: String,
+    /// The items by id.
+    items: BTreeMap<ItemId, Entry>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    title: String,
+    description: String,
+    brand: String,
+    categories: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    item_id: Option<String>,
+    tokens: Vec<String>,
+    /// The items of the index nearest by z^s.
+    nearest: Vec<ItemId>,
+}
+
+impl Entry {
+    fn item(&self) -> Item {
+        Item {
+            title: self.title.clone(),
+            description: self.description.clone(),
+            brand: self.brand.clone(),
+            categories: self.categories.clone(),
+            raw_id: self.item_id.clone(),
+        }
+    }
+}
+
+/// An item that has been added to a run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AddedItem {
+    /// The item.
+    #[serde(flatten)]
+    pub named: NamedItem,
+    /// Its tokens, in order.
+    pub tokens: Vec<String>,
+    /// The items of the index that it is most like, nearest first.
+    pub nearest: Vec<NamedItem>,
+}
+
+/// The items a run can recommend: those of its dataset, and those added since.
+#[derive(Debug)]
+pub struct Catalogue<'a> {
+    dataset: Cow<'a, Dataset>,
+    /// Where the added items stand.
+    path: PathBuf,
+    /// The tokens of each added item.
+    tokens: Vec<Vec<String>>,
+}
+
+impl Catalogue<'_> {
+    /// The dataset with the added items after its own; nobody has taken them.
+    pub fn dataset(&self) -> &Dataset {
+        &self.dataset
+    }
+
+    /// The model with the added items in its index.
+    pub(super) fn complete(&self, mut trained: Trained) -> Result<Trained> {
+        if self.tokens.is_empty() {
+            return Ok(trained);
+        }
+        let index = extend(&self.path, &trained.index, &self.tokens)?;
+        trained.tokens.grow(&index);
+        Ok(Trained { index, ..trained })
+    }
+}
+
+/// `index` with items of these tokens after its own.
+fn extend(path: &Path, index: &ItemIndex, tokens: &[Vec<String>]) -> Result<ItemIndex> {
+    let mut codes = index.codes().to_vec();
+    for (item, tokens) in (index.num_items() as ItemId..).zip(tokens) {
+        if tokens.len() != index.num_levels() {
+            invalid!("{}: item {item} has {} tokens", path.display(), tokens.len());
+        }
+        codes.extend(store::codes_of(path, item, tokens)?);
+    }
+    let extended = ItemIndex::new(index.levels().to_vec(), codes)?;
+    if extended.vocabulary() != index.vocabulary() {
+        invalid!("{}: has item tokens that the index has not", path.display());
+    }
+    Ok(extended)
+}
+
+impl Run {
+    /// The items that can be recommended.
+    ///
+    /// # Errors
+    /// If items have been added to another index than the run has now.
+    pub fn catalogue(&self) -> Result<Catalogue<'_>> {
+        let path = self.dir.join(FILE);
+        let items = self.added()?.map_or_else(BTreeMap::new, |added| added.items);
+        let mut dataset = Cow::Borrowed(&self.dataset);
+        if !items.is_empty() {
+            dataset.to_mut().items.extend(items.values().map(Entry::item));
+        }
+        let tokens = items.into_values().map(|entry| entry.tokens).collect();
+        Ok(Catalogue { dataset, path, tokens })
+    }
+
+    /// Places the items of a file in the item index, which stays as it is, so that they can be
+    /// recommended; gives them as they were placed.
+    ///
+    /// # Errors
+    /// If an item is there already or has no text, or if there is no place left. Nothing is added then.
+    pub fn add(&self, file: &Path, monitor: &mut dyn Monitor) -> Result<Vec<AddedItem>> {
+        self.require(Stage::Index)?;
+        let mut added = match self.added()? {
+            Some(added) => added,
+            None => Added { index_sha256: self.index_digest()?, items: BTreeMap::new() },
+        };
+        let catalogue = self.catalogue()?;
+        let first = catalogue.dataset().num_items() as ItemId;
+        let items = read_new_items(file, first)?;
+        check(file, &items, catalogue.dataset())?;
+
+        let index = load_index(self)?;
+        let backbone = backbone(self)?;
+        let known = match load_matrix(self, "semantic")? {
+            Some(z) => z,
+            None => {
+                if !self.dataset.has_text() {
+                    invalid!(
+                        "{}: its items have no texts, by which a new item could be likened to them",
+                        self.dataset.name
+                    );
+                }
+                tracing::info!("the index has no z^s of its items: their texts are embedded now");
+                embed_texts(self, &backbone, &self.dataset, monitor)?
+            }
+        };
+        let new = Dataset {
+            name: file.display().to_string(),
+            users: Vec::new(),
+            items,
+            short_users: 0,
+            fingerprint: String::new(),
+        };
+        let z = embed_texts(self, &backbone, &new, monitor)?;
+
+        let mut placer = Placer::new(&index, known.view());
+        for (&item, entry) in &added.items {
+            placer.take(store::codes_of(&catalogue.path, item, &entry.tokens)?);
+        }
+        let mut placed = Vec::new();
+        for ((id, item), z) in (first..).zip(new.items).zip(z.rows()) {
+            let place = placer.place(&z.to_vec())?;
+            let tokens = store::tokens_of(&place.codes);
+            let nearest = place.nearest.iter().map(|&near| NamedItem::new(&self.dataset, near));
+            placed.push(AddedItem {
+                named: NamedItem {
+                    item: id,
+                    raw_id: item.raw_id.clone(),
+                    title: item.title.clone(),
+                },
+                tokens: tokens.clone(),
+                nearest: nearest.collect(),
+            });
+            let Item { title, description, brand, categories, raw_id: item_id } = item;
+            let nearest = place.nearest;
+            added.items.insert(
+                id,
+                Entry { title, description, brand, categories, item_id, tokens, nearest },
+            );
+        }
+        files::write_json(&catalogue.path, &added)?;
+        Ok(placed)
+    }
+
+    /// The items added to the index as it is.
+    fn added(&self) -> Result<Option<Added>> {
+        let path = self.dir.join(FILE);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let added: Added = files::read_json(&path)?;
+        if added.index_sha256 != self.index_digest()? {
+            invalid!(
+                "{}: its items were added to another index; remove the file, and add them again with \
+                 `llmbs index add`",
+                path.display()
+            );
+        }
+        let own = self.dataset.num_items() as ItemId;
+        if let Some((expected, id)) = (own..).zip(added.items.keys()).find(|(n, id)| n != *id) {
+            invalid!("{}: item {id} stands where item {expected} should", path.display());
+        }
+        Ok(Some(added))
+    }
+
+    fn index_digest(&self) -> Result<String> {
+        files::digest(&self.dir.join("index/index.json"))
+    }
+}
+
+/// Refuses new items that could not be embedded, or whose raw ids are taken.
+fn check(file: &Path, items: &[Item], dataset: &Dataset) -> Result<()> {
+    let mut raw_ids: HashSet<&str> =
+        dataset.items.iter().filter_map(|item| item.raw_id.as_deref()).collect();
+    for (id, item) in (dataset.num_items()..).zip(items) {
+        let name = item.raw_id.clone().unwrap_or_else(|| id.to_string());
+        if !item.has_text() {
+            invalid!("{}: item {name} has no text: give it a title", file.display());
+        }
+        if let Some(raw_id) = &item.raw_id
+            && !raw_ids.insert(raw_id)
+        {
+            invalid!("{}: there is an item {raw_id:?} already", file.display());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,105 @@
+//! An item index made elsewhere becomes the result of stage `index`.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::manifest::{self, Import};
+use super::model::{Tokens, backbone};
+use super::{Monitor, Run, Stage, StageReport, Status};
+use crate::index::{Foreign, OnCollision, Source, store};
+use crate::{Result, files, invalid};
+
+/// What to import, and how.
+#[derive(Debug, Clone)]
+pub struct ImportRequest {
+    /// The index, in LC-Rec's format.
+    pub file: PathBuf,
+    /// What becomes of items that share an index.
+    pub on_collision: OnCollision,
+    /// The source of each level of the file, or one for all.
+    pub sources: Vec<Source>,
+    /// Whether an index that is there gives way, and later stages become stale.
+    pub force: bool,
+}
+
+impl Run {
+    /// Makes the index in a file that of the run, as if stage `index` had made it.
+    ///
+    /// # Errors
+    /// If the file is no index of this dataset, if items share an index and are refused, or if there is
+    /// another index already. Nothing is changed then.
+    pub fn import(
+        &mut self,
+        request: &ImportRequest,
+        monitor: &mut dyn Monitor,
+    ) -> Result<StageReport> {
+        let foreign = Foreign::read(&request.file, self.dataset.num_items())?;
+        let sharing = foreign.describe_sharing();
+        let items_sharing = foreign.sharing().iter().map(Vec::len).sum();
+        let groups_sharing = foreign.sharing().len();
+        let index = foreign.into_index(&request.sources, request.on_collision)?;
+        let import = Import {
+            file: request.file.display().to_string(),
+            sha256: files::digest(&request.file)?,
+            on_collision: request.on_collision,
+            sources: index.levels().iter().map(|level| level.source).collect(),
+            items_sharing,
+        };
+        let settings = manifest::settings_of_import(&self.config)?;
+        let inputs = self.inputs(Stage::Index);
+        let found = self.manifest.stages.get(&Stage::Index);
+        if let Some(record) = found.filter(|r| r.status == Status::Done && !request.force) {
+            if !record.imported.as_ref().is_some_and(|then| then.gives_the_same(&import)) {
+                invalid!(
+                    "{}: there is another item index already, {}; choose another folder with --run, \
+                     or replace it with `llmbs index import {} --force`",
+                    self.dir.display(),
+                    record
+                        .imported
+                        .as_ref()
+                        .map_or("made here".into(), |i| format!("imported from {}", i.file)),
+                    import.file
+                );
+            }
+            manifest::compare(&self.dir, Stage::Index, record, &settings, &inputs)?;
+            return Ok(StageReport::was_done(Stage::Index, record));
+        }
+        match sharing {
+            Some(text) => {
+                tracing::warn!("{}: {text}; one more level tells them apart", import.file);
+            }
+            None => tracing::info!("{}: every item has an index of its own", import.file),
+        }
+        tracing::info!(
+            "an imported index comes without z^s and z^b: the contrastive loss of stage initial is off"
+        );
+
+        let start = Instant::now();
+        self.begin(Stage::Index, settings, inputs, false, Some(import))?;
+        let mut wrote = super::index::prepare_backbone(self, monitor)?;
+        let new = self.dir.join("index.new");
+        files::remove_dir(&new)?;
+        Tokens::extend(backbone(self)?.tokenizer, &index)?.check(&index)?;
+        store::write(&new.join("index.json"), &index)?;
+        files::replace_dir(&new, &self.dir.join("index"))?;
+        wrote.push(Path::new("index/index.json").into());
+        let figures = json!({
+            "items": index.num_items(),
+            "items_sharing": items_sharing,
+            "groups_sharing": groups_sharing,
+            "levels": index.levels().iter().map(|l| l.num_codes).collect::<Vec<_>>(),
+            "item_tokens": index.vocabulary().len(),
+        });
+        self.finish(Stage::Index, wrote, figures, start.elapsed().as_secs_f64())
+    }
+}
+
+impl Import {
+    /// Whether both leave the same index, wherever the file lies.
+    fn gives_the_same(&self, other: &Self) -> bool {
+        (&self.sha256, self.on_collision, &self.sources)
+            == (&other.sha256, other.on_collision, &other.sources)
+    }
+}
