@@ -93,7 +93,7 @@ impl HierarchicalKMeans {
                 })
                 .collect::<Result<Vec<_>>>()?;
             let codes = self.numbering.number(&nodes, &mut children);
-            nodes = tree.push_level(level, children, codes, rows.dim());
+            nodes = tree.push_level(level, children, &codes, rows.dim());
         }
         Ok(tree)
     }
@@ -199,12 +199,12 @@ impl Tree {
         &mut self,
         level: usize,
         children: Vec<Vec<Cluster>>,
-        codes: Vec<Vec<u32>>,
+        codes: &[Vec<u32>],
         dim: usize,
     ) -> Vec<Cluster> {
         let mut first_child = vec![0];
         let mut nodes = Vec::new();
-        for (children, codes) in children.into_iter().zip(&codes) {
+        for (children, codes) in children.into_iter().zip(codes) {
             for (child, &code) in children.iter().zip(codes) {
                 for &item in &child.items {
                     self.codes[item as usize * self.levels + level] = code;
