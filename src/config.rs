@@ -145,6 +145,8 @@ pub struct TrainingConfig {
     pub tuning: Tuning,
     /// Which rows of embedding and head stage `initial` changes.
     pub train_embeddings: TrainEmbeddings,
+    /// Where the rows of the item tokens begin.
+    pub item_token_init: ItemTokenInit,
     /// The adapter of `tuning = "lora"`, merged into the checkpoint when the stage ends.
     pub lora: LoraConfig,
     /// The annealing adapter.
@@ -171,6 +173,7 @@ impl Default for TrainingConfig {
         Self {
             tuning: Tuning::Full,
             train_embeddings: TrainEmbeddings::All,
+            item_token_init: ItemTokenInit::Mean,
             lora: LoraConfig::default(),
             adapter: LoraConfig::default(),
             tasks: TasksConfig::default(),
@@ -211,6 +214,17 @@ pub enum TrainEmbeddings {
     New,
     /// None.
     None,
+}
+
+/// Where the rows of the item tokens begin, in the embedding and in an untied head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ItemTokenInit {
+    /// At the mean of the known rows, with noise of their spread.
+    Mean,
+    /// At the mean of the known rows, moved by their spread towards the z^s of the items that carry
+    /// the token; for behavior tokens, towards what a linear map makes of their z^b.
+    Centroid,
 }
 
 /// `[eval]`
@@ -282,6 +296,14 @@ impl RunConfig {
             need(tree.k > 1, &format!("index.{name}.k must be at least 2"));
             need(tree.levels > 0, &format!("index.{name}.levels must be at least 1"));
         }
+        let (fields, cut) =
+            (&self.index.semantic.fields, self.index.semantic.max_text_tokens);
+        let repeated = (1..fields.len()).any(|i| fields[..i].contains(&fields[i]));
+        need(
+            !fields.is_empty() && !repeated,
+            "index.semantic.fields must name at least one field, and none twice",
+        );
+        need(cut > 0, "index.semantic.max-text-tokens must be at least 1");
         need(
             scratch.num_attention_heads > 0
                 && scratch.hidden_size.is_multiple_of(2 * scratch.num_attention_heads),

@@ -1,8 +1,10 @@
 //! `[index]`: how the item index is made.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
-use crate::embed::DinConfig;
+use crate::embed::{DinConfig, TextField};
 use crate::index::{Source, TreeSettings};
 
 /// `[index]`
@@ -35,13 +37,24 @@ pub struct SemanticConfig {
     pub k: usize,
     /// Its levels.
     pub levels: usize,
+    /// The texts of an item that are embedded and averaged.
+    pub fields: Vec<TextField>,
     /// Where a text is cut before it is embedded.
     pub max_text_tokens: usize,
+    /// Embeddings of one's own instead of the backbone's: a `.npy` or safetensors file, a row an item.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embeddings: Option<PathBuf>,
 }
 
 impl Default for SemanticConfig {
     fn default() -> Self {
-        Self { k: 256, levels: 2, max_text_tokens: 256 }
+        Self {
+            k: 256,
+            levels: 2,
+            fields: TextField::ALL.into(),
+            max_text_tokens: 256,
+            embeddings: None,
+        }
     }
 }
 
@@ -60,13 +73,16 @@ pub struct BehaviorConfig {
     pub k: usize,
     /// Its levels.
     pub levels: usize,
+    /// Embeddings of one's own instead of the encoder's: a `.npy` or safetensors file, a row an item.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embeddings: Option<PathBuf>,
     /// The encoder.
     pub din: DinConfig,
 }
 
 impl Default for BehaviorConfig {
     fn default() -> Self {
-        Self { k: 256, levels: 2, din: DinConfig::default() }
+        Self { k: 256, levels: 2, embeddings: None, din: DinConfig::default() }
     }
 }
 

@@ -2,41 +2,37 @@
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Tensor};
 use ndarray::Array2;
 use serde_json::{Value, json};
 
 use super::log::TrainLog;
 use super::model::{Tokens, backbone, precision};
-use super::{Monitor, Run};
+use super::{Monitor, Run, semantic};
 use crate::config::RunConfig;
 use crate::data::Dataset;
-use crate::embed::{self, BehaviorEmbedding, semantic_embeddings};
+use crate::embed::{self, BehaviorEmbedding, load_embeddings, save_embeddings};
 use crate::index::{HierarchicalKMeans, ItemIndex, Source, Tree, TreePlan, plan, store};
-use crate::model::{
-    Backbone, Llama, LlamaConfig, init, load_safetensors, save_folder, save_safetensors,
-};
+use crate::model::{Llama, LlamaConfig, init, save_folder, save_safetensors};
 use crate::nn::Params;
 use crate::text::Tokenizer;
 use crate::train::{Trainer, language_model_samples, shuffled};
-use crate::{Error, Result, files, invalid};
+use crate::{Error, Result, files};
 
 /// The folder of a backbone from scratch.
 const BACKBONE: &str = "backbone";
 
+/// Refuses what cannot become an index, before anything is written: an infeasible pair of k and levels
+/// fails in a moment.
+pub(super) fn check(run: &Run) -> Result<()> {
+    semantic::check(run)?;
+    plan_of(&run.config, run.dataset.num_items()).map(drop)
+}
+
 pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>, Value)> {
     let (config, dataset) = (&run.config, &run.dataset);
     let source = config.index.source;
-    let semantic = matches!(source, Source::Semantic | Source::Unit);
+    let from_texts = matches!(source, Source::Semantic | Source::Unit);
     let behavior = matches!(source, Source::Behavior | Source::Unit);
-    if semantic && !dataset.has_text() {
-        invalid!(
-            "{}: the dataset has no item texts, which index.source = \"{source}\" needs; add a \
-             *.item.json, or set index.source = \"behavior\"",
-            dataset.name
-        );
-    }
-    // Asked before the long work: an infeasible pair of k and levels fails in a moment.
     let plans = plan_of(config, dataset.num_items())?;
     let mut wrote = Vec::new();
     if config.backbone.path.is_none() {
@@ -49,20 +45,24 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
     let mut names = vec!["index.json".to_string()];
     let mut figures = json!({ "items": dataset.num_items(), "source": source });
     let backbone = backbone(run)?;
-    let z_semantic = if semantic {
-        let z = embed_texts(run, &backbone, monitor)?;
-        save_matrix(&new.join("semantic.safetensors"), &z)?;
+    let z_semantic = if from_texts {
+        let z = semantic::make(run, &backbone, &new, monitor, &mut figures)?;
         names.push("semantic.safetensors".into());
         Some(z)
     } else {
         None
     };
-    let z_behavior = if behavior {
+    let own = config.index.behavior.embeddings.as_ref().filter(|_| behavior);
+    let z_behavior = if let Some(z) = semantic::imported(run, "index.behavior.embeddings", own)? {
+        save_embeddings(&new.join("behavior.safetensors"), &z, None)?;
+        names.push("behavior.safetensors".into());
+        Some(z)
+    } else if behavior {
         let din = embed_behavior(run, monitor)?;
         if let Some(auc) = din.auc {
             tracing::info!("behavior encoder: validation AUC {auc:.4} (epoch {})", din.best_epoch);
         }
-        save_matrix(&new.join("behavior.safetensors"), &din.embeddings)?;
+        save_embeddings(&new.join("behavior.safetensors"), &din.embeddings, None)?;
         save_safetensors(new.join("din/model.safetensors"), &din.weights)?;
         let report = json!({
             "auc": din.auc,
@@ -109,6 +109,7 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
         names.push("tree.safetensors".into());
     }
     files::replace_dir(&new, &run.dir.join("index"))?;
+    semantic::forget_parts(run)?;
     figures["levels"] = json!(index.levels().iter().map(|l| l.num_codes).collect::<Vec<_>>());
     figures["item_tokens"] = json!(index.vocabulary().len());
     wrote.extend(names.iter().map(|name| Path::new("index").join(name)));
@@ -179,26 +180,6 @@ fn scratch_tokenizer(dataset: &Dataset, config: &RunConfig) -> Result<Tokenizer>
     Tokenizer::train_bpe(texts.into_iter(), config.backbone.scratch.vocab_size)
 }
 
-fn embed_texts(run: &Run, backbone: &Backbone, monitor: &mut dyn Monitor) -> Result<Array2<f32>> {
-    let model = Llama::new(&backbone.config, &backbone.weights)?.with_precision(precision(run));
-    let mut begun = false;
-    let z = semantic_embeddings(
-        &model,
-        &backbone.tokenizer,
-        &run.dataset,
-        run.config.index.semantic.max_text_tokens,
-        &mut |done, total| {
-            if !begun {
-                monitor.begin("embed item texts", total as u64);
-                begun = true;
-            }
-            monitor.advance(done as u64, "");
-        },
-    )?;
-    monitor.end();
-    Ok(z)
-}
-
 fn embed_behavior(run: &Run, monitor: &mut dyn Monitor) -> Result<BehaviorEmbedding> {
     let sequences: Vec<&[u32]> = run.dataset.train_sequences().collect();
     let din = &run.config.index.behavior.din;
@@ -231,33 +212,11 @@ pub(super) fn plan_of(config: &RunConfig, num_items: usize) -> Result<Vec<TreePl
     plan(index.source, index.semantic.tree(), index.behavior.tree(), num_items)
 }
 
-fn save_matrix(path: &Path, matrix: &Array2<f32>) -> Result<()> {
-    let data: Vec<f32> = matrix.iter().copied().collect();
-    let tensor = Tensor::from_vec(data, matrix.dim(), &candle_core::Device::Cpu)?;
-    save_safetensors(path, &[("embeddings".to_string(), tensor)].into())
-}
-
 /// An embedding matrix of the run, (items, dim), where the index has one.
 pub(super) fn load_matrix(run: &Run, name: &str) -> Result<Option<Array2<f32>>> {
     let path = run.dir.join("index").join(format!("{name}.safetensors"));
     if !path.exists() {
         return Ok(None);
     }
-    let mut tensors = load_safetensors(&path, &candle_core::Device::Cpu)?;
-    let Some(tensor) = tensors.remove("embeddings") else {
-        invalid!("{}: has no tensor named embeddings", path.display());
-    };
-    let (items, dim) = tensor.dims2()?;
-    if items != run.dataset.num_items() {
-        invalid!(
-            "{}: has {items} rows, the dataset has {} items; redo the index with `llmbs index --force`",
-            path.display(),
-            run.dataset.num_items()
-        );
-    }
-    let data = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-    match Array2::from_shape_vec((items, dim), data) {
-        Ok(matrix) => Ok(Some(matrix)),
-        Err(e) => invalid!("{}: {e}", path.display()),
-    }
+    load_embeddings(&path, run.dataset.num_items()).map(Some)
 }

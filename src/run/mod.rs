@@ -13,6 +13,7 @@ mod log;
 mod manifest;
 mod model;
 mod recommend;
+mod semantic;
 mod text;
 
 use std::collections::BTreeMap;
@@ -196,6 +197,9 @@ impl Run {
                 });
             }
         }
+        if stage == Stage::Index {
+            index::check(self)?;
+        }
         let start = Instant::now();
         self.begin(stage, settings, inputs, resumes)?;
         let (wrote, figures) = match stage {
@@ -233,6 +237,9 @@ impl Run {
     fn inputs(&self, stage: Stage) -> BTreeMap<String, String> {
         let mut inputs = BTreeMap::new();
         inputs.insert("the dataset".to_string(), self.dataset.fingerprint.clone());
+        if stage == Stage::Index {
+            inputs.extend(semantic::digests(&self.config));
+        }
         for earlier in Stage::ALL.into_iter().take_while(|s| *s != stage) {
             if let Some(record) = self.manifest.stages.get(&earlier) {
                 inputs.extend(record.outputs.clone());
