@@ -296,8 +296,7 @@ impl RunConfig {
             need(tree.k > 1, &format!("index.{name}.k must be at least 2"));
             need(tree.levels > 0, &format!("index.{name}.levels must be at least 1"));
         }
-        let (fields, cut) =
-            (&self.index.semantic.fields, self.index.semantic.max_text_tokens);
+        let (fields, cut) = (&self.index.semantic.fields, self.index.semantic.max_text_tokens);
         let repeated = (1..fields.len()).any(|i| fields[..i].contains(&fields[i]));
         need(
             !fields.is_empty() && !repeated,

@@ -76,7 +76,8 @@ impl Parts {
         let views: Vec<_> = self.pending.iter().map(Array2::view).collect();
         let means = concatenate(Axis(0), &views)
             .map_err(|e| Error::Invalid(format!("{}: {e}", self.dir.display())))?;
-        let tensor = Tensor::from_iter(means.iter().copied(), &Device::Cpu)?.reshape(means.dim())?;
+        let tensor =
+            Tensor::from_iter(means.iter().copied(), &Device::Cpu)?.reshape(means.dim())?;
         save_safetensors(self.path(self.first), &[(TENSOR.to_string(), tensor)].into())?;
         self.pending.clear();
         self.since = Instant::now();

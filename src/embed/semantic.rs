@@ -43,6 +43,17 @@ pub fn semantic_embeddings(
     parts: &mut Parts,
     on_pass: &mut dyn FnMut(EmbeddingProgress) -> Result<()>,
 ) -> Result<Array2<f32>> {
+    embed_by(model, texts, parts, on_pass, TOKENS_PER_PASS)
+}
+
+/// As [`semantic_embeddings`], in passes of so many tokens.
+fn embed_by(
+    model: &Llama,
+    texts: &ItemTexts,
+    parts: &mut Parts,
+    on_pass: &mut dyn FnMut(EmbeddingProgress) -> Result<()>,
+    tokens_per_pass: usize,
+) -> Result<Array2<f32>> {
     let hidden_size = model.config().hidden_size;
     let mut items = ItemMeans::new(texts, hidden_size);
     let mut next = 0;
@@ -55,7 +66,7 @@ pub fn semantic_embeddings(
     // What passes allocate is kept in it from one to the next.
     let mut cache = KvCache::new();
     while next < texts.num_texts() {
-        let pass = texts.pass(next, TOKENS_PER_PASS)?;
+        let pass = texts.pass(next, tokens_per_pass)?;
         let means = means_of(model, &pass, texts.lead(), &mut cache)?;
         items.add(next, means.view());
         parts.push(next, means)?;
@@ -148,3 +159,5 @@ impl<'a> ItemMeans<'a> {
     }
 }
 
+#[cfg(test)]
+mod tests;

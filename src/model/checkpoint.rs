@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use candle_core::safetensors::{Load, MmapedSafetensors};
 use candle_core::{DType, Device, Tensor};
-use safetensors::{SafeTensorError, SafeTensors, View};
+use safetensors::tensor::Metadata;
+use safetensors::{SafeTensorError, View};
 use serde::Deserialize;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -166,14 +167,15 @@ pub fn safetensors_metadata(path: impl AsRef<Path>) -> Result<HashMap<String, St
     let path = path.as_ref();
     // The header is a small part of the file, behind its length.
     let mut file = File::open(path).map_err(Error::io(path))?;
-    let mut header = vec![0; size_of::<u64>()];
-    file.read_exact(&mut header).map_err(Error::io(path))?;
-    let length = header.iter().rev().fold(0, |length, &byte| length << 8 | u64::from(byte));
-    file.take(length).read_to_end(&mut header).map_err(Error::io(path))?;
-    let (_, metadata) = SafeTensors::read_metadata(&header).map_err(|e| {
+    let mut length = [0; size_of::<u64>()];
+    file.read_exact(&mut length).map_err(Error::io(path))?;
+    let mut header = Vec::new();
+    let header_only = &mut file.take(u64::from_le_bytes(length));
+    header_only.read_to_end(&mut header).map_err(Error::io(path))?;
+    let parsed: Metadata = serde_json::from_slice(&header).map_err(|e| {
         Error::Invalid(format!("{}: not a readable safetensors file: {e}", path.display()))
     })?;
-    Ok(metadata.metadata().clone().unwrap_or_default())
+    Ok(parsed.metadata().clone().unwrap_or_default())
 }
 
 /// A digest of names, shapes, types and values.

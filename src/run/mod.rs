@@ -9,6 +9,7 @@ mod evaluate;
 mod generate;
 mod index;
 mod initial;
+mod item_rows;
 mod log;
 mod manifest;
 mod model;

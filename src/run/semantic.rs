@@ -81,8 +81,7 @@ pub(super) fn imported(
 }
 
 fn read(setting: &str, path: &Path, items: usize) -> Result<Array2<f32>> {
-    load_embeddings(path, items)
-        .map_err(|e| crate::Error::Invalid(format!("{setting}: {e}")))
+    load_embeddings(path, items).map_err(|e| crate::Error::Invalid(format!("{setting}: {e}")))
 }
 
 /// Writes z^s to `new`, the index in the making, and gives it; adds what it took to `figures`.
