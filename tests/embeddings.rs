@@ -11,6 +11,8 @@ use candle_core::{DType, Device, Tensor};
 use common::program::{fails, run, tiny};
 use serde_json::Value;
 
+const CENTROID: [&str; 2] = ["--set", "train.item-token-init=centroid"];
+
 fn figures(dir: &Path) -> Value {
     let manifest = fs::read_to_string(dir.join("runs/llmbs/manifest.json")).unwrap();
     let manifest: Value = serde_json::from_str(&manifest).unwrap();
@@ -117,9 +119,7 @@ fn item_tokens_may_begin_at_what_is_known_of_their_items() {
         let path = dir.join(run_dir).join("initial/model.safetensors");
         candle_core::safetensors::load(path, &Device::Cpu).unwrap()
     };
-    const CENTROID: [&str; 2] = ["--set", "train.item-token-init=centroid"];
     let (mean, centroid) = (initial("mean", &[]), initial("centroid", &CENTROID));
-    assert!(!mean["model.embed_tokens.weight"].dims().is_empty());
     for name in ["model.embed_tokens.weight", "lm_head.weight"] {
         let (a, b) = (&mean[name], &centroid[name]);
         let (a, b) = (a.to_vec2::<f32>().unwrap(), b.to_vec2::<f32>().unwrap());
@@ -132,8 +132,8 @@ fn item_tokens_may_begin_at_what_is_known_of_their_items() {
         assert_eq!(changed as u64, tokens.as_u64().unwrap(), "{name}: the item tokens alone");
     }
 
-    let refuses = |words: &[&str], expected: &[&str]| {
-        let run_dir = ["--run", "refused"];
+    let refuses = |run_dir: &str, words: &[&str], expected: &[&str]| {
+        let run_dir = ["--run", run_dir];
         run(dir, &[&run_dir, words, &["index", "--force"]].concat(), 0);
         let train = [&run_dir[..], words, &CENTROID, &["train", "--stage", "initial"]].concat();
         fails(dir, &train, expected);
@@ -141,9 +141,9 @@ fn item_tokens_may_begin_at_what_is_known_of_their_items() {
     for source in ["random", "behavior"] {
         let source_set = format!("index.source={source}");
         let text = format!("an index of source \"{source}\" does not have");
-        refuses(&["--set", &source_set], &["train.item-token-init = \"centroid\"", &text]);
+        refuses(source, &["--set", &source_set], &["train.item-token-init = \"centroid\"", &text]);
     }
     matrix(24, DType::F32).write_npy(dir.join("z.npy")).unwrap();
     let import = ["--set", "index.semantic.embeddings=z.npy"];
-    refuses(&import, &["train.item-token-init", "width, 32", "have 24 columns"]);
+    refuses("import", &import, &["train.item-token-init", "width, 32", "have 24 columns"]);
 }

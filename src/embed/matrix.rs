@@ -140,8 +140,6 @@ mod tests {
         assert!(error(&path, 3).contains("z.npy: not a readable NumPy file"));
         std::fs::write(&path, "no array").unwrap();
         assert!(error(&path, 3).contains("not a readable NumPy file: magic string mismatch"));
-        let text = String::from_utf8_lossy(&whole).replace("False", "True ");
-        assert!(text.contains("True "));
         let at = whole.windows(5).position(|w| w == b"False").unwrap();
         let mut by_column = whole.clone();
         by_column[at..at + 5].copy_from_slice(b"True ");

@@ -52,7 +52,7 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
     } else {
         None
     };
-    let own = config.index.behavior.embeddings.as_ref().filter(|_| behavior);
+    let own = config.index.behavior.embeddings.as_deref().filter(|_| behavior);
     let z_behavior = if let Some(z) = semantic::imported(run, "index.behavior.embeddings", own)? {
         save_embeddings(&new.join("behavior.safetensors"), &z, None)?;
         names.push("behavior.safetensors".into());

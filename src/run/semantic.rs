@@ -1,6 +1,6 @@
 //! Embeddings in stage `index`: z^s, made once for all that is embedded alike, and matrices of a user's own.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use ndarray::Array2;
@@ -75,7 +75,7 @@ pub(super) fn check(run: &Run) -> Result<()> {
 pub(super) fn imported(
     run: &Run,
     setting: &'static str,
-    path: Option<&PathBuf>,
+    path: Option<&Path>,
 ) -> Result<Option<Array2<f32>>> {
     path.map(|path| read(setting, path, run.dataset.num_items())).transpose()
 }
@@ -95,7 +95,7 @@ pub(super) fn make(
     const FILE: &str = "semantic.safetensors";
     let config = &run.config.index.semantic;
     let setting = "index.semantic.embeddings";
-    if let Some(z) = imported(run, setting, config.embeddings.as_ref())? {
+    if let Some(z) = imported(run, setting, config.embeddings.as_deref())? {
         save_embeddings(&new.join(FILE), &z, None)?;
         return Ok(z);
     }

@@ -154,10 +154,10 @@ fn an_embedding_that_is_cut_off_goes_on_where_it_was() {
     let expected = embed(&mut nothing).unwrap();
     files_gone(&shop);
 
-    let cut = |progress: EmbeddingProgress| {
+    let error = embed(&mut |progress| {
         if progress.embedded >= 3 { invalid!("cut off") } else { Ok(()) }
-    };
-    let error = embed(&mut { cut }).unwrap_err();
+    });
+    let error = error.unwrap_err();
     assert!(matches!(&error, Error::Invalid(text) if text == "cut off"), "{error}");
     let mut embedded = 0;
     let resumed = embed(&mut |progress| {
