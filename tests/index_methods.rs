@@ -220,7 +220,9 @@ fn orders_have_the_same_codes_at_other_places() {
             let moved = places.map(|place| index.item_codes(item as u32)[place]);
             assert_eq!(moved.to_vec(), codes, "{order:?}");
         }
-        assert_eq!(index.levels_of(Source::Semantic), places[..2]);
+        let sources = places.map(|place| index.levels()[place].source);
+        let (semantic, behavior) = (Source::Semantic, Source::Behavior);
+        assert_eq!(sources, [semantic, semantic, behavior, behavior]);
     }
 }
 

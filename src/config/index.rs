@@ -1,8 +1,10 @@
 //! `[index]`: how the item index is made.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
-use crate::embed::{DinConfig, Encoder, EncoderConfig, RqVaeConfig, SasRecConfig};
+use crate::embed::{DinConfig, Encoder, EncoderConfig, RqVaeConfig, SasRecConfig, TextField};
 use crate::index::{IndexSettings, Method, Numbering, Order, Source, TreeSettings};
 
 /// `[index]`
@@ -70,6 +72,15 @@ impl IndexConfig {
                 wrong.push(format!("index.{name}.levels must be at least 1"));
             }
         }
+        let fields = &self.semantic.fields;
+        if fields.is_empty() || (1..fields.len()).any(|i| fields[..i].contains(&fields[i])) {
+            wrong.push(
+                "index.semantic.fields must name at least one field, and none twice".to_string(),
+            );
+        }
+        if self.semantic.max_text_tokens == 0 {
+            wrong.push("index.semantic.max-text-tokens must be at least 1".to_string());
+        }
         let (source, method) = (self.source, self.method);
         if source == Source::Random && method.is_residual() {
             wrong.push(format!(
@@ -101,13 +112,24 @@ pub struct SemanticConfig {
     pub k: usize,
     /// The levels.
     pub levels: usize,
+    /// The texts of an item that are embedded and averaged.
+    pub fields: Vec<TextField>,
     /// Where a text is cut before it is embedded.
     pub max_text_tokens: usize,
+    /// Embeddings of one's own instead of the backbone's: a `.npy` or safetensors file, a row an item.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embeddings: Option<PathBuf>,
 }
 
 impl Default for SemanticConfig {
     fn default() -> Self {
-        Self { k: 256, levels: 2, max_text_tokens: 256 }
+        Self {
+            k: 256,
+            levels: 2,
+            fields: TextField::ALL.into(),
+            max_text_tokens: 256,
+            embeddings: None,
+        }
     }
 }
 
@@ -126,6 +148,9 @@ pub struct BehaviorConfig {
     pub k: usize,
     /// The levels.
     pub levels: usize,
+    /// Embeddings of one's own instead of the encoder's: a `.npy` or safetensors file, a row an item.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embeddings: Option<PathBuf>,
     /// The network whose item embeddings the tree is made from.
     pub encoder: Encoder,
     /// The encoder `din`.
@@ -139,6 +164,7 @@ impl Default for BehaviorConfig {
         Self {
             k: 256,
             levels: 2,
+            embeddings: None,
             encoder: Encoder::Din,
             din: DinConfig::default(),
             sasrec: SasRecConfig::default(),

@@ -2,14 +2,20 @@
 //! be trained to turn them into codes; and the training of SASRec, which also recommends on its own.
 
 mod behavior;
+mod matrix;
+mod parts;
 mod rq_vae;
 mod sasrec;
 mod semantic;
+mod texts;
 
 pub use behavior::{
     BehaviorEmbedding, DinConfig, Encoder, EncoderConfig, EpochReport, Progress,
     train_behavior_embedding,
 };
+pub use matrix::{load_embeddings, load_kept, save_embeddings};
+pub use parts::Parts;
 pub use rq_vae::{RqVaeConfig, RqVaeLatents, RqVaeReport, train_rq_vae};
 pub use sasrec::{SasRecConfig, SasRecLoss, TrainedSasRec, train_sasrec};
-pub use semantic::semantic_embeddings;
+pub use semantic::{EmbeddingProgress, embedding_key, semantic_embeddings};
+pub use texts::{ItemTexts, TextCounts, TextField};

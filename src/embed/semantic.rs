@@ -1,154 +1,163 @@
 //! z^s: what the backbone makes of an item's texts (paper, section 3.2).
 
-use std::collections::BTreeMap;
+use std::time::Instant;
 
-use ndarray::{Array1, Array2};
+use candle_core::DType;
+use ndarray::{Array2, ArrayView2, ArrayViewMut1};
+use sha2::{Digest, Sha256};
 
-use crate::data::{Dataset, Item};
-use crate::model::{Llama, Packed};
-use crate::text::Tokenizer;
-use crate::{Result, invalid};
+use super::parts::Parts;
+use super::texts::{ItemTexts, Pass};
+use crate::Result;
+use crate::model::{KvCache, Llama, LlamaConfig, Weights, digest_weights};
+use crate::ops::Precision;
 
-/// Tokens embedded in one forward pass.
+/// Tokens embedded in one forward pass: enough to keep every core in large products, few enough for what
+/// lies between two of them to stay in the cache.
 const TOKENS_PER_PASS: usize = 4096;
 
-/// A text as token ids, and the items that have it in one of their fields.
-struct Text {
-    ids: Vec<u32>,
-    items: Vec<usize>,
+/// How far the embedding of a catalogue has come.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct EmbeddingProgress {
+    /// Different texts that are done, those of an earlier process included.
+    pub texts: usize,
+    /// Different texts there are.
+    pub total: usize,
+    /// Texts that this process has embedded.
+    pub embedded: usize,
+    /// Tokens that took, each common beginning counted once.
+    pub tokens: usize,
+    /// Seconds since this process began.
+    pub seconds: f64,
 }
 
 /// Embeddings of all items, (items, hidden), f32.
 ///
-/// Every text field present is fed alone; the mean over its tokens of the final hidden state (after the
-/// last norm; BOS is fed where the tokenizer has one, but not averaged) is averaged over the fields.
-/// Texts are cut after `max_tokens`. `on_items` hears how many fields of how many are done.
-///
-/// # Errors
-/// An item without any text.
+/// Every text is fed alone; the mean over its tokens of the final hidden state (after the last norm; BOS is
+/// fed where the tokenizer has one, but not averaged) is averaged over the texts of an item. What is done is
+/// kept in `parts`, and what lies there is not done again; `on_pass` hears of every forward pass, and
+/// its error ends the work.
 pub fn semantic_embeddings(
     model: &Llama,
-    tokenizer: &Tokenizer,
-    dataset: &Dataset,
-    max_tokens: usize,
-    on_fields: &mut dyn FnMut(usize, usize),
+    texts: &ItemTexts,
+    parts: &mut Parts,
+    on_pass: &mut dyn FnMut(EmbeddingProgress) -> Result<()>,
 ) -> Result<Array2<f32>> {
-    let texts = encode(tokenizer, dataset, max_tokens)?;
-    let total = texts.iter().map(|t| t.items.len()).sum();
-    let hidden_size = model.config().hidden_size;
-    let mut sums = Array2::<f32>::zeros((dataset.num_items(), hidden_size));
-    let mut counts = vec![0f32; dataset.num_items()];
-    let skip = usize::from(tokenizer.bos().is_some());
-    let (mut first, mut done) = (0, 0);
-    while first < texts.len() {
-        let mut end = first;
-        let mut tokens = 0;
-        while end < texts.len()
-            && (end == first || tokens + texts[end].ids.len() <= TOKENS_PER_PASS)
-        {
-            tokens += texts[end].ids.len();
-            end += 1;
-        }
-        let pass = &texts[first..end];
-        let input = Packed::sequences(&pass.iter().map(|t| &*t.ids).collect::<Vec<_>>());
-        let every: Vec<u32> = (0..input.ids.len() as u32).collect();
-        let hidden = model.infer(&input, None, &every)?;
-        let hidden = hidden.to_dtype(candle_core::DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-        let mut rows = hidden.chunks(hidden_size);
-        for text in pass {
-            let scale = 1.0 / (text.ids.len() - skip) as f32;
-            let mut mean = Array1::<f32>::zeros(hidden_size);
-            for row in rows.by_ref().take(text.ids.len()).skip(skip) {
-                for (m, x) in mean.iter_mut().zip(row) {
-                    *m += x * scale;
-                }
-            }
-            for &item in &text.items {
-                let mut sum = sums.row_mut(item);
-                sum += &mean;
-                counts[item] += 1.0;
-            }
-            done += text.items.len();
-        }
-        first = end;
-        on_fields(done, total);
-    }
-    for (mut row, count) in sums.rows_mut().into_iter().zip(counts) {
-        row /= count;
-    }
-    Ok(sums)
+    embed_by(model, texts, parts, on_pass, TOKENS_PER_PASS)
 }
 
-/// All different texts, short ones first: passes then hold rows of like length. What many items share (a
-/// brand, a category) is embedded once.
-fn encode(tokenizer: &Tokenizer, dataset: &Dataset, max_tokens: usize) -> Result<Vec<Text>> {
-    let mut found: BTreeMap<Vec<u32>, Vec<usize>> = BTreeMap::new();
-    for (item, texts) in dataset.items.iter().enumerate() {
-        let Item { title, description, categories, brand, .. } = texts;
-        let mut has_text = false;
-        for text in [title, description, categories, brand] {
-            let mut ids: Vec<u32> = tokenizer.bos().into_iter().collect();
-            let text = tokenizer.encode(text.trim())?;
-            if !text.is_empty() {
-                ids.extend(text.iter().take(max_tokens));
-                found.entry(ids).or_default().push(item);
-                has_text = true;
-            }
-        }
-        if !has_text {
-            invalid!(
-                "{}: item {item} has no text, and index.source needs one for every item; add a \
-                 title, or set index.source = \"behavior\"",
-                dataset.name
-            );
+/// As [`semantic_embeddings`], in passes of so many tokens.
+fn embed_by(
+    model: &Llama,
+    texts: &ItemTexts,
+    parts: &mut Parts,
+    on_pass: &mut dyn FnMut(EmbeddingProgress) -> Result<()>,
+    tokens_per_pass: usize,
+) -> Result<Array2<f32>> {
+    let hidden_size = model.config().hidden_size;
+    let mut items = ItemMeans::new(texts, hidden_size);
+    let mut next = 0;
+    while let Some(means) = parts.read(next, texts.num_texts() - next, hidden_size)? {
+        items.add(next, means.view());
+        next += means.nrows();
+    }
+    let (first, start) = (next, Instant::now());
+    let mut tokens = 0;
+    // What passes allocate is kept in it from one to the next.
+    let mut cache = KvCache::new();
+    while next < texts.num_texts() {
+        let pass = texts.pass(next, tokens_per_pass)?;
+        let means = means_of(model, &pass, texts.lead(), &mut cache)?;
+        items.add(next, means.view());
+        parts.push(next, means)?;
+        next = pass.texts.end;
+        tokens += pass.input.ids.len();
+        on_pass(EmbeddingProgress {
+            texts: next,
+            total: texts.num_texts(),
+            embedded: next - first,
+            tokens,
+            seconds: start.elapsed().as_secs_f64(),
+        })?;
+    }
+    Ok(items.finish())
+}
+
+/// Equal for equal embeddings: a digest of the weights, of what they do not say of the model, of
+/// what it multiplies in, and of the ids that are averaged.
+pub fn embedding_key(
+    config: &LlamaConfig,
+    weights: &Weights,
+    precision: Precision,
+    texts: &ItemTexts,
+) -> String {
+    let shape = (
+        [config.num_attention_heads, config.num_key_value_heads, config.head_dim],
+        [config.rms_norm_eps, config.rope_theta],
+        config.rope_scaling,
+        precision,
+    );
+    let mut hash = Sha256::new();
+    for part in [digest_weights(weights), texts.digest(), format!("{shape:?}")] {
+        hash.update(part);
+        hash.update([0]);
+    }
+    format!("{:x}", hash.finalize())
+}
+
+/// The mean of the final hidden states of each text of a pass, (texts, hidden).
+fn means_of(model: &Llama, pass: &Pass, lead: usize, cache: &mut KvCache) -> Result<Array2<f32>> {
+    let every: Vec<u32> = (0..pass.input.ids.len() as u32).collect();
+    cache.truncate(0)?;
+    let hidden = model.infer(&pass.input, Some(cache), &every)?;
+    let width = hidden.dim(1)?;
+    let hidden = hidden.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    let mut means = Array2::zeros((pass.lines.len(), width));
+    for (mut mean, lines) in means.rows_mut().into_iter().zip(&pass.lines) {
+        let lines: Vec<usize> = lines.iter().cloned().flatten().skip(lead).collect();
+        let scale = 1.0 / lines.len() as f32;
+        for line in lines {
+            add_scaled(&mut mean, &hidden[line * width..][..width], scale);
         }
     }
-    let mut texts: Vec<Text> = found.into_iter().map(|(ids, items)| Text { ids, items }).collect();
-    texts.sort_by_key(|text| text.ids.len());
-    Ok(texts)
+    Ok(means)
+}
+
+fn add_scaled(sum: &mut ArrayViewMut1<'_, f32>, values: &[f32], scale: f32) {
+    sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value * scale);
+}
+
+/// The means over the texts of every item, as they come in.
+struct ItemMeans<'a> {
+    texts: &'a ItemTexts,
+    sums: Array2<f32>,
+    counts: Vec<f32>,
+}
+
+impl<'a> ItemMeans<'a> {
+    fn new(texts: &'a ItemTexts, width: usize) -> Self {
+        let items = texts.num_items();
+        Self { texts, sums: Array2::zeros((items, width)), counts: vec![0.0; items] }
+    }
+
+    /// Adds the means of the texts from `first` on.
+    fn add(&mut self, first: usize, means: ArrayView2<'_, f32>) {
+        for (text, mean) in (first..).zip(means.rows()) {
+            for &item in self.texts.items_of(text) {
+                let mut sum = self.sums.row_mut(item as usize);
+                sum += &mean;
+                self.counts[item as usize] += 1.0;
+            }
+        }
+    }
+
+    fn finish(mut self) -> Array2<f32> {
+        for (mut row, count) in self.sums.rows_mut().into_iter().zip(&self.counts) {
+            row /= *count;
+        }
+        self.sums
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use candle_core::Device;
-
-    use super::*;
-    use crate::model::{LlamaConfig, init};
-
-    fn item(title: &str, brand: &str) -> Item {
-        Item { title: title.into(), brand: brand.into(), ..Item::default() }
-    }
-
-    #[test]
-    fn an_item_is_embedded_as_if_it_were_alone() {
-        let items = [
-            item("red lipstick", "glow"),
-            item("glow", "glow"),
-            item("blue soap", ""),
-            item("red lipstick", "fine"),
-        ];
-        let texts = items.iter().flat_map(|i| [i.title.as_str(), i.brand.as_str()]);
-        let tokenizer = Tokenizer::train_bpe(texts, 300).unwrap();
-        let config = LlamaConfig { vocab_size: tokenizer.vocab_size(), ..LlamaConfig::tiny_test() };
-        let weights = init::scratch(&config, 1, &Device::Cpu).unwrap();
-        let model = Llama::new(&config, &weights).unwrap();
-        let embed = |items: &[Item]| {
-            let dataset = Dataset {
-                name: "shop".into(),
-                items: items.to_vec(),
-                users: Vec::new(),
-                short_users: 0,
-                fingerprint: String::new(),
-            };
-            semantic_embeddings(&model, &tokenizer, &dataset, 20, &mut |_, _| {}).unwrap()
-        };
-        let together = embed(&items);
-        for (i, item) in items.iter().enumerate() {
-            let alone = embed(std::slice::from_ref(item));
-            for (a, b) in together.row(i).iter().zip(alone.row(0)) {
-                assert!((a - b).abs() < 1e-5, "item {i}: {a} {b}");
-            }
-        }
-        assert_ne!(together.row(0), together.row(3));
-    }
-}
+mod tests;

@@ -5,13 +5,16 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use candle_core::safetensors::{Load, MmapedSafetensors};
 use candle_core::{DType, Device, Tensor};
-use safetensors::SafeTensorError;
+use safetensors::tensor::Metadata;
+use safetensors::{SafeTensorError, View};
 use serde::Deserialize;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 
 use super::LlamaConfig;
 use crate::files::{self, temporary};
@@ -123,9 +126,19 @@ pub fn load_safetensors(path: impl AsRef<Path>, device: &Device) -> Result<Weigh
 ///
 /// Same tensors, same bytes. The file gets its name only after it was opened again and found complete.
 pub fn save_safetensors(path: impl AsRef<Path>, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
+    save_safetensors_with(path, tensors, &[])
+}
+
+/// As [`save_safetensors`], with more entries in its header (see [`safetensors_metadata`]).
+pub fn save_safetensors_with(
+    path: impl AsRef<Path>,
+    tensors: &BTreeMap<String, Tensor>,
+    metadata: &[(&str, &str)],
+) -> Result<()> {
     let path = path.as_ref();
     let partial = temporary(path);
-    let written = write_safetensors(&partial, tensors).and_then(|()| verify(&partial, tensors));
+    let written =
+        write_safetensors(&partial, tensors, metadata).and_then(|()| verify(&partial, tensors));
     if let Err(e) = written {
         // The first error is the one to report.
         let _ = std::fs::remove_file(&partial);
@@ -134,13 +147,45 @@ pub fn save_safetensors(path: impl AsRef<Path>, tensors: &BTreeMap<String, Tenso
     std::fs::rename(&partial, path).map_err(Error::io(path))
 }
 
-fn write_safetensors(path: &Path, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-    let metadata = HashMap::from([("format".to_string(), "pt".to_string())]);
+fn write_safetensors(
+    path: &Path,
+    tensors: &BTreeMap<String, Tensor>,
+    metadata: &[(&str, &str)],
+) -> Result<()> {
+    let entries = [("format", "pt")].iter().chain(metadata);
+    let metadata: HashMap<_, _> =
+        entries.map(|(key, value)| (key.to_string(), value.to_string())).collect();
     safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|e| match e {
         SafeTensorError::IoError(e) => Error::io(path)(e),
         other => Error::Invalid(format!("{}: not written: {other}", path.display())),
     })?;
     File::open(path).and_then(|file| file.sync_all()).map_err(Error::io(path))
+}
+
+/// What the header of a safetensors file says besides its tensors.
+pub fn safetensors_metadata(path: impl AsRef<Path>) -> Result<HashMap<String, String>> {
+    let path = path.as_ref();
+    // The header is a small part of the file, behind its length.
+    let mut file = File::open(path).map_err(Error::io(path))?;
+    let mut length = [0; size_of::<u64>()];
+    file.read_exact(&mut length).map_err(Error::io(path))?;
+    let mut header = Vec::new();
+    let header_only = &mut file.take(u64::from_le_bytes(length));
+    header_only.read_to_end(&mut header).map_err(Error::io(path))?;
+    let parsed: Metadata = serde_json::from_slice(&header).map_err(|e| {
+        Error::Invalid(format!("{}: not a readable safetensors file: {e}", path.display()))
+    })?;
+    Ok(parsed.metadata().clone().unwrap_or_default())
+}
+
+/// A digest of names, shapes, types and values.
+pub fn digest_weights(weights: &Weights) -> String {
+    let mut hash = Sha256::new();
+    for (name, tensor) in weights {
+        hash.update(format!("{name} {:?} {:?} ", tensor.dims(), tensor.dtype()));
+        hash.update(View::data(&tensor));
+    }
+    format!("{:x}", hash.finalize())
 }
 
 /// Opens `path` again and compares names, shapes and types.

@@ -15,7 +15,10 @@ pub mod sasrec;
 mod source;
 
 pub use adapter::LoraConfig;
-pub use checkpoint::{Weights, load_folder, load_safetensors, save_folder, save_safetensors};
+pub use checkpoint::{
+    Weights, digest_weights, load_folder, load_safetensors, safetensors_metadata, save_folder,
+    save_safetensors, save_safetensors_with,
+};
 pub use config::LlamaConfig;
 pub(crate) use llama::{Backprop, Inner, Pools};
 pub use llama::{DropoutPair, KvCache, Llama, Packed};

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::index::{embed_texts, load_matrix};
+use super::index::load_matrix;
 use super::meaning::NamedItem;
 use super::model::{Trained, backbone, load_index};
+use super::semantic::embed_texts;
 use super::{Monitor, Run, Stage};
 use crate::data::{Dataset, Item, ItemId, read_new_items};
 use crate::index::{ItemIndex, Placer, store};
@@ -143,6 +144,13 @@ impl Run {
         let items = read_new_items(file, first)?;
         check(file, &items, catalogue.dataset())?;
 
+        if let Some(path) = &self.config.index.semantic.embeddings {
+            invalid!(
+                "{}: z^s was imported (index.semantic.embeddings), and the backbone does not embed new \
+                 items in its space; build the index without it to add items",
+                path.display()
+            );
+        }
         let index = load_index(self)?;
         let backbone = backbone(self)?;
         let known = match load_matrix(self, "semantic")? {

@@ -5,9 +5,8 @@ use std::path::Path;
 use ndarray::Array2;
 use serde_json::{Value, json};
 
-use super::index::save_matrix;
 use super::{Monitor, Run};
-use crate::embed::{EpochReport, Progress, train_behavior_embedding};
+use crate::embed::{EpochReport, Progress, save_embeddings, train_behavior_embedding};
 use crate::model::save_safetensors;
 use crate::{Error, Result, files};
 
@@ -42,7 +41,7 @@ pub(super) fn embed_behavior(
     }
     let dir = folder.join(name);
     std::fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
-    save_matrix(&folder.join("behavior.safetensors"), &trained.embeddings)?;
+    save_embeddings(&folder.join("behavior.safetensors"), &trained.embeddings, None)?;
     save_safetensors(dir.join("model.safetensors"), &trained.weights)?;
     let report = json!({
         metric: trained.measured,

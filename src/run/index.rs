@@ -4,42 +4,38 @@ mod codes;
 
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Tensor};
 use ndarray::Array2;
 use serde_json::{Value, json};
 
 use super::behavior::embed_behavior;
 use super::log::TrainLog;
 use super::model::{Tokens, backbone, precision};
-use super::{Monitor, Run};
+use super::{Monitor, Run, semantic};
 use crate::config::RunConfig;
 use crate::data::Dataset;
-use crate::embed::semantic_embeddings;
+use crate::embed::{load_embeddings, save_embeddings};
 use crate::index::{Source, TreePlan, store};
-use crate::model::{
-    Backbone, Llama, LlamaConfig, init, load_safetensors, save_folder, save_safetensors,
-};
+use crate::model::{Llama, LlamaConfig, init, save_folder};
 use crate::nn::Params;
 use crate::text::Tokenizer;
 use crate::train::{Trainer, language_model_samples, shuffled};
-use crate::{Error, Result, files, invalid};
+use crate::{Error, Result, files};
 
 /// The folder of a backbone from scratch.
 const BACKBONE: &str = "backbone";
 
+/// Refuses what cannot become an index, before anything is written: an infeasible pair of k and levels
+/// fails in a moment.
+pub(super) fn check(run: &Run) -> Result<()> {
+    semantic::check(run)?;
+    plan_of(&run.config, run.dataset.num_items()).map(drop)
+}
+
 pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>, Value)> {
     let (config, dataset) = (&run.config, &run.dataset);
     let source = config.index.source;
-    let semantic = matches!(source, Source::Semantic | Source::Unit);
+    let from_texts = matches!(source, Source::Semantic | Source::Unit);
     let behavior = matches!(source, Source::Behavior | Source::Unit);
-    if semantic && !dataset.has_text() {
-        invalid!(
-            "{}: the dataset has no item texts, which index.source = \"{source}\" needs; add a \
-             *.item.json, or set index.source = \"behavior\"",
-            dataset.name
-        );
-    }
-    // Asked before the long work: settings that leave no room fail in a moment.
     let plans = plan_of(config, dataset.num_items())?;
     let mut wrote = prepare_backbone(run, monitor)?;
     let new = run.dir.join("index.new");
@@ -49,15 +45,19 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
     let mut figures =
         json!({ "items": dataset.num_items(), "source": source, "method": config.index.method });
     let backbone = backbone(run)?;
-    let z_semantic = if semantic {
-        let z = embed_texts(run, &backbone, dataset, monitor)?;
-        save_matrix(&new.join("semantic.safetensors"), &z)?;
+    let z_semantic = if from_texts {
+        let z = semantic::make(run, &backbone, &new, monitor, &mut figures)?;
         names.push("semantic.safetensors".into());
         Some(z)
     } else {
         None
     };
-    let z_behavior = if behavior {
+    let own = config.index.behavior.embeddings.as_deref().filter(|_| behavior);
+    let z_behavior = if let Some(z) = semantic::imported(run, "index.behavior.embeddings", own)? {
+        save_embeddings(&new.join("behavior.safetensors"), &z, None)?;
+        names.push("behavior.safetensors".into());
+        Some(z)
+    } else if behavior {
         let made = embed_behavior(run, &new, monitor)?;
         names.extend(made.names);
         figures[made.figure.0] = made.figure.1;
@@ -73,6 +73,7 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
     Tokens::extend(backbone.tokenizer, &index)?.check(&index)?;
     store::write(&new.join("index.json"), &index)?;
     files::replace_dir(&new, &run.dir.join("index"))?;
+    semantic::forget_parts(run)?;
     figures["levels"] = json!(index.levels().iter().map(|l| l.num_codes).collect::<Vec<_>>());
     figures["sources"] = built.figures;
     figures["item_tokens"] = json!(index.vocabulary().len());
@@ -152,41 +153,9 @@ fn scratch_tokenizer(dataset: &Dataset, config: &RunConfig) -> Result<Tokenizer>
     Tokenizer::train_bpe(texts.into_iter(), config.backbone.scratch.vocab_size)
 }
 
-/// z^s of the items of `dataset`, which need not be the run's.
-pub(super) fn embed_texts(
-    run: &Run,
-    backbone: &Backbone,
-    dataset: &Dataset,
-    monitor: &mut dyn Monitor,
-) -> Result<Array2<f32>> {
-    let model = Llama::new(&backbone.config, &backbone.weights)?.with_precision(precision(run));
-    let mut begun = false;
-    let z = semantic_embeddings(
-        &model,
-        &backbone.tokenizer,
-        dataset,
-        run.config.index.semantic.max_text_tokens,
-        &mut |done, total| {
-            if !begun {
-                monitor.begin("embed item texts", total as u64);
-                begun = true;
-            }
-            monitor.advance(done as u64, "");
-        },
-    )?;
-    monitor.end();
-    Ok(z)
-}
-
 /// The parts of the index that the configuration asks for, semantic before behavior.
 pub(super) fn plan_of(config: &RunConfig, num_items: usize) -> Result<Vec<TreePlan>> {
     config.index.settings().plan(num_items)
-}
-
-pub(super) fn save_matrix(path: &Path, matrix: &Array2<f32>) -> Result<()> {
-    let data: Vec<f32> = matrix.iter().copied().collect();
-    let tensor = Tensor::from_vec(data, matrix.dim(), &candle_core::Device::Cpu)?;
-    save_safetensors(path, &[("embeddings".to_string(), tensor)].into())
 }
 
 /// An embedding matrix of the run, (items, dim), where the index has one.
@@ -195,21 +164,5 @@ pub(super) fn load_matrix(run: &Run, name: &str) -> Result<Option<Array2<f32>>> 
     if !path.exists() {
         return Ok(None);
     }
-    let mut tensors = load_safetensors(&path, &candle_core::Device::Cpu)?;
-    let Some(tensor) = tensors.remove("embeddings") else {
-        invalid!("{}: has no tensor named embeddings", path.display());
-    };
-    let (items, dim) = tensor.dims2()?;
-    if items != run.dataset.num_items() {
-        invalid!(
-            "{}: has {items} rows, the dataset has {} items; redo the index with `llmbs index --force`",
-            path.display(),
-            run.dataset.num_items()
-        );
-    }
-    let data = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
-    match Array2::from_shape_vec((items, dim), data) {
-        Ok(matrix) => Ok(Some(matrix)),
-        Err(e) => invalid!("{}: {e}", path.display()),
-    }
+    load_embeddings(&path, run.dataset.num_items()).map(Some)
 }

@@ -138,6 +138,7 @@ pub(super) fn settings(stage: Stage, config: &RunConfig) -> Result<BTreeMap<Stri
             "data.history",
             "train.tuning",
             "train.train-embeddings",
+            "train.item-token-init",
             "train.lora.",
             "train.tasks.",
             "train.contrast.",

@@ -14,11 +14,13 @@ mod import;
 mod index;
 mod initial;
 mod inspect;
+mod item_rows;
 mod log;
 mod manifest;
 mod meaning;
 mod model;
 mod recommend;
+mod semantic;
 mod text;
 
 use std::collections::BTreeMap;
@@ -213,6 +215,9 @@ impl Run {
                 return Ok(StageReport::was_done(stage, record));
             }
         }
+        if stage == Stage::Index {
+            index::check(self)?;
+        }
         let start = Instant::now();
         self.begin(stage, settings, inputs, resumes, None)?;
         let (wrote, figures) = match stage {
@@ -263,6 +268,9 @@ impl Run {
     fn inputs(&self, stage: Stage) -> BTreeMap<String, String> {
         let mut inputs = BTreeMap::new();
         inputs.insert("the dataset".to_string(), self.dataset.fingerprint.clone());
+        if stage == Stage::Index {
+            inputs.extend(semantic::digests(&self.config));
+        }
         for earlier in Stage::ALL.into_iter().take_while(|s| *s != stage) {
             if let Some(record) = self.manifest.stages.get(&earlier) {
                 inputs.extend(record.outputs.clone());

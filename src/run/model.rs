@@ -5,8 +5,8 @@ use std::ops::Range;
 
 use candle_core::DType;
 
-use super::{Run, Stage};
-use crate::config::Float;
+use super::{Run, Stage, item_rows};
+use crate::config::{Float, ItemTokenInit};
 use crate::data::Dataset;
 use crate::eval::ItemVocabulary;
 use crate::index::{ItemIndex, store};
@@ -50,6 +50,10 @@ pub(super) fn extended_backbone(
     let tokens = Tokens::extend(tokenizer, index)?;
     let first = tokens.vocabulary.first as usize;
     init::resize(&mut config, &mut weights, first, tokens.added, run.config.seed)?;
+    if run.config.train.item_token_init == ItemTokenInit::Centroid {
+        let directions = item_rows::directions(run, index, config.hidden_size)?;
+        init::point_rows(&config, &mut weights, first, &directions)?;
+    }
     Ok((config, weights, tokens))
 }
 

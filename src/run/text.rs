@@ -287,6 +287,7 @@ impl Run {
             "dataset_fingerprint": self.dataset.fingerprint,
             "index_digest": digest(Stage::Index, "index.json"),
             "backbone": self.config.backbone.path,
+            "item_token_init": (!trained).then_some(self.config.train.item_token_init),
             "model_digest": trained.then(|| digest(Stage::Initial, "model.safetensors")),
             "adapter_digest": (request.model == TextModel::On)
                 .then(|| digest(Stage::Anneal, "adapter_model.safetensors")),

@@ -1,0 +1,182 @@
+//! Embeddings in stage `index`: z^s, made once for all that is embedded alike, and matrices of a user's own.
+
+use std::path::Path;
+use std::time::Duration;
+
+use ndarray::Array2;
+use serde_json::{Value, json};
+
+use super::model::precision;
+use super::{Monitor, Run};
+use crate::config::RunConfig;
+use crate::data::Dataset;
+use crate::embed::{
+    ItemTexts, Parts, embedding_key, load_embeddings, load_kept, save_embeddings,
+    semantic_embeddings,
+};
+use crate::index::Source;
+use crate::model::{Backbone, Llama};
+use crate::{Result, files, invalid};
+
+/// The folder of what is done of an embedding while stage `index` runs.
+const PARTS: &str = "index.parts";
+
+/// How much work a run that is cut off loses.
+const SAVE_EVERY: Duration = Duration::from_secs(30);
+
+/// The setting that names a matrix of the user's own, and the file it names.
+type Import<'a> = (&'static str, &'a Path);
+
+/// The imported embeddings that the index is made from.
+fn imports(config: &RunConfig) -> impl Iterator<Item = Import<'_>> {
+    let index = &config.index;
+    let (source, semantic, behavior) = (index.source, &index.semantic, &index.behavior);
+    let named = [
+        (Source::Semantic, "index.semantic.embeddings", &semantic.embeddings),
+        (Source::Behavior, "index.behavior.embeddings", &behavior.embeddings),
+    ];
+    named.into_iter().filter_map(move |(signal, key, path)| {
+        let used = source == Source::Unit || source == signal;
+        path.as_deref().filter(|_| used).map(|path| (key, path))
+    })
+}
+
+/// Digests of the imported embeddings, by setting; of those that are there.
+pub(super) fn digests(config: &RunConfig) -> Vec<(String, String)> {
+    let digest = |(key, path): Import<'_>| {
+        Some((format!("{key} ({})", path.display()), files::digest(path).ok()?))
+    };
+    imports(config).filter_map(digest).collect()
+}
+
+/// Refuses what stage `index` cannot work with, before anything is written.
+pub(super) fn check(run: &Run) -> Result<()> {
+    let (config, dataset) = (&run.config.index, &run.dataset);
+    for (key, path) in imports(&run.config) {
+        read(key, path, dataset.num_items())?;
+    }
+    let named = [&config.semantic.embeddings, &config.behavior.embeddings];
+    if named.into_iter().flatten().count() > imports(&run.config).count() {
+        tracing::warn!("index.source = \"{}\" does not use all imported embeddings", config.source);
+    }
+    let embeds = matches!(config.source, Source::Semantic | Source::Unit)
+        && config.semantic.embeddings.is_none();
+    if embeds && !dataset.has_text() {
+        invalid!(
+            "{}: the dataset has no item texts, which index.source = \"{}\" needs; add a \
+             *.item.json, or set index.source = \"behavior\"",
+            dataset.name,
+            config.source
+        );
+    }
+    Ok(())
+}
+
+/// The imported embeddings of `setting`, where it names a file.
+pub(super) fn imported(
+    run: &Run,
+    setting: &'static str,
+    path: Option<&Path>,
+) -> Result<Option<Array2<f32>>> {
+    path.map(|path| read(setting, path, run.dataset.num_items())).transpose()
+}
+
+fn read(setting: &str, path: &Path, items: usize) -> Result<Array2<f32>> {
+    load_embeddings(path, items).map_err(|e| crate::Error::Invalid(format!("{setting}: {e}")))
+}
+
+/// Writes z^s to `new`, the index in the making, and gives it; adds what it took to `figures`.
+pub(super) fn make(
+    run: &Run,
+    backbone: &Backbone,
+    new: &Path,
+    monitor: &mut dyn Monitor,
+    figures: &mut Value,
+) -> Result<Array2<f32>> {
+    const FILE: &str = "semantic.safetensors";
+    let config = &run.config.index.semantic;
+    let setting = "index.semantic.embeddings";
+    if let Some(z) = imported(run, setting, config.embeddings.as_deref())? {
+        save_embeddings(&new.join(FILE), &z, None)?;
+        return Ok(z);
+    }
+    let texts = ItemTexts::encode(
+        &backbone.tokenizer,
+        &run.dataset,
+        &config.fields,
+        config.max_text_tokens,
+    )?;
+    let counts = texts.counts;
+    tracing::info!(
+        "{} texts of {} items, {} of them different: {} tokens; {} texts are cut after {} tokens",
+        counts.texts,
+        texts.num_items(),
+        texts.num_texts(),
+        counts.text_tokens,
+        counts.texts_cut,
+        config.max_text_tokens
+    );
+    figures["texts"] = json!(counts.texts);
+    figures["texts_cut"] = json!(counts.texts_cut);
+    figures["text_tokens"] = json!(counts.text_tokens);
+    let key = embedding_key(&backbone.config, &backbone.weights, precision(run), &texts);
+    let kept = load_kept(&run.dir.join("index").join(FILE), texts.num_items(), &key);
+    let z = if let Some(z) = kept {
+        tracing::info!("the texts are embedded already: nothing that decides z^s has changed");
+        z
+    } else {
+        embed(run, backbone, &texts, &key, monitor, figures)?
+    };
+    save_embeddings(&new.join(FILE), &z, Some(&key))?;
+    Ok(z)
+}
+
+/// z^s of the items of `dataset`, which need not be the run's.
+pub(super) fn embed_texts(
+    run: &Run,
+    backbone: &Backbone,
+    dataset: &Dataset,
+    monitor: &mut dyn Monitor,
+) -> Result<Array2<f32>> {
+    let config = &run.config.index.semantic;
+    let (fields, cut) = (&config.fields, config.max_text_tokens);
+    let texts = ItemTexts::encode(&backbone.tokenizer, dataset, fields, cut)?;
+    let key = embedding_key(&backbone.config, &backbone.weights, precision(run), &texts);
+    let z = embed(run, backbone, &texts, &key, monitor, &mut json!({}))?;
+    forget_parts(run)?;
+    Ok(z)
+}
+
+fn embed(
+    run: &Run,
+    backbone: &Backbone,
+    texts: &ItemTexts,
+    key: &str,
+    monitor: &mut dyn Monitor,
+    figures: &mut Value,
+) -> Result<Array2<f32>> {
+    let model = Llama::new(&backbone.config, &backbone.weights)?.with_precision(precision(run));
+    let mut parts = Parts::open(&run.dir.join(PARTS), key, SAVE_EVERY)?;
+    monitor.begin("embed item texts", texts.num_texts() as u64);
+    let z = semantic_embeddings(&model, texts, &mut parts, &mut |progress| {
+        let seconds = progress.seconds.max(1e-9);
+        // Texts take more or less long, so items are counted as shares of all texts.
+        let share = progress.embedded as f64 / progress.total as f64;
+        let items = texts.num_items() as f64 * share / seconds;
+        let tokens = progress.tokens as f64 / seconds;
+        figures["embedded_tokens"] = json!(progress.tokens);
+        figures["embedding_seconds"] = json!(progress.seconds);
+        figures["items_per_s"] = json!(items);
+        figures["tokens_per_s"] = json!(tokens);
+        let note = format!("{items:.1} items/s  {tokens:.0} tokens/s");
+        monitor.advance(progress.texts as u64, &note);
+        Ok(())
+    });
+    monitor.end();
+    z
+}
+
+/// Forgets what was kept of an embedding that is part of the index now.
+pub(super) fn forget_parts(run: &Run) -> Result<()> {
+    files::remove_dir(&run.dir.join(PARTS))
+}
