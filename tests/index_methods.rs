@@ -222,7 +222,7 @@ fn orders_have_the_same_codes_at_other_places() {
         }
         let sources = places.map(|place| index.levels()[place].source);
         let (semantic, behavior) = (Source::Semantic, Source::Behavior);
-        assert_eq!(sources, [semantic, semantic, behavior, behavior]);
+        assert_eq!(sources, [semantic, semantic, behavior, behavior, behavior]);
     }
 }
 
