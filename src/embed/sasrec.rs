@@ -71,7 +71,7 @@ impl Default for SasRecConfig {
             heads: 2,
             feed_forward: 512,
             history: 20,
-            embedding_dropout: 0.5,
+            embedding_dropout: 0.4,
             dropout: 0.2,
             loss: SasRecLoss::Softmax,
             negatives: 1024,
