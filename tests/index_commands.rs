@@ -318,8 +318,8 @@ fn new_items_are_placed_recommended_and_leave_the_rest_as_it_was() {
     refused(json!({}), &["no items"]);
 
     // With another index the places mean nothing.
-    run(&SHOP, &[&of[..], &["--set", "index.semantic.k=9", "index", "--force"]].concat(), 0);
-    let add = ["--set", "index.semantic.k=9", "index", "add", "more.json"];
+    run(&SHOP, &[&of[..], &["--seed", "9", "index", "--force"]].concat(), 0);
+    let add = ["--seed", "9", "index", "add", "more.json"];
     fails(&SHOP, &[&of[..], &add].concat(), &["added.json", "another index"]);
 }
 

@@ -70,8 +70,8 @@ enum CollisionChoice {
 
 #[derive(Debug, ClapArgs)]
 struct ReportArgs {
-    /// One token alone, a_17 or <a_17>
-    #[arg(long, conflicts_with = "html")]
+    /// One token alone, by letter and code
+    #[arg(long, value_name = "a_17", conflicts_with = "html")]
     token: Option<String>,
     /// As JSON: every figure and every token
     #[arg(long)]

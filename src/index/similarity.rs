@@ -274,7 +274,9 @@ pub fn central(z: ArrayView2<'_, f32>, items: &[u32], count: usize) -> Vec<u32> 
     for &item in items {
         mean.iter_mut().zip(z.row(item as usize)).for_each(|(m, x)| *m += f64::from(*x));
     }
-    mean.iter_mut().for_each(|m| *m /= items.len() as f64);
+    for m in &mut mean {
+        *m /= items.len() as f64;
+    }
     let distance = |item: u32| -> f64 {
         z.row(item as usize).iter().zip(&mean).map(|(x, m)| (f64::from(*x) - m).powi(2)).sum()
     };

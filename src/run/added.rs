@@ -153,18 +153,17 @@ impl Run {
         }
         let index = load_index(self)?;
         let backbone = backbone(self)?;
-        let known = match load_matrix(self, "semantic")? {
-            Some(z) => z,
-            None => {
-                if !self.dataset.has_text() {
-                    invalid!(
-                        "{}: its items have no texts, by which a new item could be likened to them",
-                        self.dataset.name
-                    );
-                }
-                tracing::info!("the index has no z^s of its items: their texts are embedded now");
-                embed_texts(self, &backbone, &self.dataset, monitor)?
+        let known = if let Some(z) = load_matrix(self, "semantic")? {
+            z
+        } else {
+            if !self.dataset.has_text() {
+                invalid!(
+                    "{}: its items have no texts, by which a new item could be likened to them",
+                    self.dataset.name
+                );
             }
+            tracing::info!("the index has no z^s of its items: their texts are embedded now");
+            embed_texts(self, &backbone, &self.dataset, monitor)?
         };
         let new = Dataset {
             name: file.display().to_string(),

@@ -66,11 +66,10 @@ impl Run {
             manifest::compare(&self.dir, Stage::Index, record, &settings, &inputs)?;
             return Ok(StageReport::was_done(Stage::Index, record));
         }
-        match sharing {
-            Some(text) => {
-                tracing::warn!("{}: {text}; one more level tells them apart", import.file);
-            }
-            None => tracing::info!("{}: every item has an index of its own", import.file),
+        if let Some(text) = sharing {
+            tracing::warn!("{}: {text}; one more level tells them apart", import.file);
+        } else {
+            tracing::info!("{}: every item has an index of its own", import.file);
         }
         tracing::info!(
             "an imported index comes without z^s and z^b: the contrastive loss of stage initial is off"
