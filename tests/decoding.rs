@@ -6,7 +6,7 @@ mod common;
 
 use llmbs::Result;
 use llmbs::decode::{BeamRow, BeamSearch, CodeScores, Normalize, search_freely};
-use llmbs::eval::{ItemVocabulary, LlamaScorer};
+use llmbs::eval::{BatchScorer, ItemVocabulary, LlamaScorer};
 use llmbs::index::{ItemIndex, Level, Source, Trie};
 use llmbs::model::{DropoutPair, Llama};
 use llmbs::ops;
@@ -185,6 +185,33 @@ fn products_in_bf16_give_nearly_the_same_scores() {
     };
     for (full, rounded) in of(ops::Precision::Full).iter().zip(of(ops::Precision::Bf16)) {
         assert!((full.score - rounded.score).abs() < 0.1, "{} {}", full.score, rounded.score);
+    }
+}
+
+#[test]
+fn users_of_a_large_batch_are_divided_and_come_back_in_order() {
+    let model = common::model();
+    let index = ItemIndex::random(25, &[3, 4, 5], 1).unwrap();
+    let vocabulary = ItemVocabulary { first: 30, levels: index.level_ranges() };
+    let trie = Trie::new(&index);
+    let search = BeamSearch { width: 25, normalize: Normalize::Level };
+    let item = |i: u32| index.token_ids(i).iter().map(|t| 30 + t).collect::<Vec<_>>();
+    let histories: Vec<_> =
+        (0..70).map(|user| [item(user % 25), item(user % 7)].concat()).collect();
+    let mut divided = BatchScorer::new(&model, &vocabulary, search.normalize, INSTRUCTION.into());
+    let run = |scorer: &mut LlamaScorer<'_>, users| search.run(&trie, users, scorer);
+    let found = divided.search(&histories, run).unwrap();
+    assert_eq!(found.len(), histories.len());
+    let mut alone = LlamaScorer::new(&model, &vocabulary, search.normalize, &INSTRUCTION).unwrap();
+    for (history, mut found) in histories.into_iter().zip(found) {
+        alone.start(&[history]).unwrap();
+        let mut expected = search.run(&trie, 1, &mut alone).unwrap().remove(0);
+        // Scores of hypotheses that lie close together may round to another order.
+        found.sort_by_key(|r| r.item);
+        expected.sort_by_key(|r| r.item);
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found.score - expected.score).abs() < 1e-4, "{found:?} {expected:?}");
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::Shape;
 use crate::decode::{BeamSearch, Normalize};
-use crate::eval::{ItemVocabulary, LlamaScorer};
+use crate::eval::{BatchScorer, ItemVocabulary};
 use crate::index::{ItemIndex, Trie};
 use crate::model::{Llama, init};
 use crate::ops::Precision;
@@ -67,7 +67,7 @@ pub fn generate(bench: GenerateBench, seed: u64) -> Result<GenerateSpeed> {
     let index = ItemIndex::random(items, &CODES, seed)?;
     let trie = Trie::new(&index);
     let vocabulary = ItemVocabulary { first: FIRST_ITEM_TOKEN, levels: index.level_ranges() };
-    let mut scorer = LlamaScorer::new(&model, &vocabulary, normalize, &[])?;
+    let mut scorer = BatchScorer::new(&model, &vocabulary, normalize, Vec::new());
     let search = BeamSearch { width: beam, normalize };
     let mut stream = rng::stream(seed, "bench prompts", &[]);
     let mut seconds = Vec::new();
@@ -76,8 +76,7 @@ pub fn generate(bench: GenerateBench, seed: u64) -> Result<GenerateSpeed> {
         let prompts: Vec<Vec<u32>> =
             (0..batch).map(|_| (0..prompt).map(|_| token()).collect()).collect();
         let start = Instant::now();
-        scorer.start(&prompts)?;
-        search.run(&trie, batch, &mut scorer)?;
+        scorer.search(&prompts, |scorer, users| search.run(&trie, users, scorer))?;
         seconds.push(start.elapsed().as_secs_f64());
     }
     seconds.remove(0);

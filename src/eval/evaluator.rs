@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::metrics::{DEPTH, Metrics, rank_of};
-use super::scorer::{ItemVocabulary, LlamaScorer};
+use super::scorer::{BatchScorer, ItemVocabulary, LlamaScorer};
 use crate::Result;
 use crate::data::{Dataset, ItemId, Split};
 use crate::decode::{BeamSearch, FreePath, Ranked, search_freely};
@@ -132,20 +132,19 @@ impl Recommender<'_> {
     }
 
     /// What `search` finds for each history.
-    fn in_batches<T>(
+    fn in_batches<T: Send>(
         &self,
         histories: &[&[ItemId]],
         on_batch: &mut dyn FnMut(usize),
-        search: impl Fn(&mut LlamaScorer, usize) -> Result<Vec<T>>,
+        search: impl Fn(&mut LlamaScorer<'_>, usize) -> Result<Vec<T>> + Sync,
     ) -> Result<Vec<T>> {
         let instruction = self.prompts.instruction();
-        let mut scorer =
-            LlamaScorer::new(self.model, self.vocabulary, self.search.normalize, &instruction)?;
+        let (vocabulary, normalize) = (self.vocabulary, self.search.normalize);
+        let mut scorer = BatchScorer::new(self.model, vocabulary, normalize, instruction);
         let mut found = Vec::with_capacity(histories.len());
         for batch in histories.chunks(self.batch) {
             let tokens: Vec<Vec<u32>> = batch.iter().map(|h| self.prompts.history(h)).collect();
-            scorer.start(&tokens)?;
-            found.extend(search(&mut scorer, batch.len())?);
+            found.extend(scorer.search(&tokens, &search)?);
             on_batch(found.len());
         }
         Ok(found)

@@ -20,5 +20,5 @@ pub use metrics::{
 };
 pub use ranking::{ItemScorer, evaluate_scores};
 pub use report::{Bucket, Coverage, Report};
-pub use scorer::{ItemVocabulary, LlamaScorer};
+pub use scorer::{BatchScorer, ItemVocabulary, LlamaScorer};
 pub use text::{TextScores, response_losses};

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use rayon::prelude::*;
 
 use crate::Result;
 use crate::decode::{BeamRow, CodeScores, Normalize};
@@ -114,6 +115,55 @@ impl<'a> LlamaScorer<'a> {
         self.rows = next.collect();
         let every: Vec<u32> = (0..rows.len() as u32).collect();
         Ok(self.model.infer(&input, Some(&mut self.cache), &every)?)
+    }
+}
+
+/// Users that one thread searches for: fixed, so that results do not depend on how many threads there are.
+const SHARE: usize = 32;
+
+/// Scorers that divide the users of a batch among them: threads that search for different users never
+/// wait for each other.
+pub struct BatchScorer<'a> {
+    model: &'a Llama,
+    vocabulary: &'a ItemVocabulary,
+    normalize: Normalize,
+    instruction: Vec<u32>,
+    scorers: Vec<LlamaScorer<'a>>,
+}
+
+impl<'a> BatchScorer<'a> {
+    /// Scorers whose prompts all begin with `instruction`.
+    pub fn new(
+        model: &'a Llama,
+        vocabulary: &'a ItemVocabulary,
+        normalize: Normalize,
+        instruction: Vec<u32>,
+    ) -> Self {
+        Self { model, vocabulary, normalize, instruction, scorers: Vec::new() }
+    }
+
+    /// What `search` finds for the users with these `histories`, in their order; it is handed a scorer that
+    /// has taken in a share of them, and how many these are.
+    pub fn search<T: Send>(
+        &mut self,
+        histories: &[Vec<u32>],
+        search: impl Fn(&mut LlamaScorer<'_>, usize) -> Result<Vec<T>> + Sync,
+    ) -> Result<Vec<T>> {
+        while self.scorers.len() < histories.len().div_ceil(SHARE) {
+            let (model, vocabulary) = (self.model, self.vocabulary);
+            self.scorers.push(LlamaScorer::new(
+                model,
+                vocabulary,
+                self.normalize,
+                &self.instruction,
+            )?);
+        }
+        let shares = self.scorers.par_iter_mut().zip(histories.par_chunks(SHARE));
+        let found = shares.map(|(scorer, share)| {
+            scorer.start(share)?;
+            search(scorer, share.len())
+        });
+        Ok(found.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 }
 

@@ -13,7 +13,7 @@ use super::model::{Tokens, Trained};
 use super::{Run, Stage};
 use crate::data::{Dataset, ItemId};
 use crate::decode::{BeamSearch, Ranked};
-use crate::eval::LlamaScorer;
+use crate::eval::BatchScorer;
 use crate::index::Trie;
 use crate::model::Llama;
 use crate::tasks::Prompts;
@@ -183,14 +183,14 @@ impl Service<'_> {
         // Searches of one width run together, and prompts of like length, so that none waits for a long one.
         prompts.sort_by_key(|p| (p.is_text, p.width, p.tokens.len()));
         for of_a_kind in prompts.chunk_by(|a, b| a.is_text == b.is_text) {
-            let mut scorer = self.scorer(of_a_kind[0].is_text)?;
+            let mut scorer = self.scorer(of_a_kind[0].is_text);
             for alike in of_a_kind.chunk_by(|a, b| a.width == b.width) {
                 let width = alike[0].width;
                 let search = BeamSearch { width, normalize: self.run.config.eval.normalize };
                 for batch in alike.chunks(self.run.eval_batch(width)) {
                     let tokens: Vec<Vec<u32>> = batch.iter().map(|p| p.tokens.clone()).collect();
-                    scorer.start(&tokens)?;
-                    let found = search.run(&self.trie, batch.len(), &mut scorer)?;
+                    let found = scorer
+                        .search(&tokens, |scorer, users| search.run(&self.trie, users, scorer))?;
                     for (prompt, ranked) in batch.iter().zip(found) {
                         answers[prompt.at] = Ok(self.list(prompt, &ranked));
                     }
@@ -263,13 +263,13 @@ impl Service<'_> {
         Ok(())
     }
 
-    fn scorer(&self, is_text: bool) -> Result<LlamaScorer<'_>> {
+    fn scorer(&self, is_text: bool) -> BatchScorer<'_> {
         let (model, instruction) = match &self.for_texts {
             Some(model) if is_text => (model, self.prompts.text_instruction()),
             _ => (&self.for_histories, self.prompts.instruction()),
         };
         let normalize = self.run.config.eval.normalize;
-        LlamaScorer::new(model, &self.tokens.vocabulary, normalize, &instruction)
+        BatchScorer::new(model, &self.tokens.vocabulary, normalize, instruction)
     }
 
     fn list(&self, prompt: &Prompt, ranked: &[Ranked]) -> Vec<Recommendation> {
