@@ -92,7 +92,7 @@ def main():
     source = {"pretrained_model_name_or_path": str(args.model.parent), "gguf_file": args.model.name}
     tokenizer = AutoTokenizer.from_pretrained(**source)
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[args.dtype]
-    model = AutoModel.from_pretrained(**source, dtype=dtype).eval()
+    model = AutoModel.from_pretrained(**source, dtype=torch.float32).to(dtype).eval()
     batches = [int(size) for size in args.batches.split(",")]
     speeds, peers = [], {size: [] for size in batches}
     with tempfile.TemporaryDirectory() as folder:

@@ -56,7 +56,7 @@ pub fn load_embeddings(path: &Path, items: usize) -> Result<Array2<f32>> {
     Ok(matrix)
 }
 
-/// The array of a NumPy file.
+/// The array of a `.npy` file.
 fn read_npy(path: &Path) -> Result<Tensor> {
     Tensor::read_npy(path).map_err(|e| {
         let cause = match e {

@@ -149,7 +149,9 @@ impl ItemTexts {
         }
         for numbers in self.texts.iter().flat_map(|text| [&text.ids, &text.items]) {
             hash.update((numbers.len() as u64).to_le_bytes());
-            numbers.iter().for_each(|number| hash.update(number.to_le_bytes()));
+            for number in numbers {
+                hash.update(number.to_le_bytes());
+            }
         }
         format!("{:x}", hash.finalize())
     }
