@@ -226,7 +226,7 @@ fn shared(name: &str) -> Dataset {
 
 #[test]
 #[ignore = "needs shared/data"]
-fn public_datasets_have_their_published_sizes() {
+fn shared_datasets_have_their_published_sizes() {
     let sizes = |data: &Dataset| {
         (data.users.len() + data.short_users, data.num_items(), data.num_interactions())
     };
