@@ -247,7 +247,7 @@ epochs = 1
 [index.rq-vae]
 hidden = [16]
 latent = 4
-epochs = 3
+steps = 20
 ";
 
 /// Builds an index with these settings in `dir`.
@@ -343,7 +343,7 @@ fn every_method_serves_training_and_explained_recommendations() {
         let dir = tiny();
         let dir = dir.path();
         let mut words: Vec<&str> = settings.iter().flat_map(|set| ["--set", set]).collect();
-        words.extend(["--set", "index.rq-vae.epochs=3", "--set", "train.initial.epochs=1"]);
+        words.extend(["--set", "index.rq-vae.steps=20", "--set", "train.initial.epochs=1"]);
         let with = |command: &[&str]| run(dir, &[&words[..], command].concat(), 0).0;
         with(&["index"]);
         with(&["train", "--stage", "initial"]);

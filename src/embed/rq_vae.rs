@@ -14,6 +14,8 @@ use crate::{Result, invalid, rng};
 
 /// Items encoded in one pass outside training.
 const ENCODING_BATCH: usize = 4096;
+/// Reports of a training.
+const REPORTS: usize = 50;
 
 /// `[index.rq-vae]`: the autoencoder and its training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -23,8 +25,8 @@ pub struct RqVaeConfig {
     pub hidden: Vec<usize>,
     /// Width of the latent vectors that are quantised.
     pub latent: usize,
-    /// Passes over the items.
-    pub epochs: usize,
+    /// Steps of the optimiser. Codes settle after so many steps, however few the items are.
+    pub steps: usize,
     /// Items in a step.
     pub batch_size: usize,
     /// Learning rate of AdamW.
@@ -38,7 +40,7 @@ impl Default for RqVaeConfig {
         Self {
             hidden: vec![256, 128],
             latent: 32,
-            epochs: 100,
+            steps: 2400,
             batch_size: 512,
             learning_rate: 1e-3,
             commitment: 0.25,
@@ -51,7 +53,7 @@ impl RqVaeConfig {
     pub fn violations(&self) -> Vec<String> {
         let sizes = [
             ("latent", self.latent),
-            ("epochs", self.epochs),
+            ("steps", self.steps),
             ("batch-size", self.batch_size),
             ("hidden: every width", self.hidden.iter().copied().min().unwrap_or(1)),
         ];
@@ -68,11 +70,11 @@ impl RqVaeConfig {
     }
 }
 
-/// The losses of an epoch, means over its items.
+/// The losses since the report before, means over the items seen.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct RqVaeReport {
-    /// From 1.
-    pub epoch: usize,
+    /// Steps taken so far.
+    pub step: usize,
     /// Squared error a component, of vectors scaled to variance 1.
     pub reconstruction: f64,
     /// Squared distance a component between latent vectors and the rows taken, summed over levels.
@@ -89,12 +91,12 @@ pub struct RqVaeLatents {
     /// The parameters by name, and `input.mean` (input) and `input.scale` (1): the network sees
     /// `(vector - mean) * scale`.
     pub weights: BTreeMap<String, Tensor>,
-    /// One report an epoch.
+    /// The course of the training.
     pub reports: Vec<RqVaeReport>,
 }
 
 /// Trains on `vectors`, (items, input), with the levels and codebook sizes of `plan`. Codebooks begin as
-/// residual k-means of the untrained encoder's latents. `on_epoch` hears of every epoch.
+/// residual k-means of the untrained encoder's latents. `on_report` hears of its course.
 ///
 /// # Errors
 /// Vectors that cannot be measured, and a training that diverges.
@@ -103,7 +105,7 @@ pub fn train_rq_vae(
     plan: &TreePlan,
     config: &RqVaeConfig,
     seed: u64,
-    on_epoch: &mut dyn FnMut(&RqVaeReport),
+    on_report: &mut dyn FnMut(&RqVaeReport),
 ) -> Result<RqVaeLatents> {
     let (num_items, input) = vectors.dim();
     let sizes = RqVaeSizes {
@@ -126,30 +128,41 @@ pub fn train_rq_vae(
     let mut adam = AdamW::new(network.params(), adam)?;
     let mut order: Vec<u32> = (0..num_items as u32).collect();
     let mut reports = Vec::new();
-    for epoch in 1..=config.epochs {
-        order.shuffle(&mut rng::stream(seed, "rq-vae-order", &[epoch as u64]));
-        let mut sums = [0.0; 2];
-        for batch in order.chunks(config.batch_size) {
-            let rows = x.index_select(&Tensor::new(batch, &Device::Cpu)?, 0)?;
-            let losses = network.losses(&rows)?;
-            let loss = losses.total(config.commitment)?;
-            let gradients = Gradients::collect(network.params(), &loss.backward()?)?;
-            adam.step(network.params(), &gradients, config.learning_rate, 1.0)?;
-            for (sum, part) in sums.iter_mut().zip([&losses.reconstruction, &losses.codebook]) {
-                *sum += f64::from(part.to_scalar::<f32>()?) * batch.len() as f64;
-            }
+    let every = config.steps.div_ceil(REPORTS);
+    let (mut sums, mut seen) = ([0.0; 2], 0);
+    let steps_an_epoch = num_items.div_ceil(config.batch_size);
+    for step in 0..config.steps {
+        let (epoch, place) = (step / steps_an_epoch, step % steps_an_epoch);
+        if place == 0 {
+            order.shuffle(&mut rng::stream(seed, "rq-vae-order", &[epoch as u64]));
         }
-        let [reconstruction, quantization] = sums.map(|sum| sum / num_items as f64);
+        let start = place * config.batch_size;
+        let batch = &order[start..num_items.min(start + config.batch_size)];
+        let rows = x.index_select(&Tensor::new(batch, &Device::Cpu)?, 0)?;
+        let losses = network.losses(&rows)?;
+        let loss = losses.total(config.commitment)?;
+        let gradients = Gradients::collect(network.params(), &loss.backward()?)?;
+        adam.step(network.params(), &gradients, config.learning_rate, 1.0)?;
+        for (sum, part) in sums.iter_mut().zip([&losses.reconstruction, &losses.codebook]) {
+            *sum += f64::from(part.to_scalar::<f32>()?) * batch.len() as f64;
+        }
+        seen += batch.len();
+        let step = step + 1;
+        if step % every != 0 && step != config.steps {
+            continue;
+        }
+        let [reconstruction, quantization] = sums.map(|sum| sum / seen as f64);
         if !(reconstruction + quantization).is_finite() {
             invalid!(
-                "the autoencoder of index.method = \"rq-vae\" diverged in epoch {epoch} on source \
+                "the autoencoder of index.method = \"rq-vae\" diverged before step {step} on source \
                  {}: lower index.rq-vae.learning-rate",
                 plan.source
             );
         }
-        let report = RqVaeReport { epoch, reconstruction, quantization };
-        on_epoch(&report);
+        let report = RqVaeReport { step, reconstruction, quantization };
+        on_report(&report);
         reports.push(report);
+        (sums, seen) = ([0.0; 2], 0);
     }
 
     let mut weights = network.params().snapshot()?;
@@ -219,7 +232,7 @@ mod tests {
         RqVaeConfig {
             hidden: vec![16],
             latent: 6,
-            epochs: 30,
+            steps: 400,
             batch_size: 32,
             ..Default::default()
         }
@@ -231,13 +244,15 @@ mod tests {
     fn training_lowers_the_reconstruction_error_and_codes_come_out_unique() {
         let vectors = vectors();
         let trained = train_rq_vae(vectors.view(), &PLAN, &config(), 1, &mut |_| {}).unwrap();
-        let (first, last) = (trained.reports[0], trained.reports[29]);
+        let (first, last) = (trained.reports[0], trained.reports[49]);
         assert!(last.reconstruction < 0.5 * first.reconstruction, "{first:?} {last:?}");
         let unique = Uniqueness::alone(200);
         let codes = quantize(trained.latents.view(), &PLAN, &unique, &mut |level, _| {
             Ok(trained.codebooks[level].clone())
         });
         let codes = codes.unwrap();
+        // Codebooks that lag behind the encoder would leave most of the latents.
+        assert!(codes.left[2] < 0.4, "{:?}", codes.left);
         let mut tuples: Vec<&[u32]> = codes.items().collect();
         tuples.sort_unstable();
         tuples.dedup();
@@ -249,7 +264,7 @@ mod tests {
         let vectors = vectors();
         let train = |threads, seed| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let config = RqVaeConfig { epochs: 3, ..config() };
+            let config = RqVaeConfig { steps: 20, ..config() };
             pool.install(|| {
                 train_rq_vae(vectors.view(), &PLAN, &config, seed, &mut |_| {}).unwrap()
             })

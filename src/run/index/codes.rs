@@ -121,13 +121,13 @@ impl Builder<'_> {
     ) -> Result<SourceCodes> {
         let config = &self.run.config.index.rq_vae;
         let monitor = &mut *self.monitor;
-        monitor.begin(&format!("train {} autoencoder", plan.source), config.epochs as u64);
+        monitor.begin(&format!("train {} autoencoder", plan.source), config.steps as u64);
         let trained = train_rq_vae(z, plan, config, self.run.config.seed, &mut |report| {
             let note = format!(
                 "reconstruction {:.4}  quantization {:.4}",
                 report.reconstruction, report.quantization
             );
-            monitor.advance(report.epoch as u64, &note);
+            monitor.advance(report.step as u64, &note);
         });
         monitor.end();
         let trained = trained?;
@@ -136,7 +136,7 @@ impl Builder<'_> {
         let weights = folder.join(format!("{}.safetensors", plan.source));
         save_safetensors(self.dir.join(&weights), &trained.weights)?;
         let report = folder.join(format!("{}.json", plan.source));
-        files::write_json(&self.dir.join(&report), &json!({ "epochs": trained.reports }))?;
+        files::write_json(&self.dir.join(&report), &json!({ "reports": trained.reports }))?;
         self.wrote.extend([weights, report].map(|path| path.display().to_string()));
         quantize(trained.latents.view(), plan, unique, &mut |level, _| {
             Ok(trained.codebooks[level].clone())
