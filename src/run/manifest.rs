@@ -139,6 +139,7 @@ pub(super) fn settings(stage: Stage, config: &RunConfig) -> Result<BTreeMap<Stri
             "train.tuning",
             "train.train-embeddings",
             "train.item-token-init",
+            "train.item-softmax",
             "train.lora.",
             "train.tasks.",
             "train.contrast.",
@@ -148,6 +149,7 @@ pub(super) fn settings(stage: Stage, config: &RunConfig) -> Result<BTreeMap<Stri
             "seed",
             "data.history",
             "train.tasks.",
+            "train.item-softmax",
             "train.adapter.",
             "train.selection.",
             "train.anneal.",
@@ -238,4 +240,22 @@ pub(super) fn differences(
         }
     }
     differences
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_of_data_backbone_index_and_training_decides_a_stage() {
+        let config = RunConfig::default();
+        let of = |stage| settings(stage, &config).unwrap();
+        let stages = [Stage::Index, Stage::Initial, Stage::Anneal].map(of);
+        let all = settings_under(&["seed", "data.", "backbone.", "index.", "train."], &config);
+        for key in all.unwrap().into_keys() {
+            let decides = stages.iter().any(|settings| settings.contains_key(&key));
+            // The encoder that is not chosen.
+            assert!(decides || key.starts_with("index.behavior.sasrec."), "{key}");
+        }
+    }
 }
