@@ -388,8 +388,7 @@ mod tests {
                 let move_gains = cost(i, to) < cost(i, from);
                 assert!(!move_gains || sizes[from as usize] <= sizes[to as usize]);
             }
-            for j in 0..i {
-                let to = clusters[j];
+            for (j, &to) in clusters[..i].iter().enumerate() {
                 let now = cost(i, from) + cost(j, to);
                 assert!(cost(i, to) + cost(j, from) >= now, "{i} and {j} should change places");
             }

@@ -266,7 +266,7 @@ mod tests {
         let (parents, mut children, orders) = shuffled(30, 10, 0.15);
         let by_item: Vec<usize> = orders.into_iter().flatten().collect();
         let codes = Numbering::Aligned.number(&parents, &mut children);
-        let mut meaning = vec![None; 10];
+        let mut meaning = [None; 10];
         for (children, codes) in children.iter().zip(&codes) {
             assert!(codes.is_sorted_by(|a, b| a < b), "{codes:?}");
             for (child, &code) in children.iter().zip(codes) {

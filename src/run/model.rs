@@ -64,12 +64,11 @@ fn backbone_path(run: &Run) -> String {
 
 /// The item index of a run.
 pub(super) fn load_index(run: &Run) -> Result<ItemIndex> {
-    let sources = match run.imported() {
-        Some(import) => import.sources.clone(),
-        None => {
-            let plans = super::index::plan_of(&run.config, run.dataset.num_items())?;
-            run.config.index.settings().level_sources(&plans)
-        }
+    let sources = if let Some(import) = run.imported() {
+        import.sources.clone()
+    } else {
+        let plans = super::index::plan_of(&run.config, run.dataset.num_items())?;
+        run.config.index.settings().level_sources(&plans)
     };
     let index = store::read(&run.dir.join("index/index.json"), &sources)?;
     if index.num_items() != run.dataset.num_items() {
