@@ -16,8 +16,8 @@ use std::collections::BTreeMap;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use candle_nn::ops::sigmoid;
 
+use super::init::FirstValues;
 use crate::nn::Params;
-use crate::rng;
 
 /// Share of the last batch in the running statistics.
 const MOMENTUM: f64 = 0.1;
@@ -116,7 +116,7 @@ struct BatchNorm {
 }
 
 impl BatchNorm {
-    fn new(name: String, width: usize, init: &Init) -> Result<Self> {
+    fn new(name: String, width: usize, init: &FirstValues) -> Result<Self> {
         let zeros = Tensor::zeros((1, width), init.dtype, &init.device)?;
         let running = Moments { variance: zeros.ones_like()?, mean: zeros };
         Ok(Self { name, running })
@@ -180,7 +180,7 @@ impl Mlp {
         inputs: usize,
         hidden: &[usize],
         params: &mut Params,
-        init: &Init,
+        init: &FirstValues,
     ) -> Result<Self> {
         let (mut layers, mut activations, mut inputs) = (Vec::new(), Vec::new(), inputs);
         for (i, &width) in hidden.iter().chain([&1]).enumerate() {
@@ -212,22 +212,6 @@ impl Mlp {
     }
 }
 
-/// How parameters get their first values.
-struct Init {
-    seed: u64,
-    dtype: DType,
-    device: Device,
-}
-
-impl Init {
-    /// Normal draws from the stream of the parameter's own name, (rows, columns).
-    fn normal(&self, name: &str, shape: (usize, usize), std: f64) -> Result<Tensor> {
-        let mut stream = rng::stream(self.seed, &format!("din-init-{name}"), &[]);
-        let values = rng::normal(&mut stream, shape.0 * shape.1, std);
-        Tensor::from_vec(values, shape, &self.device)?.to_dtype(self.dtype)
-    }
-}
-
 /// A Deep Interest Network over item ids.
 ///
 /// `logit = mlp(norm([u, q, u * q])) + b_q`, with q the query's embedding, `b_q` its bias and the
@@ -252,7 +236,7 @@ impl Din {
     /// A fresh network; `dtype` is f32 but for numeric checks.
     pub fn new(sizes: &DinSizes, seed: u64, dtype: DType, device: &Device) -> Result<Self> {
         let &DinSizes { num_items, dim, .. } = sizes;
-        let init = Init { seed, dtype, device: device.clone() };
+        let init = FirstValues { network: "din", seed, dtype, device: device.clone() };
         let mut params = Params::new();
         let embeddings = init.normal("embeddings", (num_items, dim), EMBEDDING_STD)?;
         let din = Self {

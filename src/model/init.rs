@@ -9,6 +9,31 @@ use crate::{Result, invalid, rng};
 /// Standard deviation of a fresh matrix, as Hugging Face's `initializer_range`.
 const STD: f64 = 0.02;
 
+/// Draws the first values of a small network's parameters.
+#[derive(Debug, Clone)]
+pub(super) struct FirstValues {
+    /// Names the streams, with the parameter.
+    pub(super) network: &'static str,
+    pub(super) seed: u64,
+    pub(super) dtype: DType,
+    pub(super) device: Device,
+}
+
+impl FirstValues {
+    /// Normal draws from the stream of the parameter's own name, (rows, columns).
+    pub(super) fn normal(
+        &self,
+        name: &str,
+        shape: (usize, usize),
+        std: f64,
+    ) -> candle_core::Result<Tensor> {
+        let purpose = format!("{}-init-{name}", self.network);
+        let values =
+            rng::normal(&mut rng::stream(self.seed, &purpose, &[]), shape.0 * shape.1, std);
+        Tensor::from_vec(values, shape, &self.device)?.to_dtype(self.dtype)
+    }
+}
+
 /// Weights of an untrained backbone: matrices normal with standard deviation 0.02, those that write
 /// to the residual stream scaled by `1 / sqrt(2 layers)` (Radford et al., 2019), norms one.
 pub fn scratch(config: &LlamaConfig, seed: u64, device: &Device) -> Result<Weights> {

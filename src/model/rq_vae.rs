@@ -9,9 +9,9 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use super::init::FirstValues;
 use crate::nn::Params;
 use crate::ops::{self, Precision};
-use crate::rng;
 
 /// The sizes of an [`RqVae`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,15 +57,12 @@ impl Mlp {
         params: &mut Params,
         (seed, dtype): (u64, DType),
     ) -> Result<Self> {
+        let init = FirstValues { network: "rq-vae", seed, dtype, device: Device::Cpu };
         let mut layers = Vec::new();
         for (i, pair) in widths.windows(2).enumerate() {
             let (inputs, outputs) = (pair[0], pair[1]);
             let name = format!("{name}.{i}");
-            let mut stream = rng::stream(seed, &format!("rq-vae-init-{name}"), &[]);
-            let std = (2.0 / inputs as f64).sqrt();
-            let draws = rng::normal(&mut stream, inputs * outputs, std);
-            let weight =
-                Tensor::from_vec(draws, (outputs, inputs), &Device::Cpu)?.to_dtype(dtype)?;
+            let weight = init.normal(&name, (outputs, inputs), (2.0 / inputs as f64).sqrt())?;
             let bias = Tensor::zeros((outputs, 1), dtype, &Device::Cpu)?;
             layers.push(Linear {
                 weight: params.insert(format!("{name}.weight"), &weight)?,

@@ -10,9 +10,9 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
+use super::init::FirstValues;
 use crate::nn::{Dropout, Params};
 use crate::ops::{self, Precision, Rows};
-use crate::rng;
 
 /// Added to the variance in a normalisation.
 const EPS: f64 = 1e-5;
@@ -66,7 +66,7 @@ struct Norm {
 }
 
 impl Norm {
-    fn new(name: &str, dim: usize, params: &mut Params, init: &Init) -> Result<Self> {
+    fn new(name: &str, dim: usize, params: &mut Params, init: &FirstValues) -> Result<Self> {
         let zeros = Tensor::zeros(dim, init.dtype, &init.device)?;
         Ok(Self {
             weight: params.insert(format!("{name}.weight"), &zeros.ones_like()?)?,
@@ -77,22 +77,6 @@ impl Norm {
     /// (tokens, dim) -> (tokens, dim)
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::layer_norm(x, &self.weight, &self.bias, EPS)
-    }
-}
-
-/// How parameters get their first values.
-struct Init {
-    seed: u64,
-    dtype: DType,
-    device: Device,
-}
-
-impl Init {
-    /// Normal draws from the stream of the parameter's own name, (rows, columns).
-    fn normal(&self, name: &str, shape: (usize, usize), std: f64) -> Result<Tensor> {
-        let mut stream = rng::stream(self.seed, &format!("sasrec-init-{name}"), &[]);
-        let values = rng::normal(&mut stream, shape.0 * shape.1, std);
-        Tensor::from_vec(values, shape, &self.device)?.to_dtype(self.dtype)
     }
 }
 
@@ -112,7 +96,7 @@ struct Block {
 }
 
 impl Block {
-    fn new(i: usize, sizes: &SasRecSizes, params: &mut Params, init: &Init) -> Result<Self> {
+    fn new(i: usize, sizes: &SasRecSizes, params: &mut Params, init: &FirstValues) -> Result<Self> {
         let &SasRecSizes { dim, feed_forward, blocks, .. } = sizes;
         // What writes to the residual stream starts smaller (Radford et al., 2019).
         let residual = STD / (2.0 * blocks as f64).sqrt();
@@ -189,7 +173,7 @@ impl SasRec {
         if heads == 0 || !dim.is_multiple_of(heads) {
             bail!("sasrec: {heads} heads do not divide a width of {dim}");
         }
-        let init = Init { seed, dtype, device: device.clone() };
+        let init = FirstValues { network: "sasrec", seed, dtype, device: device.clone() };
         let mut params = Params::new();
         let items = init.normal("items", (num_items, dim), STD)?;
         let positions = init.normal("positions", (history, dim), STD)?;

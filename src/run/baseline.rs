@@ -13,7 +13,7 @@ use super::manifest::{differences, settings_under};
 use super::{GIT_REVISION, Monitor, Run, peak_memory_bytes};
 use crate::data::Split;
 use crate::embed::train_sasrec;
-use crate::eval::{CONFIDENCE, ItemScorer, Popularity, RESAMPLES, Report, evaluate_scores};
+use crate::eval::{CONFIDENCE, ItemScorer, RESAMPLES, evaluate_scores};
 use crate::model::sasrec::SasRec;
 use crate::model::{load_safetensors, save_safetensors};
 use crate::{Result, files, invalid};
@@ -102,33 +102,16 @@ impl Run {
             evaluate_scores(&*scorer, &self.dataset, &users, split, history, on_batch)
         })?;
         let seconds = start.elapsed().as_secs_f64();
-        let predicted = &evaluation.predictions;
-        let report =
-            Report::new(&self.dataset, &users, split, history, predicted, self.config.seed);
-        let json = json!({
-            "metrics": report.metrics,
-            "intervals": report.intervals,
-            "popularity": Popularity::new(&self.dataset).evaluate(&self.dataset, &users, split),
-            "by_history": report.by_history,
-            "by_popularity": report.by_popularity,
-            "coverage": report.coverage,
-            "settings": settings,
-            "training": {
-                "best_epoch": training.best_epoch,
-                "epochs": training.epochs.as_array().map(Vec::len),
-                "targets": training.targets,
-                "seconds": training.seconds,
-                "machine": training.machine,
-                "program": training.program,
-            },
-            "performance": {
-                "seconds": seconds,
-                "users_per_s": users.len() as f64 / seconds,
-                "peak_memory_bytes": peak_memory_bytes(),
-                "machine": self.machine(),
-            },
+        let mut json = self.result_of(&evaluation, &users, split, &settings, seconds);
+        json["training"] = json!({
+            "best_epoch": training.best_epoch,
+            "epochs": training.epochs.as_array().map(Vec::len),
+            "targets": training.targets,
+            "seconds": training.seconds,
+            "machine": training.machine,
+            "program": training.program,
         });
-        files::write_json_lines(&predictions, predicted)?;
+        files::write_json_lines(&predictions, &evaluation.predictions)?;
         files::write_json(&path, &json)?;
         Ok(EvalResult { json, path, was_done: false })
     }

@@ -11,7 +11,7 @@ use super::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::config::Float;
 use crate::data::{ItemId, Split};
 use crate::decode::BeamSearch;
-use crate::eval::{CONFIDENCE, Popularity, RESAMPLES, Recommender, Report};
+use crate::eval::{CONFIDENCE, Evaluation, Popularity, RESAMPLES, Recommender, Report};
 use crate::index::{ItemIndex, Trie};
 use crate::model::Llama;
 use crate::tasks::Prompts;
@@ -117,18 +117,32 @@ impl Run {
             recommender.legal_rate(&histories, on_batch)
         })?;
 
+        let mut json = self.result_of(&evaluation, &users, split, &settings, seconds);
+        json["legal_rate"] = json!(legal_rate);
+        files::write_json_lines(&predictions, &evaluation.predictions)?;
+        files::write_json(&path, &json)?;
+        Ok(EvalResult { json, path, was_done: false })
+    }
+
+    /// What is told of every evaluation, whatever ranked the items; it took `seconds`.
+    pub(super) fn result_of(
+        &self,
+        evaluation: &Evaluation,
+        users: &[usize],
+        split: Split,
+        settings: &Value,
+        seconds: f64,
+    ) -> Value {
+        let (dataset, history) = (&self.dataset, self.config.data.history);
         let predicted = &evaluation.predictions;
-        let report =
-            Report::new(&self.dataset, &users, split, history, predicted, self.config.seed);
-        let popularity = Popularity::new(&self.dataset).evaluate(&self.dataset, &users, split);
-        let json = json!({
+        let report = Report::new(dataset, users, split, history, predicted, self.config.seed);
+        json!({
             "metrics": report.metrics,
             "intervals": report.intervals,
-            "popularity": popularity,
+            "popularity": Popularity::new(dataset).evaluate(dataset, users, split),
             "by_history": report.by_history,
             "by_popularity": report.by_popularity,
             "coverage": report.coverage,
-            "legal_rate": legal_rate,
             "settings": settings,
             "performance": {
                 "seconds": seconds,
@@ -136,10 +150,7 @@ impl Run {
                 "peak_memory_bytes": peak_memory_bytes(),
                 "machine": self.machine(),
             },
-        });
-        files::write_json_lines(&predictions, predicted)?;
-        files::write_json(&path, &json)?;
-        Ok(EvalResult { json, path, was_done: false })
+        })
     }
 
     /// The users an evaluation is about, by their positions in the dataset.

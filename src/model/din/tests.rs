@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::nn::Gradients;
+use crate::rng;
 
 fn sizes(attention: &[usize], mlp: &[usize]) -> DinSizes {
     DinSizes { num_items: 7, dim: 3, attention: attention.to_vec(), mlp: mlp.to_vec() }

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::nn::Gradients;
+use crate::rng;
 
 const BETA: f64 = 0.25;
 

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::nn::Gradients;
+use crate::rng;
 
 const ITEMS: usize = 9;
 
