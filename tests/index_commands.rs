@@ -287,10 +287,16 @@ fn new_items_are_placed_recommended_and_leave_the_rest_as_it_was() {
 
     // They are recommended along with the others, by any name, and only there.
     let wide = ["recommend", "--history", "1,2", "--top", "63", "--json"];
-    let found = json_of(&[&of[..], &wide].concat());
-    let found: BTreeSet<u64> =
-        found.as_array().unwrap().iter().map(|r| r["item"].as_u64().unwrap()).collect();
-    assert_eq!(found, (0..63).collect());
+    let list = json_of(&[&of[..], &wide].concat());
+    let list = list.as_array().unwrap();
+    let found: Vec<u64> = list.iter().map(|r| r["item"].as_u64().unwrap()).collect();
+    assert_eq!(found.iter().copied().collect::<BTreeSet<_>>(), (0..63).collect());
+    // An item that the model knows nothing of stands behind the one it is most like, and says so.
+    let known = found.iter().position(|&item| item == 5).unwrap();
+    assert_eq!(found[known..][..2], [5, 60]);
+    assert_eq!(list[known + 1]["score"], list[known]["score"]);
+    assert_eq!(list[known + 1]["scored_as"]["item"], 5);
+    assert!(list[known].get("scored_as").is_none());
     let text = ["recommend", "--text", "brand new soap", "--top", "63"];
     let (table, _) = run(&SHOP, &[&of[..], &text].concat(), 0);
     assert!(table.contains("NEW-2") && table.contains("brand new soap"), "{table}");

@@ -203,6 +203,10 @@ fn table(items: &[Recommendation]) -> String {
             "{rank:>4}  {item:>8}  {raw_id:<width$}  {:>9.4}  {:>11.6}  {title}",
             r.score, r.probability
         );
+        if let Some(known) = &r.scored_as {
+            let _ =
+                writeln!(text, "      new; scored as item {}, {}", known.item, short_title(known));
+        }
         if let Some(explanation) = &r.explanation {
             text += &explained(explanation);
         }

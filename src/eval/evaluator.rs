@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::metrics::{DEPTH, Metrics, rank_of};
+use super::protocol::Protocol;
 use super::scorer::{BatchScorer, ItemVocabulary, LlamaScorer};
 use crate::Result;
-use crate::data::{Dataset, ItemId, Split};
+use crate::data::{Dataset, ItemId};
 use crate::decode::{BeamSearch, FreePath, Ranked, search_freely};
 use crate::index::Trie;
 use crate::model::Llama;
@@ -60,12 +61,12 @@ impl Evaluation {
     /// The evaluation of ranked items, best first, for users by their positions in the dataset.
     pub(super) fn of(
         dataset: &Dataset,
-        split: Split,
+        protocol: Protocol,
         ranked: impl IntoIterator<Item = (usize, Vec<Ranked>)>,
     ) -> Self {
         let prediction = |(user, ranked): (usize, Vec<Ranked>)| Prediction {
             user: dataset.users[user].id.clone(),
-            target: dataset.users[user].target(split),
+            target: protocol.target(&dataset.users[user]),
             items: ranked.iter().map(|r| r.item).collect(),
             scores: ranked.iter().map(|r| r.score).collect(),
         };
@@ -150,47 +151,63 @@ impl Recommender<'_> {
         Ok(found)
     }
 
-    /// Leave-one-out evaluation of `users` (positions in the dataset) on a split.
+    /// Evaluation of `users` (positions in the dataset).
+    ///
+    /// Where items are excluded, a user's search is wider by as many, so that the list is as long as ever.
     pub fn evaluate(
         &self,
         dataset: &Dataset,
         users: &[usize],
-        split: Split,
-        max_history: usize,
+        protocol: Protocol,
         on_batch: &mut dyn FnMut(usize),
     ) -> Result<Evaluation> {
         // Users of like history length share a batch, so that no level of it waits for one long row.
         let mut order = users.to_vec();
-        let history = |user: usize| dataset.users[user].history(split, max_history);
-        order.sort_by_key(|&user| (history(user).len(), user));
-        let histories: Vec<&[ItemId]> = order.iter().map(|&user| history(user)).collect();
-        let ranked = self.recommend(&histories, on_batch)?;
-        let mut by_user: Vec<(usize, Vec<Ranked>)> = order.into_iter().zip(ranked).collect();
+        let history = |user: usize| protocol.history(&dataset.users[user]);
+        let excluded = |user: usize| protocol.excluded(&dataset.users[user]);
+        order.sort_by_key(|&user| (history(user).len(), excluded(user).len(), user));
+        let mut by_user: Vec<(usize, Vec<Ranked>)> = Vec::with_capacity(users.len());
+        for alike in order.chunk_by(|&a, &b| excluded(a).len() == excluded(b).len()) {
+            let width = self.search.width + excluded(alike[0]).len();
+            let wider = Self { search: BeamSearch { width, ..self.search }, ..*self };
+            let histories: Vec<&[ItemId]> = alike.iter().map(|&user| history(user)).collect();
+            let done = by_user.len();
+            let ranked = wider.recommend(&histories, &mut |more| on_batch(done + more))?;
+            by_user.extend(alike.iter().zip(ranked).map(|(&user, mut ranked)| {
+                ranked.retain(|r| !excluded(user).contains(&r.item));
+                ranked.truncate(self.search.width);
+                (user, ranked)
+            }));
+        }
         by_user.sort_by_key(|(user, _)| *user);
-        Ok(Evaluation::of(dataset, split, by_user))
+        Ok(Evaluation::of(dataset, protocol, by_user))
     }
 }
 
 /// The baseline that shows everybody the items bought most often in training.
 #[derive(Debug, Clone)]
 pub struct Popularity {
-    top: Vec<ItemId>,
+    /// All items, the most popular first.
+    items: Vec<ItemId>,
 }
 
 impl Popularity {
-    /// Items by training interactions, ties by item id; as many as any metric looks at.
+    /// Items by training interactions, ties by item id.
     pub fn new(dataset: &Dataset) -> Self {
         let counts = dataset.popularity();
-        let mut top: Vec<ItemId> = (0..counts.len() as ItemId).collect();
-        top.sort_by_key(|&item| (std::cmp::Reverse(counts[item as usize]), item));
-        top.truncate(DEPTH);
-        Self { top }
+        let mut items: Vec<ItemId> = (0..counts.len() as ItemId).collect();
+        items.sort_by_key(|&item| (std::cmp::Reverse(counts[item as usize]), item));
+        Self { items }
     }
 
-    /// Its metrics on the same users and split.
-    pub fn evaluate(&self, dataset: &Dataset, users: &[usize], split: Split) -> Metrics {
-        let rank =
-            |&user: &usize| rank_of(&dataset.users[user].target(split), self.top.iter().copied());
+    /// Its metrics on the same users.
+    pub fn evaluate(&self, dataset: &Dataset, users: &[usize], protocol: Protocol) -> Metrics {
+        let rank = |&user: &usize| {
+            let user = &dataset.users[user];
+            let excluded = protocol.excluded(user);
+            let shown = self.items.iter().filter(|item| !excluded.contains(item)).take(DEPTH);
+            rank_of(&protocol.target(user), shown.copied())
+        };
         Metrics::of(&users.iter().map(rank).collect::<Vec<_>>())
     }
 }

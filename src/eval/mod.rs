@@ -6,6 +6,7 @@ mod compare;
 mod evaluator;
 mod generate;
 mod metrics;
+mod protocol;
 mod ranking;
 mod report;
 mod scorer;
@@ -18,6 +19,7 @@ pub use generate::{Continuation, generate};
 pub use metrics::{
     DEPTH, Metrics, PerMetric, ndcg_at_k, rank_of, recall_at_k, reciprocal_rank_at_k,
 };
+pub use protocol::Protocol;
 pub use ranking::{ItemScorer, evaluate_scores};
 pub use report::{Bucket, Coverage, Report};
 pub use scorer::{BatchScorer, ItemVocabulary, LlamaScorer};

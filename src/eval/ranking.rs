@@ -4,8 +4,9 @@ use rayon::prelude::*;
 
 use super::evaluator::Evaluation;
 use super::metrics::DEPTH;
+use super::protocol::Protocol;
 use crate::Result;
-use crate::data::{Dataset, ItemId, Split};
+use crate::data::{Dataset, ItemId};
 use crate::decode::Ranked;
 use crate::model::sasrec::SasRec;
 
@@ -18,37 +19,39 @@ pub trait ItemScorer {
     fn scores(&self, histories: &[&[ItemId]]) -> Result<Vec<f32>>;
 }
 
-/// Leave-one-out evaluation of `users` (positions in the dataset) on a split: the best of all items for
-/// each, as many as any metric looks at; items of the history stay in.
+/// Evaluation of `users` (positions in the dataset): the best of all items for each, as many as any metric
+/// looks at.
 ///
 /// `on_batch` hears how many users are done.
 pub fn evaluate_scores(
     scorer: &dyn ItemScorer,
     dataset: &Dataset,
     users: &[usize],
-    split: Split,
-    max_history: usize,
+    protocol: Protocol,
     on_batch: &mut dyn FnMut(usize),
 ) -> Result<Evaluation> {
     let mut ranked = Vec::with_capacity(users.len());
     for batch in users.chunks(BATCH) {
         let histories: Vec<&[ItemId]> =
-            batch.iter().map(|&user| dataset.users[user].history(split, max_history)).collect();
+            batch.iter().map(|&user| protocol.history(&dataset.users[user])).collect();
         let scores = scorer.scores(&histories)?;
-        let best: Vec<_> =
-            scores.par_chunks(dataset.num_items()).map(|row| top(row, DEPTH)).collect();
+        let rows = scores.par_chunks(dataset.num_items()).zip(batch);
+        let best: Vec<_> = rows
+            .map(|(row, &user)| top(row, DEPTH, protocol.excluded(&dataset.users[user])))
+            .collect();
         ranked.extend(users[ranked.len()..].iter().copied().zip(best));
         on_batch(ranked.len());
     }
-    Ok(Evaluation::of(dataset, split, ranked))
+    Ok(Evaluation::of(dataset, protocol, ranked))
 }
 
-/// The `k` items of the highest scores, best first, ties by item id.
-fn top(scores: &[f32], k: usize) -> Vec<Ranked> {
+/// The `k` items of the highest scores that are not excluded, best first, ties by item id.
+fn top(scores: &[f32], k: usize, excluded: &[ItemId]) -> Vec<Ranked> {
     let mut best: Vec<Ranked> = Vec::with_capacity(k + 1);
     for (&score, item) in scores.iter().zip(0..) {
         // Items come by id, so one that only draws level stands behind.
-        if best.len() < k || best.last().is_some_and(|last| score > last.score) {
+        let enters = best.len() < k || best.last().is_some_and(|last| score > last.score);
+        if enters && !excluded.contains(&item) {
             let place = best.partition_point(|ranked| ranked.score >= score);
             best.insert(place, Ranked { item, score });
             best.truncate(k);
@@ -66,7 +69,7 @@ impl ItemScorer for SasRec {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Item, User};
+    use crate::data::{Item, Split, User};
 
     /// Scores that do not depend on the history, but for the user whose history ends with item 3.
     struct Fixed;
@@ -86,10 +89,11 @@ mod tests {
         let user = |id: &str, items: &[ItemId]| User { id: id.into(), items: items.to_vec() };
         let users = vec![user("a", &[0, 1, 2]), user("b", &[1, 1, 3, 4]), user("c", &[1, 0, 2, 1])];
         let dataset = Dataset::new("Three", users, vec![Item::default(); 5]).unwrap();
-        let evaluate = |users: &[usize]| {
-            evaluate_scores(&Fixed, &dataset, users, Split::Test, 20, &mut |_| ()).unwrap()
+        let evaluate = |users: &[usize], exclude_history| {
+            let protocol = Protocol { split: Split::Test, max_history: 20, exclude_history };
+            evaluate_scores(&Fixed, &dataset, users, protocol, &mut |_| ()).unwrap()
         };
-        let evaluation = evaluate(&[0, 1, 2]);
+        let evaluation = evaluate(&[0, 1, 2], false);
         let lists: Vec<_> = evaluation.predictions.iter().map(|p| p.items.clone()).collect();
         // Equal scores stand in the order of the item ids.
         assert_eq!(lists, [[3, 0, 2, 4, 1], [4, 0, 1, 2, 3], [3, 0, 2, 4, 1]]);
@@ -103,7 +107,12 @@ mod tests {
         let mrr = (1.0 / 3.0 + 1.0 + 1.0 / 5.0) / 3.0;
         assert!((metric("mrr@20") - mrr).abs() < 1e-12);
         // A history of the target's own items, which may stand in the list again.
-        assert_eq!(evaluate(&[2]).predictions[0].rank(), Some(5));
+        assert_eq!(evaluate(&[2], false).predictions[0].rank(), Some(5));
+        // Without its items: 0 and 1 are gone for the first, 1 and 3 for the second; the third's target
+        // is one of them.
+        let lists: Vec<_> =
+            evaluate(&[0, 1, 2], true).predictions.iter().map(|p| p.items.clone()).collect();
+        assert_eq!(lists, [vec![3, 2, 4], vec![4, 0, 2], vec![3, 4]]);
     }
 
     #[test]
@@ -112,8 +121,8 @@ mod tests {
         let mut sorted: Vec<Ranked> =
             scores.iter().zip(0..).map(|(&score, item)| Ranked { item, score }).collect();
         sorted.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.item.cmp(&b.item)));
-        assert_eq!(top(&scores, 20), sorted[..20]);
-        assert_eq!(top(&scores, 500), sorted);
-        assert_eq!(top(&scores[..3], 20).len(), 3);
+        assert_eq!(top(&scores, 20, &[]), sorted[..20]);
+        assert_eq!(top(&scores, 500, &[]), sorted);
+        assert_eq!(top(&scores[..3], 20, &[]).len(), 3);
     }
 }

@@ -5,7 +5,8 @@ use serde::Serialize;
 use super::bootstrap::{Intervals, intervals};
 use super::evaluator::Prediction;
 use super::metrics::Metrics;
-use crate::data::{Dataset, Split};
+use super::protocol::Protocol;
+use crate::data::Dataset;
 
 /// Where the buckets of history lengths begin; the last is open.
 const HISTORY_FROM: [usize; 4] = [1, 5, 10, 20];
@@ -59,13 +60,12 @@ impl Report {
     pub fn new(
         dataset: &Dataset,
         users: &[usize],
-        split: Split,
-        max_history: usize,
+        protocol: Protocol,
         predictions: &[Prediction],
         seed: u64,
     ) -> Self {
         let ranks: Vec<_> = predictions.iter().map(Prediction::rank).collect();
-        let history = |&user: &usize| dataset.users[user].history(split, max_history).len();
+        let history = |&user: &usize| protocol.history(&dataset.users[user]).len();
         let histories: Vec<usize> = users.iter().map(history).collect();
         let counts = dataset.popularity();
         let popularity = |p: &Prediction| counts[p.target as usize] as usize;
@@ -110,7 +110,11 @@ fn coverage(predictions: &[Prediction], depth: usize, num_items: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::{Item, ItemId, User};
+    use crate::data::{Item, ItemId, Split, User};
+
+    fn test(max_history: usize) -> Protocol {
+        Protocol { split: Split::Test, max_history, exclude_history: false }
+    }
 
     fn dataset() -> Dataset {
         let user = |id: &str, items: &[ItemId]| User { id: id.into(), items: items.to_vec() };
@@ -127,7 +131,7 @@ mod tests {
     #[test]
     fn users_are_told_apart_by_history_and_by_the_targets_popularity() {
         let predictions = [prediction("a", 1, vec![1, 0]), prediction("b", 2, (10..30).collect())];
-        let report = Report::new(&dataset(), &[0, 1], Split::Test, 20, &predictions, 1);
+        let report = Report::new(&dataset(), &[0, 1], test(20), &predictions, 1);
         assert_eq!(report.metrics.get("recall@1"), Some(&0.5));
 
         let seen = |buckets: &[Bucket]| {
@@ -144,7 +148,7 @@ mod tests {
     #[test]
     fn a_history_is_as_long_as_the_model_saw_it() {
         let predictions = [prediction("b", 2, vec![2])];
-        let report = Report::new(&dataset(), &[1], Split::Test, 3, &predictions, 1);
+        let report = Report::new(&dataset(), &[1], test(3), &predictions, 1);
         assert_eq!((report.by_history[0].from, report.by_history.len()), (1, 1));
     }
 

@@ -77,12 +77,21 @@ pub struct Catalogue<'a> {
     path: PathBuf,
     /// The tokens of each added item.
     tokens: Vec<Vec<String>>,
+    /// The item of the index nearest to each added item.
+    nearest: Vec<ItemId>,
 }
 
 impl Catalogue<'_> {
     /// The dataset with the added items after its own; nobody has taken them.
     pub fn dataset(&self) -> &Dataset {
         &self.dataset
+    }
+
+    /// The item that the model is asked about for `item`: itself, or for an added item the one of the
+    /// index that it is most like, since the model has learnt nothing of an added item's tokens.
+    pub fn stand_in(&self, item: ItemId) -> ItemId {
+        let own = self.dataset.num_items() - self.nearest.len();
+        (item as usize).checked_sub(own).map_or(item, |place| self.nearest[place])
     }
 
     /// The model with the added items in its index.
@@ -124,8 +133,9 @@ impl Run {
         if !items.is_empty() {
             dataset.to_mut().items.extend(items.values().map(Entry::item));
         }
+        let nearest = items.values().map(|entry| entry.nearest[0]).collect();
         let tokens = items.into_values().map(|entry| entry.tokens).collect();
-        Ok(Catalogue { dataset, path, tokens })
+        Ok(Catalogue { dataset, path, tokens, nearest })
     }
 
     /// Places the items of a file in the item index, which stays as it is, so that they can be
@@ -220,6 +230,11 @@ impl Run {
         let own = self.dataset.num_items() as ItemId;
         if let Some((expected, id)) = (own..).zip(added.items.keys()).find(|(n, id)| n != *id) {
             invalid!("{}: item {id} stands where item {expected} should", path.display());
+        }
+        for (id, entry) in &added.items {
+            if entry.nearest.first().is_none_or(|&near| near >= own) {
+                invalid!("{}: item {id} has no `nearest` item of the index", path.display());
+            }
         }
         Ok(Some(added))
     }

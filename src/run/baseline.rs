@@ -13,7 +13,7 @@ use super::manifest::{differences, settings_under};
 use super::{GIT_REVISION, Monitor, Run, peak_memory_bytes};
 use crate::data::Split;
 use crate::embed::train_sasrec;
-use crate::eval::{CONFIDENCE, ItemScorer, RESAMPLES, evaluate_scores};
+use crate::eval::{CONFIDENCE, ItemScorer, Protocol, RESAMPLES, evaluate_scores};
 use crate::model::sasrec::SasRec;
 use crate::model::{load_safetensors, save_safetensors};
 use crate::{Result, files, invalid};
@@ -95,14 +95,14 @@ impl Run {
                 return Ok(EvalResult { json: found, path, was_done: true });
             }
         }
-        let (split, history) = (request.split, self.config.data.history);
+        let (split, protocol) = (request.split, self.protocol(request.split));
         let start = Instant::now();
         let what = format!("evaluate {} {split}", request.baseline.name());
         let evaluation = with_progress(monitor, &what, users.len(), |on_batch| {
-            evaluate_scores(&*scorer, &self.dataset, &users, split, history, on_batch)
+            evaluate_scores(&*scorer, &self.dataset, &users, protocol, on_batch)
         })?;
         let seconds = start.elapsed().as_secs_f64();
-        let mut json = self.result_of(&evaluation, &users, split, &settings, seconds);
+        let mut json = self.result_of(&evaluation, &users, protocol, &settings, seconds);
         json["training"] = json!({
             "best_epoch": training.best_epoch,
             "epochs": training.epochs.as_array().map(Vec::len),
@@ -253,9 +253,9 @@ impl Run {
     /// The figure on the validation split, over all users.
     fn validation_figure(&self, scorer: &dyn ItemScorer) -> Result<Option<f64>> {
         let users: Vec<usize> = (0..self.dataset.users.len()).collect();
-        let (split, history) = (Split::Valid, self.config.data.history);
-        let evaluation =
-            evaluate_scores(scorer, &self.dataset, &users, split, history, &mut |_| ())?;
+        // What the models are does not depend on how they are evaluated.
+        let protocol = Protocol { exclude_history: false, ..self.protocol(Split::Valid) };
+        let evaluation = evaluate_scores(scorer, &self.dataset, &users, protocol, &mut |_| ())?;
         Ok(evaluation.metrics.get(VALIDATION).copied())
     }
 
@@ -282,7 +282,7 @@ impl Run {
             "exhaustive": true,
             "score": score,
             "ties": "smaller item id",
-            "excluded_items": "none",
+            "excluded_items": self.protocol(request.split).excluded_items(),
             "bootstrap": { "resamples": RESAMPLES, "confidence": CONFIDENCE },
             "items": self.dataset.num_items(),
             "seed": request.seed,

@@ -71,13 +71,16 @@ impl Run {
         let found: Value = files::read_json(&result)?;
         let theirs = found["settings"].clone();
         let mine = self.eval_settings(request, self.users_of(request).len());
-        for (key, what) in
-            [("dataset_fingerprint", "dataset"), ("split", "split"), ("users", "number of users")]
-        {
+        for (key, what) in [
+            ("dataset_fingerprint", "dataset"),
+            ("split", "split"),
+            ("users", "number of users"),
+            ("excluded_items", "rule of what is not ranked"),
+        ] {
             if theirs[key] != mine[key] {
                 invalid!(
                     "{dir}: its {what} is not this run's ({key} is {} there, {} here): only \
-                     evaluations on the same users of one dataset can be compared",
+                     evaluations of the same users of one dataset by the same rules can be compared",
                     theirs[key],
                     mine[key]
                 );

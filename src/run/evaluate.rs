@@ -11,7 +11,7 @@ use super::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::config::Float;
 use crate::data::{ItemId, Split};
 use crate::decode::BeamSearch;
-use crate::eval::{CONFIDENCE, Evaluation, Popularity, RESAMPLES, Recommender, Report};
+use crate::eval::{CONFIDENCE, Evaluation, Popularity, Protocol, RESAMPLES, Recommender, Report};
 use crate::index::{ItemIndex, Trie};
 use crate::model::Llama;
 use crate::tasks::Prompts;
@@ -101,23 +101,23 @@ impl Run {
         let prompts = trained.tokens.prompts(self)?;
         let trie = Trie::new(&trained.index);
         let recommender = self.recommender(&model, &trained.tokens, &prompts, &trie, request.beam);
-        let (split, history) = (request.split, self.config.data.history);
+        let protocol = self.protocol(request.split);
 
         let start = Instant::now();
         let what = format!("evaluate {}", request.name());
         let evaluation = with_progress(monitor, &what, users.len(), |on_batch| {
-            recommender.evaluate(&self.dataset, &users, split, history, on_batch)
+            recommender.evaluate(&self.dataset, &users, protocol, on_batch)
         })?;
         let seconds = start.elapsed().as_secs_f64();
 
         let asked = sample_of(&users, LEGAL_RATE_USERS, self.config.seed, "legal rate users");
         let histories: Vec<&[ItemId]> =
-            asked.iter().map(|&user| self.dataset.users[user].history(split, history)).collect();
+            asked.iter().map(|&user| protocol.history(&self.dataset.users[user])).collect();
         let legal_rate = with_progress(monitor, "legal rate", histories.len(), |on_batch| {
             recommender.legal_rate(&histories, on_batch)
         })?;
 
-        let mut json = self.result_of(&evaluation, &users, split, &settings, seconds);
+        let mut json = self.result_of(&evaluation, &users, protocol, &settings, seconds);
         json["legal_rate"] = json!(legal_rate);
         files::write_json_lines(&predictions, &evaluation.predictions)?;
         files::write_json(&path, &json)?;
@@ -129,17 +129,17 @@ impl Run {
         &self,
         evaluation: &Evaluation,
         users: &[usize],
-        split: Split,
+        protocol: Protocol,
         settings: &Value,
         seconds: f64,
     ) -> Value {
-        let (dataset, history) = (&self.dataset, self.config.data.history);
+        let dataset = &self.dataset;
         let predicted = &evaluation.predictions;
-        let report = Report::new(dataset, users, split, history, predicted, self.config.seed);
+        let report = Report::new(dataset, users, protocol, predicted, self.config.seed);
         json!({
             "metrics": report.metrics,
             "intervals": report.intervals,
-            "popularity": Popularity::new(dataset).evaluate(dataset, users, split),
+            "popularity": Popularity::new(dataset).evaluate(dataset, users, protocol),
             "by_history": report.by_history,
             "by_popularity": report.by_popularity,
             "coverage": report.coverage,
@@ -151,6 +151,13 @@ impl Run {
                 "machine": self.machine(),
             },
         })
+    }
+
+    /// How users are evaluated on a split.
+    pub(super) fn protocol(&self, split: Split) -> Protocol {
+        let (max_history, exclude_history) =
+            (self.config.data.history, self.config.eval.exclude_history);
+        Protocol { split, max_history, exclude_history }
     }
 
     /// The users an evaluation is about, by their positions in the dataset.
@@ -215,7 +222,7 @@ impl Run {
             "eos": "never",
             "temperature": 1.0,
             "ties": "smaller item id",
-            "excluded_items": "none",
+            "excluded_items": self.protocol(request.split).excluded_items(),
             "dtype": backbone.dtype,
             "precision": if rounds { Float::Bf16 } else { backbone.dtype },
             "batch": self.eval_batch(request.beam),
@@ -275,8 +282,7 @@ impl<'a> Validation<'a> {
             .evaluate(
                 &self.run.dataset,
                 &self.users,
-                Split::Valid,
-                config.data.history,
+                Protocol { exclude_history: false, ..self.run.protocol(Split::Valid) },
                 &mut |_| {},
             )?
             .metrics;

@@ -2,7 +2,7 @@
 
 mod explain;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 
@@ -59,6 +59,9 @@ pub struct Recommendation {
     pub score: f32,
     /// `exp(score)`: the probability of its tokens.
     pub probability: f32,
+    /// Of an item added to the index: the item of the index that it is most like, whose score it has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scored_as: Option<NamedItem>,
     /// What its tokens stand for, where that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub explanation: Option<Explanation>,
@@ -74,8 +77,10 @@ pub struct Service<'a> {
     for_histories: Llama,
     /// `None` where the model has not learnt to find items by text.
     for_texts: Option<Llama>,
+    /// The items that stand in for those that are offered.
     trie: Trie,
-    /// How many items the trie has, and which.
+    /// The items offered under each item of the trie: itself first, then those added by id.
+    offered_as: BTreeMap<ItemId, Vec<ItemId>>,
     num_offered: usize,
     is_offered: Vec<bool>,
     explainer: Option<Explainer<'a>>,
@@ -126,17 +131,18 @@ impl Run {
         let for_texts = learnt_texts
             .then(|| trained.model(self, options.adapter.unwrap_or(false)))
             .transpose()?;
-        let trie = match &options.only {
-            Some(items) => Trie::subset(&trained.index, items.iter().copied())?,
-            None => Trie::new(&trained.index),
-        };
+        let mut offered_as: BTreeMap<ItemId, Vec<ItemId>> = BTreeMap::new();
+        for item in (0..).zip(&is_offered).filter_map(|(item, offered)| offered.then_some(item)) {
+            offered_as.entry(catalogue.stand_in(item)).or_default().push(item);
+        }
         Ok(Service {
             run: self,
             dataset: catalogue.dataset(),
             prompts,
             for_histories: trained.model(self, adapter)?,
             for_texts,
-            trie,
+            trie: Trie::subset(&trained.index, offered_as.keys().copied())?,
+            offered_as,
             num_offered,
             is_offered,
             tokens: trained.tokens,
@@ -229,7 +235,7 @@ impl Service<'_> {
         }
         // A beam narrower than the list could not fill it, nor could one that excluded items may take up.
         let beam = self.options.beam.unwrap_or(self.run.config.eval.beam).max(top);
-        let width = (beam + excluded.len()).min(self.num_offered);
+        let width = (beam + excluded.len()).min(self.offered_as.len());
         Ok(Prompt { at, is_text: matches!(query, Query::Text(_)), tokens, width, seen, excluded })
     }
 
@@ -273,12 +279,15 @@ impl Service<'_> {
     }
 
     fn list(&self, prompt: &Prompt, ranked: &[Ranked]) -> Vec<Recommendation> {
-        let allowed = ranked.iter().filter(|r| !prompt.excluded.contains(&r.item));
-        let describe = |r: &Ranked| Recommendation {
-            named: NamedItem::new(self.dataset, r.item),
+        let offered =
+            ranked.iter().flat_map(|r| self.offered_as[&r.item].iter().map(move |&i| (i, r)));
+        let allowed = offered.filter(|(item, _)| !prompt.excluded.contains(item));
+        let describe = |(item, r): (ItemId, &Ranked)| Recommendation {
+            named: NamedItem::new(self.dataset, item),
             score: r.score,
             probability: r.score.exp(),
-            explanation: self.explainer.as_ref().map(|e| e.explain(r.item, prompt.seen)),
+            scored_as: (item != r.item).then(|| NamedItem::new(self.dataset, r.item)),
+            explanation: self.explainer.as_ref().map(|e| e.explain(item, prompt.seen)),
         };
         allowed.take(self.options.top).map(describe).collect()
     }
