@@ -67,15 +67,15 @@ pub enum SasRecLoss {
 impl Default for SasRecConfig {
     fn default() -> Self {
         Self {
-            dim: 512,
+            dim: 64,
             blocks: 1,
             heads: 1,
-            feed_forward: 512,
+            feed_forward: 64,
             history: 50,
-            embedding_dropout: 0.3,
+            embedding_dropout: 0.2,
             dropout: 0.2,
             loss: SasRecLoss::Sampled,
-            negatives: 128,
+            negatives: 64,
             epochs: 100,
             patience: 5,
             batch_size: 256,
