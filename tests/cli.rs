@@ -208,6 +208,18 @@ fn threads_do_not_change_the_result() {
         run(dir.path(), &["--threads", threads, "--run", &format!("t{threads}"), "run"], 0).0
     };
     assert_eq!(table("1"), table("2"));
+    for file in [
+        "backbone/model.safetensors",
+        "index/index.json",
+        "index/semantic.safetensors",
+        "index/behavior.safetensors",
+        "index/tree.safetensors",
+        "initial/model.safetensors",
+        "anneal/adapter_model.safetensors",
+    ] {
+        let [one, two] = ["t1", "t2"].map(|run| fs::read(dir.path().join(run).join(file)).unwrap());
+        assert!(one == two, "{file} differs");
+    }
 }
 
 #[test]

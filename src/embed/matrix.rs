@@ -6,7 +6,9 @@ use candle_core::{DType, Device, Tensor};
 use ndarray::Array2;
 
 use super::parts::matrix;
-use crate::model::{load_safetensors, safetensors_metadata, save_safetensors_with};
+use crate::model::{
+    load_safetensors, safetensors_metadata, save_safetensors, save_safetensors_with,
+};
 use crate::{Error, Result, invalid};
 
 /// The tensor of a safetensors file that holds the matrix.
@@ -73,8 +75,11 @@ fn read_npy(path: &Path) -> Result<Tensor> {
 /// Writes embeddings, (items, dim), as [`load_embeddings`] reads them; `key` says what was embedded.
 pub fn save_embeddings(path: &Path, matrix: &Array2<f32>, key: Option<&str>) -> Result<()> {
     let tensor = Tensor::from_iter(matrix.iter().copied(), &Device::Cpu)?.reshape(matrix.dim())?;
-    let metadata: Vec<_> = key.map(|key| (KEY, key)).into_iter().collect();
-    save_safetensors_with(path, &[(TENSOR.to_string(), tensor)].into(), &metadata)
+    let tensors = [(TENSOR.to_string(), tensor)].into();
+    match key {
+        Some(key) => save_safetensors_with(path, &tensors, (KEY, key)),
+        None => save_safetensors(path, &tensors),
+    }
 }
 
 /// The embeddings of `items` items in `path`, where they are there, whole and of `key`.
@@ -103,6 +108,12 @@ mod tests {
         let path = folder.path().join("z.safetensors");
         save_embeddings(&path, &z, None).unwrap();
         assert_eq!(load_embeddings(&path, 3).unwrap(), z);
+        let bytes = |key| {
+            save_embeddings(&path, &z, key).unwrap();
+            std::fs::read(&path).unwrap()
+        };
+        let kept = bytes(Some("a"));
+        assert!((0..16).all(|_| bytes(Some("a")) == kept), "same matrix, same bytes");
         let tensor = Tensor::from_iter(z.iter().copied(), &Device::Cpu).unwrap();
         let tensor = tensor.reshape((3, 2)).unwrap();
         for dtype in [DType::F16, DType::F32, DType::F64] {

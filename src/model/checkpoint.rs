@@ -126,19 +126,20 @@ pub fn load_safetensors(path: impl AsRef<Path>, device: &Device) -> Result<Weigh
 ///
 /// Same tensors, same bytes. The file gets its name only after it was opened again and found complete.
 pub fn save_safetensors(path: impl AsRef<Path>, tensors: &BTreeMap<String, Tensor>) -> Result<()> {
-    save_safetensors_with(path, tensors, &[])
+    save_safetensors_with(path, tensors, ("format", "pt"))
 }
 
-/// As [`save_safetensors`], with more entries in its header (see [`safetensors_metadata`]).
+/// As [`save_safetensors`], with another entry, (key, value), in its header (see [`safetensors_metadata`]).
+/// A header of several would be written in no fixed order.
 pub fn save_safetensors_with(
     path: impl AsRef<Path>,
     tensors: &BTreeMap<String, Tensor>,
-    metadata: &[(&str, &str)],
+    entry: (&str, &str),
 ) -> Result<()> {
     let path = path.as_ref();
     let partial = temporary(path);
     let written =
-        write_safetensors(&partial, tensors, metadata).and_then(|()| verify(&partial, tensors));
+        write_safetensors(&partial, tensors, entry).and_then(|()| verify(&partial, tensors));
     if let Err(e) = written {
         // The first error is the one to report.
         let _ = std::fs::remove_file(&partial);
@@ -150,11 +151,9 @@ pub fn save_safetensors_with(
 fn write_safetensors(
     path: &Path,
     tensors: &BTreeMap<String, Tensor>,
-    metadata: &[(&str, &str)],
+    (key, value): (&str, &str),
 ) -> Result<()> {
-    let entries = [("format", "pt")].iter().chain(metadata);
-    let metadata: HashMap<_, _> =
-        entries.map(|(key, value)| (key.to_string(), value.to_string())).collect();
+    let metadata = HashMap::from([(key.to_string(), value.to_string())]);
     safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|e| match e {
         SafeTensorError::IoError(e) => Error::io(path)(e),
         other => Error::Invalid(format!("{}: not written: {other}", path.display())),
