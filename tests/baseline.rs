@@ -172,9 +172,10 @@ fn the_index_may_be_built_on_sasrec() {
     );
     fails(dir, &["index"], &["index.behavior.encoder was \"sasrec\", is now \"din\""]);
     fails(dir, &["--set", "index.behavior.encoder=gru", "index"], &["gru"]);
+    let heads = ["--set", "baseline.sasrec.dim=16", "--set", "baseline.sasrec.heads=3"];
     fails(
         dir,
-        &["--set", "baseline.sasrec.heads=3", "baseline", "sasrec"],
-        &["baseline.sasrec: dim = 128: must be a multiple of heads = 3"],
+        &[&heads[..], &["baseline", "sasrec"]].concat(),
+        &["baseline.sasrec: dim = 16: must be a multiple of heads = 3"],
     );
 }
