@@ -124,6 +124,9 @@ impl Assignment<'_> {
 
 #[cfg(test)]
 mod tests {
+    use pathfinding::kuhn_munkres::kuhn_munkres_min;
+    use pathfinding::matrix::Matrix;
+
     use super::*;
     use crate::rng;
 
@@ -167,6 +170,25 @@ mod tests {
                 let best = optimum(&costs, num_codes, &mut vec![capacity; num_codes]);
                 assert!((found - best).abs() < 1e-6, "{found} against {best}, seed {seed}");
             }
+        }
+    }
+
+    /// So many that long chains of moves are needed; the reference has a column for each place of a code.
+    #[test]
+    fn many_items_are_assigned_as_well_as_by_the_hungarian_method() {
+        const STEPS: f64 = (1u64 << 40) as f64;
+        let (num_items, num_codes, capacity) = (120, 12, 10);
+        for seed in 0..5 {
+            let costs = costs(seed, num_items, num_codes);
+            let codes = capped(&costs, num_codes, capacity);
+            let rows = costs.chunks_exact(num_codes).zip(&codes);
+            let found: f64 = rows.map(|(row, &code)| f64::from(row[code as usize])).sum();
+            let places = costs.chunks_exact(num_codes).flat_map(|row| {
+                row.iter().flat_map(|&cost| [(f64::from(cost) * STEPS) as i64; 10])
+            });
+            let weights = Matrix::from_vec(num_items, num_codes * capacity, places.collect());
+            let best = kuhn_munkres_min(&weights.unwrap()).0 as f64 / STEPS;
+            assert!((found - best).abs() < 1e-6, "{found} against {best}, seed {seed}");
         }
     }
 
