@@ -169,7 +169,9 @@ impl Recommender<'_> {
         let mut by_user: Vec<(usize, Vec<Ranked>)> = Vec::with_capacity(users.len());
         for alike in order.chunk_by(|&a, &b| excluded(a).len() == excluded(b).len()) {
             let width = self.search.width + excluded(alike[0]).len();
-            let wider = Self { search: BeamSearch { width, ..self.search }, ..*self };
+            // As many rows a step as without.
+            let batch = (self.batch * self.search.width / width).max(1);
+            let wider = Self { search: BeamSearch { width, ..self.search }, batch, ..*self };
             let histories: Vec<&[ItemId]> = alike.iter().map(|&user| history(user)).collect();
             let done = by_user.len();
             let ranked = wider.recommend(&histories, &mut |more| on_batch(done + more))?;

@@ -13,7 +13,7 @@ use super::manifest::{differences, settings_under};
 use super::{GIT_REVISION, Monitor, Run, peak_memory_bytes};
 use crate::data::Split;
 use crate::embed::train_sasrec;
-use crate::eval::{CONFIDENCE, ItemScorer, Protocol, RESAMPLES, evaluate_scores};
+use crate::eval::{CONFIDENCE, ItemScorer, RESAMPLES, evaluate_scores};
 use crate::model::sasrec::SasRec;
 use crate::model::{load_safetensors, save_safetensors};
 use crate::{Result, files, invalid};
@@ -253,8 +253,7 @@ impl Run {
     /// The figure on the validation split, over all users.
     fn validation_figure(&self, scorer: &dyn ItemScorer) -> Result<Option<f64>> {
         let users: Vec<usize> = (0..self.dataset.users.len()).collect();
-        // What the models are does not depend on how they are evaluated.
-        let protocol = Protocol { exclude_history: false, ..self.protocol(Split::Valid) };
+        let protocol = self.validation_protocol();
         let evaluation = evaluate_scores(scorer, &self.dataset, &users, protocol, &mut |_| ())?;
         Ok(evaluation.metrics.get(VALIDATION).copied())
     }

@@ -160,6 +160,11 @@ impl Run {
         Protocol { split, max_history, exclude_history }
     }
 
+    /// How epochs are told apart: what the models are does not depend on how they are evaluated.
+    pub(super) fn validation_protocol(&self) -> Protocol {
+        Protocol { exclude_history: false, ..self.protocol(Split::Valid) }
+    }
+
     /// The users an evaluation is about, by their positions in the dataset.
     pub(super) fn users_of(&self, request: EvalRequest) -> Vec<usize> {
         let all = self.dataset.users.len();
@@ -279,12 +284,7 @@ impl<'a> Validation<'a> {
         let recommender =
             self.run.recommender(model, self.tokens, self.prompts, &self.trie, config.eval.beam);
         let metrics = recommender
-            .evaluate(
-                &self.run.dataset,
-                &self.users,
-                Protocol { exclude_history: false, ..self.run.protocol(Split::Valid) },
-                &mut |_| {},
-            )?
+            .evaluate(&self.run.dataset, &self.users, self.run.validation_protocol(), &mut |_| {})?
             .metrics;
         Ok(metrics.get("ndcg@10").copied().unwrap_or(0.0))
     }
