@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::initial::figures;
-use super::log::TrainLog;
-use super::model::Trained;
-use super::{Monitor, Run, evaluate};
+use crate::run::artifacts::Trained;
+use crate::run::eval::Validation;
+use crate::run::log::TrainLog;
+use crate::run::{Monitor, Run};
 use crate::model::adapter;
 use crate::nn::Params;
 use crate::train::Trainer;
 use crate::{Result, files};
 
-pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>, Value)> {
+pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>, Value)> {
     let config = &run.config.train;
     let trained = Trained::load(run)?;
     let mut params = Params::new();
@@ -48,7 +49,7 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
         state: Some(&state),
     };
     let validation =
-        evaluate::Validation::new(run, &trained.index, &trained.tokens, &prompts, &config.anneal);
+        Validation::new(run, &trained.index, &trained.tokens, &prompts, &config.anneal);
     let mut log = TrainLog::new(&run.dir, "anneal", config.anneal.log_every, monitor);
     let outcome = trainer.run(&samples, Some(&mut || validation.ndcg(&model)), &mut log)?;
     drop(log);

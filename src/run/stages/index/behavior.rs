@@ -5,22 +5,23 @@ use std::path::Path;
 use ndarray::Array2;
 use serde_json::{Value, json};
 
-use super::{Monitor, Run};
+use crate::run::monitor::{epochs, with_epochs};
+use crate::run::{Monitor, Run};
 use crate::embed::{EpochReport, Progress, save_embeddings, train_behavior_embedding};
 use crate::model::save_safetensors;
 use crate::{Error, Result, files};
 
 /// The behavior embedding with what was written for it.
-pub(super) struct Behavior {
-    pub(super) embeddings: Array2<f32>,
+pub(in crate::run) struct Behavior {
+    pub(in crate::run) embeddings: Array2<f32>,
     /// Files, relative to the folder of the index.
-    pub(super) names: Vec<String>,
+    pub(in crate::run) names: Vec<String>,
     /// The name of its figure on the holdout, and the figure.
-    pub(super) figure: (String, Value),
+    pub(in crate::run) figure: (String, Value),
 }
 
 /// Trains the encoder; embeddings, weights and report go into `folder`.
-pub(super) fn embed_behavior(
+pub(in crate::run) fn embed_behavior(
     run: &Run,
     folder: &Path,
     monitor: &mut dyn Monitor,
@@ -61,41 +62,3 @@ pub(super) fn embed_behavior(
     })
 }
 
-/// Shows how far `work`, a training of at most `most` epochs, has come.
-pub(super) fn with_epochs<T>(
-    monitor: &mut dyn Monitor,
-    what: &str,
-    most: usize,
-    metric: &str,
-    work: impl FnOnce(&mut dyn FnMut(&Progress)) -> Result<T>,
-) -> Result<T> {
-    let mut note = String::new();
-    let result = work(&mut |progress| match *progress {
-        Progress::Step { epoch, done, total } => {
-            if (epoch, done) == (1, 1) {
-                monitor.begin(what, (total * most) as u64);
-            }
-            monitor.advance(((epoch - 1) * total + done) as u64, &note);
-        }
-        Progress::Epoch(EpochReport { epoch, loss, measured, samples_per_s }) => {
-            let measured = measured.map_or(String::new(), |m| format!("  {metric} {m:.4}"));
-            note = format!("loss {loss:.4}{measured}");
-            tracing::debug!("{what}: epoch {epoch}: {note}  {samples_per_s:.0} samples/s");
-        }
-    });
-    monitor.end();
-    result
-}
-
-/// A line an epoch.
-pub(super) fn epochs(reports: &[EpochReport], metric: &str) -> Value {
-    let line = |report: &EpochReport| {
-        json!({
-            "epoch": report.epoch,
-            "loss": report.loss,
-            metric: report.measured,
-            "samples_per_s": report.samples_per_s,
-        })
-    };
-    reports.iter().map(line).collect()
-}

@@ -7,10 +7,10 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::behavior::{epochs, with_epochs};
-use super::evaluate::{EvalResult, with_progress};
-use super::manifest::{differences, settings_under};
-use super::{GIT_REVISION, Monitor, Run, peak_memory_bytes};
+use super::EvalResult;
+use crate::run::manifest::{differences, settings_under};
+use crate::run::monitor::{epochs, with_epochs, with_progress};
+use crate::run::{GIT_REVISION, Monitor, Run, peak_memory_bytes};
 use crate::data::Split;
 use crate::embed::train_sasrec;
 use crate::eval::{CONFIDENCE, ItemScorer, RESAMPLES, evaluate_scores};
@@ -296,12 +296,12 @@ impl Run {
 }
 
 /// Where the result of a split and its predictions stand in a baseline's folder.
-pub(super) fn result_files(dir: &Path, split: Split) -> (PathBuf, PathBuf) {
+pub(in crate::run) fn result_files(dir: &Path, split: Split) -> (PathBuf, PathBuf) {
     (dir.join(format!("{split}.json")), dir.join(format!("{split}.predictions.jsonl")))
 }
 
 /// Whether `dir` is the folder of a trained baseline.
-pub(super) fn is_baseline(dir: &Path) -> bool {
+pub(in crate::run) fn is_baseline(dir: &Path) -> bool {
     dir.join("training.json").exists()
 }
 

@@ -9,11 +9,10 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::index::load_matrix;
 use super::meaning::NamedItem;
-use super::model::{Trained, backbone, load_index};
-use super::semantic::embed_texts;
-use super::{Monitor, Run, Stage};
+use crate::run::artifacts::{Trained, backbone, load_index, load_matrix};
+use crate::run::stages::index::embed_texts;
+use crate::run::{Monitor, Run, Stage};
 use crate::data::{Dataset, Item, ItemId, read_new_items};
 use crate::index::{ItemIndex, Placer, store};
 use crate::{Result, files, invalid};
@@ -95,7 +94,7 @@ impl Catalogue<'_> {
     }
 
     /// The model with the added items in its index.
-    pub(super) fn complete(&self, mut trained: Trained) -> Result<Trained> {
+    pub(in crate::run) fn complete(&self, mut trained: Trained) -> Result<Trained> {
         if self.tokens.is_empty() {
             return Ok(trained);
         }

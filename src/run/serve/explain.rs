@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::data::{Dataset, ItemId};
 use crate::index::{ItemIndex, Part, Source};
-use crate::run::meaning::{Meanings, NamedItem, TokenMeaning};
+use super::meaning::{Meanings, NamedItem, TokenMeaning};
 
 /// Why an item is called what it is called, and what of the history is called alike.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -28,19 +28,19 @@ pub struct SharedPrefix {
 
 /// Explains the items of an index.
 #[derive(Debug)]
-pub(super) struct Explainer<'a> {
+pub(in crate::run) struct Explainer<'a> {
     index: ItemIndex,
     parts: Vec<Part>,
     meanings: Meanings<'a>,
 }
 
 impl<'a> Explainer<'a> {
-    pub(super) fn new(dataset: &'a Dataset, index: ItemIndex) -> Self {
+    pub(in crate::run) fn new(dataset: &'a Dataset, index: ItemIndex) -> Self {
         Self { parts: Part::of(&index), meanings: Meanings::new(dataset), index }
     }
 
     /// Explains `item`, recommended after `history`.
-    pub(super) fn explain(&self, item: ItemId, history: &[ItemId]) -> Explanation {
+    pub(in crate::run) fn explain(&self, item: ItemId, history: &[ItemId]) -> Explanation {
         let names = self.index.tokens(item);
         let meaning = |(level, name): (usize, &String)| {
             let place = |part: &Part| part.levels().iter().position(|&l| l == level);

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use candle_core::Tensor;
 use serde_json::{Value, json};
 
-use super::index::load_matrix;
-use super::log::TrainLog;
-use super::model::{extended_backbone, load_index, precision};
-use super::{Monitor, Run, evaluate, peak_memory_bytes};
+use crate::run::artifacts::{extended_backbone, load_index, load_matrix, precision};
+use crate::run::eval::Validation;
+use crate::run::log::TrainLog;
+use crate::run::{Monitor, Run, peak_memory_bytes};
 use crate::config::{TrainEmbeddings, Tuning};
 use crate::model::adapter::{self, Adapters};
 use crate::model::llama::{EMBEDDING, HEAD};
@@ -18,7 +18,7 @@ use crate::nn::Params;
 use crate::train::{Projectors, TrainOutcome, Trainer};
 use crate::{Result, files};
 
-pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>, Value)> {
+pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>, Value)> {
     let config = &run.config.train;
     let index = load_index(run)?;
     let (llama, mut weights, tokens) = extended_backbone(run, &index)?;
@@ -72,7 +72,7 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
         contrast: contrast.then_some((&projectors, &config.contrast, run.dataset.num_items())),
         state: Some(&state),
     };
-    let validation = evaluate::Validation::new(run, &index, &tokens, &prompts, &config.initial);
+    let validation = Validation::new(run, &index, &tokens, &prompts, &config.initial);
     let mut log = TrainLog::new(&run.dir, "initial", config.initial.log_every, monitor);
     let outcome = trainer.run(&samples, Some(&mut || validation.ndcg(&model)), &mut log)?;
     drop(log);
@@ -126,7 +126,7 @@ fn make_trainable(
 }
 
 /// The figures of a finished training run.
-pub(super) fn figures(outcome: &TrainOutcome) -> Value {
+pub(in crate::run) fn figures(outcome: &TrainOutcome) -> Value {
     json!({
         "steps": outcome.steps,
         "tokens_per_s": outcome.tokens as f64 / outcome.seconds.max(1e-9),

@@ -4,10 +4,9 @@ use ndarray::Array2;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::index::load_matrix;
 use super::meaning::{Meanings, NamedItem, TokenMeaning};
-use super::model::load_index;
-use super::{Import, Run, Stage};
+use crate::run::artifacts::{load_index, load_matrix};
+use crate::run::{Import, Run, Stage};
 use crate::Result;
 use crate::data::{Dataset, ItemId};
 use crate::index::{ItemIndex, Part, Report, Similarity, Source, central, report, similarity};

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use ndarray::{Array2, ArrayView2};
 use serde_json::{Value, json};
 
-use super::super::{Monitor, Run};
+use crate::run::{Monitor, Run};
 use crate::embed::train_rq_vae;
 use crate::index::{
     HierarchicalKMeans, ItemIndex, Method, Order, SourceCodes, TreePlan, Uniqueness, quantize,
@@ -15,17 +15,17 @@ use crate::model::save_safetensors;
 use crate::{Error, Result, files};
 
 /// An index and what it was made of.
-pub(super) struct Built {
-    pub(super) index: ItemIndex,
+pub(in crate::run) struct Built {
+    pub(in crate::run) index: ItemIndex,
     /// Files written, relative to the index folder.
-    pub(super) wrote: Vec<String>,
+    pub(in crate::run) wrote: Vec<String>,
     /// Figures of each source.
-    pub(super) figures: Value,
+    pub(in crate::run) figures: Value,
 }
 
 /// Builds the index of `plans` in the folder `dir`; `vectors` has the (items, dim) vectors of each plan,
 /// or nothing where codes are random.
-pub(super) fn build(
+pub(in crate::run) fn build(
     run: &Run,
     plans: &[TreePlan],
     vectors: &[&Array2<f32>],

@@ -9,8 +9,8 @@ use candle_core::{Device, Tensor};
 use linfa_linalg::cholesky::SolveCInplace;
 use ndarray::{Array2, ArrayView2, Axis};
 
-use super::Run;
-use super::index::load_matrix;
+use crate::run::Run;
+use crate::run::artifacts::load_matrix;
 use crate::index::{ItemIndex, Source};
 use crate::{Error, Result, invalid};
 
@@ -22,7 +22,7 @@ const RIDGE: f64 = 0.01;
 /// # Errors
 /// Where the index has levels that say nothing of the items, and where z^s is not there or of another
 /// width than the backbone.
-pub(super) fn directions(run: &Run, index: &ItemIndex, hidden_size: usize) -> Result<Tensor> {
+pub(in crate::run) fn directions(run: &Run, index: &ItemIndex, hidden_size: usize) -> Result<Tensor> {
     const SETTING: &str = "train.item-token-init = \"centroid\"";
     let source = run.config.index.source;
     let Some(semantic) = load_matrix(run, "semantic")? else {

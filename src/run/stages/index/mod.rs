@@ -1,16 +1,19 @@
 //! Stage `index`: the backbone, both embeddings, and the codes made from them.
 
+mod behavior;
 mod codes;
+mod import;
+mod semantic;
 
 use std::path::{Path, PathBuf};
 
 use ndarray::Array2;
 use serde_json::{Value, json};
 
-use super::behavior::embed_behavior;
-use super::log::TrainLog;
-use super::model::{Tokens, backbone, precision};
-use super::{Monitor, Run, semantic};
+use behavior::embed_behavior;
+use crate::run::artifacts::{Tokens, backbone, plan_of, precision};
+use crate::run::log::TrainLog;
+use crate::run::{Monitor, Run};
 use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::embed::{load_embeddings, save_embeddings};
@@ -21,17 +24,20 @@ use crate::text::Tokenizer;
 use crate::train::{Trainer, language_model_samples, shuffled};
 use crate::{Error, Result, files};
 
+pub use import::ImportRequest;
+pub(in crate::run) use semantic::embed_texts;
+
 /// The folder of a backbone from scratch.
 const BACKBONE: &str = "backbone";
 
 /// Refuses what cannot become an index, before anything is written: an infeasible pair of k and levels
 /// fails in a moment.
-pub(super) fn check(run: &Run) -> Result<()> {
+pub(in crate::run) fn check(run: &Run) -> Result<()> {
     semantic::check(run)?;
     plan_of(&run.config, run.dataset.num_items()).map(drop)
 }
 
-pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>, Value)> {
+pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>, Value)> {
     let (config, dataset) = (&run.config, &run.dataset);
     let source = config.index.source;
     let from_texts = matches!(source, Source::Semantic | Source::Unit);
@@ -82,7 +88,7 @@ pub(super) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>,
 }
 
 /// Makes the backbone, where it is one from scratch; gives the files it wrote.
-pub(super) fn prepare_backbone(run: &Run, monitor: &mut dyn Monitor) -> Result<Vec<PathBuf>> {
+pub(in crate::run) fn prepare_backbone(run: &Run, monitor: &mut dyn Monitor) -> Result<Vec<PathBuf>> {
     match run.config.backbone.path {
         Some(_) => Ok(Vec::new()),
         None => prepare_scratch(run, monitor),
@@ -153,16 +159,3 @@ fn scratch_tokenizer(dataset: &Dataset, config: &RunConfig) -> Result<Tokenizer>
     Tokenizer::train_bpe(texts.into_iter(), config.backbone.scratch.vocab_size)
 }
 
-/// The parts of the index that the configuration asks for, semantic before behavior.
-pub(super) fn plan_of(config: &RunConfig, num_items: usize) -> Result<Vec<TreePlan>> {
-    config.index.settings().plan(num_items)
-}
-
-/// An embedding matrix of the run, (items, dim), where the index has one.
-pub(super) fn load_matrix(run: &Run, name: &str) -> Result<Option<Array2<f32>>> {
-    let path = run.dir.join("index").join(format!("{name}.safetensors"));
-    if !path.exists() {
-        return Ok(None);
-    }
-    load_embeddings(&path, run.dataset.num_items()).map(Some)
-}

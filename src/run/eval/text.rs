@@ -7,9 +7,9 @@ use rand::seq::index::sample;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::evaluate::EvalResult;
-use super::model::{Tokens, Trained, extended_backbone, load_index, precision};
-use super::{Monitor, Run, Stage, peak_memory_bytes};
+use super::EvalResult;
+use crate::run::artifacts::{Tokens, Trained, extended_backbone, load_index, precision};
+use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::data::{ItemId, Split, User};
 use crate::decode::likeliest;
 use crate::eval::{Continuation, TextScores, generate, response_losses};
@@ -291,7 +291,7 @@ impl Run {
             "model_digest": trained.then(|| digest(Stage::Initial, "model.safetensors")),
             "adapter_digest": (request.model == TextModel::On)
                 .then(|| digest(Stage::Anneal, "adapter_model.safetensors")),
-            "git_revision": super::GIT_REVISION,
+            "git_revision": crate::run::GIT_REVISION,
         })
     }
 }

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::manifest::{self, Import};
-use super::model::{Tokens, backbone};
-use super::{Monitor, Run, Stage, StageReport, Status};
+use crate::run::artifacts::{Tokens, backbone};
+use crate::run::manifest::{self, Import};
+use crate::run::{Monitor, Run, Stage, StageReport, Status};
 use crate::index::{Foreign, OnCollision, Source, store};
 use crate::{Result, files, invalid};
 
@@ -77,7 +77,7 @@ impl Run {
 
         let start = Instant::now();
         self.begin(Stage::Index, settings, inputs, false, Some(import))?;
-        let mut wrote = super::index::prepare_backbone(self, monitor)?;
+        let mut wrote = super::prepare_backbone(self, monitor)?;
         let new = self.dir.join("index.new");
         files::remove_dir(&new)?;
         Tokens::extend(backbone(self)?.tokenizer, &index)?.check(&index)?;

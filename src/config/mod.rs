@@ -253,7 +253,7 @@ impl Default for EvalConfig {
 }
 
 /// The demo's configuration, embedded so that the program runs without any file.
-pub const DEMO: &str = include_str!("../configs/demo.toml");
+pub const DEMO: &str = include_str!("../../configs/demo.toml");
 
 impl RunConfig {
     /// Parses TOML from `origin` and applies `overrides` of the form `key.path=value`.
@@ -408,9 +408,9 @@ mod tests {
     fn shipped_configurations_hold() {
         for text in [
             DEMO,
-            include_str!("../configs/beauty-small.toml"),
-            include_str!("../configs/beauty-smollm2.toml"),
-            include_str!("../configs/beauty-llama7b.toml"),
+            include_str!("../../configs/beauty-small.toml"),
+            include_str!("../../configs/beauty-smollm2.toml"),
+            include_str!("../../configs/beauty-llama7b.toml"),
         ] {
             RunConfig::parse(text, "shipped", &[]).unwrap().check().unwrap();
         }

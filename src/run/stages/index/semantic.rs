@@ -6,8 +6,8 @@ use std::time::Duration;
 use ndarray::Array2;
 use serde_json::{Value, json};
 
-use super::model::precision;
-use super::{Monitor, Run};
+use crate::run::artifacts::precision;
+use crate::run::{Monitor, Run};
 use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::embed::{
@@ -42,7 +42,7 @@ fn imports(config: &RunConfig) -> impl Iterator<Item = Import<'_>> {
 }
 
 /// Digests of the imported embeddings, by setting; of those that are there.
-pub(super) fn digests(config: &RunConfig) -> Vec<(String, String)> {
+pub(in crate::run) fn digests(config: &RunConfig) -> Vec<(String, String)> {
     let digest = |(key, path): Import<'_>| {
         Some((format!("{key} ({})", path.display()), files::digest(path).ok()?))
     };
@@ -50,7 +50,7 @@ pub(super) fn digests(config: &RunConfig) -> Vec<(String, String)> {
 }
 
 /// Refuses what stage `index` cannot work with, before anything is written.
-pub(super) fn check(run: &Run) -> Result<()> {
+pub(in crate::run) fn check(run: &Run) -> Result<()> {
     let (config, dataset) = (&run.config.index, &run.dataset);
     for (key, path) in imports(&run.config) {
         read(key, path, dataset.num_items())?;
@@ -73,7 +73,7 @@ pub(super) fn check(run: &Run) -> Result<()> {
 }
 
 /// The imported embeddings of `setting`, where it names a file.
-pub(super) fn imported(
+pub(in crate::run) fn imported(
     run: &Run,
     setting: &'static str,
     path: Option<&Path>,
@@ -86,7 +86,7 @@ fn read(setting: &str, path: &Path, items: usize) -> Result<Array2<f32>> {
 }
 
 /// Writes z^s to `new`, the index in the making, and gives it; adds what it took to `figures`.
-pub(super) fn make(
+pub(in crate::run) fn make(
     run: &Run,
     backbone: &Backbone,
     new: &Path,
@@ -132,7 +132,7 @@ pub(super) fn make(
 }
 
 /// z^s of the items of `dataset`, which need not be the run's.
-pub(super) fn embed_texts(
+pub(in crate::run) fn embed_texts(
     run: &Run,
     backbone: &Backbone,
     dataset: &Dataset,
@@ -177,6 +177,6 @@ fn embed(
 }
 
 /// Forgets what was kept of an embedding that is part of the index now.
-pub(super) fn forget_parts(run: &Run) -> Result<()> {
+pub(in crate::run) fn forget_parts(run: &Run) -> Result<()> {
     files::remove_dir(&run.dir.join(PARTS))
 }

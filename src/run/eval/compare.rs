@@ -7,7 +7,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::baseline::{is_baseline, result_files};
-use super::{EvalRequest, Manifest, Run, Stage};
+use super::EvalRequest;
+use crate::run::{Manifest, Run, Stage};
 use crate::eval::{self, Difference, PERMUTATIONS, PerMetric, Prediction};
 use crate::{Error, Result, files, invalid};
 

@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use super::model::Trained;
-use super::{Run, Stage};
+use crate::run::artifacts::Trained;
+use crate::run::{Run, Stage};
 use crate::decode::{Sampler, Sampling};
 use crate::eval::generate;
 use crate::{Result, invalid};

@@ -1,16 +1,15 @@
 //! Recommending from a model that is loaded once and asked any number of times.
 
-mod explain;
 
 use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 
-use self::explain::Explainer;
 use super::added::Catalogue;
+use super::explain::Explainer;
 use super::meaning::NamedItem;
-use super::model::{Tokens, Trained};
-use super::{Run, Stage};
+use crate::run::artifacts::{Tokens, Trained};
+use crate::run::{Run, Stage};
 use crate::data::{Dataset, ItemId};
 use crate::decode::{BeamSearch, Ranked};
 use crate::eval::BatchScorer;
@@ -19,7 +18,6 @@ use crate::model::Llama;
 use crate::tasks::Prompts;
 use crate::{Result, invalid};
 
-pub use explain::{Explanation, SharedPrefix};
 
 /// What holds for every request to a [`Service`].
 #[derive(Debug, Clone, PartialEq)]

@@ -6,8 +6,9 @@ use std::time::Instant;
 use rand::seq::index::sample;
 use serde_json::{Value, json};
 
-use super::model::{Tokens, Trained, precision};
-use super::{Monitor, Run, Stage, peak_memory_bytes};
+use crate::run::artifacts::{Tokens, Trained, precision};
+use crate::run::monitor::with_progress;
+use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::config::Float;
 use crate::data::{ItemId, Split};
 use crate::decode::BeamSearch;
@@ -40,23 +41,23 @@ pub struct EvalRequest {
 
 impl EvalRequest {
     /// The name of the result, without extension.
-    pub(super) fn name(&self) -> String {
+    pub(in crate::run) fn name(&self) -> String {
         let limit = self.limit.map_or(String::new(), |n| format!("-lim{n}"));
         format!("{}-{}-b{}{limit}", self.split, self.adapter_switch(), self.beam)
     }
 
     /// Where the predictions stand in the run folder `dir`.
-    pub(super) fn predictions(&self, dir: &Path) -> PathBuf {
+    pub(in crate::run) fn predictions(&self, dir: &Path) -> PathBuf {
         dir.join("eval").join(format!("{}.predictions.jsonl", self.name()))
     }
 
     /// Where the result stands in the run folder `dir`.
-    pub(super) fn result(&self, dir: &Path) -> PathBuf {
+    pub(in crate::run) fn result(&self, dir: &Path) -> PathBuf {
         dir.join("eval").join(format!("{}.json", self.name()))
     }
 
     /// The words that ask for it, after `llmbs`.
-    pub(super) fn command(&self) -> String {
+    pub(in crate::run) fn command(&self) -> String {
         let limit = self.limit.map_or(String::new(), |n| format!(" --limit {n}"));
         let (split, adapter, beam) = (self.split, self.adapter_switch(), self.beam);
         format!("eval --split {split} --adapter {adapter} --beam {beam}{limit}")
@@ -125,7 +126,7 @@ impl Run {
     }
 
     /// What is told of every evaluation, whatever ranked the items; it took `seconds`.
-    pub(super) fn result_of(
+    pub(in crate::run) fn result_of(
         &self,
         evaluation: &Evaluation,
         users: &[usize],
@@ -154,19 +155,19 @@ impl Run {
     }
 
     /// How users are evaluated on a split.
-    pub(super) fn protocol(&self, split: Split) -> Protocol {
+    pub(in crate::run) fn protocol(&self, split: Split) -> Protocol {
         let (max_history, exclude_history) =
             (self.config.data.history, self.config.eval.exclude_history);
         Protocol { split, max_history, exclude_history }
     }
 
     /// How epochs are told apart: what the models are does not depend on how they are evaluated.
-    pub(super) fn validation_protocol(&self) -> Protocol {
+    pub(in crate::run) fn validation_protocol(&self) -> Protocol {
         Protocol { exclude_history: false, ..self.protocol(Split::Valid) }
     }
 
     /// The users an evaluation is about, by their positions in the dataset.
-    pub(super) fn users_of(&self, request: EvalRequest) -> Vec<usize> {
+    pub(in crate::run) fn users_of(&self, request: EvalRequest) -> Vec<usize> {
         let all = self.dataset.users.len();
         (0..request.limit.map_or(all, |n| n.min(all))).collect()
     }
@@ -201,13 +202,13 @@ impl Run {
     }
 
     /// How many users are searched for together.
-    pub(super) fn eval_batch(&self, beam: usize) -> usize {
+    pub(in crate::run) fn eval_batch(&self, beam: usize) -> usize {
         let most = self.config.eval.batch;
         (most * FULL_BATCH_BEAM / beam).clamp(1, most)
     }
 
     /// What decides an evaluation's outcome.
-    pub(super) fn eval_settings(&self, request: EvalRequest, users: usize) -> Value {
+    pub(in crate::run) fn eval_settings(&self, request: EvalRequest, users: usize) -> Value {
         let digest = |stage: Stage, file: &str| self.manifest.output(stage, file);
         let backbone = &self.config.backbone;
         let rounds = self.device.is_cpu() && precision(self).takes_effect();
@@ -248,45 +249,8 @@ impl Run {
             "model_digest": digest(Stage::Initial, "model.safetensors"),
             "adapter_digest":
                 request.adapter.then(|| digest(Stage::Anneal, "adapter_model.safetensors")),
-            "git_revision": super::GIT_REVISION,
+            "git_revision": crate::run::GIT_REVISION,
         })
-    }
-}
-
-/// The validation metric that training picks its best epoch by.
-pub(super) struct Validation<'a> {
-    run: &'a Run,
-    tokens: &'a Tokens,
-    prompts: &'a Prompts,
-    trie: Trie,
-    users: Vec<usize>,
-}
-
-impl<'a> Validation<'a> {
-    pub(super) fn new(
-        run: &'a Run,
-        index: &ItemIndex,
-        tokens: &'a Tokens,
-        prompts: &'a Prompts,
-        config: &TrainConfig,
-    ) -> Self {
-        let all: Vec<usize> = (0..run.dataset.users.len()).collect();
-        let users = match config.validation_users {
-            0 => all,
-            most => sample_of(&all, most, run.config.seed, "validation users"),
-        };
-        Self { run, tokens, prompts, trie: Trie::new(index), users }
-    }
-
-    /// NDCG@10 on the validation split.
-    pub(super) fn ndcg(&self, model: &Llama) -> Result<f64> {
-        let config = &self.run.config;
-        let recommender =
-            self.run.recommender(model, self.tokens, self.prompts, &self.trie, config.eval.beam);
-        let metrics = recommender
-            .evaluate(&self.run.dataset, &self.users, self.run.validation_protocol(), &mut |_| {})?
-            .metrics;
-        Ok(metrics.get("ndcg@10").copied().unwrap_or(0.0))
     }
 }
 
@@ -299,21 +263,4 @@ fn sample_of(users: &[usize], most: usize, seed: u64, label: &str) -> Vec<usize>
     let mut drawn = sample(&mut stream, users.len(), most).into_vec();
     drawn.sort_unstable();
     drawn.into_iter().map(|at| users[at]).collect()
-}
-
-/// Shows how many of `total` users `work` is done with, and how many a second.
-pub(super) fn with_progress<T>(
-    monitor: &mut dyn Monitor,
-    what: &str,
-    total: usize,
-    work: impl FnOnce(&mut dyn FnMut(usize)) -> Result<T>,
-) -> Result<T> {
-    let start = Instant::now();
-    monitor.begin(what, total as u64);
-    let result = work(&mut |done| {
-        let rate = done as f64 / start.elapsed().as_secs_f64();
-        monitor.advance(done as u64, &format!("{rate:.1} users/s"));
-    });
-    monitor.end();
-    result
 }

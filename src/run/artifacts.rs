@@ -1,11 +1,12 @@
-//! The models and vocabularies of a run, as its stages find them.
+//! What a run folder holds, read: the index and its matrices, the models and their vocabularies.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use candle_core::DType;
 
-use super::{Run, Stage, item_rows};
+use super::stages::item_rows;
+use super::{Run, Stage};
 use crate::config::{Float, ItemTokenInit};
 use crate::data::Dataset;
 use crate::eval::ItemVocabulary;
@@ -67,7 +68,7 @@ pub(super) fn load_index(run: &Run) -> Result<ItemIndex> {
     let sources = if let Some(import) = run.imported() {
         import.sources.clone()
     } else {
-        let plans = super::index::plan_of(&run.config, run.dataset.num_items())?;
+        let plans = plan_of(&run.config, run.dataset.num_items())?;
         run.config.index.settings().level_sources(&plans)
     };
     let index = store::read(&run.dir.join("index/index.json"), &sources)?;
@@ -250,4 +251,18 @@ impl Trained {
         let adapters: BTreeMap<_, _> = adapters.clone();
         Ok(Llama::with_lora(&self.config, &self.weights, &adapters)?.with_precision(precision(run)))
     }
+}
+
+/// The parts of the index that the configuration asks for, semantic before behavior.
+pub(super) fn plan_of(config: &RunConfig, num_items: usize) -> Result<Vec<TreePlan>> {
+    config.index.settings().plan(num_items)
+}
+
+/// An embedding matrix of the run, (items, dim), where the index has one.
+pub(super) fn load_matrix(run: &Run, name: &str) -> Result<Option<Array2<f32>>> {
+    let path = run.dir.join("index").join(format!("{name}.safetensors"));
+    if !path.exists() {
+        return Ok(None);
+    }
+    load_embeddings(&path, run.dataset.num_items()).map(Some)
 }

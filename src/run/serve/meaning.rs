@@ -25,7 +25,7 @@ pub struct NamedItem {
 }
 
 impl NamedItem {
-    pub(super) fn new(dataset: &Dataset, item: ItemId) -> Self {
+    pub(in crate::run) fn new(dataset: &Dataset, item: ItemId) -> Self {
         let texts = &dataset.items[item as usize];
         Self { item, raw_id: texts.raw_id.clone(), title: texts.title.clone() }
     }
@@ -46,25 +46,25 @@ pub struct TokenMeaning {
 
 /// Says what tokens stand for.
 #[derive(Debug)]
-pub(super) struct Meanings<'a> {
+pub(in crate::run) struct Meanings<'a> {
     dataset: &'a Dataset,
     popularity: Vec<u32>,
 }
 
 impl<'a> Meanings<'a> {
-    pub(super) fn new(dataset: &'a Dataset) -> Self {
+    pub(in crate::run) fn new(dataset: &'a Dataset) -> Self {
         Self { dataset, popularity: dataset.popularity() }
     }
 
     /// What `token` of a level from `source` stands for, if that is `items`.
-    pub(super) fn of(&self, token: String, source: Source, items: &[ItemId]) -> TokenMeaning {
+    pub(in crate::run) fn of(&self, token: String, source: Source, items: &[ItemId]) -> TokenMeaning {
         let mut typical = items.to_vec();
         typical.sort_unstable_by_key(|&item| (Reverse(self.popularity[item as usize]), item));
         typical.truncate(TYPICAL);
         TokenMeaning { token, source, items: items.len(), typical: self.named(typical) }
     }
 
-    pub(super) fn named(&self, items: Vec<ItemId>) -> Vec<NamedItem> {
+    pub(in crate::run) fn named(&self, items: Vec<ItemId>) -> Vec<NamedItem> {
         items.into_iter().map(|item| NamedItem::new(self.dataset, item)).collect()
     }
 }

@@ -1,0 +1,15 @@
+//! What a run is good for once it is made: recommending, writing, and looking at its index.
+
+mod added;
+mod explain;
+mod generate;
+mod inspect;
+mod meaning;
+mod recommend;
+
+pub use added::{AddedItem, Catalogue};
+pub use explain::{Explanation, SharedPrefix};
+pub use generate::{GenerateRequest, Generated, Stop};
+pub use inspect::{IndexReport, Inspection, SourceTree, TokenReport};
+pub use meaning::{NamedItem, TokenMeaning};
+pub use recommend::{Query, RecommendOptions, Recommendation, Service};

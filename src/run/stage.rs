@@ -1,0 +1,243 @@
+//! The stages: what each builds on, what decides it, and when it is run, resumed, refused or stale.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::manifest::{self, Import, Record, Status};
+use super::stages::{anneal, index, initial};
+use super::{GIT_REVISION, Monitor, Run, peak_memory_bytes};
+use crate::{Result, files, invalid};
+
+/// The stages whose results a run folder keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Embeddings and item index.
+    Index,
+    /// All tasks, with the contrastive loss.
+    Initial,
+    /// The annealing adapter.
+    Anneal,
+}
+
+impl Stage {
+    const ALL: [Self; 3] = [Self::Index, Self::Initial, Self::Anneal];
+
+    /// The words that run it, after `llmbs`.
+    pub fn command(self) -> &'static str {
+        match self {
+            Self::Index => "index",
+            Self::Initial => "train --stage initial",
+            Self::Anneal => "train --stage anneal",
+        }
+    }
+
+    /// What it makes.
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::Index => "the item index",
+            Self::Initial => "the model of stage initial",
+            Self::Anneal => "the annealing adapter",
+        }
+    }
+
+    /// The folder of its result.
+    pub fn folder(self) -> &'static str {
+        match self {
+            Self::Index => "index",
+            Self::Initial => "initial",
+            Self::Anneal => "anneal",
+        }
+    }
+}
+
+/// What a stage did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StageReport {
+    /// The stage.
+    pub stage: Stage,
+    /// It was done already, and nothing was changed.
+    pub was_done: bool,
+    /// Files written, relative to the run folder.
+    pub wrote: Vec<PathBuf>,
+    /// Figures of the result.
+    pub figures: Value,
+    /// Wall-clock seconds.
+    pub seconds: f64,
+}
+
+impl StageReport {
+    /// Nothing: the stage of `record` was done already.
+    fn was_done(stage: Stage, record: &Record) -> Self {
+        Self {
+            stage,
+            was_done: true,
+            wrote: record.outputs.keys().map(PathBuf::from).collect(),
+            figures: record.figures.clone(),
+            seconds: record.seconds,
+        }
+    }
+}
+
+impl Run {
+    /// Whether a stage's result stands, whole and not stale; of which settings, is not asked here.
+    pub fn is_done(&self, stage: Stage) -> bool {
+        self.manifest.stages.get(&stage).is_some_and(|r| r.status == Status::Done)
+    }
+
+    /// Runs a stage, unless it is done; `force` redoes it.
+    ///
+    /// # Errors
+    /// Names the stage that has to run first, or what differs from the run that made what is there.
+    pub fn stage(
+        &mut self,
+        stage: Stage,
+        force: bool,
+        monitor: &mut dyn Monitor,
+    ) -> Result<StageReport> {
+        self.require_before(stage)?;
+        let settings =
+            if force { manifest::settings(stage, &self.config)? } else { self.settings(stage)? };
+        let inputs = self.inputs(stage);
+        let state = self.dir.join(stage.folder()).join("state");
+        let found = self.manifest.stages.get(&stage).filter(|r| match r.status {
+            Status::Done => true,
+            // Without a saved state there is nothing to mix the new settings into.
+            Status::Running => state.exists(),
+            Status::Stale => false,
+        });
+        let mut resumes = false;
+        if let Some(record) = found.filter(|_| !force) {
+            manifest::compare(&self.dir, stage, record, &settings, &inputs)?;
+            resumes = record.status == Status::Running;
+            if record.status == Status::Done {
+                return Ok(StageReport::was_done(stage, record));
+            }
+        }
+        if stage == Stage::Index {
+            index::check(self)?;
+        }
+        let start = Instant::now();
+        self.begin(stage, settings, inputs, resumes, None)?;
+        let (wrote, figures) = match stage {
+            Stage::Index => index::run(self, monitor)?,
+            Stage::Initial => initial::run(self, monitor)?,
+            Stage::Anneal => anneal::run(self, monitor)?,
+        };
+        self.finish(stage, wrote, figures, start.elapsed().as_secs_f64())
+    }
+
+    /// Refuses where a stage that `stage` builds on is missing, stale or of other settings.
+    fn require_before(&self, stage: Stage) -> Result<()> {
+        for earlier in Stage::ALL.into_iter().take_while(|s| *s != stage) {
+            self.require(earlier)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses where the result of `stage` is missing, stale or of other settings.
+    fn require(&self, stage: Stage) -> Result<()> {
+        let Some(record) = self.manifest.stages.get(&stage).filter(|r| r.status == Status::Done)
+        else {
+            invalid!(
+                "{}: {} is not there yet: run `llmbs {}` first",
+                self.dir.display(),
+                stage.what(),
+                stage.command()
+            );
+        };
+        manifest::compare(&self.dir, stage, record, &self.settings(stage)?, &self.inputs(stage))
+    }
+
+    /// The settings that decide the result of `stage`.
+    fn settings(&self, stage: Stage) -> Result<BTreeMap<String, Value>> {
+        if stage == Stage::Index && self.imported().is_some() {
+            manifest::settings_of_import(&self.config)
+        } else {
+            manifest::settings(stage, &self.config)
+        }
+    }
+
+    /// Where the item index was imported from, if it was and stands.
+    fn imported(&self) -> Option<&Import> {
+        self.manifest.imported().filter(|_| self.is_done(Stage::Index))
+    }
+
+    /// Digests of what a stage reads: the data, and what the stages before wrote.
+    fn inputs(&self, stage: Stage) -> BTreeMap<String, String> {
+        let mut inputs = BTreeMap::new();
+        inputs.insert("the dataset".to_string(), self.dataset.fingerprint.clone());
+        if stage == Stage::Index {
+            inputs.extend(semantic::digests(&self.config));
+        }
+        for earlier in Stage::ALL.into_iter().take_while(|s| *s != stage) {
+            if let Some(record) = self.manifest.stages.get(&earlier) {
+                inputs.extend(record.outputs.clone());
+            }
+        }
+        inputs
+    }
+
+    fn begin(
+        &mut self,
+        stage: Stage,
+        settings: BTreeMap<String, Value>,
+        inputs: BTreeMap<String, String>,
+        resumes: bool,
+        imported: Option<Import>,
+    ) -> Result<()> {
+        if !resumes {
+            files::remove_dir(&self.dir.join(stage.folder()).join("state"))?;
+        }
+        for later in Stage::ALL.into_iter().filter(|s| *s > stage) {
+            if let Some(record) = self.manifest.stages.get_mut(&later) {
+                record.status = Status::Stale;
+            }
+        }
+        let record = Record {
+            status: Status::Running,
+            imported,
+            settings,
+            inputs,
+            outputs: BTreeMap::new(),
+            program: format!("llmbs {} ({GIT_REVISION})", env!("CARGO_PKG_VERSION")),
+            machine: self.machine(),
+            seconds: 0.0,
+            peak_memory_bytes: 0,
+            figures: Value::Null,
+        };
+        self.manifest.stages.insert(stage, record);
+        files::write(&self.dir.join("config.toml"), self.config.to_toml()?.as_bytes())?;
+        self.save_manifest()
+    }
+
+    fn finish(
+        &mut self,
+        stage: Stage,
+        wrote: Vec<PathBuf>,
+        figures: Value,
+        seconds: f64,
+    ) -> Result<StageReport> {
+        let mut outputs = BTreeMap::new();
+        for path in &wrote {
+            outputs.insert(path.display().to_string(), files::digest(&self.dir.join(path))?);
+        }
+        if let Some(record) = self.manifest.stages.get_mut(&stage) {
+            record.status = Status::Done;
+            record.outputs = outputs;
+            record.seconds = seconds;
+            record.peak_memory_bytes = peak_memory_bytes();
+            record.figures = figures.clone();
+        }
+        self.save_manifest()?;
+        Ok(StageReport { stage, was_done: false, wrote, figures, seconds })
+    }
+
+    fn save_manifest(&self) -> Result<()> {
+        files::write_json(&self.dir.join("manifest.json"), &self.manifest)
+    }
+}

@@ -1,0 +1,6 @@
+//! What each stage does.
+
+pub(super) mod anneal;
+pub(super) mod index;
+pub(super) mod initial;
+pub(super) mod item_rows;
