@@ -1,8 +1,9 @@
 //! Backbones from the Hugging Face hub, through the same local cache that Python uses.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use hf_hub::{HFClient, HFError, HFRepositorySync, split_id};
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
+use hf_hub::{Cache, Repo, RepoType};
 
 use super::checkpoint::shard_names;
 use crate::{Error, Result};
@@ -16,8 +17,11 @@ const OPTIONAL: [&str; 2] = ["tokenizer_config.json", "generation_config.json"];
 /// With `HF_HUB_OFFLINE` set, only the cache is used.
 pub(super) fn fetch(id: &str) -> Result<PathBuf> {
     let offline = std::env::var("HF_HUB_OFFLINE").is_ok_and(|value| is_true(&value));
-    let client = HFClient::new().map_err(|e| Error::Invalid(format!("hub: {e}")))?;
-    fetch_with(client, id, offline)
+    let mut builder = ApiBuilder::from_env();
+    if let Ok(token) = std::env::var("HF_TOKEN") {
+        builder = builder.with_token(Some(token));
+    }
+    fetch_with(builder, Cache::from_env(), id, offline)
 }
 
 /// As Hugging Face reads its switches.
@@ -25,95 +29,111 @@ fn is_true(value: &str) -> bool {
     matches!(value.to_ascii_uppercase().as_str(), "1" | "ON" | "YES" | "TRUE")
 }
 
-fn fetch_with(client: HFClient, id: &str, offline: bool) -> Result<PathBuf> {
-    let cache = client.cache_dir().to_path_buf();
-    let (owner, name) = split_id(id);
-    let failed = |file: &str, e: HFError| Error::Invalid(message(id, file, &e, offline, &cache));
+/// A repository in the cache, and on the hub where that may be asked.
+struct Repository<'a> {
+    id: &'a str,
+    cache: Cache,
+    api: Option<Api>,
+}
 
-    let client = hf_hub::HFClientSync::from_inner(client).map_err(|e| failed("client", e))?;
-    let repository = client.model(owner, name);
-    let config =
-        get(&repository, "config.json", None, offline).map_err(|e| failed("config.json", e))?;
-    let Some(folder) = config.parent() else {
-        return Err(Error::Invalid(format!("{id}: {} is in no folder", config.display())));
+fn fetch_with(builder: ApiBuilder, cache: Cache, id: &str, offline: bool) -> Result<PathBuf> {
+    let cached = cache.model(id.to_string()).get("config.json");
+    let api = if offline {
+        None
+    } else {
+        let api = builder.with_progress(false).build();
+        Some(api.map_err(|e| Error::Invalid(format!("hub: {e}")))?)
+    };
+    let repository = Repository { id, cache, api };
+    let config = match cached {
+        Some(config) => config,
+        None => repository.download("config.json", "main")?.unwrap_or_default(),
+    };
+    let commit = config.parent().and_then(|folder| folder.file_name()?.to_str());
+    let (Some(folder), Some(commit)) = (config.parent(), commit) else {
+        return Err(repository.lacks("config.json"));
     };
     // The folder is named after the commit: everything else comes from that one, whatever is pushed
     // to the repository meanwhile.
-    let commit = folder.file_name().and_then(|name| name.to_str());
-    let get = |file: &str| get(&repository, file, commit, offline);
+    let get = |file: &str| {
+        let path = folder.join(file);
+        if path.exists() { Ok(Some(path)) } else { repository.download(file, commit) }
+    };
+    let need = |file: &str| get(file)?.ok_or_else(|| repository.lacks(file));
 
-    get("tokenizer.json").map_err(|e| failed("tokenizer.json", e))?;
+    need("tokenizer.json")?;
     for file in OPTIONAL {
-        match get(file) {
-            Err(e) if !is_absent(&e) => return Err(failed(file, e)),
-            _ => {}
-        }
+        get(file)?;
     }
     let single = "model.safetensors";
-    match get(single) {
-        Ok(_) => {}
-        Err(e) if is_absent(&e) => {
-            let index = "model.safetensors.index.json";
-            // Where neither exists, the single file is the one to name.
-            let index = get(index).map_err(|_| failed(single, e))?;
-            for shard in shard_names(&index)? {
-                get(&shard).map_err(|e| failed(&shard, e))?;
-            }
+    if get(single)?.is_none() {
+        // Where neither exists, the single file is the one to name.
+        let Some(index) = get("model.safetensors.index.json")? else {
+            return Err(repository.lacks(single));
+        };
+        for shard in shard_names(&index)? {
+            need(&shard)?;
         }
-        Err(e) => return Err(failed(single, e)),
     }
     Ok(folder.to_path_buf())
 }
 
-fn get(
-    repository: &HFRepositorySync<hf_hub::RepoTypeModel>,
-    file: &str,
-    commit: Option<&str>,
-    offline: bool,
-) -> std::result::Result<PathBuf, HFError> {
-    if !offline {
-        tracing::info!("fetching {file} of {}/{}", repository.owner(), repository.name());
-    }
-    repository
-        .download_file()
-        .filename(file)
-        .maybe_revision(commit)
-        .local_files_only(offline)
-        .send()
-}
-
-fn is_absent(e: &HFError) -> bool {
-    matches!(e, HFError::EntryNotFound { .. } | HFError::LocalEntryNotFound { .. })
-}
-
-/// One line that names the repository, the file, the cause and the way out.
-fn message(id: &str, file: &str, e: &HFError, offline: bool, cache: &Path) -> String {
-    let mut cause = e.to_string();
-    let mut source = std::error::Error::source(e);
-    while let Some(inner) = source {
-        // The outer error often repeats the inner one's text.
-        let text = inner.to_string();
-        if !cause.contains(&text) {
-            cause = format!("{cause}: {text}");
+impl Repository<'_> {
+    /// Downloads a file as it is at `revision`; `None` where the repository, or the cache if that is all
+    /// there is, does not have it.
+    fn download(&self, file: &str, revision: &str) -> Result<Option<PathBuf>> {
+        let Some(api) = &self.api else { return Ok(None) };
+        tracing::info!("fetching {file} of {}", self.id);
+        let repo = Repo::with_revision(self.id.to_string(), RepoType::Model, revision.to_string());
+        match api.repo(repo).download(file) {
+            Ok(path) => Ok(Some(path)),
+            Err(e) if is_absent(&e) => Ok(None),
+            Err(e) => Err(self.failed(file, &e)),
         }
-        source = inner.source();
     }
-    let cache = cache.display();
-    if offline {
-        format!(
-            "hub repository {id}: {file} is not in the cache at {cache} and HF_HUB_OFFLINE is set; \
-             fetch it once with network access, or give a local folder or GGUF file"
-        )
-    } else {
-        format!(
-            "hub repository {id}: cannot fetch {file} ({cause}); check the name and the network, \
-             set HF_TOKEN for a gated repository, or give a local folder or GGUF file"
-        )
+
+    fn lacks(&self, file: &str) -> Error {
+        let (id, cache) = (self.id, self.cache.path().display());
+        Error::Invalid(match self.api {
+            None => format!(
+                "hub repository {id}: {file} is not in the cache at {cache} and HF_HUB_OFFLINE is \
+                 set; fetch it once with network access, or give a local folder or GGUF file"
+            ),
+            Some(_) => format!(
+                "hub repository {id}: there is no {file}, or no such repository; check the name, or \
+                 give a local folder or GGUF file"
+            ),
+        })
     }
+
+    /// One line that names the repository, the file, the cause and the way out.
+    fn failed(&self, file: &str, e: &ApiError) -> Error {
+        let mut cause = e.to_string();
+        let mut source = std::error::Error::source(e);
+        while let Some(inner) = source {
+            // The outer error often repeats the inner one's text.
+            let text = inner.to_string();
+            if !cause.contains(&text) {
+                cause = format!("{cause}: {text}");
+            }
+            source = inner.source();
+        }
+        Error::Invalid(format!(
+            "hub repository {}: cannot fetch {file} ({cause}); check the name and the network, \
+             set HF_TOKEN for a gated repository, or give a local folder or GGUF file",
+            self.id
+        ))
+    }
+}
+
+fn is_absent(e: &ApiError) -> bool {
+    matches!(e, ApiError::RequestError(e) if matches!(**e, ureq::Error::StatusCode(404)))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -132,14 +152,13 @@ mod tests {
         cache
     }
 
-    fn client(cache: &Path) -> HFClient {
+    fn fetch(cache: &Path, id: &str, offline: bool) -> Result<PathBuf> {
+        let cache = Cache::new(cache.to_path_buf());
         // Nothing listens on the discard port.
-        HFClient::builder()
-            .cache_dir(cache)
-            .endpoint("http://127.0.0.1:9")
-            .retry_max_attempts(0)
-            .build()
-            .unwrap()
+        let builder = ApiBuilder::from_cache(cache.clone())
+            .with_endpoint("http://127.0.0.1:9".into())
+            .with_retries(0);
+        fetch_with(builder, cache, id, offline)
     }
 
     #[test]
@@ -152,19 +171,19 @@ mod tests {
             ("part-1.safetensors", ""),
         ];
         let incomplete = cache(&files);
-        let error = fetch_with(client(incomplete.path()), "owner/name", true).unwrap_err();
+        let error = fetch(incomplete.path(), "owner/name", true).unwrap_err();
         assert!(error.to_string().contains("part-2.safetensors is not in the cache"), "{error}");
 
         files.push(("part-2.safetensors", ""));
         let complete = cache(&files);
-        let folder = fetch_with(client(complete.path()), "owner/name", true).unwrap();
+        let folder = fetch(complete.path(), "owner/name", true).unwrap();
         assert!(folder.ends_with(COMMIT), "{}", folder.display());
     }
 
     #[test]
     fn offline_an_absent_repository_is_one_clear_error() {
         let empty = tempfile::tempdir().unwrap();
-        let error = fetch_with(client(empty.path()), "owner/other", true).unwrap_err().to_string();
+        let error = fetch(empty.path(), "owner/other", true).unwrap_err().to_string();
         assert!(error.contains("owner/other: config.json is not in the cache"), "{error}");
         assert!(error.contains("HF_HUB_OFFLINE"), "{error}");
     }
@@ -172,7 +191,7 @@ mod tests {
     #[test]
     fn a_failed_connection_names_the_repository() {
         let empty = tempfile::tempdir().unwrap();
-        let error = fetch_with(client(empty.path()), "owner/other", false).unwrap_err().to_string();
+        let error = fetch(empty.path(), "owner/other", false).unwrap_err().to_string();
         assert!(error.contains("owner/other: cannot fetch config.json"), "{error}");
         assert!(error.to_lowercase().contains("connect"), "{error}");
         assert_eq!(error.lines().count(), 1, "{error}");

@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use candle_core::DType;
+use ndarray::Array2;
 
 use super::stages::item_rows;
 use super::{Run, Stage};
-use crate::config::{Float, ItemTokenInit};
+use crate::config::{Float, ItemTokenInit, RunConfig};
 use crate::data::Dataset;
+use crate::embed::load_embeddings;
 use crate::eval::ItemVocabulary;
-use crate::index::{ItemIndex, store};
+use crate::index::{ItemIndex, TreePlan, store};
 use crate::model::adapter::{self, Adapters};
 use crate::model::{Backbone, Llama, LlamaConfig, Weights, init, load_backbone, load_folder};
 use crate::ops::Precision;

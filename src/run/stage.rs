@@ -72,7 +72,7 @@ pub struct StageReport {
 
 impl StageReport {
     /// Nothing: the stage of `record` was done already.
-    fn was_done(stage: Stage, record: &Record) -> Self {
+    pub(super) fn was_done(stage: Stage, record: &Record) -> Self {
         Self {
             stage,
             was_done: true,
@@ -132,7 +132,7 @@ impl Run {
     }
 
     /// Refuses where a stage that `stage` builds on is missing, stale or of other settings.
-    fn require_before(&self, stage: Stage) -> Result<()> {
+    pub(super) fn require_before(&self, stage: Stage) -> Result<()> {
         for earlier in Stage::ALL.into_iter().take_while(|s| *s != stage) {
             self.require(earlier)?;
         }
@@ -140,7 +140,7 @@ impl Run {
     }
 
     /// Refuses where the result of `stage` is missing, stale or of other settings.
-    fn require(&self, stage: Stage) -> Result<()> {
+    pub(super) fn require(&self, stage: Stage) -> Result<()> {
         let Some(record) = self.manifest.stages.get(&stage).filter(|r| r.status == Status::Done)
         else {
             invalid!(
@@ -154,7 +154,7 @@ impl Run {
     }
 
     /// The settings that decide the result of `stage`.
-    fn settings(&self, stage: Stage) -> Result<BTreeMap<String, Value>> {
+    pub(super) fn settings(&self, stage: Stage) -> Result<BTreeMap<String, Value>> {
         if stage == Stage::Index && self.imported().is_some() {
             manifest::settings_of_import(&self.config)
         } else {
@@ -163,16 +163,16 @@ impl Run {
     }
 
     /// Where the item index was imported from, if it was and stands.
-    fn imported(&self) -> Option<&Import> {
+    pub(super) fn imported(&self) -> Option<&Import> {
         self.manifest.imported().filter(|_| self.is_done(Stage::Index))
     }
 
     /// Digests of what a stage reads: the data, and what the stages before wrote.
-    fn inputs(&self, stage: Stage) -> BTreeMap<String, String> {
+    pub(super) fn inputs(&self, stage: Stage) -> BTreeMap<String, String> {
         let mut inputs = BTreeMap::new();
         inputs.insert("the dataset".to_string(), self.dataset.fingerprint.clone());
         if stage == Stage::Index {
-            inputs.extend(semantic::digests(&self.config));
+            inputs.extend(index::digests(&self.config));
         }
         for earlier in Stage::ALL.into_iter().take_while(|s| *s != stage) {
             if let Some(record) = self.manifest.stages.get(&earlier) {
@@ -182,7 +182,7 @@ impl Run {
         inputs
     }
 
-    fn begin(
+    pub(super) fn begin(
         &mut self,
         stage: Stage,
         settings: BTreeMap<String, Value>,
@@ -215,7 +215,7 @@ impl Run {
         self.save_manifest()
     }
 
-    fn finish(
+    pub(super) fn finish(
         &mut self,
         stage: Stage,
         wrote: Vec<PathBuf>,
@@ -237,7 +237,7 @@ impl Run {
         Ok(StageReport { stage, was_done: false, wrote, figures, seconds })
     }
 
-    fn save_manifest(&self) -> Result<()> {
+    pub(super) fn save_manifest(&self) -> Result<()> {
         files::write_json(&self.dir.join("manifest.json"), &self.manifest)
     }
 }

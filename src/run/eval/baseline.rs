@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::EvalResult;
-use crate::run::manifest::{differences, settings_under};
-use crate::run::monitor::{epochs, with_epochs, with_progress};
-use crate::run::{GIT_REVISION, Monitor, Run, peak_memory_bytes};
 use crate::data::Split;
 use crate::embed::train_sasrec;
 use crate::eval::{CONFIDENCE, ItemScorer, RESAMPLES, evaluate_scores};
 use crate::model::sasrec::SasRec;
 use crate::model::{load_safetensors, save_safetensors};
+use crate::run::manifest::{differences, settings_under};
+use crate::run::monitor::{epochs, with_epochs, with_progress};
+use crate::run::{GIT_REVISION, Monitor, Run, peak_memory_bytes};
 use crate::{Result, files, invalid};
 
 /// The figure on the validation split that the best epoch is chosen by.

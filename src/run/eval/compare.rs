@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::baseline::{is_baseline, result_files};
 use super::EvalRequest;
-use crate::run::{Manifest, Run, Stage};
+use super::baseline::{is_baseline, result_files};
 use crate::eval::{self, Difference, PERMUTATIONS, PerMetric, Prediction};
+use crate::run::{Manifest, Run, Stage};
 use crate::{Error, Result, files, invalid};
 
 /// An evaluation of this run beside the same of another.

@@ -6,17 +6,16 @@ use std::time::Instant;
 use rand::seq::index::sample;
 use serde_json::{Value, json};
 
-use crate::run::artifacts::{Tokens, Trained, precision};
-use crate::run::monitor::with_progress;
-use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::config::Float;
 use crate::data::{ItemId, Split};
 use crate::decode::BeamSearch;
 use crate::eval::{CONFIDENCE, Evaluation, Popularity, Protocol, RESAMPLES, Recommender, Report};
-use crate::index::{ItemIndex, Trie};
+use crate::index::Trie;
 use crate::model::Llama;
+use crate::run::artifacts::{Tokens, Trained, precision};
+use crate::run::monitor::with_progress;
+use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::tasks::Prompts;
-use crate::train::TrainConfig;
 use crate::{Result, files, rng};
 
 /// So many users at most are asked what they would be recommended without the trie.
@@ -183,7 +182,7 @@ impl Run {
         if adapter { self.require(Stage::Anneal) } else { Ok(()) }
     }
 
-    fn recommender<'a>(
+    pub(super) fn recommender<'a>(
         &self,
         model: &'a Llama,
         tokens: &'a Tokens,
@@ -255,7 +254,7 @@ impl Run {
 }
 
 /// `most` of the users, drawn without replacement and in their order; all of them, where there are no more.
-fn sample_of(users: &[usize], most: usize, seed: u64, label: &str) -> Vec<usize> {
+pub(super) fn sample_of(users: &[usize], most: usize, seed: u64, label: &str) -> Vec<usize> {
     if most >= users.len() {
         return users.to_vec();
     }

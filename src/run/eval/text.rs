@@ -8,12 +8,12 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::EvalResult;
-use crate::run::artifacts::{Tokens, Trained, extended_backbone, load_index, precision};
-use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::data::{ItemId, Split, User};
 use crate::decode::likeliest;
 use crate::eval::{Continuation, TextScores, generate, response_losses};
 use crate::model::Llama;
+use crate::run::artifacts::{Tokens, Trained, extended_backbone, load_index, precision};
+use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::tasks::{Direction, Field, Prompts, Sample};
 use crate::text::Tokenizer;
 use crate::{Result, files, invalid, rng};

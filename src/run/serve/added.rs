@@ -10,11 +10,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::meaning::NamedItem;
+use crate::data::{Dataset, Item, ItemId, read_new_items};
+use crate::index::{ItemIndex, Placer, store};
 use crate::run::artifacts::{Trained, backbone, load_index, load_matrix};
 use crate::run::stages::index::embed_texts;
 use crate::run::{Monitor, Run, Stage};
-use crate::data::{Dataset, Item, ItemId, read_new_items};
-use crate::index::{ItemIndex, Placer, store};
 use crate::{Result, files, invalid};
 
 /// The file in the run folder.

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
+use super::meaning::{Meanings, NamedItem, TokenMeaning};
 use crate::data::{Dataset, ItemId};
 use crate::index::{ItemIndex, Part, Source};
-use super::meaning::{Meanings, NamedItem, TokenMeaning};
 
 /// Why an item is called what it is called, and what of the history is called alike.
 #[derive(Debug, Clone, PartialEq, Serialize)]

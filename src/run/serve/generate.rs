@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use crate::run::artifacts::Trained;
-use crate::run::{Run, Stage};
 use crate::decode::{Sampler, Sampling};
 use crate::eval::generate;
+use crate::run::artifacts::Trained;
+use crate::run::{Run, Stage};
 use crate::{Result, invalid};
 
 /// What to continue, and how.

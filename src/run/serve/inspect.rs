@@ -5,11 +5,11 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::meaning::{Meanings, NamedItem, TokenMeaning};
-use crate::run::artifacts::{load_index, load_matrix};
-use crate::run::{Import, Run, Stage};
 use crate::Result;
 use crate::data::{Dataset, ItemId};
 use crate::index::{ItemIndex, Part, Report, Similarity, Source, central, report, similarity};
+use crate::run::artifacts::{load_index, load_matrix};
+use crate::run::{Import, Run, Stage};
 
 /// How many central items are named for a token.
 const CENTRAL: usize = 5;

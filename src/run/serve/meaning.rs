@@ -57,7 +57,12 @@ impl<'a> Meanings<'a> {
     }
 
     /// What `token` of a level from `source` stands for, if that is `items`.
-    pub(in crate::run) fn of(&self, token: String, source: Source, items: &[ItemId]) -> TokenMeaning {
+    pub(in crate::run) fn of(
+        &self,
+        token: String,
+        source: Source,
+        items: &[ItemId],
+    ) -> TokenMeaning {
         let mut typical = items.to_vec();
         typical.sort_unstable_by_key(|&item| (Reverse(self.popularity[item as usize]), item));
         typical.truncate(TYPICAL);

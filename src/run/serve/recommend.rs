@@ -1,23 +1,21 @@
 //! Recommending from a model that is loaded once and asked any number of times.
 
-
 use std::collections::{BTreeMap, HashSet};
 
 use serde::Serialize;
 
 use super::added::Catalogue;
-use super::explain::Explainer;
+use super::explain::{Explainer, Explanation};
 use super::meaning::NamedItem;
-use crate::run::artifacts::{Tokens, Trained};
-use crate::run::{Run, Stage};
 use crate::data::{Dataset, ItemId};
 use crate::decode::{BeamSearch, Ranked};
 use crate::eval::BatchScorer;
 use crate::index::Trie;
 use crate::model::Llama;
+use crate::run::artifacts::{Tokens, Trained};
+use crate::run::{Run, Stage};
 use crate::tasks::Prompts;
 use crate::{Result, invalid};
-
 
 /// What holds for every request to a [`Service`].
 #[derive(Debug, Clone, PartialEq)]

@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::initial::figures;
+use crate::model::adapter;
+use crate::nn::Params;
 use crate::run::artifacts::Trained;
 use crate::run::eval::Validation;
 use crate::run::log::TrainLog;
 use crate::run::{Monitor, Run};
-use crate::model::adapter;
-use crate::nn::Params;
 use crate::train::Trainer;
 use crate::{Result, files};
 

@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use candle_core::Tensor;
 use serde_json::{Value, json};
 
-use crate::run::artifacts::{extended_backbone, load_index, load_matrix, precision};
-use crate::run::eval::Validation;
-use crate::run::log::TrainLog;
-use crate::run::{Monitor, Run, peak_memory_bytes};
 use crate::config::{TrainEmbeddings, Tuning};
 use crate::model::adapter::{self, Adapters};
 use crate::model::llama::{EMBEDDING, HEAD};
 use crate::model::{Llama, Weights, save_folder, save_safetensors};
 use crate::nn::Params;
+use crate::run::artifacts::{extended_backbone, load_index, load_matrix, precision};
+use crate::run::eval::Validation;
+use crate::run::log::TrainLog;
+use crate::run::{Monitor, Run, peak_memory_bytes};
 use crate::train::{Projectors, TrainOutcome, Trainer};
 use crate::{Result, files};
 

@@ -9,9 +9,9 @@ use candle_core::{Device, Tensor};
 use linfa_linalg::cholesky::SolveCInplace;
 use ndarray::{Array2, ArrayView2, Axis};
 
+use crate::index::{ItemIndex, Source};
 use crate::run::Run;
 use crate::run::artifacts::load_matrix;
-use crate::index::{ItemIndex, Source};
 use crate::{Error, Result, invalid};
 
 /// The penalty of the regression, as a share of the mean variance of a feature of z^b.
@@ -22,7 +22,11 @@ const RIDGE: f64 = 0.01;
 /// # Errors
 /// Where the index has levels that say nothing of the items, and where z^s is not there or of another
 /// width than the backbone.
-pub(in crate::run) fn directions(run: &Run, index: &ItemIndex, hidden_size: usize) -> Result<Tensor> {
+pub(in crate::run) fn directions(
+    run: &Run,
+    index: &ItemIndex,
+    hidden_size: usize,
+) -> Result<Tensor> {
     const SETTING: &str = "train.item-token-init = \"centroid\"";
     let source = run.config.index.source;
     let Some(semantic) = load_matrix(run, "semantic")? else {

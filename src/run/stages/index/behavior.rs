@@ -5,10 +5,10 @@ use std::path::Path;
 use ndarray::Array2;
 use serde_json::{Value, json};
 
+use crate::embed::{save_embeddings, train_behavior_embedding};
+use crate::model::save_safetensors;
 use crate::run::monitor::{epochs, with_epochs};
 use crate::run::{Monitor, Run};
-use crate::embed::{EpochReport, Progress, save_embeddings, train_behavior_embedding};
-use crate::model::save_safetensors;
 use crate::{Error, Result, files};
 
 /// The behavior embedding with what was written for it.
@@ -61,4 +61,3 @@ pub(in crate::run) fn embed_behavior(
         figure: (format!("behavior_{metric}"), json!(trained.measured)),
     })
 }
-

@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use ndarray::{Array2, ArrayView2};
 use serde_json::{Value, json};
 
-use crate::run::{Monitor, Run};
 use crate::embed::train_rq_vae;
 use crate::index::{
     HierarchicalKMeans, ItemIndex, Method, Order, SourceCodes, TreePlan, Uniqueness, quantize,
     residual_kmeans, shared_trees, store,
 };
 use crate::model::save_safetensors;
+use crate::run::{Monitor, Run};
 use crate::{Error, Result, files};
 
 /// An index and what it was made of.

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use serde_json::json;
 
+use crate::index::{Foreign, OnCollision, Source, store};
 use crate::run::artifacts::{Tokens, backbone};
 use crate::run::manifest::{self, Import};
 use crate::run::{Monitor, Run, Stage, StageReport, Status};
-use crate::index::{Foreign, OnCollision, Source, store};
 use crate::{Result, files, invalid};
 
 /// What to import, and how.

@@ -10,22 +10,22 @@ use std::path::{Path, PathBuf};
 use ndarray::Array2;
 use serde_json::{Value, json};
 
-use behavior::embed_behavior;
+use crate::config::RunConfig;
+use crate::data::Dataset;
+use crate::embed::save_embeddings;
+use crate::index::{Source, store};
+use crate::model::{Llama, LlamaConfig, init, save_folder};
+use crate::nn::Params;
 use crate::run::artifacts::{Tokens, backbone, plan_of, precision};
 use crate::run::log::TrainLog;
 use crate::run::{Monitor, Run};
-use crate::config::RunConfig;
-use crate::data::Dataset;
-use crate::embed::{load_embeddings, save_embeddings};
-use crate::index::{Source, TreePlan, store};
-use crate::model::{Llama, LlamaConfig, init, save_folder};
-use crate::nn::Params;
 use crate::text::Tokenizer;
 use crate::train::{Trainer, language_model_samples, shuffled};
 use crate::{Error, Result, files};
+use behavior::embed_behavior;
 
 pub use import::ImportRequest;
-pub(in crate::run) use semantic::embed_texts;
+pub(in crate::run) use semantic::{digests, embed_texts};
 
 /// The folder of a backbone from scratch.
 const BACKBONE: &str = "backbone";
@@ -88,7 +88,10 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<P
 }
 
 /// Makes the backbone, where it is one from scratch; gives the files it wrote.
-pub(in crate::run) fn prepare_backbone(run: &Run, monitor: &mut dyn Monitor) -> Result<Vec<PathBuf>> {
+pub(in crate::run) fn prepare_backbone(
+    run: &Run,
+    monitor: &mut dyn Monitor,
+) -> Result<Vec<PathBuf>> {
     match run.config.backbone.path {
         Some(_) => Ok(Vec::new()),
         None => prepare_scratch(run, monitor),
@@ -158,4 +161,3 @@ fn scratch_tokenizer(dataset: &Dataset, config: &RunConfig) -> Result<Tokenizer>
     }
     Tokenizer::train_bpe(texts.into_iter(), config.backbone.scratch.vocab_size)
 }
-

@@ -6,8 +6,6 @@ use std::time::Duration;
 use ndarray::Array2;
 use serde_json::{Value, json};
 
-use crate::run::artifacts::precision;
-use crate::run::{Monitor, Run};
 use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::embed::{
@@ -16,6 +14,8 @@ use crate::embed::{
 };
 use crate::index::Source;
 use crate::model::{Backbone, Llama};
+use crate::run::artifacts::precision;
+use crate::run::{Monitor, Run};
 use crate::{Result, files, invalid};
 
 /// The folder of what is done of an embedding while stage `index` runs.
