@@ -18,7 +18,7 @@ const MAY_USE: [(&str, &[&str]); 16] = [
     ("train", &["data", "ops", "nn", "text", "model", "tasks"]),
     ("embed", &["data", "index", "ops", "nn", "text", "model"]),
     ("eval", &["data", "index", "ops", "model", "decode", "tasks"]),
-    ("config", &["data", "decode", "embed", "index", "model", "tasks", "train"]),
+    ("config", &["data", "decode", "embed", "eval", "index", "model", "tasks", "train"]),
     (
         "run",
         &[

@@ -8,14 +8,15 @@ use candle_core::{DType, Device, Tensor};
 use llmbs::data::Dataset;
 use llmbs::data::synth::{Shop, SynthConfig};
 use llmbs::index::ItemIndex;
+use llmbs::model::sasrec::{SasRec, SasRecSizes};
 use llmbs::model::{DropoutPair, Llama, LlamaConfig, LoraConfig, adapter, init};
 use llmbs::nn::{Gradients, Params};
 use llmbs::ops;
 use llmbs::tasks::{Direction, Field, Prompts, Sample, SrtSelection, TasksConfig};
 use llmbs::text::Tokenizer;
 use llmbs::train::{
-    Batch, ContrastConfig, Control, EpochReport, Losses, Observer, Projectors, StepReport,
-    TrainConfig, TrainOutcome, Trainer,
+    Batch, Contrast, ContrastConfig, Control, DistillationConfig, EpochReport, Losses, Observer,
+    Projectors, StageConfig, StepReport, Teacher, TrainOutcome, Trainer,
 };
 use ndarray::Array2;
 
@@ -82,15 +83,15 @@ fn samples_of(tasks: TasksConfig, fixture: &Fixture, epoch: u64) -> Vec<Sample> 
     tasks.epoch(&fixture.dataset, &fixture.prompts, SrtSelection::default(), 20, true, 9, epoch)
 }
 
-fn train_config() -> TrainConfig {
-    TrainConfig {
+fn train_config() -> StageConfig {
+    StageConfig {
         epochs: 2,
         max_steps: Some(8),
         batch: 32,
         learning_rate: 3e-3,
         dropout: 0.1,
         save_every: 3,
-        ..TrainConfig::default()
+        ..StageConfig::default()
     }
 }
 
@@ -117,7 +118,7 @@ impl Observer for Record {
 fn train(
     fixture: &Fixture,
     trained: &Trained,
-    config: &TrainConfig,
+    config: &StageConfig,
     state: Option<&std::path::Path>,
     stop_after: usize,
 ) -> (Record, llmbs::Result<TrainOutcome>) {
@@ -129,7 +130,12 @@ fn train(
         model: &trained.model,
         params: &trained.params,
         item_tokens: None,
-        contrast: Some((&trained.projectors, &contrast, 48)),
+        contrast: Some(Contrast {
+            projectors: &trained.projectors,
+            config: &contrast,
+            num_items: 48,
+        }),
+        teacher: None,
         state,
     };
     let mut record = Record { losses: Vec::new(), top1: Vec::new(), stop_after };
@@ -230,7 +236,7 @@ fn assert_same_pass(
 
 /// A trainer without dropout on adapters and without state, for one pass.
 fn plain_trainer<'a>(
-    config: &'a TrainConfig,
+    config: &'a StageConfig,
     trained: &'a Trained,
     contrast: &'a ContrastConfig,
 ) -> Trainer<'a> {
@@ -241,7 +247,12 @@ fn plain_trainer<'a>(
         model: &trained.model,
         params: &trained.params,
         item_tokens: None,
-        contrast: Some((&trained.projectors, contrast, 48)),
+        contrast: Some(Contrast {
+            projectors: &trained.projectors,
+            config: contrast,
+            num_items: 48,
+        }),
+        teacher: None,
         state: None,
     }
 }
@@ -272,6 +283,47 @@ fn adapted(fixture: &Fixture) -> Trained {
     Trained { model, projectors: projectors(fixture, &mut params), params }
 }
 
+/// A SASRec that knows nothing, with the codes of the fixture's items.
+fn teacher(fixture: &Fixture, first: u32) -> Teacher {
+    let sizes =
+        SasRecSizes { num_items: 48, dim: 8, blocks: 1, heads: 1, feed_forward: 8, history: 30 };
+    let network = SasRec::new(&sizes, 3, DType::F32, &Device::Cpu).unwrap();
+    let items: Vec<Vec<u32>> = (0..48).map(|item| fixture.prompts.history(&[item])).collect();
+    let config = DistillationConfig { weight: 0.4, temperature: 0.1 };
+    Teacher::new(network, config, &items, first, 12)
+}
+
+#[test]
+fn soft_targets_have_the_gradient_of_their_loss() {
+    let fixture = fixture();
+    let trained = trainable(&fixture);
+    let samples: Vec<Sample> = samples(&fixture, 0).into_iter().take(12).collect();
+    let last = fixture.config.vocab_size as u32 - 1;
+    let teacher = teacher(&fixture, last - 12);
+    let config = StageConfig { dropout: 0.0, ..train_config() };
+    let contrast = contrast();
+    let trainer = Trainer {
+        teacher: Some(&teacher),
+        contrast: None,
+        ..plain_trainer(&config, &trained, &contrast)
+    };
+    let (_, gradients) = trainer.gradients(&samples, 0).unwrap();
+    let name = "lm_head.weight";
+    let gradient = gradients.tensor(&trained.params, name).unwrap();
+    let head = trained.params.snapshot().unwrap().remove(name).unwrap();
+    // Along the gradient itself, where a difference is largest against rounding.
+    let length = gradient.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap().sqrt();
+    let step = 0.05 / f64::from(length);
+    let loss_at = |distance: f64| {
+        let moved = (&head + (&gradient * distance).unwrap()).unwrap();
+        trained.params.set(name, &moved).unwrap();
+        trainer.gradients(&samples, 0).unwrap().0.generation
+    };
+    let slope = (loss_at(step) - loss_at(-step)) / (2.0 * step);
+    let expected = f64::from(length).powi(2);
+    assert!((slope - expected).abs() < 0.01 * expected, "{slope}, expected {expected}");
+}
+
 #[test]
 fn the_pass_by_hand_equals_the_graph() {
     let mut fixture = fixture();
@@ -283,8 +335,10 @@ fn the_pass_by_hand_equals_the_graph() {
         // The last tokens are those of items, then `<con>`.
         let last = fixture.config.vocab_size as u32 - 1;
         let item_tokens = (!tied).then_some(last - 12..last);
+        // A teacher beside LoRA alone, so that both ways are taken with and without one.
+        let teacher = lora.then(|| teacher(&fixture, last - 12));
         let gradients = |checkpointing| {
-            let config = TrainConfig { checkpointing, micro_batch: Some(25), ..train_config() };
+            let config = StageConfig { checkpointing, micro_batch: Some(25), ..train_config() };
             let trainer = Trainer {
                 config: &config,
                 lora_dropout: if lora { 0.2 } else { 0.0 },
@@ -292,7 +346,12 @@ fn the_pass_by_hand_equals_the_graph() {
                 model: &trained.model,
                 params: &trained.params,
                 item_tokens: item_tokens.clone(),
-                contrast: Some((&trained.projectors, &contrast, 48)),
+                contrast: Some(Contrast {
+                    projectors: &trained.projectors,
+                    config: &contrast,
+                    num_items: 48,
+                }),
+                teacher: teacher.as_ref(),
                 state: None,
             };
             trainer.gradients(&samples, 0).unwrap()
@@ -315,7 +374,7 @@ fn bf16_products_give_nearly_the_same_gradients() {
     let contrast = contrast();
     let mut gradients = |precision| {
         trained.model = trained.model.clone().with_precision(precision);
-        let config = TrainConfig { dropout: 0.0, ..train_config() };
+        let config = StageConfig { dropout: 0.0, ..train_config() };
         plain_trainer(&config, &trained, &contrast).gradients(&samples, 0).unwrap()
     };
     let (full, rounded) = (gradients(ops::Precision::Full), gradients(ops::Precision::Bf16));
@@ -337,7 +396,7 @@ fn weights_in_bf16_are_trained_as_the_values_they_hold() {
         let model = Llama::new(&fixture.config, &weights).unwrap();
         let projectors = projectors(&fixture, &mut params);
         let trained = Trained { model, params, projectors };
-        let config = TrainConfig { dropout: 0.0, ..train_config() };
+        let config = StageConfig { dropout: 0.0, ..train_config() };
         let pass = plain_trainer(&config, &trained, &contrast).gradients(&samples, 0).unwrap();
         (trained.params, pass)
     };
@@ -351,7 +410,7 @@ fn memory_is_told_before_the_start() {
     let trained = trainable(&fixture);
     let (samples, contrast) = (samples(&fixture, 0), contrast());
     let memory = |checkpointing, micro_batch| {
-        let config = TrainConfig { checkpointing, micro_batch, ..train_config() };
+        let config = StageConfig { checkpointing, micro_batch, ..train_config() };
         plain_trainer(&config, &trained, &contrast).memory(&samples).unwrap()
     };
     let whole = memory(false, None);
@@ -371,7 +430,7 @@ fn four_micro_batches_equal_one_batch() {
     assert_eq!(samples.len(), 128);
     let contrast = contrast();
     let gradients = |micro_batch| {
-        let config = TrainConfig { micro_batch, dropout: 0.0, ..train_config() };
+        let config = StageConfig { micro_batch, dropout: 0.0, ..train_config() };
         plain_trainer(&config, &trained, &contrast).gradients(&samples, 0).unwrap()
     };
     let (whole, parts) = (gradients(None), gradients(Some(32)));
@@ -418,7 +477,7 @@ fn one_and_two_threads_train_the_same_bits() {
 fn the_contrastive_loss_teaches_con_its_item() {
     let fixture = fixture();
     let trained = trainable(&fixture);
-    let config = TrainConfig { epochs: 60, max_steps: None, dropout: 0.0, ..train_config() };
+    let config = StageConfig { epochs: 60, max_steps: None, dropout: 0.0, ..train_config() };
     let (record, _) = train(&fixture, &trained, &config, None, 0);
     let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
     let n = record.top1.len() / 5;
@@ -438,7 +497,7 @@ fn a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_state() {
     let before = std::fs::read(&progress).unwrap();
     let params = std::fs::read(dir.path().join("latest/params.safetensors")).unwrap();
 
-    let broken = TrainConfig { learning_rate: 1e30, warmup_ratio: 0.0, ..config };
+    let broken = StageConfig { learning_rate: 1e30, warmup_ratio: 0.0, ..config };
     let error = train(&fixture, &trainable(&fixture), &broken, Some(dir.path()), 0).1.unwrap_err();
     let text = error.to_string();
     assert!(text.contains("step") && text.contains("learning rate"), "{text}");

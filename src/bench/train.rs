@@ -8,7 +8,7 @@ use crate::model::{Llama, LlamaConfig, LoraConfig, adapter, init};
 use crate::nn::Params;
 use crate::ops::{self, Precision};
 use crate::tasks::Sample;
-use crate::train::{Control, EpochReport, Observer, StepReport, TrainConfig, Trainer};
+use crate::train::{Control, EpochReport, Observer, StageConfig, StepReport, Trainer};
 use crate::{Result, invalid, rng};
 
 /// What to time.
@@ -75,11 +75,11 @@ pub fn train(bench: TrainBench, seed: u64) -> Result<TrainSpeed> {
     };
     drop(weights);
     let model = model.with_precision(precision);
-    let config = TrainConfig {
+    let config = StageConfig {
         epochs: bench.steps + 1,
         batch: bench.batch,
         checkpointing: bench.checkpointing,
-        ..TrainConfig::default()
+        ..StageConfig::default()
     };
     let trainer = Trainer {
         config: &config,
@@ -89,6 +89,7 @@ pub fn train(bench: TrainBench, seed: u64) -> Result<TrainSpeed> {
         params: &params,
         item_tokens: None,
         contrast: None,
+        teacher: None,
         state: None,
     };
     let mut times = Times::default();

@@ -63,31 +63,13 @@ impl IndexConfig {
     /// What is wrong with these settings, whatever the data.
     pub(super) fn violations(&self) -> Vec<String> {
         let mut wrong = Vec::new();
-        for (name, tree) in [("semantic", self.semantic.tree()), ("behavior", self.behavior.tree())]
-        {
-            if tree.k < 2 {
-                wrong.push(format!("index.{name}.k must be at least 2"));
-            }
-            if tree.levels == 0 {
-                wrong.push(format!("index.{name}.levels must be at least 1"));
-            }
-        }
         let fields = &self.semantic.fields;
         if fields.is_empty() || (1..fields.len()).any(|i| fields[..i].contains(&fields[i])) {
             wrong.push(
                 "index.semantic.fields must name at least one field, and none twice".to_string(),
             );
         }
-        if self.semantic.max_text_tokens == 0 {
-            wrong.push("index.semantic.max-text-tokens must be at least 1".to_string());
-        }
         let (source, method) = (self.source, self.method);
-        if source == Source::Random && method.is_residual() {
-            wrong.push(format!(
-                "index.source = \"random\" has no vectors for index.method = \"{method}\": choose \
-                 another source, or leave the method out"
-            ));
-        }
         let two = source == Source::Unit && method != Method::Random;
         for (set, key) in [(self.shared, "shared"), (self.order != Order::default(), "order")] {
             if set && !two {
@@ -97,9 +79,6 @@ impl IndexConfig {
                 ));
             }
         }
-        wrong.extend(
-            self.rq_vae.violations().into_iter().map(|text| format!("index.rq-vae.{text}")),
-        );
         wrong
     }
 }

@@ -2,6 +2,9 @@
 
 mod baseline;
 mod index;
+mod ranges;
+mod renamed;
+mod validation;
 
 use std::path::{Path, PathBuf};
 
@@ -11,11 +14,12 @@ use crate::data::synth::SynthConfig;
 use crate::decode::Normalize;
 use crate::model::LoraConfig;
 use crate::tasks::{SrtSelection, TasksConfig};
-use crate::train::{ContrastConfig, TrainConfig};
+use crate::train::{ContrastConfig, DistillationConfig, StageConfig};
 use crate::{Error, Result, invalid};
 
 pub use baseline::BaselineConfig;
 pub use index::{BehaviorConfig, IndexConfig, SemanticConfig};
+pub use validation::ValidationConfig;
 
 /// Everything that decides what a run computes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -30,7 +34,7 @@ pub struct RunConfig {
     /// The item index.
     pub index: IndexConfig,
     /// The training stages.
-    pub train: TrainingConfig,
+    pub train: TrainConfig,
     /// The evaluation.
     pub eval: EvalConfig,
     /// Recommenders to compare with.
@@ -44,7 +48,7 @@ impl Default for RunConfig {
             data: DataConfig::default(),
             backbone: BackboneConfig::default(),
             index: IndexConfig::default(),
-            train: TrainingConfig::default(),
+            train: TrainConfig::default(),
             eval: EvalConfig::default(),
             baseline: BaselineConfig::default(),
         }
@@ -145,7 +149,7 @@ impl Default for ScratchConfig {
 /// `[train]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct TrainingConfig {
+pub struct TrainConfig {
     /// Which weights stage `initial` changes.
     pub tuning: Tuning,
     /// Which rows of embedding and head stage `initial` changes.
@@ -160,20 +164,24 @@ pub struct TrainingConfig {
     pub tasks: TasksConfig,
     /// The contrastive loss of stage `initial`.
     pub contrast: ContrastConfig,
+    /// What a teacher expects next, as soft targets of stage `initial`.
+    pub distillation: DistillationConfig,
     /// Whether the probabilities of sequence recommendation are normalised over the item tokens alone, as
     /// they are ranked in the end, rather than over the whole vocabulary.
     pub item_softmax: bool,
     /// Which targets stage `anneal` trains.
     pub selection: SrtSelection,
+    /// How the epochs of both stages are told apart.
+    pub validation: ValidationConfig,
     /// The language-model warm-up of a backbone from scratch.
-    pub warmup: TrainConfig,
+    pub warmup: StageConfig,
     /// Stage `initial`.
-    pub initial: TrainConfig,
+    pub initial: StageConfig,
     /// Stage `anneal`.
-    pub anneal: TrainConfig,
+    pub anneal: StageConfig,
 }
 
-impl Default for TrainingConfig {
+impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             tuning: Tuning::Full,
@@ -183,18 +191,19 @@ impl Default for TrainingConfig {
             adapter: LoraConfig::default(),
             tasks: TasksConfig::default(),
             contrast: ContrastConfig::default(),
+            distillation: DistillationConfig::default(),
             item_softmax: false,
             selection: SrtSelection::default(),
-            warmup: TrainConfig {
+            validation: ValidationConfig::default(),
+            warmup: StageConfig {
                 epochs: 4,
                 batch: 64,
                 learning_rate: 2e-3,
                 warmup_ratio: 0.1,
-                validation_users: 0,
-                ..TrainConfig::default()
+                ..StageConfig::default()
             },
-            initial: TrainConfig::default(),
-            anneal: TrainConfig { epochs: 1, ..TrainConfig::default() },
+            initial: StageConfig::default(),
+            anneal: StageConfig { epochs: 1, ..StageConfig::default() },
         }
     }
 }
@@ -262,6 +271,7 @@ impl RunConfig {
     /// Malformed TOML, unknown keys and wrong types, naming `origin` and the key.
     pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
         let fault = |e: toml::de::Error| Error::Invalid(format!("{origin}: {}", one_line(&e)));
+        renamed::refuse(text, origin, overrides)?;
         // Parsed once as it stands, so that a mistake in the file is reported with its line.
         let _: Self = toml::from_str(text).map_err(fault)?;
         let mut table = toml::Table::try_from(Self::default())
@@ -289,14 +299,15 @@ impl RunConfig {
 
     /// Checks what no type can: reports every violation at once.
     pub fn check(&self) -> Result<()> {
-        let mut wrong = self.index.violations();
+        let mut wrong = ranges::violations(self)?;
+        wrong.extend(self.index.violations());
+        wrong.extend(self.train.validation.violations());
         let mut need = |holds: bool, text: &str| {
             if !holds {
                 wrong.push(text.to_string());
             }
         };
         let scratch = &self.backbone.scratch;
-        need(self.data.history > 0, "data.history must be at least 1");
         need(
             scratch.num_attention_heads > 0
                 && scratch.hidden_size.is_multiple_of(2 * scratch.num_attention_heads),
@@ -307,37 +318,14 @@ impl RunConfig {
                 && scratch.num_attention_heads.is_multiple_of(scratch.num_key_value_heads),
             "backbone.scratch.num-attention-heads must be a multiple of num-key-value-heads",
         );
-        need(
-            self.eval.beam > 0 && self.eval.batch > 0,
-            "eval.beam and eval.batch must be at least 1",
-        );
-        let tasks = &self.train.tasks;
-        need(
-            (0.0..1.0).contains(&tasks.held_out),
-            "train.tasks.held-out must be a share of the items, at least 0 and below 1",
-        );
-        for (name, lora) in [("lora", &self.train.lora), ("adapter", &self.train.adapter)] {
-            need(lora.rank > 0, &format!("train.{name}.rank must be at least 1"));
-        }
-        for (name, train) in [
-            ("train.warmup", &self.train.warmup),
-            ("train.initial", &self.train.initial),
-            ("train.anneal", &self.train.anneal),
-        ] {
-            need(
-                train.batch > 0 && train.micro_batch != Some(0),
-                &format!("{name}.batch and micro-batch must be at least 1"),
-            );
-            need((0.0..1.0).contains(&train.dropout), &format!("{name}.dropout must be in [0, 1)"));
-            need(train.learning_rate > 0.0, &format!("{name}.learning-rate must be positive"));
-        }
         for (name, sasrec) in [
             ("index.behavior.sasrec", &self.index.behavior.sasrec),
             ("baseline.sasrec", &self.baseline.sasrec),
         ] {
-            if let Err(e) = sasrec.check() {
-                need(false, &format!("{name}: {e}"));
-            }
+            need(
+                sasrec.heads > 0 && sasrec.dim.is_multiple_of(sasrec.heads),
+                &format!("{name}.dim must be a multiple of {name}.heads"),
+            );
         }
         if wrong.is_empty() { Ok(()) } else { invalid!("{}", wrong.join("; ")) }
     }

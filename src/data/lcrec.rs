@@ -13,6 +13,7 @@ use std::path::Path;
 
 use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 
 use super::{DataError, Dataset, Item, ItemId, User};
 use crate::files;
@@ -35,7 +36,7 @@ pub(super) fn load(dir: &Path) -> Result<Dataset, DataError> {
         read_items(&item)?
     } else {
         tracing::info!("{}: not there, so items have no text", item.display());
-        vec![Item::default(); count_items(&inter, &users)?]
+        items_seen(&inter, &users)?
     };
     Dataset::checked(name, users, items, &inter, &item)
 }
@@ -145,15 +146,15 @@ pub fn read_new_items(path: &Path, first: ItemId) -> Result<Vec<Item>, DataError
     Ok(items.into_iter().flatten().collect())
 }
 
-/// The number of items where nothing but interactions tells it.
-fn count_items(inter: &Path, users: &[User]) -> Result<usize, DataError> {
+/// The items where nothing but interactions tells of them.
+fn items_seen(inter: &Path, users: &[User]) -> Result<Vec<Item>, DataError> {
     let seen: HashSet<ItemId> = users.iter().flat_map(|user| &user.items).copied().collect();
-    let Some(&largest) = seen.iter().max() else { return Ok(0) };
+    let Some(&largest) = seen.iter().max() else { return Ok(Vec::new()) };
     // Hashed or raw ids would ask for memory, vocabulary and levels for items that do not exist.
     if largest as usize > 10 * seen.len() + 1000 {
         return Err(DataError::SparseIds { path: inter.into(), largest, distinct: seen.len() });
     }
-    Ok(largest as usize + 1)
+    Ok((0..=largest).map(|id| Item { is_gap: !seen.contains(&id), ..Item::default() }).collect())
 }
 
 /// Writes `{"key": value, …}`, one entry a line, under a temporary name and renames it.
@@ -214,28 +215,48 @@ struct ItemFields {
     description: Option<String>,
     brand: Option<String>,
     categories: Option<String>,
-    // Public datasets name the raw id differently, and some have a number there that is no raw id.
+    // Public datasets name the raw id differently.
     #[serde(skip_serializing_if = "Option::is_none")]
-    item_id: Option<serde_json::Value>,
+    item_id: Option<RawId>,
     #[serde(skip_serializing)]
-    asin: Option<serde_json::Value>,
+    asin: Option<RawId>,
     #[serde(skip_serializing)]
-    parent_asin: Option<serde_json::Value>,
+    parent_asin: Option<RawId>,
+}
+
+/// A raw id: a string, or a number as it is spelt in the file.
+#[derive(Serialize)]
+struct RawId(String);
+
+impl<'de> Deserialize<'de> for RawId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // A number read as a number would lose zeros and digits.
+        let value = Box::<RawValue>::deserialize(deserializer)?;
+        match value.get() {
+            text if text.starts_with('"') => {
+                serde_json::from_str(text).map(Self).map_err(D::Error::custom)
+            }
+            text if text.starts_with(|c: char| c == '-' || c.is_ascii_digit()) => {
+                Ok(Self(text.to_string()))
+            }
+            text => Err(D::Error::custom(format_args!(
+                "an item's own id must be a string or a number, found {text}"
+            ))),
+        }
+    }
 }
 
 impl From<ItemFields> for Item {
     fn from(fields: ItemFields) -> Self {
         let text = |field: Option<String>| field.map_or_else(String::new, |s| s.trim().to_string());
-        let raw_id = [fields.asin, fields.parent_asin, fields.item_id]
-            .into_iter()
-            .flatten()
-            .find_map(|value| value.as_str().map(str::to_string));
+        let raw_id = fields.asin.or(fields.parent_asin).or(fields.item_id).map(|RawId(id)| id);
         Self {
             title: text(fields.title),
             description: text(fields.description),
             brand: text(fields.brand),
             categories: text(fields.categories),
             raw_id,
+            is_gap: false,
         }
     }
 }
@@ -247,7 +268,7 @@ impl From<&Item> for ItemFields {
             description: Some(item.description.clone()),
             brand: Some(item.brand.clone()),
             categories: Some(item.categories.clone()),
-            item_id: item.raw_id.clone().map(serde_json::Value::String),
+            item_id: item.raw_id.clone().map(RawId),
             ..Self::default()
         }
     }

@@ -10,17 +10,23 @@ pub struct Lookup<'a> {
     dataset: &'a Dataset,
     users: HashMap<&'a str, &'a User>,
     raw_ids: HashMap<&'a str, ItemId>,
+    /// Some raw id looks like a number.
+    numeric_raw_ids: bool,
 }
 
 impl<'a> Lookup<'a> {
     /// The names of `dataset`.
     pub fn new(dataset: &'a Dataset) -> Self {
-        let raw_ids =
-            (0..).zip(&dataset.items).filter_map(|(id, i)| Some((i.raw_id.as_deref()?, id)));
+        let raw_ids: HashMap<&str, ItemId> = (0..)
+            .zip(&dataset.items)
+            .filter_map(|(id, i)| Some((i.raw_id.as_deref()?, id)))
+            .collect();
+        let looks_like_a_number = |id: &&str| id.bytes().all(|b| b.is_ascii_digit());
         Self {
             dataset,
             users: dataset.users.iter().map(|user| (user.id.as_str(), user)).collect(),
-            raw_ids: raw_ids.collect(),
+            numeric_raw_ids: raw_ids.keys().any(looks_like_a_number),
+            raw_ids,
         }
     }
 
@@ -36,13 +42,19 @@ impl<'a> Lookup<'a> {
         })
     }
 
-    /// The item that the shop knows by `name`; if there is none, the item with the id `name`.
+    /// The item that the shop knows by `name`, exactly; if there is none, the item whose id `name` is in
+    /// its plain spelling, without sign and leading zeros.
+    ///
+    /// Where raw ids look like numbers a string is a raw id only: half of a raw id must not become another
+    /// item.
     ///
     /// # Errors
     /// If it is neither.
     pub fn item(&self, name: &str) -> Result<ItemId, DataError> {
         let by_raw_id = self.raw_ids.get(name).copied();
-        by_raw_id.or_else(|| self.known(name.parse().ok()?)).ok_or_else(|| self.no_item(name))
+        let own = || name.parse().ok().filter(|id: &u64| id.to_string() == name);
+        let by_own_id = || if self.numeric_raw_ids { None } else { self.known(own()?) };
+        by_raw_id.or_else(by_own_id).ok_or_else(|| self.no_item(name))
     }
 
     /// `id` as the id of an item.
@@ -54,7 +66,8 @@ impl<'a> Lookup<'a> {
     }
 
     fn known(&self, id: u64) -> Option<ItemId> {
-        (id < self.dataset.num_items() as u64).then_some(id as ItemId)
+        let item = self.dataset.items.get(usize::try_from(id).ok()?)?;
+        (!item.is_gap).then_some(id as ItemId)
     }
 
     fn no_item(&self, name: &str) -> DataError {
@@ -65,5 +78,47 @@ impl<'a> Lookup<'a> {
             last: self.dataset.num_items() - 1,
             or_raw: example.map_or_else(String::new, |id| format!(", or raw ids such as {id:?}")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Item;
+
+    fn shop(raw_ids: [Option<&str>; 4]) -> Dataset {
+        let item =
+            |raw_id: Option<&str>| Item { raw_id: raw_id.map(String::from), ..Item::default() };
+        let mut items = raw_ids.map(item).to_vec();
+        items.push(Item { is_gap: true, ..Item::default() });
+        let user = User { id: "u".into(), items: vec![0, 1, 2] };
+        Dataset::new("shop", vec![user], items).unwrap()
+    }
+
+    #[test]
+    fn a_name_is_a_raw_id_or_the_plain_spelling_of_an_id() {
+        let dataset = shop([Some("B00"), None, Some("B02"), None]);
+        let lookup = Lookup::new(&dataset);
+        assert_eq!(lookup.item("B02").unwrap(), 2);
+        assert_eq!(lookup.item("3").unwrap(), 3);
+        for wrong in ["+3", "03", " 3", "-1", "3.0", "", "4", "99", "b02"] {
+            assert!(lookup.item(wrong).is_err(), "{wrong:?}");
+        }
+        assert_eq!(lookup.item_by_id(3).unwrap(), 3);
+        // No item has the id 4: it is a gap.
+        assert!(lookup.item_by_id(4).is_err() && lookup.item_by_id(u64::MAX).is_err());
+    }
+
+    #[test]
+    fn where_raw_ids_are_numbers_a_string_is_nothing_else() {
+        let dataset = shop([Some("0000000003"), Some("7106116521"), None, Some("1")]);
+        let lookup = Lookup::new(&dataset);
+        assert_eq!(lookup.item("0000000003").unwrap(), 0);
+        assert_eq!(lookup.item("1").unwrap(), 3);
+        for wrong in ["3", "0000000001", "0", "2"] {
+            let error = lookup.item(wrong).unwrap_err().to_string();
+            assert!(error.contains("raw ids"), "{error}");
+        }
+        assert_eq!(lookup.item_by_id(1).unwrap(), 1);
     }
 }

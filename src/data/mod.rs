@@ -41,6 +41,8 @@ pub struct Item {
     pub categories: String,
     /// The id that the shop knows it by, an ASIN for example.
     pub raw_id: Option<String>,
+    /// No item has this id: it stands in no metadata and in no sequence, and is never recommended.
+    pub is_gap: bool,
 }
 
 impl Item {
@@ -153,6 +155,12 @@ impl Dataset {
     /// The number of items, those in no sequence included.
     pub fn num_items(&self) -> usize {
         self.items.len()
+    }
+
+    /// The items that can be recommended: all but the gaps between ids.
+    pub fn catalogue(&self) -> impl Iterator<Item = ItemId> {
+        let all = (0..).zip(&self.items);
+        all.filter_map(|(id, item)| (!item.is_gap).then_some(id))
     }
 
     /// The number of interactions of the users kept, held-out ones included.

@@ -48,28 +48,6 @@ impl Default for RqVaeConfig {
     }
 }
 
-impl RqVaeConfig {
-    /// What is wrong with these settings, each beginning with its key.
-    pub fn violations(&self) -> Vec<String> {
-        let sizes = [
-            ("latent", self.latent),
-            ("steps", self.steps),
-            ("batch-size", self.batch_size),
-            ("hidden: every width", self.hidden.iter().copied().min().unwrap_or(1)),
-        ];
-        let zero = sizes.into_iter().filter(|(_, value)| *value == 0);
-        let mut wrong: Vec<String> =
-            zero.map(|(key, _)| format!("{key} must be at least 1")).collect();
-        if !(self.learning_rate.is_finite() && self.learning_rate > 0.0) {
-            wrong.push("learning-rate must be positive".into());
-        }
-        if !(self.commitment.is_finite() && self.commitment >= 0.0) {
-            wrong.push("commitment must be 0 or more".into());
-        }
-        wrong
-    }
-}
-
 /// The losses since the report before, means over the items seen.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct RqVaeReport {

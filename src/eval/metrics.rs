@@ -50,6 +50,11 @@ pub struct PerMetric<T>([T; COUNT]);
 /// Means over users.
 pub type Metrics = PerMetric<f64>;
 
+/// The names of the metrics, in reading order.
+pub fn metric_names() -> impl Iterator<Item = &'static str> {
+    METRICS.iter().map(|&(name, ..)| name)
+}
+
 impl<T> PerMetric<T> {
     /// The values of the metrics at their places in the reading order.
     pub(super) fn from_fn(value: impl FnMut(usize) -> T) -> Self {

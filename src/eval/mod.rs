@@ -17,7 +17,7 @@ pub use compare::{Difference, PERMUTATIONS, compare};
 pub use evaluator::{Evaluation, LegalRate, Popularity, Prediction, Recommender};
 pub use generate::{Continuation, generate};
 pub use metrics::{
-    DEPTH, Metrics, PerMetric, ndcg_at_k, rank_of, recall_at_k, reciprocal_rank_at_k,
+    DEPTH, Metrics, PerMetric, metric_names, ndcg_at_k, rank_of, recall_at_k, reciprocal_rank_at_k,
 };
 pub use protocol::Protocol;
 pub use ranking::{ItemScorer, evaluate_scores};

@@ -122,16 +122,17 @@ impl IndexSettings {
     ///
     /// Every source gets the same total number of levels, so that sources are compared at equal
     /// length (paper, figure 5): `unit` a part of each signal, `semantic` and `behavior` one part
-    /// with the levels of both, `random` two parts with the code ranges of hierarchical k-means over
-    /// `unit`. Trees branch as little as their levels allow; codebooks have `k` codes.
+    /// with the levels of both, `random` two parts with the code ranges of `unit`. Trees branch as little
+    /// as their levels allow; codebooks have `k` codes. The method `random` draws over the ranges that the
+    /// source has in trees, so that an index and the random one beside it differ in meaning alone.
     ///
     /// # Errors
     /// If the settings leave no room for `num_items` items.
     pub fn plan(&self, num_items: usize) -> Result<Vec<TreePlan>> {
         let lengths = [self.semantic.levels(num_items)?, self.behavior.levels(num_items)?];
-        let random = self.method == Method::Random || self.source == Source::Random;
-        let residual = !random && self.method.is_residual();
+        let residual = self.method.is_residual();
         let part = |source, k: usize, levels| {
+            let source = if self.method == Method::Random { Source::Random } else { source };
             // Asked of codebooks too, whose k stays as it is: it refuses a k that is too small.
             let fewest = branching(num_items, k, levels)?;
             let branching = if residual { k.min(num_items) } else { fewest };
@@ -146,9 +147,9 @@ impl IndexSettings {
             ])
         };
         match self.source {
-            _ if random => pair([Source::Random; 2]),
+            Source::Random => pair([Source::Random; 2]),
             Source::Unit if self.shared => self.shared_plan(lengths, num_items),
-            Source::Unit | Source::Random => pair([Source::Semantic, Source::Behavior]),
+            Source::Unit => pair([Source::Semantic, Source::Behavior]),
             Source::Semantic => Ok(vec![part(Source::Semantic, semantic, total)?]),
             Source::Behavior => Ok(vec![part(Source::Behavior, behavior, total)?]),
         }
@@ -253,12 +254,20 @@ mod tests {
     }
 
     #[test]
-    fn the_method_random_has_the_code_ranges_of_the_unit_tree() {
-        let plans = |source| {
-            IndexSettings { source, method: Method::Random, ..PAPER }.plan(12_101).unwrap()
+    fn random_codes_have_the_ranges_of_what_they_stand_beside() {
+        let plan = |source, method| {
+            let plans = IndexSettings { source, method, ..PAPER }.plan(12_101).unwrap();
+            let size = |plan: TreePlan| (plan.levels, plan.branching);
+            (plans[0].source, plans.into_iter().map(size).collect::<Vec<_>>())
         };
-        let random = IndexSettings { source: Source::Random, ..PAPER }.plan(12_101).unwrap();
-        assert_eq!((plans(Source::Semantic), plans(Source::Unit)), (random.clone(), random));
+        for source in [Source::Semantic, Source::Behavior, Source::Unit] {
+            let (drawn, sizes) = plan(source, Method::Random);
+            assert_eq!(drawn, Source::Random);
+            assert_eq!(sizes, plan(source, Method::HierarchicalKmeans).1, "{source}");
+        }
+        for method in [Method::HierarchicalKmeans, Method::ResidualKmeans, Method::RqVae] {
+            assert_eq!(plan(Source::Random, method).1, plan(Source::Unit, method).1, "{method}");
+        }
     }
 
     #[test]

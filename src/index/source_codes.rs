@@ -1,6 +1,6 @@
 //! The codes that one source gives the items, whatever the method.
 
-use ndarray::Array2;
+use ndarray::{Array2, ArrayView2};
 
 use super::{Source, Tree, code_similarity};
 
@@ -26,6 +26,21 @@ pub struct SourceCodes {
 }
 
 impl SourceCodes {
+    /// One level with a code for each item, where there are as many codes as items: the codebook is the
+    /// vectors, (items, dim), themselves.
+    pub fn one_each(source: Source, vectors: ArrayView2<'_, f32>) -> Self {
+        let num_items = vectors.nrows();
+        Self {
+            source,
+            num_codes: vec![num_items],
+            codes: (0..num_items as u32).collect(),
+            centroids: vec![vectors.to_owned()],
+            similarity: Vec::new(),
+            moved: 0,
+            left: vec![0.0],
+        }
+    }
+
     /// The codes of `tree`, fitted on the vectors of `source`.
     pub fn tree(source: Source, tree: &Tree) -> Self {
         let mut centroids = tree.centroids().to_vec();

@@ -9,7 +9,9 @@ use rayon::prelude::*;
 
 use super::cpu::{self, with_float, zeros_if};
 use super::embedding::check_ids;
-use super::kernels::{Float, Mat, MatMut, Precision, Stored, Threads, Update, matmul, vectorize};
+use super::kernels::{
+    Float, Mat, MatMut, Precision, Stored, Threads, Update, dot, matmul, vectorize,
+};
 use super::log_softmax::log_sum_exp;
 use super::pool::Pool;
 use super::{fused, linear};
@@ -186,6 +188,30 @@ impl CrossEntropy {
     }
 }
 
+/// Distributions that probabilities are drawn to beside their targets.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SoftTargets<'a> {
+    /// Their share of what is drawn to; the targets have the rest.
+    pub(crate) weight: f32,
+    /// The first id that they are about.
+    pub(crate) first: u32,
+    /// (rows, ids): a distribution a row, over the ids from `first` on.
+    pub(crate) rows: &'a [f32],
+    /// How many ids a row has.
+    pub(crate) width: usize,
+}
+
+impl<'a> SoftTargets<'a> {
+    /// The distribution of a row over the ids of `part`, and the first of these that it is about.
+    fn of_part(&self, row: usize, part: &Range<usize>) -> (usize, &'a [f32]) {
+        let first = self.first as usize;
+        let from = part.start.clamp(first, first + self.width);
+        let to = part.end.clamp(from, first + self.width);
+        let row = &self.rows[row * self.width..][..self.width];
+        (from.saturating_sub(part.start), &row[from - first..to - first])
+    }
+}
+
 /// The sum of the losses of rows `hidden`, and the gradients of `scale` times that sum: `hidden_grad` is
 /// overwritten, `weight_grad` overwritten or added to.
 ///
@@ -197,6 +223,7 @@ pub(super) fn loss_and_gradients<S: Stored<Wide = f32>, W: Stored<Wide = f32>>(
     hidden: Mat<'_, S>,
     weight: Mat<'_, W>,
     targets: &[u32],
+    soft: Option<SoftTargets<'_>>,
     scale: f32,
     hidden_grad: &mut [f32],
     mut weight_grad: Option<WeightGrad<'_>>,
@@ -216,16 +243,21 @@ pub(super) fn loss_and_gradients<S: Stored<Wide = f32>, W: Stored<Wide = f32>>(
         let mut view = MatMut::new(logits, rows, part.rows);
         matmul(&mut view, hidden, part.t(), Update::Overwrite, Threads::All, precision);
     };
-    // The logarithm of the summed exponentials, and the logit of the target.
+    let hard = 1.0 - soft.map_or(0.0, |soft| soft.weight);
+    // The logarithm of the summed exponentials, and the logit that is drawn to, a mean of logits.
     let mut sums = vec![(f32::NEG_INFINITY, 0.0f32); rows];
     for part in &parts {
         let logits = &mut logits[..rows * part.len()];
         fill(logits, part);
-        let lines = logits.par_chunks(part.len()).zip(targets);
-        lines.zip(&mut sums).for_each(|((line, &target), (total, picked))| {
+        let lines = logits.par_chunks(part.len()).zip(targets).enumerate();
+        lines.zip(&mut sums).for_each(|((row, (line, &target)), (total, picked))| {
             *total = log_add_exp(*total, log_sum_exp(line));
             if part.contains(&(target as usize)) {
-                *picked = line[target as usize - part.start];
+                *picked += hard * line[target as usize - part.start];
+            }
+            if let Some(soft) = &soft {
+                let (at, drawn_to) = soft.of_part(row, part);
+                *picked += soft.weight * dot(drawn_to, &line[at..at + drawn_to.len()]);
             }
         });
     }
@@ -236,11 +268,18 @@ pub(super) fn loss_and_gradients<S: Stored<Wide = f32>, W: Stored<Wide = f32>>(
         if !last {
             fill(logits, part);
         }
-        let lines = logits.par_chunks_mut(part.len()).zip(targets);
-        lines.zip(&sums).for_each(|((line, &target), &(total, _))| {
+        let lines = logits.par_chunks_mut(part.len()).zip(targets).enumerate();
+        lines.zip(&sums).for_each(|((row, (line, &target)), &(total, _))| {
             probabilities(line, total, scale);
             if part.contains(&(target as usize)) {
-                line[target as usize - part.start] -= scale;
+                line[target as usize - part.start] -= hard * scale;
+            }
+            if let Some(soft) = &soft {
+                let (at, drawn_to) = soft.of_part(row, part);
+                let factor = soft.weight * scale;
+                for (value, share) in line[at..].iter_mut().zip(drawn_to) {
+                    *value -= factor * share;
+                }
             }
         });
         let change = Mat::new(logits, rows, part.len());

@@ -15,7 +15,7 @@ use super::dropout::Mask;
 use super::kernels::{Mat, MatMut, Precision, Threads, dot, matmul};
 
 pub(crate) use super::attention::HeadShape;
-pub(crate) use super::cross_entropy::WeightGrad;
+pub(crate) use super::cross_entropy::{SoftTargets, WeightGrad};
 pub(crate) use super::kernels::{Stored, Update, vectorize};
 pub(crate) use super::pool::{Buffer, Pool};
 
@@ -240,6 +240,7 @@ pub(crate) fn cross_entropy<X: Activation>(
     weight: &Tensor,
     vocabulary: Range<u32>,
     targets: &[u32],
+    soft: Option<SoftTargets<'_>>,
     scale: f64,
     hidden_grad: &mut [f32],
     weight_grad: Option<WeightGrad<'_>>,
@@ -251,6 +252,14 @@ pub(crate) fn cross_entropy<X: Activation>(
         candle_core::bail!("cross_entropy: id {id} is not among {vocabulary:?}");
     }
     let targets: Vec<u32> = targets.iter().map(|id| id - vocabulary.start).collect();
+    if let Some(soft) = &soft
+        && (soft.first < vocabulary.start
+            || soft.first as usize + soft.width > vocabulary.end as usize
+            || soft.rows.len() != targets.len() * soft.width)
+    {
+        candle_core::bail!("cross_entropy: soft targets do not fit {vocabulary:?}");
+    }
+    let soft = soft.map(|soft| SoftTargets { first: soft.first - vocabulary.start, ..soft });
     let hidden = Mat::new(hidden, targets.len(), width);
     let lines = vocabulary.start as usize..vocabulary.end as usize;
     let weight_grad = weight_grad.map(|grad| grad.lines(&lines, width));
@@ -258,6 +267,7 @@ pub(crate) fn cross_entropy<X: Activation>(
         hidden,
         Mat::new(w, vocab, width).lines(lines),
         &targets,
+        soft,
         scale as f32,
         hidden_grad,
         weight_grad,

@@ -18,7 +18,7 @@ use crate::model::{Backbone, Llama, LlamaConfig, Weights, init, load_backbone, l
 use crate::ops::Precision;
 use crate::tasks::Prompts;
 use crate::text::Tokenizer;
-use crate::{Result, files, invalid};
+use crate::{Result, invalid};
 
 /// The token that gathers a target for the contrastive loss.
 const CON: &str = "<con>";
@@ -83,24 +83,6 @@ pub(super) fn load_index(run: &Run) -> Result<ItemIndex> {
         );
     }
     Ok(index)
-}
-
-/// The index must be the one that stage `initial` was trained on: another one of the same shape has the
-/// same item tokens, and they would stand for other items.
-fn check_index(run: &Run) -> Result<()> {
-    const FILE: &str = "index/index.json";
-    let record = run.manifest.stages.get(&Stage::Initial);
-    let trained_on = record.and_then(|record| record.inputs.get(FILE));
-    let path = run.dir.join(FILE);
-    match trained_on {
-        Some(then) if *then != files::digest(&path)? => invalid!(
-            "{}: not the index that the model was trained on: its SHA-256 differs from that in \
-             manifest.json; put the file back, or redo both with `llmbs index --force` and \
-             `llmbs train --stage initial`",
-            path.display()
-        ),
-        _ => Ok(()),
-    }
 }
 
 /// A tokenizer that knows the item tokens, and where they stand in the vocabulary.
@@ -221,7 +203,6 @@ pub(super) struct Trained {
 impl Trained {
     pub(super) fn load(run: &Run) -> Result<Self> {
         let index = load_index(run)?;
-        check_index(run)?;
         let dir = run.dir.join("initial");
         let (config, weights) = load_folder(&dir, dtype(run.config.backbone.dtype), &run.device)?;
         let tokens = Tokens::find(Tokenizer::load_folder(&dir)?, &index)?;
@@ -260,11 +241,13 @@ pub(super) fn plan_of(config: &RunConfig, num_items: usize) -> Result<Vec<TreePl
     config.index.settings().plan(num_items)
 }
 
-/// An embedding matrix of the run, (items, dim), where the index has one.
+/// An embedding matrix of the run, (items, dim), where the index was made with one.
 pub(super) fn load_matrix(run: &Run, name: &str) -> Result<Option<Array2<f32>>> {
-    let path = run.dir.join("index").join(format!("{name}.safetensors"));
-    if !path.exists() {
+    let file = format!("{name}.safetensors");
+    // What the stage wrote has been checked to be there: a file that was lost is an error.
+    if run.manifest.output(Stage::Index, &file).is_none() {
         return Ok(None);
     }
+    let path = run.dir.join("index").join(file);
     load_embeddings(&path, run.dataset.num_items()).map(Some)
 }

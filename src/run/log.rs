@@ -2,12 +2,12 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::Monitor;
+use super::{Monitor, Run};
 use crate::train::{Control, EpochReport, Losses, Memory, Observer, StepReport};
 use crate::{Error, Result};
 
@@ -15,6 +15,8 @@ use crate::{Error, Result};
 pub(super) struct TrainLog<'a> {
     path: PathBuf,
     stage: &'static str,
+    /// The name of the validation metric.
+    metric: String,
     every: u64,
     monitor: &'a mut dyn Monitor,
     begun: bool,
@@ -23,13 +25,15 @@ pub(super) struct TrainLog<'a> {
 
 impl<'a> TrainLog<'a> {
     pub(super) fn new(
-        run_dir: &Path,
+        run: &Run,
         stage: &'static str,
         every: u64,
         monitor: &'a mut dyn Monitor,
     ) -> Self {
-        let path = run_dir.join("log.jsonl");
-        Self { path, stage, every: every.max(1), monitor, begun: false, gathered: Vec::new() }
+        let path = run.dir.join("log.jsonl");
+        let metric = run.config.train.validation.metric.clone();
+        let every = every.max(1);
+        Self { path, stage, metric, every, monitor, begun: false, gathered: Vec::new() }
     }
 
     fn append(&self, event: &impl Serialize) -> Result<()> {
@@ -87,18 +91,20 @@ impl Observer for TrainLog<'_> {
         if let Some(value) = report.validation {
             let best = if report.best { ", the best so far" } else { "" };
             tracing::info!(
-                "{}: epoch {}: validation ndcg@10 {value:.4}{best}",
+                "{}: epoch {}: validation {} {value:.4}{best}",
                 self.stage,
-                report.epoch
+                report.epoch,
+                self.metric
             );
         }
-        self.append(&json!({
+        let mut event = json!({
             "epoch": report.epoch,
-            "validation_ndcg@10": report.validation,
             "best": report.best,
             "tokens": report.tokens,
             "tokens_per_s": report.tokens as f64 / report.seconds.max(1e-9),
-        }))
+        });
+        event[format!("validation_{}", self.metric)] = json!(report.validation);
+        self.append(&event)
     }
 }
 

@@ -17,10 +17,11 @@ use crate::{Error, Result, files, invalid};
 pub const GIT_REVISION: &str = env!("LLMBS_GIT_REVISION");
 
 /// Where a stage stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Status {
     /// Begun, and perhaps cut off.
+    #[default]
     Running,
     /// Its files are whole.
     Done,
@@ -29,7 +30,7 @@ pub enum Status {
 }
 
 /// What is known of one stage.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Record {
     /// Where it stands.
     pub status: Status,
@@ -143,6 +144,8 @@ pub(super) fn settings(stage: Stage, config: &RunConfig) -> Result<BTreeMap<Stri
             "train.lora.",
             "train.tasks.",
             "train.contrast.",
+            "train.distillation.",
+            "train.validation.",
             "train.initial.",
         ],
         Stage::Anneal => &[
@@ -152,6 +155,7 @@ pub(super) fn settings(stage: Stage, config: &RunConfig) -> Result<BTreeMap<Stri
             "train.item-softmax",
             "train.adapter.",
             "train.selection.",
+            "train.validation.",
             "train.anneal.",
         ],
     };

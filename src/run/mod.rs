@@ -4,6 +4,7 @@
 //! or none; `manifest.json` says which, from what, and with which settings.
 
 mod artifacts;
+mod digests;
 mod eval;
 mod log;
 mod manifest;
@@ -17,10 +18,10 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
-use crate::Result;
 use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::data::synth::Shop;
+use crate::{Error, Result, files, invalid};
 
 pub use crate::decode::Sampling;
 pub use crate::index::{Likeness, OnCollision, Similarity, Source, Spread};
@@ -37,6 +38,9 @@ pub use serve::{
 pub use stage::{Stage, StageReport};
 pub use stages::index::ImportRequest;
 
+/// What makes a folder a run.
+const MANIFEST: &str = "manifest.json";
+
 /// A run folder with its configuration and data.
 #[derive(Debug)]
 pub struct Run {
@@ -49,10 +53,15 @@ pub struct Run {
 
 impl Run {
     /// Opens the run folder `dir`, which need not exist yet, and reads the data.
+    ///
+    /// # Errors
+    /// Names what is wrong with the configuration or the data, and a folder that holds the files of
+    /// something else.
     pub fn open(dir: &Path, config: RunConfig, device: Device) -> Result<Self> {
         config.check()?;
+        refuse_folders_of_others(dir)?;
         let dataset = load_dataset(&config)?;
-        let manifest = Manifest::open(&dir.join("manifest.json"), &config, &dataset)?;
+        let manifest = Manifest::open(&dir.join(MANIFEST), &config, &dataset)?;
         Ok(Self { dir: dir.to_path_buf(), config, dataset, device, manifest })
     }
 
@@ -81,6 +90,28 @@ impl Run {
         let _ = write!(text, ", {} threads", rayon::current_num_threads());
         text
     }
+}
+
+/// Stages replace whole folders, which must not be those of somebody else.
+fn refuse_folders_of_others(dir: &Path) -> Result<()> {
+    if !dir.exists() || dir.join(MANIFEST).exists() {
+        return Ok(());
+    }
+    // The first thing ever written is the manifest: all else that may be there is its temporary file.
+    let temporary = files::temporary(Path::new(MANIFEST));
+    let entries = std::fs::read_dir(dir).map_err(Error::io(dir))?;
+    for entry in entries {
+        let name = entry.map_err(Error::io(dir))?.file_name();
+        if name != temporary.as_os_str() {
+            invalid!(
+                "{}: holds {}, but no {MANIFEST}: it is not a run of llmbs; name another folder \
+                 with --run, one that is empty or does not exist yet",
+                dir.display(),
+                name.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// The dataset a configuration names.

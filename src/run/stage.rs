@@ -7,9 +7,10 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::digests;
 use super::manifest::{self, Import, Record, Status};
 use super::stages::{anneal, index, initial};
-use super::{GIT_REVISION, Monitor, Run, peak_memory_bytes};
+use super::{GIT_REVISION, MANIFEST, Monitor, Run, peak_memory_bytes};
 use crate::{Result, files, invalid};
 
 /// The stages whose results a run folder keeps.
@@ -139,7 +140,7 @@ impl Run {
         Ok(())
     }
 
-    /// Refuses where the result of `stage` is missing, stale or of other settings.
+    /// Refuses where the result of `stage` is missing, stale, altered or of other settings.
     pub(super) fn require(&self, stage: Stage) -> Result<()> {
         let Some(record) = self.manifest.stages.get(&stage).filter(|r| r.status == Status::Done)
         else {
@@ -150,7 +151,8 @@ impl Run {
                 stage.command()
             );
         };
-        manifest::compare(&self.dir, stage, record, &self.settings(stage)?, &self.inputs(stage))
+        manifest::compare(&self.dir, stage, record, &self.settings(stage)?, &self.inputs(stage))?;
+        digests::check(&self.dir, stage, record)
     }
 
     /// The settings that decide the result of `stage`.
@@ -190,6 +192,7 @@ impl Run {
         resumes: bool,
         imported: Option<Import>,
     ) -> Result<()> {
+        self.claim()?;
         if !resumes {
             files::remove_dir(&self.dir.join(stage.folder()).join("state"))?;
         }
@@ -211,8 +214,8 @@ impl Run {
             figures: Value::Null,
         };
         self.manifest.stages.insert(stage, record);
-        files::write(&self.dir.join("config.toml"), self.config.to_toml()?.as_bytes())?;
-        self.save_manifest()
+        self.save_manifest()?;
+        files::write(&self.dir.join("config.toml"), self.config.to_toml()?.as_bytes())
     }
 
     pub(super) fn finish(
@@ -237,7 +240,12 @@ impl Run {
         Ok(StageReport { stage, was_done: false, wrote, figures, seconds })
     }
 
-    pub(super) fn save_manifest(&self) -> Result<()> {
-        files::write_json(&self.dir.join("manifest.json"), &self.manifest)
+    /// Makes the folder a run, if it is none yet, before anything else is written to it.
+    pub(super) fn claim(&self) -> Result<()> {
+        if self.dir.join(MANIFEST).exists() { Ok(()) } else { self.save_manifest() }
+    }
+
+    fn save_manifest(&self) -> Result<()> {
+        files::write_json(&self.dir.join(MANIFEST), &self.manifest)
     }
 }

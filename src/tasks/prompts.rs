@@ -19,6 +19,10 @@ pub struct Sample {
     pub contrast: Vec<(u32, ItemId)>,
     /// Whether it is sequence recommendation: all labels are item tokens.
     pub recommends: bool,
+    /// Of sequence recommendation: the items, the history's and then the targets.
+    pub items: Vec<ItemId>,
+    /// Which of them is the first target: the labels are the tokens of the items from here on.
+    pub first_target: usize,
 }
 
 impl Sample {
@@ -31,6 +35,13 @@ impl Sample {
     /// The tokens to be predicted, the end of a text included.
     pub fn response(&self) -> impl Iterator<Item = u32> {
         self.labels.iter().map(|(_, id)| *id)
+    }
+
+    /// Marks it as sequence recommendation of `item` after `history`.
+    fn recommend(&mut self, history: &[ItemId], item: ItemId) {
+        self.recommends = true;
+        self.items = [history, &[item]].concat();
+        self.first_target = history.len();
     }
 
     fn push(&mut self, ids: &[u32]) {
@@ -172,7 +183,8 @@ impl Prompts {
     /// One row for a run of `items`, with a loss on every item from `first_target` (at least 1) on,
     /// each followed by a `<con>` where `contrast` is set.
     pub fn sequence(&self, items: &[ItemId], first_target: usize, contrast: bool) -> Sample {
-        let mut sample = Sample { recommends: true, ..Sample::default() };
+        let mut sample =
+            Sample { recommends: true, items: items.to_vec(), first_target, ..Sample::default() };
         sample.push(&self.instruction());
         for (i, &item) in items.iter().enumerate() {
             let tokens = &self.items[item as usize];
@@ -202,7 +214,9 @@ impl Prompts {
             self.templates.of(direction).iter().filter(|t| self.fits(t, item)).collect();
         let pick = (rng::uniform(stream) * fitting.len() as f64) as usize;
         let mut sample = self.fill(fitting.get(pick)?, history, item, contrast);
-        sample.recommends = direction == Direction::Sequence;
+        if direction == Direction::Sequence {
+            sample.recommend(history, item);
+        }
         Some(sample)
     }
 
@@ -214,7 +228,9 @@ impl Prompts {
         contrast: bool,
     ) -> Sample {
         let template = &self.templates.of(Direction::Sequence)[0];
-        Sample { recommends: true, ..self.fill(template, history, item, contrast) }
+        let mut sample = self.fill(template, history, item, contrast);
+        sample.recommend(history, item);
+        sample
     }
 
     /// The first template of `direction` that answers with `field` alone, filled for `item` after

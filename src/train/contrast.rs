@@ -30,6 +30,17 @@ impl Default for ContrastConfig {
     }
 }
 
+/// What the contrastive loss of a training run is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Contrast<'a> {
+    /// The projectors and the embeddings they are drawn to.
+    pub projectors: &'a Projectors,
+    /// Weights, temperature and number of negatives.
+    pub config: &'a ContrastConfig,
+    /// How many items there are to draw negatives from.
+    pub num_items: usize,
+}
+
 /// One source: its projector and its embeddings.
 #[derive(Debug, Clone)]
 struct Side {

@@ -3,12 +3,13 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, Tensor, Var};
+use candle_core::{D, DType, Tensor, Var};
 use half::bf16;
 
 use super::batch::Batch;
-use super::contrast::Projectors;
-use super::trainer::{Losses, Trainer};
+use super::contrast::{Contrast, Projectors};
+use super::report::Losses;
+use super::trainer::Trainer;
 use crate::model::{Backprop, DropoutPair, Inner, Pools};
 use crate::nn::{Dropout, GradientSum, Gradients};
 use crate::ops::slices::{self, Activation};
@@ -58,7 +59,7 @@ impl Trainer<'_> {
                 targets: samples.iter().map(|s| s.contrast.len()).sum(),
                 dropout: self.dropout((step << 16) + i as u64),
             };
-            (Batch::pack(micro), share)
+            (micro, share)
         });
         let served = workspace.served.take();
         match self.model.pass_by_hand() {
@@ -77,15 +78,17 @@ impl Trainer<'_> {
         DropoutPair { residual: drop(self.config.dropout, 1), lora: drop(self.lora_dropout, 2) }
     }
 
-    fn by_hand<A: Activation>(
+    fn by_hand<'s, A: Activation>(
         &self,
-        batches: impl Iterator<Item = (Batch, Share)>,
+        batches: impl Iterator<Item = (&'s [Sample], Share)>,
         pools: &Pools<A>,
         served: Option<Gradients>,
     ) -> Result<(Losses, Gradients)> {
         let (mut losses, mut sums) = (Losses::default(), GradientSum::new(self.params, served));
         let mut contrasted = false;
-        for (batch, share) in batches {
+        for (samples, share) in batches {
+            let batch = Batch::pack(samples);
+            let drawn_to = self.drawn_to(samples)?;
             let model = self.model;
             let checkpointing = self.config.checkpointing;
             let (input, dropout) = (&batch.input, share.dropout);
@@ -96,8 +99,9 @@ impl Trainer<'_> {
             let split = batch.labels.len() * model.config().hidden_size;
             let scale = 1.0 / share.labels as f64;
             let mut generation = 0.0;
-            for (labels, vocabulary) in self.normalizations(&batch) {
+            for Group { labels, vocabulary, recommends } in self.normalizations(&batch) {
                 let head = model.lm_head();
+                let teacher = self.teacher.filter(|_| recommends);
                 let part = labels.start * model.config().hidden_size
                     ..labels.end * model.config().hidden_size;
                 // A part of the vocabulary writes a part of the gradient.
@@ -109,6 +113,7 @@ impl Trainer<'_> {
                         head,
                         vocabulary,
                         &batch.labels[labels],
+                        teacher.map(|teacher| teacher.soft(&drawn_to)),
                         scale,
                         &mut grad[part],
                         sum,
@@ -138,25 +143,33 @@ impl Trainer<'_> {
         Ok((losses, sums.finish(|name| !contrasted && name.starts_with("projectors."))?))
     }
 
-    fn by_graph(
+    fn by_graph<'s>(
         &self,
-        batches: impl Iterator<Item = (Batch, Share)>,
+        batches: impl Iterator<Item = (&'s [Sample], Share)>,
     ) -> Result<(Losses, Gradients)> {
         let mut losses = Losses::default();
         let mut sum: Option<Gradients> = None;
-        for (batch, share) in batches {
+        for (samples, share) in batches {
+            let batch = Batch::pack(samples);
+            let drawn_to = self.drawn_to(samples)?;
             let model = self.model;
             let hidden = model.hidden(&batch.input, None, share.dropout)?;
             let rows = |rows: &[u32]| hidden.index_select(&Tensor::new(rows, hidden.device())?, 0);
             let states = rows(&batch.label_rows)?;
             let mut total = states.zeros_like()?.sum_all()?;
-            for (labels, vocabulary) in self.normalizations(&batch) {
+            for Group { labels, vocabulary, recommends } in self.normalizations(&batch) {
                 let states = states.narrow(0, labels.start, labels.len())?;
                 let (first, count) = (vocabulary.start, vocabulary.len());
                 let head = model.lm_head().narrow(0, first as usize, count)?;
                 let labels: Vec<u32> = batch.labels[labels].iter().map(|id| id - first).collect();
                 let nll = ops::cross_entropy(&states, &head, &labels, model.precision())?;
-                total = (total + (nll.sum_all()? / share.labels as f64)?)?;
+                let mut sum = nll.sum_all()?;
+                if let Some(teacher) = self.teacher.filter(|_| recommends) {
+                    let (rows, weight, id) = teacher.soft_tensor(&drawn_to, hidden.device())?;
+                    let soft = soft_cross_entropy(&states, &head, (id - first) as usize, &rows)?;
+                    sum = ((sum * (1.0 - weight))? + (soft * weight)?)?;
+                }
+                total = (total + (sum / share.labels as f64)?)?;
             }
             losses.generation += scalar(&total)?;
             let contrast = if batch.contrast_rows.is_empty() {
@@ -184,14 +197,26 @@ impl Trainer<'_> {
         }
     }
 
-    /// The labels of a batch by the part of the vocabulary their probabilities are normalised over; at
+    /// The teacher's distributions of all labels of sequence recommendation; none without a teacher.
+    fn drawn_to(&self, samples: &[Sample]) -> Result<Vec<f32>> {
+        self.teacher.map_or_else(|| Ok(Vec::new()), |teacher| teacher.distributions(samples))
+    }
+
+    /// The labels of a batch by what is asked of them and over what their probabilities are normalised; at
     /// least one group, none empty but in a batch without labels.
-    fn normalizations(&self, batch: &Batch) -> Vec<(Range<usize>, Range<u32>)> {
-        let (all, vocabulary) = (batch.labels.len(), 0..self.model.config().vocab_size as u32);
-        let Some(items) = self.item_tokens.clone() else { return vec![(0..all, vocabulary)] };
+    fn normalizations(&self, batch: &Batch) -> Vec<Group> {
+        let (all, whole) = (batch.labels.len(), 0..self.model.config().vocab_size as u32);
         let split = all - batch.recommended;
-        let mut groups = vec![(0..split, vocabulary), (split..all, items)];
-        groups.retain(|(labels, _)| !labels.is_empty());
+        let apart = self.item_tokens.is_some() || self.teacher.is_some();
+        if !apart {
+            return vec![Group { labels: 0..all, vocabulary: whole, recommends: false }];
+        }
+        let items = self.item_tokens.clone().unwrap_or_else(|| whole.clone());
+        let mut groups = vec![
+            Group { labels: 0..split, vocabulary: whole, recommends: false },
+            Group { labels: split..all, vocabulary: items, recommends: true },
+        ];
+        groups.retain(|group| !group.labels.is_empty());
         groups
     }
 
@@ -203,11 +228,13 @@ impl Trainer<'_> {
         share: &Share,
         losses: &mut Losses,
     ) -> Result<Option<Tensor>> {
-        let Some((projectors, config, items)) = self.contrast else { return Ok(None) };
+        let Some(Contrast { projectors, config, num_items }) = self.contrast else {
+            return Ok(None);
+        };
         if batch.contrast_rows.is_empty() {
             return Ok(None);
         }
-        let negatives = Projectors::negatives(config, items, self.seed, share.step);
+        let negatives = Projectors::negatives(config, num_items, self.seed, share.step);
         let mut total: Option<Tensor> = None;
         for side in
             projectors.losses(states, &batch.contrast_items, &negatives, config.temperature)?
@@ -227,6 +254,29 @@ impl Trainer<'_> {
         }
         Ok(total)
     }
+}
+
+/// Labels that are treated alike.
+struct Group {
+    labels: Range<usize>,
+    vocabulary: Range<u32>,
+    /// They are those of sequence recommendation.
+    recommends: bool,
+}
+
+/// The sum of the cross-entropies between distributions `rows`, (n, ids), and the probabilities of these ids,
+/// from the row `first` of `head` on; `states` is (n, hidden).
+fn soft_cross_entropy(
+    states: &Tensor,
+    head: &Tensor,
+    first: usize,
+    rows: &Tensor,
+) -> Result<Tensor> {
+    let logits = ops::linear(states, head, ops::Precision::Full)?;
+    let log_total = logits.log_sum_exp(D::Minus1)?.unsqueeze(1)?;
+    let logits = logits.narrow(1, first, rows.dim(1)?)?;
+    let log_probabilities = logits.broadcast_sub(&log_total)?;
+    Ok((log_probabilities * rows.to_dtype(logits.dtype())?)?.sum_all()?.neg()?)
 }
 
 fn scalar(t: &Tensor) -> Result<f64> {

@@ -1,19 +1,23 @@
 //! Training: batches, losses, schedule, and the loop that the warm-up and both stages share.
 
 mod batch;
+mod config;
 mod contrast;
 mod gradients;
 mod memory;
+mod report;
 mod schedule;
 mod state;
+mod teacher;
 mod trainer;
 mod warmup;
 
 pub use batch::Batch;
-pub use contrast::{ContrastConfig, ContrastLoss, Projectors};
+pub use config::StageConfig;
+pub use contrast::{Contrast, ContrastConfig, ContrastLoss, Projectors};
 pub use memory::Memory;
+pub use report::{Control, EpochReport, Losses, Observer, StepReport, TrainOutcome};
 pub use schedule::Schedule;
-pub use trainer::{
-    Control, EpochReport, Losses, Observer, StepReport, TrainConfig, TrainOutcome, Trainer,
-};
+pub use teacher::{DistillationConfig, Teacher};
+pub use trainer::{Trainer, Validation};
 pub use warmup::{language_model_samples, shuffled};

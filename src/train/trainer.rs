@@ -7,171 +7,23 @@ use std::thread::{self, Scope};
 use std::time::Instant;
 
 use rayon::ThreadPoolBuilder;
-use serde::{Deserialize, Serialize};
 
-use super::contrast::{ContrastConfig, Projectors};
+use super::config::StageConfig;
+use super::contrast::Contrast;
 use super::gradients::Workspace;
-use super::memory::Memory;
+use super::report::{Control, EpochReport, Losses, Observer, StepReport, TrainOutcome};
 use super::schedule::Schedule;
 use super::state::{Progress, StateDir};
+use super::teacher::Teacher;
 use crate::model::Llama;
-use crate::nn::{AdamW, AdamWConfig, Params};
+use crate::nn::{AdamW, Average, Params};
 use crate::tasks::Sample;
 use crate::{Error, Result, invalid};
-
-/// Hyper-parameters of a training run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct TrainConfig {
-    /// Passes over the samples.
-    pub epochs: u64,
-    /// Stop after this many steps, whatever the epochs say.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_steps: Option<u64>,
-    /// Samples an optimiser step sees.
-    pub batch: usize,
-    /// Samples a forward pass sees; a step accumulates as many as it needs. Absent: the whole batch.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub micro_batch: Option<usize>,
-    /// Peak learning rate.
-    pub learning_rate: f64,
-    /// Share of the steps over which the learning rate rises.
-    pub warmup_ratio: f64,
-    /// Gradients are scaled down to this norm.
-    pub clip_norm: f64,
-    /// Dropout on embeddings and residual branches.
-    pub dropout: f64,
-    /// Keep only the input of every block for the backward pass, which computes the rest again: less
-    /// memory, about a third more work. On the CPU only.
-    pub checkpointing: bool,
-    /// Users scored on the validation split after each epoch; 0 scores all.
-    pub validation_users: usize,
-    /// Steps between two lines of the log.
-    pub log_every: u64,
-    /// Steps between two saves of the state to resume from.
-    pub save_every: u64,
-    /// AdamW's constants.
-    pub adamw: AdamWConfig,
-}
-
-impl Default for TrainConfig {
-    fn default() -> Self {
-        Self {
-            epochs: 3,
-            max_steps: None,
-            batch: 128,
-            micro_batch: None,
-            learning_rate: 5e-5,
-            warmup_ratio: 0.01,
-            clip_norm: 1.0,
-            dropout: 0.0,
-            checkpointing: false,
-            validation_users: 2000,
-            log_every: 10,
-            save_every: 500,
-            adamw: AdamWConfig::default(),
-        }
-    }
-}
-
-/// Losses of a step, each a mean over its global batch.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Losses {
-    /// What is minimised.
-    pub total: f64,
-    /// `L_gen`: mean over response tokens.
-    #[serde(rename = "gen")]
-    pub generation: f64,
-    /// `L_con^s`, mean over targets.
-    pub con_s: Option<f64>,
-    /// `L_con^b`, mean over targets.
-    pub con_b: Option<f64>,
-    /// Share of targets whose z^s outscores all negatives.
-    pub top1_s: Option<f64>,
-    /// Share of targets whose z^b outscores all negatives.
-    pub top1_b: Option<f64>,
-}
-
-/// One optimiser step.
-#[derive(Debug, Clone, Serialize)]
-pub struct StepReport {
-    /// The step, from 1.
-    pub step: u64,
-    /// Steps of the whole run.
-    pub total_steps: u64,
-    /// The epoch, from 1.
-    pub epoch: u64,
-    /// The losses.
-    #[serde(flatten)]
-    pub losses: Losses,
-    /// Learning rate.
-    pub learning_rate: f64,
-    /// Norm of the gradient before clipping.
-    pub gradient_norm: f64,
-    /// Tokens in the step.
-    pub tokens: usize,
-    /// Tokens a second.
-    pub tokens_per_s: f64,
-}
-
-/// One epoch.
-#[derive(Debug, Clone, Serialize)]
-pub struct EpochReport {
-    /// The epoch, from 1.
-    pub epoch: u64,
-    /// The validation metric, where there is one.
-    pub validation: Option<f64>,
-    /// Whether it is the best so far.
-    pub best: bool,
-    /// Tokens trained on in this process so far.
-    pub tokens: usize,
-    /// Seconds spent in steps so far.
-    pub seconds: f64,
-}
-
-/// Whether to go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Control {
-    /// Go on.
-    Continue,
-    /// Save the state and stop.
-    Stop,
-}
-
-/// Hears of a run's progress.
-pub trait Observer {
-    /// Before the first step: what memory it is expected to take, where that can be told.
-    fn on_start(&mut self, memory: Option<Memory>) -> Result<()> {
-        let _ = memory;
-        Ok(())
-    }
-    /// After every step.
-    fn on_step(&mut self, report: &StepReport) -> Result<Control>;
-    /// After every epoch.
-    fn on_epoch(&mut self, report: &EpochReport) -> Result<()>;
-}
-
-/// How a run ended.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TrainOutcome {
-    /// Whether all steps were taken (else the observer stopped it and the state was saved).
-    pub finished: bool,
-    /// The best validation metric and its epoch, from 1.
-    pub best: Option<(f64, u64)>,
-    /// Steps taken over all processes.
-    pub steps: u64,
-    /// Tokens trained on in this process.
-    pub tokens: usize,
-    /// Seconds spent in steps in this process.
-    pub seconds: f64,
-    /// What memory it was expected to take, where that could be told.
-    pub memory: Option<Memory>,
-}
 
 /// A training run over one model.
 pub struct Trainer<'a> {
     /// Hyper-parameters.
-    pub config: &'a TrainConfig,
+    pub config: &'a StageConfig,
     /// Dropout on adapter inputs.
     pub lora_dropout: f64,
     /// Seed of dropout and negatives.
@@ -184,36 +36,62 @@ pub struct Trainer<'a> {
     /// over the whole vocabulary.
     pub item_tokens: Option<Range<u32>>,
     /// The contrastive task, if any sample has a `<con>`.
-    pub contrast: Option<(&'a Projectors, &'a ContrastConfig, usize)>,
+    pub contrast: Option<Contrast<'a>>,
+    /// What sequence recommendation is drawn to beside its targets.
+    pub teacher: Option<&'a Teacher>,
     /// Where to keep the state to resume from; `None` for runs too short to need one.
     pub state: Option<&'a Path>,
+}
+
+/// How the epochs of a run are told apart.
+pub struct Validation<'a> {
+    /// The figure of the model as it is, the higher the better.
+    pub measure: &'a mut dyn FnMut() -> Result<f64>,
+    /// Epochs without a better figure before the run ends; 0 for never.
+    pub patience: u64,
+    /// Whether the model before the first step is one to choose from, as epoch 0.
+    pub from_start: bool,
+}
+
+/// What changes while a run goes on.
+struct Running {
+    adam: AdamW,
+    average: Option<Average>,
+    progress: Progress,
+    workspace: Workspace,
+    schedule: Schedule,
+    total_steps: u64,
+    /// Of this process.
+    tokens: usize,
+    seconds: f64,
 }
 
 impl Trainer<'_> {
     /// Trains on `samples(epoch)` for all epochs, or on from the state left by an earlier process.
     ///
-    /// With `validate`, the parameters end as they were after the epoch it rated highest.
+    /// With `validation`, the parameters end as they were after the epoch it rated highest. Where the
+    /// configuration asks for a moving average, that is what is rated and kept.
     ///
     /// # Errors
     /// Stops at the first loss that is not a number, leaving the state saved before it.
     pub fn run(
         &self,
         samples: &(dyn Fn(u64) -> Vec<Sample> + Sync),
-        validate: Option<&mut dyn FnMut() -> Result<f64>>,
+        validation: Option<Validation<'_>>,
         observer: &mut dyn Observer,
     ) -> Result<TrainOutcome> {
         // A pool of its own: the one that trains may have no thread to spare, or be waiting for it.
         let pool = ThreadPoolBuilder::new().num_threads(1).build();
         let pool = pool.map_err(|e| Error::Invalid(format!("no thread could be started: {e}")))?;
         let samples = |epoch| pool.install(|| samples(epoch));
-        thread::scope(|scope| self.run_in(scope, &samples, validate, observer))
+        thread::scope(|scope| self.run_in(scope, &samples, validation, observer))
     }
 
     fn run_in<'scope, 'env>(
         &self,
         scope: &'scope Scope<'scope, 'env>,
         samples: &'env (dyn Fn(u64) -> Vec<Sample> + Sync),
-        mut validate: Option<&mut dyn FnMut() -> Result<f64>>,
+        mut validation: Option<Validation<'_>>,
         observer: &mut dyn Observer,
     ) -> Result<TrainOutcome> {
         let config = self.config;
@@ -221,8 +99,8 @@ impl Trainer<'_> {
             invalid!("batch and micro-batch must be at least 1");
         }
         let state = self.state.map(StateDir::new);
-        let (mut adam, mut progress) = self.begin(state.as_ref())?;
-        let mut epoch_samples = samples(progress.epoch);
+        let mut running = self.begin(state.as_ref())?;
+        let mut epoch_samples = samples(running.progress.epoch);
         if epoch_samples.is_empty() {
             invalid!(
                 "there is nothing to train on: no user has two items before validation and test"
@@ -230,110 +108,185 @@ impl Trainer<'_> {
         }
         let per_epoch = epoch_samples.len().div_ceil(config.batch) as u64;
         let all_steps = per_epoch * config.epochs;
-        let total_steps = config.max_steps.map_or(all_steps, |max| max.min(all_steps));
-        let schedule = Schedule::new(config.learning_rate, config.warmup_ratio, total_steps);
+        running.total_steps = config.max_steps.map_or(all_steps, |max| max.min(all_steps));
+        running.schedule =
+            Schedule::new(config.learning_rate, config.warmup_ratio, running.total_steps);
         let memory = self.memory(&epoch_samples);
         observer.on_start(memory)?;
-        let (mut tokens, mut seconds) = (0, 0.0);
-        let mut workspace = Workspace::default();
-        while progress.step < total_steps {
+        let outcome = |running: &Running, finished| TrainOutcome {
+            finished,
+            best: running.progress.best,
+            steps: running.progress.step,
+            tokens: running.tokens,
+            seconds: running.seconds,
+            memory,
+        };
+        if running.progress == Progress::default()
+            && let Some(validation) = validation.as_mut().filter(|v| v.from_start)
+        {
+            self.rate(&mut running, validation, state.as_ref(), observer)?;
+        }
+        while running.progress.step < running.total_steps {
             // The next epoch's samples are made while this one trains.
-            let next = progress.epoch + 1;
-            let upcoming =
-                (next * per_epoch < total_steps).then(|| scope.spawn(move || samples(next)));
-            for batch in epoch_samples.chunks(config.batch).skip(progress.batches) {
-                let start = Instant::now();
-                let lr = schedule.at(progress.step);
-                let (losses, gradient_norm) =
-                    self.step(&mut adam, &mut workspace, batch, progress.step, lr)?;
-                let step_tokens: usize = batch.iter().map(|s| s.ids.len()).sum();
-                let elapsed = start.elapsed().as_secs_f64();
-                tokens += step_tokens;
-                seconds += elapsed;
-                progress.step += 1;
-                progress.batches += 1;
-                let control = observer.on_step(&StepReport {
-                    step: progress.step,
-                    total_steps,
-                    epoch: progress.epoch + 1,
-                    losses,
-                    learning_rate: lr,
-                    gradient_norm,
-                    tokens: step_tokens,
-                    tokens_per_s: step_tokens as f64 / elapsed,
-                })?;
-                if let Some(state) = &state
-                    && (progress.step % config.save_every.max(1) == 0 || control == Control::Stop)
-                {
-                    state.save(&progress, self.params, &adam)?;
-                }
-                if control == Control::Stop {
-                    let steps = progress.step;
-                    let best = progress.best;
-                    return Ok(TrainOutcome {
-                        finished: false,
-                        best,
-                        steps,
-                        tokens,
-                        seconds,
-                        memory,
-                    });
-                }
-                if progress.step >= total_steps {
-                    break;
-                }
+            let next = running.progress.epoch + 1;
+            let upcoming = (next * per_epoch < running.total_steps)
+                .then(|| scope.spawn(move || samples(next)));
+            if self.epoch(&mut running, &epoch_samples, state.as_ref(), observer)? == Control::Stop
+            {
+                return Ok(outcome(&running, false));
             }
-            progress.epoch += 1;
-            progress.batches = 0;
-            let validation = validate.as_mut().map(|v| v()).transpose()?;
-            let improved = validation.is_some_and(|v| progress.best.is_none_or(|(b, _)| v > b));
-            if improved {
-                progress.best = validation.map(|value| (value, progress.epoch));
-            }
-            observer.on_epoch(&EpochReport {
-                epoch: progress.epoch,
-                validation,
-                best: improved,
-                tokens,
-                seconds,
-            })?;
-            if let Some(state) = &state {
-                if improved {
-                    state.save_best(self.params)?;
+            running.progress.epoch += 1;
+            running.progress.batches = 0;
+            let mut ends = false;
+            match validation.as_mut() {
+                Some(validation) => {
+                    self.rate(&mut running, validation, state.as_ref(), observer)?;
+                    let best = running.progress.best.map_or(0, |(_, epoch)| epoch);
+                    let since = running.progress.epoch - best;
+                    ends = validation.patience > 0 && since >= validation.patience;
                 }
-                state.save(&progress, self.params, &adam)?;
+                None => self.report_epoch(&running, None, false, observer)?,
             }
+            if ends {
+                // A process that finds this state has nothing left to do either.
+                running.progress.ended = true;
+            }
+            self.save(&running, state.as_ref())?;
             if let Some(upcoming) = upcoming {
                 epoch_samples = upcoming.join().unwrap_or_else(|panic| resume_unwind(panic));
             }
+            if ends {
+                break;
+            }
         }
-        let best = progress.best;
-        if let (Some(state), Some(_)) = (&state, best) {
-            state.restore_best(self.params, self.model.device())?;
+        match (&state, running.progress.best) {
+            (Some(state), Some(_)) => {
+                state.restore_best(&running.progress, self.params, self.model.device())?;
+            }
+            // Without a choice of epochs the average is the result.
+            _ => self.swap_average(&mut running)?,
         }
-        Ok(TrainOutcome { finished: true, best, steps: progress.step, tokens, seconds, memory })
+        Ok(outcome(&running, true))
     }
 
-    /// The optimiser and the progress of a fresh start, or of the state left by an earlier process.
-    fn begin(&self, state: Option<&StateDir>) -> Result<(AdamW, Progress)> {
+    /// A fresh start, or the state left by an earlier process.
+    fn begin(&self, state: Option<&StateDir>) -> Result<Running> {
         let mut adam = AdamW::new(self.params, self.config.adamw)?;
+        let mut average = match self.config.ema {
+            0.0 => None,
+            decay => Some(Average::new(self.params, decay)?),
+        };
         let left = match state {
-            Some(state) => state.restore(self.params, &mut adam, self.model.device())?,
+            Some(state) => {
+                let device = self.model.device();
+                state.restore(self.params, &mut adam, average.as_mut(), device)?
+            }
             None => None,
         };
-        Ok((adam, left.unwrap_or_default()))
+        Ok(Running {
+            adam,
+            average,
+            progress: left.unwrap_or_default(),
+            workspace: Workspace::default(),
+            schedule: Schedule::new(0.0, 0.0, 0),
+            total_steps: 0,
+            tokens: 0,
+            seconds: 0.0,
+        })
+    }
+
+    /// The batches of an epoch that are not done yet.
+    fn epoch(
+        &self,
+        running: &mut Running,
+        samples: &[Sample],
+        state: Option<&StateDir>,
+        observer: &mut dyn Observer,
+    ) -> Result<Control> {
+        let config = self.config;
+        for batch in samples.chunks(config.batch).skip(running.progress.batches) {
+            if running.progress.ended || running.progress.step >= running.total_steps {
+                break;
+            }
+            let start = Instant::now();
+            let lr = running.schedule.at(running.progress.step);
+            let (losses, gradient_norm) = self.step(running, batch, lr)?;
+            let tokens: usize = batch.iter().map(|s| s.ids.len()).sum();
+            let elapsed = start.elapsed().as_secs_f64();
+            running.tokens += tokens;
+            running.seconds += elapsed;
+            running.progress.batches += 1;
+            let step = running.progress.step;
+            let control = observer.on_step(&StepReport {
+                step,
+                total_steps: running.total_steps,
+                epoch: running.progress.epoch + 1,
+                losses,
+                learning_rate: lr,
+                gradient_norm,
+                tokens,
+                tokens_per_s: tokens as f64 / elapsed,
+            })?;
+            if step.is_multiple_of(config.save_every.max(1)) || control == Control::Stop {
+                self.save(running, state)?;
+            }
+            if control == Control::Stop {
+                return Ok(control);
+            }
+        }
+        Ok(Control::Continue)
+    }
+
+    /// Measures the model, or its moving average, and keeps it if it is the best so far.
+    fn rate(
+        &self,
+        running: &mut Running,
+        validation: &mut Validation<'_>,
+        state: Option<&StateDir>,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        self.swap_average(running)?;
+        let value = (validation.measure)()?;
+        let epoch = running.progress.epoch;
+        let best = running.progress.best.is_none_or(|(best, _)| value > best);
+        if best {
+            running.progress.best = Some((value, epoch));
+            if let Some(state) = state {
+                running.progress.best_sha256 = Some(state.save_best(self.params, epoch)?);
+            }
+        }
+        self.swap_average(running)?;
+        self.report_epoch(running, Some(value), best, observer)
+    }
+
+    fn report_epoch(
+        &self,
+        running: &Running,
+        validation: Option<f64>,
+        best: bool,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let Running { tokens, seconds, .. } = *running;
+        let epoch = running.progress.epoch;
+        observer.on_epoch(&EpochReport { epoch, validation, best, tokens, seconds })
+    }
+
+    fn swap_average(&self, running: &mut Running) -> Result<()> {
+        match &mut running.average {
+            Some(average) => Ok(average.swap(self.params)?),
+            None => Ok(()),
+        }
+    }
+
+    fn save(&self, running: &Running, state: Option<&StateDir>) -> Result<()> {
+        let Some(state) = state else { return Ok(()) };
+        state.save(&running.progress, self.params, &running.adam, running.average.as_ref())
     }
 
     /// One optimiser step over a global batch; gives the losses and the gradient's norm.
-    fn step(
-        &self,
-        adam: &mut AdamW,
-        workspace: &mut Workspace,
-        samples: &[Sample],
-        step: u64,
-        lr: f64,
-    ) -> Result<(Losses, f64)> {
-        let (losses, gradients) = self.gradients_in(workspace, samples, step)?;
+    fn step(&self, running: &mut Running, samples: &[Sample], lr: f64) -> Result<(Losses, f64)> {
+        let step = running.progress.step;
+        let (losses, gradients) = self.gradients_in(&mut running.workspace, samples, step)?;
         if !losses.total.is_finite() {
             invalid!(
                 "the loss became {} at step {}: lower the learning rate (now {lr:.2e}) or \
@@ -351,8 +304,12 @@ impl Trainer<'_> {
             );
         }
         let scale = if norm > self.config.clip_norm { self.config.clip_norm / norm } else { 1.0 };
-        adam.step(self.params, &gradients, lr, scale)?;
-        workspace.served = Some(gradients);
+        running.adam.step(self.params, &gradients, lr, scale)?;
+        running.workspace.served = Some(gradients);
+        running.progress.step += 1;
+        if let Some(average) = &mut running.average {
+            average.update(self.params, running.progress.step)?;
+        }
         Ok((losses, norm))
     }
 }

@@ -38,14 +38,15 @@ epochs = 2
 held-out = 0.25
 [train.warmup]
 epochs = 1
+[train.validation]
+users = 20
+
 [train.initial]
 epochs = 2
 batch = 32
 learning-rate = 3e-3
-validation-users = 20
 [train.anneal]
 learning-rate = 1e-3
-validation-users = 20
 ";
 
 /// A folder with [`TINY`] as its configuration.

@@ -81,6 +81,7 @@ fn describe(traits: Traits, rng: &mut Rng) -> Item {
         brand: brand.to_string(),
         categories: format!("Beauty, {}, {}", department.name, category.name),
         raw_id: None,
+        is_gap: false,
     }
 }
 

@@ -206,6 +206,11 @@ impl SasRec {
         &self.items
     }
 
+    /// The most items of a history that it reads.
+    pub fn history(&self) -> usize {
+        self.sizes.history
+    }
+
     /// A deep copy of the parameters by name, for a file.
     pub fn weights(&self) -> Result<BTreeMap<String, Tensor>> {
         self.params.snapshot()

@@ -99,7 +99,7 @@ impl Run {
         let trained = Trained::load(self)?;
         let model = trained.model(self, request.adapter)?;
         let prompts = trained.tokens.prompts(self)?;
-        let trie = Trie::new(&trained.index);
+        let trie = Trie::subset(&trained.index, self.dataset.catalogue())?;
         let recommender = self.recommender(&model, &trained.tokens, &prompts, &trie, request.beam);
         let protocol = self.protocol(request.split);
 
@@ -182,7 +182,7 @@ impl Run {
         if adapter { self.require(Stage::Anneal) } else { Ok(()) }
     }
 
-    pub(super) fn recommender<'a>(
+    fn recommender<'a>(
         &self,
         model: &'a Llama,
         tokens: &'a Tokens,

@@ -10,4 +10,4 @@ pub use baseline::{Baseline, BaselineRequest};
 pub use compare::Comparison;
 pub use evaluate::{EvalRequest, EvalResult};
 pub use text::{TextModel, TextRequest};
-pub(super) use validation::Validation;
+pub(super) use validation::ValidationMetric;

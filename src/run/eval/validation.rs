@@ -1,16 +1,20 @@
 //! The figure that training tells epochs apart by.
 
 use super::evaluate::sample_of;
-use crate::Result;
+use crate::decode::BeamSearch;
+use crate::eval::Recommender;
 use crate::index::{ItemIndex, Trie};
 use crate::model::Llama;
 use crate::run::Run;
 use crate::run::artifacts::Tokens;
 use crate::tasks::Prompts;
-use crate::train::TrainConfig;
+use crate::{Result, invalid};
 
-/// The validation metric that training picks its best epoch by.
-pub(in crate::run) struct Validation<'a> {
+/// Users searched for together.
+const BATCH: usize = 64;
+
+/// The validation metric that training picks its best epoch by, as `[train.validation]` asks for it.
+pub(in crate::run) struct ValidationMetric<'a> {
     run: &'a Run,
     tokens: &'a Tokens,
     prompts: &'a Prompts,
@@ -18,30 +22,39 @@ pub(in crate::run) struct Validation<'a> {
     users: Vec<usize>,
 }
 
-impl<'a> Validation<'a> {
+impl<'a> ValidationMetric<'a> {
     pub(in crate::run) fn new(
         run: &'a Run,
         index: &ItemIndex,
         tokens: &'a Tokens,
         prompts: &'a Prompts,
-        config: &TrainConfig,
-    ) -> Self {
+    ) -> Result<Self> {
         let all: Vec<usize> = (0..run.dataset.users.len()).collect();
-        let users = match config.validation_users {
+        let users = match run.config.train.validation.users {
             0 => all,
             most => sample_of(&all, most, run.config.seed, "validation users"),
         };
-        Self { run, tokens, prompts, trie: Trie::new(index), users }
+        let trie = Trie::subset(index, run.dataset.catalogue())?;
+        Ok(Self { run, tokens, prompts, trie, users })
     }
 
-    /// NDCG@10 on the validation split.
-    pub(in crate::run) fn ndcg(&self, model: &Llama) -> Result<f64> {
-        let config = &self.run.config;
-        let recommender =
-            self.run.recommender(model, self.tokens, self.prompts, &self.trie, config.eval.beam);
-        let metrics = recommender
-            .evaluate(&self.run.dataset, &self.users, self.run.validation_protocol(), &mut |_| {})?
-            .metrics;
-        Ok(metrics.get("ndcg@10").copied().unwrap_or(0.0))
+    /// The metric on the validation split.
+    pub(in crate::run) fn of(&self, model: &Llama) -> Result<f64> {
+        let config = &self.run.config.train.validation;
+        let recommender = Recommender {
+            model,
+            prompts: self.prompts,
+            vocabulary: &self.tokens.vocabulary,
+            trie: &self.trie,
+            search: BeamSearch { width: config.beam, normalize: config.normalize },
+            batch: BATCH,
+        };
+        let protocol = self.run.validation_protocol();
+        let metrics =
+            recommender.evaluate(&self.run.dataset, &self.users, protocol, &mut |_| {})?.metrics;
+        match metrics.get(&config.metric) {
+            Some(value) => Ok(*value),
+            None => invalid!("train.validation.metric = {:?}: there is none", config.metric),
+        }
     }
 }

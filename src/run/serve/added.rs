@@ -52,6 +52,7 @@ impl Entry {
             brand: self.brand.clone(),
             categories: self.categories.clone(),
             raw_id: self.item_id.clone(),
+            is_gap: false,
         }
     }
 }
@@ -201,7 +202,7 @@ impl Run {
                 tokens: tokens.clone(),
                 nearest: nearest.collect(),
             });
-            let Item { title, description, brand, categories, raw_id: item_id } = item;
+            let Item { title, description, brand, categories, raw_id: item_id, is_gap: _ } = item;
             let nearest = place.nearest;
             added.items.insert(
                 id,

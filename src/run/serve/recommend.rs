@@ -111,11 +111,15 @@ impl Run {
         if adapter {
             self.require(Stage::Anneal)?;
         }
-        let mut is_offered = vec![options.only.is_none(); catalogue.dataset().num_items()];
+        let dataset = catalogue.dataset();
+        let mut is_offered = vec![false; dataset.num_items()];
+        for item in dataset.catalogue().filter(|_| options.only.is_none()) {
+            is_offered[item as usize] = true;
+        }
         for &item in options.only.iter().flatten() {
-            match is_offered.get_mut(item as usize) {
-                Some(offered) => *offered = true,
-                None => return Err(no_item(catalogue.dataset(), item)),
+            match dataset.items.get(item as usize) {
+                Some(found) if !found.is_gap => is_offered[item as usize] = true,
+                _ => return Err(no_item(dataset, item)),
             }
         }
         let num_offered = is_offered.iter().filter(|offered| **offered).count();

@@ -9,10 +9,10 @@ use super::initial::figures;
 use crate::model::adapter;
 use crate::nn::Params;
 use crate::run::artifacts::Trained;
-use crate::run::eval::Validation;
+use crate::run::eval::ValidationMetric;
 use crate::run::log::TrainLog;
 use crate::run::{Monitor, Run};
-use crate::train::Trainer;
+use crate::train::{Trainer, Validation};
 use crate::{Result, files};
 
 pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>, Value)> {
@@ -46,13 +46,25 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<P
         params: &params,
         item_tokens: trained.tokens.normalized_over(run),
         contrast: None,
+        teacher: None,
         state: Some(&state),
     };
-    let validation =
-        Validation::new(run, &trained.index, &trained.tokens, &prompts, &config.anneal);
-    let mut log = TrainLog::new(&run.dir, "anneal", config.anneal.log_every, monitor);
-    let outcome = trainer.run(&samples, Some(&mut || validation.ndcg(&model)), &mut log)?;
+    let metric = ValidationMetric::new(run, &trained.index, &trained.tokens, &prompts)?;
+    // An adapter that does not help is none: the model before annealing is one to choose.
+    let validation = Validation {
+        measure: &mut || metric.of(&model),
+        patience: config.validation.patience,
+        from_start: true,
+    };
+    let mut log = TrainLog::new(run, "anneal", config.anneal.log_every, monitor);
+    let outcome = trainer.run(&samples, Some(validation), &mut log)?;
     drop(log);
+    if outcome.best.is_some_and(|(_, epoch)| epoch == 0) {
+        tracing::warn!(
+            "stage anneal: no epoch was better than the model before it on validation: the adapter \
+             changes nothing"
+        );
+    }
 
     let dir = run.dir.join("anneal");
     adapter::save(&dir, "../initial", &config.adapter, &adapters)?;
@@ -60,5 +72,5 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<P
     let wrote = ["adapter_config.json", "adapter_model.safetensors"]
         .map(|name| Path::new("anneal").join(name))
         .into();
-    Ok((wrote, figures(&outcome)))
+    Ok((wrote, figures(run, &outcome)))
 }

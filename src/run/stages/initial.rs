@@ -3,20 +3,20 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use serde_json::{Value, json};
 
 use crate::config::{TrainEmbeddings, Tuning};
 use crate::model::adapter::{self, Adapters};
 use crate::model::llama::{EMBEDDING, HEAD};
-use crate::model::{Llama, Weights, save_folder, save_safetensors};
+use crate::model::{Llama, Weights, load_safetensors, save_folder, save_safetensors};
 use crate::nn::Params;
-use crate::run::artifacts::{extended_backbone, load_index, load_matrix, precision};
-use crate::run::eval::Validation;
+use crate::run::artifacts::{Tokens, extended_backbone, load_index, load_matrix, precision};
+use crate::run::eval::ValidationMetric;
 use crate::run::log::TrainLog;
-use crate::run::{Monitor, Run, peak_memory_bytes};
-use crate::train::{Projectors, TrainOutcome, Trainer};
-use crate::{Result, files};
+use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
+use crate::train::{Contrast, Projectors, Teacher, TrainOutcome, Trainer, Validation};
+use crate::{Result, files, invalid};
 
 pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>, Value)> {
     let config = &run.config.train;
@@ -60,6 +60,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<P
             epoch,
         )
     };
+    let teacher = teacher(run, &tokens)?;
     let state = run.dir.join("initial/state");
     let lora_dropout = if adapters.is_empty() { 0.0 } else { config.lora.dropout };
     let trainer = Trainer {
@@ -69,12 +70,22 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<P
         model: &model,
         params: &params,
         item_tokens: tokens.normalized_over(run),
-        contrast: contrast.then_some((&projectors, &config.contrast, run.dataset.num_items())),
+        contrast: contrast.then_some(Contrast {
+            projectors: &projectors,
+            config: &config.contrast,
+            num_items: run.dataset.num_items(),
+        }),
+        teacher: teacher.as_ref(),
         state: Some(&state),
     };
-    let validation = Validation::new(run, &index, &tokens, &prompts, &config.initial);
-    let mut log = TrainLog::new(&run.dir, "initial", config.initial.log_every, monitor);
-    let outcome = trainer.run(&samples, Some(&mut || validation.ndcg(&model)), &mut log)?;
+    let metric = ValidationMetric::new(run, &index, &tokens, &prompts)?;
+    let validation = Validation {
+        measure: &mut || metric.of(&model),
+        patience: config.validation.patience,
+        from_start: false,
+    };
+    let mut log = TrainLog::new(run, "initial", config.initial.log_every, monitor);
+    let outcome = trainer.run(&samples, Some(validation), &mut log)?;
     drop(log);
 
     // The trained tensors are shared with `weights`: what is saved is what was trained.
@@ -93,7 +104,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<P
     }
     files::remove_dir(&state)?;
     let wrote = names.into_iter().map(|name| Path::new("initial").join(name)).collect();
-    Ok((wrote, figures(&outcome)))
+    Ok((wrote, figures(run, &outcome)))
 }
 
 /// Registers what the configuration lets training change; gives the adapters of `tuning = "lora"`.
@@ -125,14 +136,37 @@ fn make_trainable(
     Ok(adapters)
 }
 
+/// The SASRec of z^b as teacher, where the configuration asks for one.
+fn teacher(run: &Run, tokens: &Tokens) -> Result<Option<Teacher>> {
+    const FILE: &str = "sasrec/model.safetensors";
+    let config = run.config.train.distillation;
+    if config.weight == 0.0 {
+        return Ok(None);
+    }
+    if run.manifest.output(Stage::Index, FILE).is_none() {
+        invalid!(
+            "train.distillation.weight = {} needs a teacher, which is the SASRec of z^b, and the index has \
+             none: make it with index.behavior.encoder = \"sasrec\", or set the weight to 0",
+            config.weight
+        );
+    }
+    let sasrec = &run.config.index.behavior.sasrec;
+    let network = sasrec.network(run.dataset.num_items(), run.config.seed)?;
+    network.set_weights(&load_safetensors(run.dir.join("index").join(FILE), &Device::Cpu)?)?;
+    let (first, width) = (tokens.vocabulary.first, tokens.added - 1);
+    Ok(Some(Teacher::new(network, config, &tokens.items, first, width)))
+}
+
 /// The figures of a finished training run.
-pub(in crate::run) fn figures(outcome: &TrainOutcome) -> Value {
-    json!({
+pub(in crate::run) fn figures(run: &Run, outcome: &TrainOutcome) -> Value {
+    let mut figures = json!({
         "steps": outcome.steps,
         "tokens_per_s": outcome.tokens as f64 / outcome.seconds.max(1e-9),
-        "best_validation_ndcg@10": outcome.best.map(|(value, _)| value),
         "best_epoch": outcome.best.map(|(_, epoch)| epoch),
         "predicted_memory_bytes": outcome.memory.map(|memory| memory.total()),
         "peak_memory_bytes": peak_memory_bytes(),
-    })
+    });
+    let metric = &run.config.train.validation.metric;
+    figures[format!("best_validation_{metric}")] = json!(outcome.best.map(|(value, _)| value));
+    figures
 }

@@ -35,7 +35,11 @@ pub(in crate::run) fn build(
     let (config, num_items) = (&run.config, run.dataset.num_items());
     let (method, order) = (config.index.method, config.index.order);
     if vectors.is_empty() || method == Method::Random {
-        let codes: Vec<usize> = plans.iter().flat_map(|plan| plan.num_codes(num_items)).collect();
+        let codes = |plan: &TreePlan| match method.is_residual() {
+            true => vec![plan.branching; plan.levels],
+            false => plan.num_codes(num_items),
+        };
+        let codes: Vec<usize> = plans.iter().flat_map(codes).collect();
         let index = ItemIndex::random(num_items, &codes, config.seed)?;
         return Ok(Built { index, wrote: Vec::new(), figures: json!({}) });
     }
@@ -101,7 +105,11 @@ impl Builder<'_> {
     /// The codes of one source.
     fn codes(&mut self, (plan, z): Vectors<'_>, unique: &Uniqueness) -> Result<SourceCodes> {
         let seed = self.run.config.seed;
-        match self.run.config.index.method {
+        let method = self.run.config.index.method;
+        if method.is_residual() && plan.levels == 1 && plan.branching >= z.nrows() {
+            return Ok(SourceCodes::one_each(plan.source, z));
+        }
+        match method {
             Method::HierarchicalKmeans | Method::Random => {
                 let numbering = self.run.config.index.numbering;
                 let kmeans = HierarchicalKMeans { numbering, ..HierarchicalKMeans::from(*plan) };

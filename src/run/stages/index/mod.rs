@@ -138,9 +138,10 @@ fn prepare_scratch(run: &Run, monitor: &mut dyn Monitor) -> Result<Vec<PathBuf>>
             params: &params,
             item_tokens: None,
             contrast: None,
+            teacher: None,
             state: None,
         };
-        let mut log = TrainLog::new(&run.dir, "warmup", config.train.warmup.log_every, monitor);
+        let mut log = TrainLog::new(run, "warmup", config.train.warmup.log_every, monitor);
         trainer.run(&|epoch| shuffled(&samples, config.seed, epoch), None, &mut log)?;
     }
     let new = run.dir.join("backbone.new");

@@ -1,0 +1,160 @@
+//! A moving average of parameters (Polyak and Juditsky, 1992), which ranks better than where they stand at
+//! any one step.
+
+use std::collections::BTreeMap;
+
+use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor, bail};
+use rayon::prelude::*;
+
+use super::Params;
+use crate::ops::slices::vectorize;
+
+/// Values a task works on.
+const BLOCK: usize = 1 << 14;
+
+/// `average = d * average + (1 - d) * parameter` after every step, with `d` rising to `decay`.
+#[derive(Debug)]
+pub struct Average {
+    decay: f64,
+    /// In f32, of every parameter.
+    values: BTreeMap<String, Tensor>,
+}
+
+impl Average {
+    /// Begins at the values of `params`.
+    pub fn new(params: &Params, decay: f64) -> Result<Self> {
+        let value = |(name, t): (&str, &Tensor)| {
+            Ok((name.to_string(), t.detach().to_dtype(DType::F32)?.copy()?))
+        };
+        Ok(Self { decay, values: params.tensors().map(value).collect::<Result<_>>()? })
+    }
+
+    /// Takes in the parameters after `step` steps.
+    pub fn update(&mut self, params: &Params, step: u64) -> Result<()> {
+        // While few steps are behind it, the average forgets where it began.
+        let decay = self.decay.min((1.0 + step as f64) / (10.0 + step as f64));
+        for (name, parameter) in params.tensors() {
+            let Some(average) = self.values.get_mut(name) else {
+                bail!("there is no average of {name}");
+            };
+            let parameter = parameter.detach();
+            if parameter.device().is_cpu() && parameter.dtype() == DType::F32 {
+                average.inplace_op2(&parameter, &Mix { decay: decay as f32 })?;
+            } else {
+                let fresh = (parameter.to_dtype(DType::F32)? * (1.0 - decay))?;
+                *average = ((&*average * decay)? + fresh)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Exchanges the values of `params` and the average.
+    pub fn swap(&mut self, params: &Params) -> Result<()> {
+        for (name, parameter) in params.tensors() {
+            let Some(average) = self.values.get_mut(name) else {
+                bail!("there is no average of {name}");
+            };
+            let held = parameter.detach().to_dtype(DType::F32)?.copy()?;
+            params.set(name, &average.to_dtype(parameter.dtype())?)?;
+            *average = held;
+        }
+        Ok(())
+    }
+
+    /// The average, for a checkpoint.
+    pub fn state(&self) -> &BTreeMap<String, Tensor> {
+        &self.values
+    }
+
+    /// Comes back to what [`Average::state`] gave.
+    pub fn restore(&mut self, state: &BTreeMap<String, Tensor>) -> Result<()> {
+        for (name, average) in &mut self.values {
+            match state.get(name).filter(|saved| saved.dims() == average.dims()) {
+                Some(saved) => *average = saved.copy()?,
+                None => bail!("the saved average lacks {name}, or has it in another size"),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `average = decay * average + (1 - decay) * value`, in place.
+struct Mix {
+    decay: f32,
+}
+
+impl InplaceOp2 for Mix {
+    fn name(&self) -> &'static str {
+        "moving-average"
+    }
+
+    fn cpu_fwd(
+        &self,
+        average: &mut CpuStorage,
+        average_layout: &Layout,
+        value: &CpuStorage,
+        value_layout: &Layout,
+    ) -> Result<()> {
+        let (Some((from, to)), Some((first, end))) =
+            (average_layout.contiguous_offsets(), value_layout.contiguous_offsets())
+        else {
+            bail!("averages are taken of contiguous tensors");
+        };
+        let (CpuStorage::F32(average), CpuStorage::F32(value)) = (average, value) else {
+            bail!("averages are taken in f32");
+        };
+        let (keep, fresh) = (self.decay, 1.0 - self.decay);
+        let blocks = average[from..to].par_chunks_mut(BLOCK);
+        blocks.zip(value[first..end].par_chunks(BLOCK)).for_each(|(average, value)| {
+            vectorize(
+                #[inline(always)]
+                || average.iter_mut().zip(value).for_each(|(a, v)| *a = keep * *a + fresh * v),
+            );
+        });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    fn values(t: &Tensor) -> Vec<f32> {
+        t.flatten_all().unwrap().to_dtype(DType::F32).unwrap().to_vec1().unwrap()
+    }
+
+    #[test]
+    fn it_follows_the_parameters_and_changes_places_with_them() {
+        for dtype in [DType::F32, DType::BF16] {
+            let mut params = Params::new();
+            let start = Tensor::zeros((2, 3), dtype, &Device::Cpu).unwrap();
+            let tensor = params.insert("w", &start).unwrap();
+            let mut average = Average::new(&params, 0.5).unwrap();
+            params.set("w", &start.ones_like().unwrap()).unwrap();
+            // The first steps weigh more: 1 - 2 / 11, then the decay itself.
+            average.update(&params, 1).unwrap();
+            assert!(values(&average.state()["w"]).iter().all(|v| (v - 9.0 / 11.0).abs() < 1e-6));
+            average.update(&params, 100).unwrap();
+            let expected = 0.5 * 9.0 / 11.0 + 0.5;
+            assert!(values(&average.state()["w"]).iter().all(|v| (v - expected).abs() < 1e-6));
+
+            average.swap(&params).unwrap();
+            assert!(values(&tensor).iter().all(|v| (v - expected).abs() < 5e-3));
+            assert_eq!(values(&average.state()["w"]), [1.0; 6]);
+            average.swap(&params).unwrap();
+            assert_eq!(values(&tensor), [1.0; 6]);
+        }
+    }
+
+    #[test]
+    fn a_saved_average_of_another_shape_is_refused() {
+        let mut params = Params::new();
+        let start = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
+        params.insert("w", &start).unwrap();
+        let mut average = Average::new(&params, 0.5).unwrap();
+        let other = [("w".to_string(), start.t().unwrap())].into();
+        assert!(average.restore(&other).unwrap_err().to_string().contains('w'));
+    }
+}

@@ -1,0 +1,106 @@
+//! Whether the files of a run are still those that its stages wrote.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use serde::{Deserialize, Serialize};
+
+use super::manifest::Record;
+use super::stage::Stage;
+use crate::{Error, Result, files, invalid};
+
+/// The file that keeps digests from being computed again while size and time of a file stand.
+const CACHE: &str = "digests.json";
+
+/// A file as it was when its digest was computed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Known {
+    bytes: u64,
+    /// Nanoseconds since 1970, as text: JSON numbers do not hold them all.
+    modified: String,
+    sha256: String,
+}
+
+/// Refuses where a file that `stage` wrote is gone or has other bytes than `record` says.
+pub(super) fn check(dir: &Path, stage: Stage, record: &Record) -> Result<()> {
+    let cache = dir.join(CACHE);
+    // A cache that is missing or damaged is made anew; it decides nothing but time.
+    let mut known: BTreeMap<PathBuf, Known> = files::read_json(&cache).unwrap_or_default();
+    let mut learnt = false;
+    for (name, digest) in &record.outputs {
+        let path = dir.join(name);
+        let redo = stage.command();
+        let metadata = match std::fs::metadata(&path) {
+            Ok(metadata) => metadata,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => invalid!(
+                "{}: is gone, though {} was made with it; put it back, or redo the stage with \
+                 `llmbs {redo} --force`",
+                path.display(),
+                stage.what()
+            ),
+            Err(e) => return Err(Error::io(path)(e)),
+        };
+        let modified = metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        let modified = modified.map_or_else(String::new, |at| at.as_nanos().to_string());
+        let found = match known.get(Path::new(name)) {
+            Some(then) if then.bytes == metadata.len() && then.modified == modified => {
+                then.sha256.clone()
+            }
+            _ => {
+                let sha256 = files::digest(&path)?;
+                let bytes = metadata.len();
+                known.insert(name.into(), Known { bytes, modified, sha256: sha256.clone() });
+                learnt = true;
+                sha256
+            }
+        };
+        if found != *digest {
+            invalid!(
+                "{}: not the file that `llmbs {redo}` wrote: its SHA-256 differs from that in \
+                 manifest.json; put the file back, or redo the stage with `llmbs {redo} --force`",
+                path.display()
+            );
+        }
+    }
+    // In a folder that cannot be written to, digests are computed every time.
+    if learnt && let Err(e) = files::write_json(&cache, &known) {
+        tracing::debug!("{}: {e}", cache.display());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(dir: &Path, name: &str) -> Record {
+        let digest = files::digest(&dir.join(name)).unwrap();
+        Record { outputs: [(name.to_string(), digest)].into(), ..Record::default() }
+    }
+
+    #[test]
+    fn a_changed_or_missing_file_is_told_whatever_the_cache_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model");
+        std::fs::write(&path, "weights").unwrap();
+        let record = record(dir.path(), "model");
+        let checked = || check(dir.path(), Stage::Initial, &record).map_err(|e| e.to_string());
+        checked().unwrap();
+        assert!(dir.path().join(CACHE).exists());
+        checked().unwrap();
+
+        // As many bytes as before.
+        std::fs::write(&path, "weighty").unwrap();
+        let error = checked().unwrap_err();
+        assert!(error.contains("model: not the file") && error.contains("--force"), "{error}");
+        std::fs::write(dir.path().join(CACHE), "no JSON").unwrap();
+        checked().unwrap_err();
+        std::fs::write(&path, "weights").unwrap();
+        checked().unwrap();
+
+        std::fs::remove_file(&path).unwrap();
+        let error = checked().unwrap_err();
+        assert!(error.contains("model: is gone"), "{error}");
+    }
+}

@@ -1,0 +1,61 @@
+//! `[train.STAGE]`: the hyper-parameters of a training run.
+
+use serde::{Deserialize, Serialize};
+
+use crate::nn::AdamWConfig;
+
+/// Hyper-parameters of a training run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct StageConfig {
+    /// Passes over the samples.
+    pub epochs: u64,
+    /// Stop after this many steps, whatever the epochs say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<u64>,
+    /// Samples an optimiser step sees.
+    pub batch: usize,
+    /// Samples a forward pass sees; a step accumulates as many as it needs. Absent: the whole batch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<usize>,
+    /// Peak learning rate.
+    pub learning_rate: f64,
+    /// Share of the steps over which the learning rate rises.
+    pub warmup_ratio: f64,
+    /// Gradients are scaled down to this norm.
+    pub clip_norm: f64,
+    /// Dropout on embeddings and residual branches.
+    pub dropout: f64,
+    /// Keep only the input of every block for the backward pass, which computes the rest again: less
+    /// memory, about a third more work. On the CPU only.
+    pub checkpointing: bool,
+    /// Decay of the moving average of the weights that is validated and kept; 0 keeps the weights
+    /// themselves.
+    pub ema: f64,
+    /// Steps between two lines of the log.
+    pub log_every: u64,
+    /// Steps between two saves of the state to resume from.
+    pub save_every: u64,
+    /// AdamW's constants.
+    pub adamw: AdamWConfig,
+}
+
+impl Default for StageConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 3,
+            max_steps: None,
+            batch: 128,
+            micro_batch: None,
+            learning_rate: 5e-5,
+            warmup_ratio: 0.01,
+            clip_norm: 1.0,
+            dropout: 0.0,
+            checkpointing: false,
+            ema: 0.0,
+            log_every: 10,
+            save_every: 500,
+            adamw: AdamWConfig::default(),
+        }
+    }
+}

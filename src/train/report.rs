@@ -1,0 +1,100 @@
+//! What a training run tells of itself.
+
+use serde::Serialize;
+
+use super::memory::Memory;
+use crate::Result;
+
+/// Losses of a step, each a mean over its global batch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Losses {
+    /// What is minimised.
+    pub total: f64,
+    /// `L_gen`: mean over response tokens.
+    #[serde(rename = "gen")]
+    pub generation: f64,
+    /// `L_con^s`, mean over targets.
+    pub con_s: Option<f64>,
+    /// `L_con^b`, mean over targets.
+    pub con_b: Option<f64>,
+    /// Share of targets whose z^s outscores all negatives.
+    pub top1_s: Option<f64>,
+    /// Share of targets whose z^b outscores all negatives.
+    pub top1_b: Option<f64>,
+}
+
+/// One optimiser step.
+#[derive(Debug, Clone, Serialize)]
+pub struct StepReport {
+    /// The step, from 1.
+    pub step: u64,
+    /// Steps of the whole run.
+    pub total_steps: u64,
+    /// The epoch, from 1.
+    pub epoch: u64,
+    /// The losses.
+    #[serde(flatten)]
+    pub losses: Losses,
+    /// Learning rate.
+    pub learning_rate: f64,
+    /// Norm of the gradient before clipping.
+    pub gradient_norm: f64,
+    /// Tokens in the step.
+    pub tokens: usize,
+    /// Tokens a second.
+    pub tokens_per_s: f64,
+}
+
+/// One epoch.
+#[derive(Debug, Clone, Serialize)]
+pub struct EpochReport {
+    /// The epoch, from 1; 0 for the model before the first step.
+    pub epoch: u64,
+    /// The validation metric, where there is one.
+    pub validation: Option<f64>,
+    /// Whether it is the best so far.
+    pub best: bool,
+    /// Tokens trained on in this process so far.
+    pub tokens: usize,
+    /// Seconds spent in steps so far.
+    pub seconds: f64,
+}
+
+/// Whether to go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// Go on.
+    Continue,
+    /// Save the state and stop.
+    Stop,
+}
+
+/// Hears of a run's progress.
+pub trait Observer {
+    /// Before the first step: what memory it is expected to take, where that can be told.
+    fn on_start(&mut self, memory: Option<Memory>) -> Result<()> {
+        let _ = memory;
+        Ok(())
+    }
+    /// After every step.
+    fn on_step(&mut self, report: &StepReport) -> Result<Control>;
+    /// After every epoch.
+    fn on_epoch(&mut self, report: &EpochReport) -> Result<()>;
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TrainOutcome {
+    /// Whether it came to its end (else the observer stopped it and the state was saved).
+    pub finished: bool,
+    /// The best validation metric and its epoch, from 1.
+    pub best: Option<(f64, u64)>,
+    /// Steps taken over all processes.
+    pub steps: u64,
+    /// Tokens trained on in this process.
+    pub tokens: usize,
+    /// Seconds spent in steps in this process.
+    pub seconds: f64,
+    /// What memory it was expected to take, where that could be told.
+    pub memory: Option<Memory>,
+}

@@ -1,0 +1,225 @@
+//! A sequential recommender as teacher: what it expects next, as soft targets of the codes.
+//!
+//! Distillation (Hinton et al., 2015): an item is a path of codes, so the teacher's distribution over items
+//! is summed along the paths, `q(c_l | c_<l) = sum of p(item) over items below c_1..c_l, divided by that of
+//! the items below c_1..c_l-1`. Each label of sequence recommendation is drawn to the target's code and, with
+//! a weight, to this distribution given the target's own codes before.
+
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Tensor};
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::data::ItemId;
+use crate::model::sasrec::SasRec;
+use crate::ops::slices::SoftTargets;
+use crate::tasks::Sample;
+use crate::{Result, invalid, ops};
+
+/// `[train.distillation]`
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct DistillationConfig {
+    /// The share of the teacher's distribution in what sequence recommendation is drawn to; 0 for no
+    /// teacher. The teacher is the SASRec of z^b.
+    pub weight: f64,
+    /// The teacher's scores are divided by this.
+    pub temperature: f64,
+}
+
+impl Default for DistillationConfig {
+    fn default() -> Self {
+        Self { weight: 0.0, temperature: 1.0 }
+    }
+}
+
+/// A trained SASRec and the codes of its items.
+#[derive(Debug)]
+pub struct Teacher {
+    network: SasRec,
+    config: DistillationConfig,
+    /// The id of the first item token, and how many there are.
+    first: u32,
+    width: usize,
+    /// Places of every item's tokens among the item tokens.
+    places: Vec<Vec<u32>>,
+    /// Of each level but the first: the items by what stands before their code there.
+    below: Vec<HashMap<Vec<u32>, Vec<ItemId>>>,
+}
+
+impl Teacher {
+    /// `items` has the vocabulary ids of every item's tokens, of which `first` is the smallest and `width`
+    /// the number of all.
+    pub fn new(
+        network: SasRec,
+        config: DistillationConfig,
+        items: &[Vec<u32>],
+        first: u32,
+        width: usize,
+    ) -> Self {
+        let places: Vec<Vec<u32>> =
+            items.iter().map(|tokens| tokens.iter().map(|id| id - first).collect()).collect();
+        let levels = places.first().map_or(0, Vec::len);
+        let mut below = vec![HashMap::<_, Vec<ItemId>>::new(); levels.saturating_sub(1)];
+        for (item, places) in (0..).zip(&places) {
+            for (level, below) in below.iter_mut().enumerate() {
+                below.entry(places[..=level].to_vec()).or_default().push(item);
+            }
+        }
+        Self { network, config, first, width, places, below }
+    }
+
+    /// The soft targets of all labels of sequence recommendation in `samples`, in their order:
+    /// (labels, item tokens).
+    ///
+    /// # Errors
+    /// A sample whose labels are not the codes of its target items.
+    pub fn distributions(&self, samples: &[Sample]) -> Result<Vec<f32>> {
+        let samples: Vec<&Sample> = samples.iter().filter(|s| s.recommends).collect();
+        let (mut histories, mut rows, mut targets) = (Vec::new(), Vec::new(), Vec::new());
+        let mut tokens = 0;
+        for sample in samples {
+            let of_sample = &sample.items[sample.first_target..];
+            let levels = self.places.first().map_or(0, Vec::len);
+            if sample.first_target == 0 || of_sample.len() * levels != sample.labels.len() {
+                invalid!("a teacher needs samples that tell their items");
+            }
+            let history = &sample.items[..sample.items.len() - 1];
+            let from = history.len().saturating_sub(self.network.history());
+            if from > sample.first_target - 1 {
+                invalid!(
+                    "the teacher reads {} items, a sample has {}: set index.behavior.sasrec.history \
+                     to data.history or more",
+                    self.network.history(),
+                    history.len()
+                );
+            }
+            let first = tokens + (sample.first_target - 1 - from) as u32;
+            rows.extend(first..first + of_sample.len() as u32);
+            targets.extend_from_slice(of_sample);
+            tokens += (history.len() - from) as u32;
+            histories.push(&history[from..]);
+        }
+        if targets.is_empty() {
+            return Ok(Vec::new());
+        }
+        let states = ops::embedding(&self.network.states(&histories, None)?.detach(), &rows)?;
+        let scores = ops::linear(&states, &self.network.items().detach(), ops::Precision::Full)?;
+        let scores = (scores / self.config.temperature)?;
+        let probabilities = ops::log_softmax_rows(&scores)?.exp()?.flatten_all()?;
+        let probabilities: Vec<f32> = probabilities.to_vec1()?;
+        let levels = self.places[0].len();
+        let mut distributions = vec![0.0; targets.len() * levels * self.width];
+        let of_targets = distributions.par_chunks_mut(levels * self.width);
+        let probabilities = probabilities.par_chunks(self.places.len());
+        of_targets.zip(probabilities.zip(&targets)).for_each(|(lines, (p, &target))| {
+            for (level, line) in lines.chunks_mut(self.width).enumerate() {
+                self.distribution(line, p, level, target);
+            }
+        });
+        Ok(distributions)
+    }
+
+    /// The distribution of the code at `level`, given those of `target` before it.
+    fn distribution(&self, line: &mut [f32], p: &[f32], level: usize, target: ItemId) {
+        let before = &self.places[target as usize][..level];
+        let mut mass = 0.0;
+        let mut add = |item: usize| {
+            line[self.places[item][level] as usize] += p[item];
+            mass += p[item];
+        };
+        match level.checked_sub(1) {
+            None => (0..p.len()).for_each(&mut add),
+            Some(above) => {
+                self.below[above][before].iter().for_each(|&item| add(item as usize));
+            }
+        }
+        if mass > 0.0 {
+            line.iter_mut().for_each(|value| *value /= mass);
+        } else {
+            // Nothing of the teacher's is below: the target itself is as good as anything.
+            line[self.places[target as usize][level] as usize] = 1.0;
+        }
+    }
+
+    /// `rows` as what a loss is drawn to.
+    pub(super) fn soft<'r>(&self, rows: &'r [f32]) -> SoftTargets<'r> {
+        let weight = self.config.weight as f32;
+        SoftTargets { weight, first: self.first, rows, width: self.width }
+    }
+
+    /// `rows` as a tensor, (labels, item tokens), its share and its first id.
+    pub(super) fn soft_tensor(&self, rows: &[f32], device: &Device) -> Result<(Tensor, f64, u32)> {
+        let shape = (rows.len() / self.width, self.width);
+        let rows = Tensor::from_slice(rows, shape, device)?.to_dtype(DType::F32)?;
+        Ok((rows, self.config.weight, self.first))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::sasrec::SasRecSizes;
+
+    fn teacher() -> Teacher {
+        let sizes =
+            SasRecSizes { num_items: 4, dim: 8, blocks: 1, heads: 1, feed_forward: 8, history: 6 };
+        let network = SasRec::new(&sizes, 3, DType::F32, &Device::Cpu).unwrap();
+        // Two codes at the first level, two at the second.
+        let items = [[10, 12], [10, 13], [11, 12], [11, 13]].map(|tokens| tokens.to_vec());
+        Teacher::new(network, DistillationConfig::default(), &items, 10, 4)
+    }
+
+    fn sample(items: &[ItemId], first_target: usize) -> Sample {
+        let labels = vec![(0, 0); (items.len() - first_target) * 2];
+        Sample {
+            items: items.to_vec(),
+            first_target,
+            labels,
+            recommends: true,
+            ..Sample::default()
+        }
+    }
+
+    #[test]
+    fn the_distribution_over_items_is_summed_along_the_paths() {
+        let teacher = teacher();
+        let other = Sample { recommends: false, ..Sample::default() };
+        let samples = [sample(&[0, 3, 1], 1), other, sample(&[2, 2], 1)];
+        let found = teacher.distributions(&samples).unwrap();
+        let lines: Vec<&[f32]> = found.chunks(4).collect();
+        assert_eq!(lines.len(), 6);
+
+        // The target item 1 after 0 and 3: scored on its own.
+        let scores = teacher.network.scores(&[&[0, 3]]).unwrap();
+        let p: Vec<f32> =
+            ops::log_softmax_rows(&scores).unwrap().exp().unwrap().to_vec2().unwrap().remove(0);
+        let close = |a: &[f32], b: [f32; 4]| {
+            assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6), "{a:?} {b:?}");
+        };
+        close(lines[2], [p[0] + p[1], p[2] + p[3], 0.0, 0.0]);
+        let below = p[0] + p[1];
+        close(lines[3], [0.0, 0.0, p[0] / below, p[1] / below]);
+        for line in lines {
+            assert!((line.iter().sum::<f32>() - 1.0).abs() < 1e-6, "{line:?}");
+        }
+    }
+
+    #[test]
+    fn later_targets_do_not_change_earlier_distributions() {
+        // States see what is before them alone, but positions count from the end.
+        let teacher = teacher();
+        let found = teacher.distributions(&[sample(&[0, 3, 1], 1)]).unwrap();
+        let changed = teacher.distributions(&[sample(&[0, 3, 2], 1)]).unwrap();
+        assert_eq!(found[..8], changed[..8]);
+        assert_eq!(found[8..12], changed[8..12]);
+        assert_ne!(found[12..], changed[12..]);
+    }
+
+    #[test]
+    fn a_sample_that_tells_no_items_is_refused() {
+        let sample = Sample { labels: vec![(0, 0)], recommends: true, ..Sample::default() };
+        teacher().distributions(&[sample]).unwrap_err();
+    }
+}
