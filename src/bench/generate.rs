@@ -54,14 +54,14 @@ pub struct GenerateSpeed {
 }
 
 /// Times the whole way from prompts to ranked items; the model is called at every level.
-pub fn generate(bench: GenerateBench, seed: u64) -> Result<GenerateSpeed> {
+pub fn generate(bench: GenerateBench, seed: u64, device: &Device) -> Result<GenerateSpeed> {
     let GenerateBench { shape, batch, prompt, beam, items, normalize, batches, .. } = bench;
     if [batch, prompt, beam, items, batches].contains(&0) {
         invalid!("--batch, --prompt, --beam, --items and --batches must be at least 1");
     }
     let config = shape.config(None);
     let precision = if bench.bf16 { Precision::Bf16 } else { Precision::Full };
-    let weights = init::scratch(&config, seed, &Device::Cpu)?;
+    let weights = init::scratch(&config, seed, device)?;
     let model = Llama::new(&config, &weights)?.with_precision(precision);
     drop(weights);
     let index = ItemIndex::random(items, &CODES, seed)?;
@@ -106,9 +106,9 @@ mod tests {
             normalize: Normalize::Level,
             batches: 1,
         };
-        let speed = generate(bench, 1).unwrap();
+        let speed = generate(bench, 1, &Device::Cpu).unwrap();
         assert!(speed.users_per_s > 0.0 && speed.ms_per_user > 0.0);
         let nothing = GenerateBench { beam: 0, ..bench };
-        assert!(generate(nothing, 1).unwrap_err().to_string().contains("--beam"));
+        assert!(generate(nothing, 1, &Device::Cpu).unwrap_err().to_string().contains("--beam"));
     }
 }

@@ -55,13 +55,13 @@ pub struct TrainSpeed {
 }
 
 /// Times whole optimiser steps (forward, loss, backward, clipping, AdamW) on random tokens.
-pub fn train(bench: TrainBench, seed: u64) -> Result<TrainSpeed> {
+pub fn train(bench: TrainBench, seed: u64, device: &Device) -> Result<TrainSpeed> {
     if bench.batch == 0 || bench.seq < 2 || bench.steps == 0 {
         invalid!("a benchmark needs --batch and --steps of at least 1 and --seq of at least 2");
     }
     let precision = if bench.bf16 { Precision::Bf16 } else { Precision::Full };
     let llama = bench.shape.config(bench.layers);
-    let mut weights = init::scratch(&llama, seed, &Device::Cpu)?;
+    let mut weights = init::scratch(&llama, seed, device)?;
     let mut params = Params::new();
     let model = if bench.lora {
         let adapters =

@@ -2,14 +2,17 @@
 
 use serde_json::Value;
 
-use super::args::{BenchCommand, BenchKmeansArgs, FloatChoice, NormalizeChoice, ShapeChoice};
-use super::results;
+use super::args::{
+    BenchCommand, BenchKmeansArgs, DeviceChoice, FloatChoice, NormalizeChoice, ShapeChoice,
+};
+use super::{device, results};
 use crate::bench::{GenerateBench, KMeansBench, Shape, TrainBench, generate, kmeans, train};
 use crate::decode::Normalize;
 use crate::run::peak_memory_bytes;
 
 /// Runs a benchmark and prints its figures.
-pub(super) fn run(command: &BenchCommand, seed: u64) -> anyhow::Result<()> {
+pub(super) fn run(command: &BenchCommand, seed: u64, device: DeviceChoice) -> anyhow::Result<()> {
+    let device = device::open(device)?;
     let (figures, json) = match command {
         BenchCommand::Train(args) => {
             let bench = TrainBench {
@@ -22,7 +25,7 @@ pub(super) fn run(command: &BenchCommand, seed: u64) -> anyhow::Result<()> {
                 lora: args.lora,
                 checkpointing: args.checkpointing,
             };
-            (serde_json::to_value(train(bench, seed)?)?, args.json)
+            (serde_json::to_value(train(bench, seed, &device)?)?, args.json)
         }
         BenchCommand::Generate(args) => {
             let bench = GenerateBench {
@@ -38,7 +41,7 @@ pub(super) fn run(command: &BenchCommand, seed: u64) -> anyhow::Result<()> {
                 },
                 batches: args.batches,
             };
-            (serde_json::to_value(generate(bench, seed)?)?, args.json)
+            (serde_json::to_value(generate(bench, seed, &device)?)?, args.json)
         }
         BenchCommand::Kmeans(args) => {
             let BenchKmeansArgs { items, dim, k, levels, .. } = *args;

@@ -6,6 +6,7 @@
 mod args;
 mod baseline;
 mod bench;
+mod device;
 mod eval;
 mod generate;
 mod index;
@@ -20,7 +21,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use candle_core::Device;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
@@ -28,7 +28,7 @@ use crate::config::{DEMO, RunConfig};
 use crate::data::synth::Shop;
 use crate::data::{self, Stats};
 use crate::run::{Run, Stage, load_dataset};
-use args::{Args, Command, DataCommand, DeviceChoice, EvalArgs, EvalTask, StageChoice};
+use args::{Args, Command, DataCommand, EvalArgs, EvalTask, StageChoice};
 use progress::Bars;
 
 /// Runs the program on the process's arguments.
@@ -62,7 +62,7 @@ pub fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<()> {
     if let Command::Bench { command } = &args.command {
-        return bench::run(command, args.seed.unwrap_or_default());
+        return bench::run(command, args.seed.unwrap_or_default(), args.device);
     }
     let (config, run_dir) = configuration(args)?;
     match &args.command {
@@ -81,7 +81,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         }
         Command::Data { command: DataCommand::Synth { out } } => synthesize(&config, out),
         command => {
-            let mut run = Run::open(&run_dir, config, device(args.device)?)?;
+            let mut run = Run::open(&run_dir, config, device::open(args.device)?)?;
             let mut bars = Bars::new(args.quiet);
             match command {
                 Command::Index(args) => index::run(&mut run, args, &mut bars),
@@ -134,19 +134,6 @@ fn set_threads(threads: Option<usize>) -> anyhow::Result<()> {
         .num_threads(threads)
         .build_global()
         .context("the thread pool could not be started")
-}
-
-fn device(choice: DeviceChoice) -> anyhow::Result<Device> {
-    match choice {
-        DeviceChoice::Cpu => Ok(Device::Cpu),
-        DeviceChoice::Auto => Ok(Device::cuda_if_available(0)?),
-        DeviceChoice::Cuda(ordinal) => Device::new_cuda(ordinal).with_context(|| {
-            format!(
-                "--device cuda:{ordinal}: no such device, or this program was built without CUDA \
-                 (cargo build --release --features cuda)"
-            )
-        }),
-    }
 }
 
 fn synthesize(config: &RunConfig, out: &std::path::Path) -> anyhow::Result<()> {

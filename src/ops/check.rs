@@ -21,6 +21,7 @@ pub(super) fn values(t: &Tensor) -> Vec<f64> {
 /// The weighted sum that stands for a loss; the weights are random, so that no gradient cancels.
 fn loss(output: &Tensor) -> Tensor {
     let weights = random(output.shape(), 99).to_dtype(output.dtype()).unwrap();
+    let weights = weights.to_device(output.device()).unwrap();
     (output * weights).unwrap().sum_all().unwrap()
 }
 
@@ -69,10 +70,28 @@ pub(super) fn fused_equals_composed(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> 
             let _guard = force_composed();
             pass(inputs, dtype, &f)
         };
-        assert_close("output", &fused.output, &composed.output, tolerance);
-        for (i, (a, b)) in fused.grads.iter().zip(&composed.grads).enumerate() {
-            assert_close(&format!("{dtype:?} gradient of input {i}"), a, b, tolerance);
+        assert_same(&fused, &composed, dtype, tolerance);
+        // On a machine with a GPU: the same there.
+        if let Some(device) = other_device() {
+            let there: Vec<Tensor> = inputs.iter().map(|t| t.to_device(&device).unwrap()).collect();
+            assert_same(&pass(&there, dtype, &f), &composed, dtype, tolerance.max(1e-10));
         }
+    }
+}
+
+fn assert_same(a: &Pass, b: &Pass, dtype: DType, tolerance: f64) {
+    assert_close("output", &a.output, &b.output, tolerance);
+    for (i, (a, b)) in a.grads.iter().zip(&b.grads).enumerate() {
+        assert_close(&format!("{dtype:?} gradient of input {i}"), a, b, tolerance);
+    }
+}
+
+/// The device that `LLMBS_TEST_DEVICE=cuda` asks the checks for, beside the CPU.
+fn other_device() -> Option<Device> {
+    match std::env::var("LLMBS_TEST_DEVICE").as_deref() {
+        Ok("cuda") => Some(Device::new_cuda(0).unwrap()),
+        Ok(other) => panic!("LLMBS_TEST_DEVICE={other}: only cuda is known"),
+        Err(_) => None,
     }
 }
 
