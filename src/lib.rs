@@ -10,20 +10,26 @@ pub mod rng;
 pub mod data;
 pub mod index;
 
-pub mod model;
-pub mod nn;
 pub mod ops;
+
+pub mod nn;
 pub mod text;
 
+pub mod model;
+
 pub mod decode;
+pub mod tasks;
+
 pub mod embed;
 pub mod eval;
-pub mod tasks;
 pub mod train;
 
-pub mod bench;
-pub mod cli;
 pub mod config;
+
 pub mod run;
+
+pub mod bench;
+
+pub mod cli;
 
 pub use error::{Error, Result};

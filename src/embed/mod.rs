@@ -2,6 +2,8 @@
 //! be trained to turn them into codes; and the training of SASRec, which also recommends on its own.
 
 mod behavior;
+mod epochs;
+mod item_rows;
 mod matrix;
 mod parts;
 mod rq_vae;
@@ -10,9 +12,10 @@ mod semantic;
 mod texts;
 
 pub use behavior::{
-    BehaviorEmbedding, DinConfig, Encoder, EncoderConfig, EpochReport, Progress,
-    train_behavior_embedding,
+    BehaviorEmbedding, DinConfig, Encoder, EncoderConfig, train_behavior_embedding,
 };
+pub use epochs::{EpochReport, Progress};
+pub use item_rows::item_token_directions;
 pub use matrix::{load_embeddings, load_kept, save_embeddings};
 pub use parts::Parts;
 pub use rq_vae::{RqVaeConfig, RqVaeLatents, RqVaeReport, train_rq_vae};

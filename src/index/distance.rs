@@ -5,7 +5,35 @@ use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView, ArrayView2, ArrayViewMut2, Dimension};
 use rayon::prelude::*;
 
-use super::kmeans::Rows;
+/// A matrix as contiguous rows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    data: &'a [f32],
+    dim: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// `data` is (rows, dim), row-major; dim is at least 1.
+    pub(crate) fn new(data: &'a [f32], dim: usize) -> Self {
+        Self { data, dim }
+    }
+
+    pub(crate) fn row(self, row: usize) -> &'a [f32] {
+        &self.data[row * self.dim..][..self.dim]
+    }
+
+    pub(crate) fn len(self) -> usize {
+        self.data.len() / self.dim
+    }
+
+    pub(crate) fn dim(self) -> usize {
+        self.dim
+    }
+
+    pub(super) fn select(self, rows: &[usize]) -> Vec<f32> {
+        rows.iter().flat_map(|&row| self.row(row)).copied().collect()
+    }
+}
 
 /// The squared distance, summed in lanes so that the compiler can use vector registers.
 pub(super) fn squared_distance(a: &[f32], b: &[f32]) -> f32 {

@@ -177,9 +177,6 @@ pub enum IndexError {
         /// The number of items of the index.
         num_items: usize,
     },
-    /// Not the name of a source.
-    #[error("`{0}` is not a source: choose semantic, behavior, unit or random")]
-    UnknownSource(String),
     /// The number of sources given fits no reading of the file.
     #[error("{path}: the items have {levels} levels and {sources} sources were named for them")]
     SourceCount {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::item_index::tokens_of;
-use super::{IndexError, ItemIndex, Level, Source, store};
+use super::item_index::{levels, tokens_of};
+use super::{IndexError, ItemIndex, Source, store};
 use crate::Result;
 
 /// What becomes of items that share an index.
@@ -104,15 +104,6 @@ impl Foreign {
         sources.push(Source::Random);
         ItemIndex::new(levels(&sources, &codes), codes)
     }
-}
-
-/// Levels with as many codes as `codes`, (items, levels), asks for.
-pub(super) fn levels(sources: &[Source], codes: &[u32]) -> Vec<Level> {
-    let level = |(level, &source): (usize, &Source)| {
-        let largest = codes.iter().skip(level).step_by(sources.len()).max();
-        Level { source, num_codes: largest.map_or(0, |&code| code as usize + 1) }
-    };
-    sources.iter().enumerate().map(level).collect()
 }
 
 #[cfg(test)]

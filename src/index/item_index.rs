@@ -229,6 +229,15 @@ pub(super) fn tokens_of(codes: &[u32]) -> Vec<String> {
     codes.iter().enumerate().map(|(level, &code)| token(level, code)).collect()
 }
 
+/// Levels with as many codes as `codes`, (items, levels), asks for.
+pub(super) fn levels(sources: &[Source], codes: &[u32]) -> Vec<Level> {
+    let level = |(level, &source): (usize, &Source)| {
+        let largest = codes.iter().skip(level).step_by(sources.len()).max();
+        Level { source, num_codes: largest.map_or(0, |&code| code as usize + 1) }
+    };
+    sources.iter().enumerate().map(level).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

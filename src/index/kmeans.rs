@@ -10,7 +10,7 @@ use linfa_clustering::{KMeans, KMeansError, KMeansInit};
 use ndarray::Array2;
 use rayon::prelude::*;
 
-use super::distance::{Euclidean, squared_distance, squared_distances};
+use super::distance::{Euclidean, Rows, squared_distance, squared_distances};
 use super::{IndexError, assign};
 use crate::Result;
 use crate::rng::{self, Rng};
@@ -21,36 +21,6 @@ const BALANCE_ROUNDS: usize = 8;
 /// Lloyd's iterations stop when the centroids together move less than this part of the distance
 /// between the seeds and their items.
 const RELATIVE_TOLERANCE: f64 = 1e-3;
-
-/// A matrix as contiguous rows.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Rows<'a> {
-    data: &'a [f32],
-    dim: usize,
-}
-
-impl<'a> Rows<'a> {
-    /// `data` is (rows, dim), row-major; dim is at least 1.
-    pub(crate) fn new(data: &'a [f32], dim: usize) -> Self {
-        Self { data, dim }
-    }
-
-    pub(crate) fn row(self, row: usize) -> &'a [f32] {
-        &self.data[row * self.dim..][..self.dim]
-    }
-
-    pub(crate) fn len(self) -> usize {
-        self.data.len() / self.dim
-    }
-
-    pub(crate) fn dim(self) -> usize {
-        self.dim
-    }
-
-    fn select(self, rows: &[usize]) -> Vec<f32> {
-        rows.iter().flat_map(|&row| self.row(row)).copied().collect()
-    }
-}
 
 /// A set of items with its mean.
 #[derive(Debug, Clone)]

@@ -12,7 +12,6 @@ use pathfinding::matrix::Matrix;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::Tree;
 use super::kmeans::Cluster;
 
 /// How the children of a node are numbered.
@@ -190,39 +189,6 @@ fn assign(offsets: ArrayView2<'_, f32>, means: &Array2<f32>) -> Vec<u32> {
         .expect("a cost for each child and code");
     let (_, codes) = kuhn_munkres_min(&weights);
     codes.into_iter().map(|code| code as u32).collect()
-}
-
-/// For each level, the mean cosine of two nodes' offsets from their parents, over all pairs of nodes
-/// with the same code; `None` where there is no such pair, as on the first level.
-///
-/// The higher, the more a code means the same under every parent.
-pub fn code_similarity(tree: &Tree) -> Vec<Option<f64>> {
-    (0..tree.num_levels()).map(|level| level_similarity(tree, level)).collect()
-}
-
-fn level_similarity(tree: &Tree, level: usize) -> Option<f64> {
-    let parents = tree.centroids().get(level.checked_sub(1)?)?;
-    let children = &tree.centroids()[level];
-    // The cosines of all pairs in a set of n unit vectors with sum s add up to (|s|² - n) / 2.
-    let num_codes = tree.num_codes()[level];
-    let mut sums = Array2::<f64>::zeros((num_codes, children.ncols()));
-    let mut counts = vec![0u64; num_codes];
-    for (row, (parent, code)) in tree.nodes(level).enumerate() {
-        let offset = (&children.row(row) - &parents.row(parent)).mapv(f64::from);
-        let length = offset.dot(&offset).sqrt();
-        // An only child lies where its parent does and points nowhere.
-        if length > 0.0 {
-            let mut sum = sums.row_mut(code as usize);
-            sum.scaled_add(1.0 / length, &offset);
-            counts[code as usize] += 1;
-        }
-    }
-    let (mut total, mut pairs) = (0.0, 0);
-    for (sum, count) in sums.outer_iter().zip(counts) {
-        total += (sum.dot(&sum) - count as f64) / 2.0;
-        pairs += count * count.saturating_sub(1) / 2;
-    }
-    (pairs > 0).then(|| total / pairs as f64)
 }
 
 #[cfg(test)]

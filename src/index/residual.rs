@@ -10,8 +10,9 @@ use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
 use super::capacity::capped;
+use super::distance::Rows;
 use super::distance::squared_distances;
-use super::kmeans::{BalancedKMeans, Rows};
+use super::kmeans::BalancedKMeans;
 use super::tree::check;
 use super::{IndexError, SourceCodes, TreePlan};
 use crate::{Result, rng};

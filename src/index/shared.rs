@@ -5,8 +5,8 @@ use ndarray::ArrayView2;
 use rayon::prelude::*;
 
 use super::capacity::capped;
+use super::distance::Rows;
 use super::distance::squared_distances;
-use super::kmeans::Rows;
 use super::residual::members;
 use super::{HierarchicalKMeans, IndexError, Numbering, SourceCodes, TreePlan, Uniqueness};
 use crate::Result;

@@ -5,8 +5,6 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::IndexError;
-
 /// The signal that an index, or one level of it, is built from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -38,14 +36,19 @@ impl fmt::Display for Source {
     }
 }
 
-impl FromStr for Source {
-    type Err = IndexError;
+/// Not the name of a source.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a source: choose semantic, behavior, unit or random")]
+pub struct UnknownSource(String);
 
-    fn from_str(name: &str) -> std::result::Result<Self, IndexError> {
+impl FromStr for Source {
+    type Err = UnknownSource;
+
+    fn from_str(name: &str) -> Result<Self, UnknownSource> {
         [Source::Semantic, Source::Behavior, Source::Unit, Source::Random]
             .into_iter()
             .find(|source| source.name() == name)
-            .ok_or_else(|| IndexError::UnknownSource(name.to_string()))
+            .ok_or_else(|| UnknownSource(name.to_string()))
     }
 }
 

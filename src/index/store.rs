@@ -10,8 +10,7 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
-use super::foreign::levels;
-use super::item_index::{self, letter, token};
+use super::item_index::{self, letter, levels, token};
 use super::{IndexError, ItemIndex, Source, SourceCodes};
 use crate::{Error, Result, files};
 

@@ -7,7 +7,8 @@
 use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
-use super::kmeans::{BalancedKMeans, Cluster, Rows};
+use super::distance::Rows;
+use super::kmeans::{BalancedKMeans, Cluster};
 use super::plan::{branching, min_levels};
 use super::{IndexError, Numbering, TreePlan};
 use crate::{Result, rng};

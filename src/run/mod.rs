@@ -6,6 +6,7 @@
 mod artifacts;
 mod digests;
 mod eval;
+mod lifecycle;
 mod log;
 mod manifest;
 mod monitor;
@@ -28,6 +29,7 @@ pub use crate::index::{Likeness, OnCollision, Similarity, Source, Spread};
 pub use eval::{
     Baseline, BaselineRequest, Comparison, EvalRequest, EvalResult, TextModel, TextRequest,
 };
+pub use lifecycle::StageReport;
 pub use manifest::{GIT_REVISION, Import, Manifest, Record, Status};
 pub use monitor::{Monitor, Silent};
 pub use serve::{
@@ -35,7 +37,7 @@ pub use serve::{
     NamedItem, Query, RecommendOptions, Recommendation, Service, SharedPrefix, SourceTree, Stop,
     TokenMeaning, TokenReport,
 };
-pub use stage::{Stage, StageReport};
+pub use stage::Stage;
 pub use stages::index::ImportRequest;
 
 /// What makes a folder a run.

@@ -6,6 +6,7 @@ mod contrast;
 mod gradients;
 mod memory;
 mod report;
+mod run;
 mod schedule;
 mod state;
 mod teacher;

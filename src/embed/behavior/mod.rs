@@ -13,8 +13,9 @@ use ndarray::{Array2, Axis};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
+use super::epochs::{EpochReport, Progress};
 use super::sasrec::SasRecConfig;
-use crate::{Result, invalid, rng};
+use crate::{Result, rng};
 
 pub use din::DinConfig;
 
@@ -64,35 +65,6 @@ impl EncoderConfig<'_> {
     }
 }
 
-/// The state of a training after an epoch.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct EpochReport {
-    /// From 1.
-    pub epoch: usize,
-    /// Mean loss over the epoch's samples.
-    pub loss: f64,
-    /// The figure that early stopping goes by, the higher the better, if there is one.
-    pub measured: Option<f64>,
-    /// Samples, the negatives of a DIN included, a second.
-    pub samples_per_s: f64,
-}
-
-/// What a running training tells its caller.
-#[derive(Debug, Clone, Copy)]
-pub enum Progress {
-    /// `done` of the `total` steps of an epoch are through.
-    Step {
-        /// From 1.
-        epoch: usize,
-        /// Steps taken in this epoch.
-        done: usize,
-        /// Steps of every epoch.
-        total: usize,
-    },
-    /// An epoch is over.
-    Epoch(EpochReport),
-}
-
 /// The behavior embedding and how it came about.
 #[derive(Debug, Clone)]
 pub struct BehaviorEmbedding {
@@ -130,25 +102,6 @@ pub fn train_behavior_embedding(
             sasrec::train(sequences, num_items, config, seed, progress)
         }
     }
-}
-
-/// How often each item occurs.
-///
-/// # Errors
-/// Names an item id outside `0..num_items` and its user.
-pub(super) fn occurrences(sequences: &[&[u32]], num_items: usize) -> Result<Vec<u32>> {
-    let mut count = vec![0u32; num_items];
-    for (user, items) in sequences.iter().enumerate() {
-        for &item in *items {
-            match count.get_mut(item as usize) {
-                Some(c) => *c += 1,
-                None => invalid!(
-                    "user {user} has item {item} in training, but there are only {num_items} items"
-                ),
-            }
-        }
-    }
-    Ok(count)
 }
 
 /// The users whose last target is held out, drawn from the stream `label`: `share` of those with another

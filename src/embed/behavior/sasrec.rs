@@ -1,7 +1,8 @@
 //! SASRec as the encoder behind the behavior embedding.
 
-use super::{BehaviorEmbedding, Progress, choose_holdout, occurrences, with_mean_for_unseen};
+use super::{BehaviorEmbedding, choose_holdout, with_mean_for_unseen};
 use crate::Result;
+use crate::embed::epochs::{Progress, occurrences};
 use crate::embed::sasrec::{SasRecConfig, train_sasrec};
 use crate::model::sasrec::SasRec;
 

@@ -1,15 +1,14 @@
 //! Training of SASRec: windows over sequences, the loop, early stopping.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Instant;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device};
 use rand::RngCore;
 use rand::seq::{SliceRandom, index};
 use serde::{Deserialize, Serialize};
 
-use super::behavior::{EpochReport, Progress, occurrences};
+use super::epochs::{EpochReport, Progress, Trained, early_stopping, occurrences};
 use crate::model::sasrec::{Candidates, SasRec, SasRecDropout, SasRecSizes};
 use crate::nn::{AdamW, AdamWConfig, Gradients};
 use crate::ops::{self, Precision};
@@ -196,9 +195,7 @@ pub fn train_sasrec(
         network: &network,
     };
     let total = windows.len().div_ceil(config.batch_size);
-    let mut reports: Vec<EpochReport> = Vec::new();
-    let mut best: Option<(usize, BTreeMap<String, Tensor>)> = None;
-    for epoch in 1..=config.epochs {
+    let trained = early_stopping(config.epochs, config.patience, |epoch| {
         let start = Instant::now();
         windows.shuffle(&mut rng::stream(seed, "sasrec-order", &[epoch as u64]));
         let mut loss_sum = 0.0;
@@ -207,21 +204,12 @@ pub fn train_sasrec(
             progress(&Progress::Step { epoch, done: step + 1, total });
         }
         let samples_per_s = num_targets as f64 / start.elapsed().as_secs_f64();
-        let measured = measure(&network)?;
         let loss = loss_sum / num_targets as f64;
-        let report = EpochReport { epoch, loss, measured, samples_per_s };
+        let report = EpochReport { epoch, loss, measured: measure(&network)?, samples_per_s };
         progress(&Progress::Epoch(report));
-        let better = best
-            .as_ref()
-            .is_none_or(|(b, _)| measured.is_none() || measured > reports[b - 1].measured);
-        reports.push(report);
-        if better {
-            best = Some((epoch, network.weights()?));
-        } else if best.as_ref().is_some_and(|(b, _)| epoch - b >= config.patience) {
-            break;
-        }
-    }
-    let Some((best_epoch, weights)) = best else { invalid!("sasrec had no epoch") };
+        Ok((report, network.weights()?))
+    })?;
+    let Trained { weights, reports, best_epoch } = trained;
     network.set_weights(&weights)?;
     Ok(TrainedSasRec { network, reports, best_epoch, num_targets })
 }

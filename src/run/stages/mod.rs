@@ -3,4 +3,3 @@
 pub(super) mod anneal;
 pub(super) mod index;
 pub(super) mod initial;
-pub(super) mod item_rows;

@@ -1,7 +1,6 @@
 //! DIN as the encoder behind the behavior embedding: samples from interaction sequences, the loop, early
 //! stopping.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::time::Instant;
 
@@ -9,9 +8,8 @@ use candle_core::{DType, Device, Tensor};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    BehaviorEmbedding, EpochReport, Progress, choose_holdout, occurrences, with_mean_for_unseen,
-};
+use super::{BehaviorEmbedding, choose_holdout, with_mean_for_unseen};
+use crate::embed::epochs::{EpochReport, Progress, Trained, early_stopping, occurrences};
 use crate::model::din::{Din, DinBatch, DinSizes, binary_cross_entropy};
 use crate::nn::{AdamW, AdamWConfig, Gradients};
 use crate::rng::{self, Rng};
@@ -137,9 +135,7 @@ pub(super) fn train(
 
     let mut order = data.targets.clone();
     let total = order.len().div_ceil(config.batch_size);
-    let mut reports: Vec<EpochReport> = Vec::new();
-    let mut best: Option<(usize, BTreeMap<String, Tensor>)> = None;
-    for epoch in 1..=config.epochs {
+    let trained = early_stopping(config.epochs, config.patience, |epoch| {
         let start = Instant::now();
         order.shuffle(&mut rng::stream(seed, "din-order", &[epoch as u64]));
         let (mut loss_sum, mut num_samples) = (0.0, 0);
@@ -152,20 +148,13 @@ pub(super) fn train(
             progress(&Progress::Step { epoch, done: step + 1, total });
         }
         let samples_per_s = num_samples as f64 / start.elapsed().as_secs_f64();
-        let auc = holdout_auc(&din, &holdout, &device)?;
-        let loss = loss_sum / num_samples as f64;
-        let report = EpochReport { epoch, loss, measured: auc, samples_per_s };
+        let measured = holdout_auc(&din, &holdout, &device)?;
+        let report =
+            EpochReport { epoch, loss: loss_sum / num_samples as f64, measured, samples_per_s };
         progress(&Progress::Epoch(report));
-        let better =
-            best.as_ref().is_none_or(|(b, _)| auc.is_none() || auc > reports[b - 1].measured);
-        reports.push(report);
-        if better {
-            best = Some((epoch, din.weights()?));
-        } else if best.as_ref().is_some_and(|(b, _)| epoch - b >= config.patience) {
-            break;
-        }
-    }
-    let Some((best_epoch, weights)) = best else { invalid!("the behavior encoder had no epoch") };
+        Ok((report, din.weights()?))
+    })?;
+    let Trained { weights, reports, best_epoch } = trained;
     Ok(BehaviorEmbedding {
         embeddings: with_mean_for_unseen(&weights["embeddings"], &seen)?,
         measured: reports[best_epoch - 1].measured,

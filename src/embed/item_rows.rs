@@ -5,63 +5,44 @@
 //! nothing of a token: all z^s are nearly parallel. z^b is taken there by ridge regression (Hoerl and
 //! Kennard, 1970).
 
-use candle_core::{Device, Tensor};
 use linfa_linalg::cholesky::SolveCInplace;
 use ndarray::{Array2, ArrayView2, Axis};
 
 use crate::index::{ItemIndex, Source};
-use crate::run::Run;
-use crate::run::artifacts::load_matrix;
 use crate::{Error, Result, invalid};
 
 /// The penalty of the regression, as a share of the mean variance of a feature of z^b.
 const RIDGE: f64 = 0.01;
 
-/// A direction for every item token in the order of the vocabulary, (item tokens, `hidden_size`).
+/// A direction for every item token in the order of the vocabulary, (item tokens, columns of `semantic`),
+/// from z^s and z^b, (items, dim).
 ///
 /// # Errors
-/// Where the index has levels that say nothing of the items, and where z^s is not there or of another
-/// width than the backbone.
-pub(in crate::run) fn directions(
-    run: &Run,
+/// Where the index has levels that say nothing of the items.
+pub fn item_token_directions(
     index: &ItemIndex,
-    hidden_size: usize,
-) -> Result<Tensor> {
-    const SETTING: &str = "train.item-token-init = \"centroid\"";
-    let source = run.config.index.source;
-    let Some(semantic) = load_matrix(run, "semantic")? else {
-        invalid!(
-            "{SETTING} needs z^s, which an index of source \"{source}\" does not have; set \
-             index.source = \"unit\" or \"semantic\", or train.item-token-init = \"mean\""
-        );
-    };
-    if semantic.ncols() != hidden_size {
-        invalid!(
-            "{SETTING} needs z^s of the backbone's width, {hidden_size}: the imported \
-             index.semantic.embeddings have {} columns; set train.item-token-init = \"mean\"",
-            semantic.ncols()
-        );
-    }
-    let semantic = centered(&semantic);
-    let mapped = load_matrix(run, "behavior")?
-        .map(|behavior| regression(&centered(&behavior), &semantic))
-        .transpose()?;
+    semantic: &Array2<f32>,
+    behavior: Option<&Array2<f32>>,
+) -> Result<Array2<f32>> {
+    let semantic = centered(semantic);
+    let mapped = behavior.map(|behavior| regression(&centered(behavior), &semantic)).transpose()?;
     let mut directions = Vec::new();
     for (level, range) in index.level_ranges().into_iter().enumerate() {
         let embeddings = match (index.levels()[level].source, &mapped) {
             (Source::Semantic, _) => &semantic,
             (Source::Behavior, Some(mapped)) => mapped,
             (other, _) => invalid!(
-                "{SETTING} has nothing to go by for levels of source \"{other}\"; set \
-                 train.item-token-init = \"mean\""
+                "train.item-token-init = \"centroid\" has nothing to go by for levels of source \
+                 \"{other}\"; set train.item-token-init = \"mean\""
             ),
         };
         let positions = |item| index.item_positions(item)[level] as usize;
         let centroids = sums_by(embeddings.view(), range.len(), positions);
         directions.extend(centroids.into_iter().map(|value| value as f32));
     }
-    let shape = (directions.len() / hidden_size, hidden_size);
-    Ok(Tensor::from_vec(directions, shape, &Device::Cpu)?.to_device(&run.device)?)
+    let width = semantic.ncols();
+    Array2::from_shape_vec((directions.len() / width, width), directions)
+        .map_err(|e| Error::Invalid(e.to_string()))
 }
 
 /// Rows less their mean.

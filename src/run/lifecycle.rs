@@ -1,0 +1,208 @@
+//! When a stage is run, resumed, refused or stale: what it builds on and what decides it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::digests;
+use super::manifest::{self, Import, Record, Status};
+use super::stage::Stage;
+use super::stages::{anneal, index, initial};
+use super::{GIT_REVISION, MANIFEST, Monitor, Run, peak_memory_bytes};
+use crate::{Result, files, invalid};
+
+/// What a stage did.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StageReport {
+    /// The stage.
+    pub stage: Stage,
+    /// It was done already, and nothing was changed.
+    pub was_done: bool,
+    /// Files written, relative to the run folder.
+    pub wrote: Vec<PathBuf>,
+    /// Figures of the result.
+    pub figures: Value,
+    /// Wall-clock seconds.
+    pub seconds: f64,
+}
+
+impl StageReport {
+    /// Nothing: the stage of `record` was done already.
+    pub(super) fn was_done(stage: Stage, record: &Record) -> Self {
+        Self {
+            stage,
+            was_done: true,
+            wrote: record.outputs.keys().map(PathBuf::from).collect(),
+            figures: record.figures.clone(),
+            seconds: record.seconds,
+        }
+    }
+}
+
+impl Run {
+    /// Whether a stage's result stands, whole and not stale; of which settings, is not asked here.
+    pub fn is_done(&self, stage: Stage) -> bool {
+        self.manifest.stages.get(&stage).is_some_and(|r| r.status == Status::Done)
+    }
+
+    /// Runs a stage, unless it is done; `force` redoes it.
+    ///
+    /// # Errors
+    /// Names the stage that has to run first, or what differs from the run that made what is there.
+    pub fn stage(
+        &mut self,
+        stage: Stage,
+        force: bool,
+        monitor: &mut dyn Monitor,
+    ) -> Result<StageReport> {
+        self.require_before(stage)?;
+        let settings =
+            if force { manifest::settings(stage, &self.config)? } else { self.settings(stage)? };
+        let inputs = self.inputs(stage);
+        let state = self.dir.join(stage.folder()).join("state");
+        let found = self.manifest.stages.get(&stage).filter(|r| match r.status {
+            Status::Done => true,
+            // Without a saved state there is nothing to mix the new settings into.
+            Status::Running => state.exists(),
+            Status::Stale => false,
+        });
+        let mut resumes = false;
+        if let Some(record) = found.filter(|_| !force) {
+            manifest::compare(&self.dir, stage, record, &settings, &inputs)?;
+            resumes = record.status == Status::Running;
+            if record.status == Status::Done {
+                return Ok(StageReport::was_done(stage, record));
+            }
+        }
+        if stage == Stage::Index {
+            index::check(self)?;
+        }
+        let start = Instant::now();
+        self.begin(stage, settings, inputs, resumes, None)?;
+        let (wrote, figures) = match stage {
+            Stage::Index => index::run(self, monitor)?,
+            Stage::Initial => initial::run(self, monitor)?,
+            Stage::Anneal => anneal::run(self, monitor)?,
+        };
+        self.finish(stage, wrote, figures, start.elapsed().as_secs_f64())
+    }
+
+    /// Refuses where a stage that `stage` builds on is missing, stale or of other settings.
+    pub(super) fn require_before(&self, stage: Stage) -> Result<()> {
+        for earlier in Stage::ALL.into_iter().take_while(|s| *s != stage) {
+            self.require(earlier)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses where the result of `stage` is missing, stale, altered or of other settings.
+    pub(super) fn require(&self, stage: Stage) -> Result<()> {
+        let Some(record) = self.manifest.stages.get(&stage).filter(|r| r.status == Status::Done)
+        else {
+            invalid!(
+                "{}: {} is not there yet: run `llmbs {}` first",
+                self.dir.display(),
+                stage.what(),
+                stage.command()
+            );
+        };
+        manifest::compare(&self.dir, stage, record, &self.settings(stage)?, &self.inputs(stage))?;
+        digests::check(&self.dir, stage, record)
+    }
+
+    /// The settings that decide the result of `stage`.
+    pub(super) fn settings(&self, stage: Stage) -> Result<BTreeMap<String, Value>> {
+        if stage == Stage::Index && self.imported().is_some() {
+            manifest::settings_of_import(&self.config)
+        } else {
+            manifest::settings(stage, &self.config)
+        }
+    }
+
+    /// Where the item index was imported from, if it was and stands.
+    pub(super) fn imported(&self) -> Option<&Import> {
+        self.manifest.imported().filter(|_| self.is_done(Stage::Index))
+    }
+
+    /// Digests of what a stage reads: the data, and what the stages before wrote.
+    pub(super) fn inputs(&self, stage: Stage) -> BTreeMap<String, String> {
+        let mut inputs = BTreeMap::new();
+        inputs.insert("the dataset".to_string(), self.dataset.fingerprint.clone());
+        if stage == Stage::Index {
+            inputs.extend(index::digests(&self.config));
+        }
+        for earlier in Stage::ALL.into_iter().take_while(|s| *s != stage) {
+            if let Some(record) = self.manifest.stages.get(&earlier) {
+                inputs.extend(record.outputs.clone());
+            }
+        }
+        inputs
+    }
+
+    pub(super) fn begin(
+        &mut self,
+        stage: Stage,
+        settings: BTreeMap<String, Value>,
+        inputs: BTreeMap<String, String>,
+        resumes: bool,
+        imported: Option<Import>,
+    ) -> Result<()> {
+        self.claim()?;
+        if !resumes {
+            files::remove_dir(&self.dir.join(stage.folder()).join("state"))?;
+        }
+        for later in Stage::ALL.into_iter().filter(|s| *s > stage) {
+            if let Some(record) = self.manifest.stages.get_mut(&later) {
+                record.status = Status::Stale;
+            }
+        }
+        let record = Record {
+            status: Status::Running,
+            imported,
+            settings,
+            inputs,
+            outputs: BTreeMap::new(),
+            program: format!("llmbs {} ({GIT_REVISION})", env!("CARGO_PKG_VERSION")),
+            machine: self.machine(),
+            seconds: 0.0,
+            peak_memory_bytes: 0,
+            figures: Value::Null,
+        };
+        self.manifest.stages.insert(stage, record);
+        self.save_manifest()?;
+        files::write(&self.dir.join("config.toml"), self.config.to_toml()?.as_bytes())
+    }
+
+    pub(super) fn finish(
+        &mut self,
+        stage: Stage,
+        wrote: Vec<PathBuf>,
+        figures: Value,
+        seconds: f64,
+    ) -> Result<StageReport> {
+        let mut outputs = BTreeMap::new();
+        for path in &wrote {
+            outputs.insert(path.display().to_string(), files::digest(&self.dir.join(path))?);
+        }
+        if let Some(record) = self.manifest.stages.get_mut(&stage) {
+            record.status = Status::Done;
+            record.outputs = outputs;
+            record.seconds = seconds;
+            record.peak_memory_bytes = peak_memory_bytes();
+            record.figures = figures.clone();
+        }
+        self.save_manifest()?;
+        Ok(StageReport { stage, was_done: false, wrote, figures, seconds })
+    }
+
+    /// Makes the folder a run, if it is none yet, before anything else is written to it.
+    pub(super) fn claim(&self) -> Result<()> {
+        if self.dir.join(MANIFEST).exists() { Ok(()) } else { self.save_manifest() }
+    }
+
+    fn save_manifest(&self) -> Result<()> {
+        files::write_json(&self.dir.join(MANIFEST), &self.manifest)
+    }
+}

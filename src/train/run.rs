@@ -1,0 +1,277 @@
+//! The training loop: global batches from micro-batches, clipping, logging, validation, resuming.
+
+use std::panic::resume_unwind;
+use std::thread::{self, Scope};
+use std::time::Instant;
+
+use rayon::ThreadPoolBuilder;
+
+use super::gradients::Workspace;
+use super::report::{Control, EpochReport, Losses, Observer, StepReport, TrainOutcome};
+use super::schedule::Schedule;
+use super::state::{Progress, StateDir};
+use super::trainer::{Trainer, Validation};
+use crate::nn::{AdamW, Average};
+use crate::tasks::Sample;
+use crate::{Error, Result, invalid};
+
+/// What changes while a run goes on.
+struct Running {
+    adam: AdamW,
+    average: Option<Average>,
+    progress: Progress,
+    workspace: Workspace,
+    schedule: Schedule,
+    total_steps: u64,
+    /// Of this process.
+    tokens: usize,
+    seconds: f64,
+}
+
+impl Trainer<'_> {
+    /// Trains on `samples(epoch)` for all epochs, or on from the state left by an earlier process.
+    ///
+    /// With `validation`, the parameters end as they were after the epoch it rated highest. Where the
+    /// configuration asks for a moving average, that is what is rated and kept.
+    ///
+    /// # Errors
+    /// Stops at the first loss that is not a number, leaving the state saved before it.
+    pub fn run(
+        &self,
+        samples: &(dyn Fn(u64) -> Vec<Sample> + Sync),
+        validation: Option<Validation<'_>>,
+        observer: &mut dyn Observer,
+    ) -> Result<TrainOutcome> {
+        // A pool of its own: the one that trains may have no thread to spare, or be waiting for it.
+        let pool = ThreadPoolBuilder::new().num_threads(1).build();
+        let pool = pool.map_err(|e| Error::Invalid(format!("no thread could be started: {e}")))?;
+        let samples = |epoch| pool.install(|| samples(epoch));
+        thread::scope(|scope| self.run_in(scope, &samples, validation, observer))
+    }
+
+    fn run_in<'scope, 'env>(
+        &self,
+        scope: &'scope Scope<'scope, 'env>,
+        samples: &'env (dyn Fn(u64) -> Vec<Sample> + Sync),
+        mut validation: Option<Validation<'_>>,
+        observer: &mut dyn Observer,
+    ) -> Result<TrainOutcome> {
+        let config = self.config;
+        if config.batch == 0 || config.micro_batch == Some(0) {
+            invalid!("batch and micro-batch must be at least 1");
+        }
+        let state = self.state.map(StateDir::new);
+        let mut running = self.begin(state.as_ref())?;
+        let mut epoch_samples = samples(running.progress.epoch);
+        if epoch_samples.is_empty() {
+            invalid!(
+                "there is nothing to train on: no user has two items before validation and test"
+            );
+        }
+        let per_epoch = epoch_samples.len().div_ceil(config.batch) as u64;
+        let all_steps = per_epoch * config.epochs;
+        running.total_steps = config.max_steps.map_or(all_steps, |max| max.min(all_steps));
+        running.schedule =
+            Schedule::new(config.learning_rate, config.warmup_ratio, running.total_steps);
+        let memory = self.memory(&epoch_samples);
+        observer.on_start(memory)?;
+        let outcome = |running: &Running, finished| TrainOutcome {
+            finished,
+            best: running.progress.best,
+            steps: running.progress.step,
+            tokens: running.tokens,
+            seconds: running.seconds,
+            memory,
+        };
+        if running.progress == Progress::default()
+            && let Some(validation) = validation.as_mut().filter(|v| v.from_start)
+        {
+            self.rate(&mut running, validation, state.as_ref(), observer)?;
+        }
+        while running.progress.step < running.total_steps {
+            // The next epoch's samples are made while this one trains.
+            let next = running.progress.epoch + 1;
+            let upcoming = (next * per_epoch < running.total_steps)
+                .then(|| scope.spawn(move || samples(next)));
+            if self.epoch(&mut running, &epoch_samples, state.as_ref(), observer)? == Control::Stop
+            {
+                return Ok(outcome(&running, false));
+            }
+            running.progress.epoch += 1;
+            running.progress.batches = 0;
+            let mut ends = false;
+            match validation.as_mut() {
+                Some(validation) => {
+                    self.rate(&mut running, validation, state.as_ref(), observer)?;
+                    let best = running.progress.best.map_or(0, |(_, epoch)| epoch);
+                    let since = running.progress.epoch - best;
+                    ends = validation.patience > 0 && since >= validation.patience;
+                }
+                None => self.report_epoch(&running, None, false, observer)?,
+            }
+            if ends {
+                // A process that finds this state has nothing left to do either.
+                running.progress.ended = true;
+            }
+            self.save(&running, state.as_ref())?;
+            if let Some(upcoming) = upcoming {
+                epoch_samples = upcoming.join().unwrap_or_else(|panic| resume_unwind(panic));
+            }
+            if ends {
+                break;
+            }
+        }
+        match (&state, running.progress.best) {
+            (Some(state), Some(_)) => {
+                state.restore_best(&running.progress, self.params, self.model.device())?;
+            }
+            // Without a choice of epochs the average is the result.
+            _ => self.swap_average(&mut running)?,
+        }
+        Ok(outcome(&running, true))
+    }
+
+    /// A fresh start, or the state left by an earlier process.
+    fn begin(&self, state: Option<&StateDir>) -> Result<Running> {
+        let mut adam = AdamW::new(self.params, self.config.adamw)?;
+        let mut average = match self.config.ema {
+            0.0 => None,
+            decay => Some(Average::new(self.params, decay)?),
+        };
+        let left = match state {
+            Some(state) => {
+                let device = self.model.device();
+                state.restore(self.params, &mut adam, average.as_mut(), device)?
+            }
+            None => None,
+        };
+        Ok(Running {
+            adam,
+            average,
+            progress: left.unwrap_or_default(),
+            workspace: Workspace::default(),
+            schedule: Schedule::new(0.0, 0.0, 0),
+            total_steps: 0,
+            tokens: 0,
+            seconds: 0.0,
+        })
+    }
+
+    /// The batches of an epoch that are not done yet.
+    fn epoch(
+        &self,
+        running: &mut Running,
+        samples: &[Sample],
+        state: Option<&StateDir>,
+        observer: &mut dyn Observer,
+    ) -> Result<Control> {
+        let config = self.config;
+        for batch in samples.chunks(config.batch).skip(running.progress.batches) {
+            if running.progress.ended || running.progress.step >= running.total_steps {
+                break;
+            }
+            let start = Instant::now();
+            let lr = running.schedule.at(running.progress.step);
+            let (losses, gradient_norm) = self.step(running, batch, lr)?;
+            let tokens: usize = batch.iter().map(|s| s.ids.len()).sum();
+            let elapsed = start.elapsed().as_secs_f64();
+            running.tokens += tokens;
+            running.seconds += elapsed;
+            running.progress.batches += 1;
+            let step = running.progress.step;
+            let control = observer.on_step(&StepReport {
+                step,
+                total_steps: running.total_steps,
+                epoch: running.progress.epoch + 1,
+                losses,
+                learning_rate: lr,
+                gradient_norm,
+                tokens,
+                tokens_per_s: tokens as f64 / elapsed,
+            })?;
+            if step.is_multiple_of(config.save_every.max(1)) || control == Control::Stop {
+                self.save(running, state)?;
+            }
+            if control == Control::Stop {
+                return Ok(control);
+            }
+        }
+        Ok(Control::Continue)
+    }
+
+    /// Measures the model, or its moving average, and keeps it if it is the best so far.
+    fn rate(
+        &self,
+        running: &mut Running,
+        validation: &mut Validation<'_>,
+        state: Option<&StateDir>,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        self.swap_average(running)?;
+        let value = (validation.measure)()?;
+        let epoch = running.progress.epoch;
+        let best = running.progress.best.is_none_or(|(best, _)| value > best);
+        if best {
+            running.progress.best = Some((value, epoch));
+            if let Some(state) = state {
+                running.progress.best_sha256 = Some(state.save_best(self.params, epoch)?);
+            }
+        }
+        self.swap_average(running)?;
+        self.report_epoch(running, Some(value), best, observer)
+    }
+
+    fn report_epoch(
+        &self,
+        running: &Running,
+        validation: Option<f64>,
+        best: bool,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let Running { tokens, seconds, .. } = *running;
+        let epoch = running.progress.epoch;
+        observer.on_epoch(&EpochReport { epoch, validation, best, tokens, seconds })
+    }
+
+    fn swap_average(&self, running: &mut Running) -> Result<()> {
+        match &mut running.average {
+            Some(average) => Ok(average.swap(self.params)?),
+            None => Ok(()),
+        }
+    }
+
+    fn save(&self, running: &Running, state: Option<&StateDir>) -> Result<()> {
+        let Some(state) = state else { return Ok(()) };
+        state.save(&running.progress, self.params, &running.adam, running.average.as_ref())
+    }
+
+    /// One optimiser step over a global batch; gives the losses and the gradient's norm.
+    fn step(&self, running: &mut Running, samples: &[Sample], lr: f64) -> Result<(Losses, f64)> {
+        let step = running.progress.step;
+        let (losses, gradients) = self.gradients_in(&mut running.workspace, samples, step)?;
+        if !losses.total.is_finite() {
+            invalid!(
+                "the loss became {} at step {}: lower the learning rate (now {lr:.2e}) or \
+                 clip-norm; the state saved before it is kept",
+                losses.total,
+                step + 1
+            );
+        }
+        let norm = gradients.norm()?;
+        if !norm.is_finite() {
+            invalid!(
+                "the gradient's norm became {norm} at step {}: lower the learning rate (now \
+                 {lr:.2e}); the state saved before it is kept",
+                step + 1
+            );
+        }
+        let scale = if norm > self.config.clip_norm { self.config.clip_norm / norm } else { 1.0 };
+        running.adam.step(self.params, &gradients, lr, scale)?;
+        running.workspace.served = Some(gradients);
+        running.progress.step += 1;
+        if let Some(average) = &mut running.average {
+            average.update(self.params, running.progress.step)?;
+        }
+        Ok((losses, norm))
+    }
+}
