@@ -199,7 +199,9 @@ fn users_of_a_large_batch_are_divided_and_come_back_in_order() {
     let histories: Vec<_> =
         (0..70).map(|user| [item(user % 25), item(user % 7)].concat()).collect();
     let mut divided = BatchScorer::new(&model, &vocabulary, search.normalize, INSTRUCTION.into());
-    let run = |scorer: &mut LlamaScorer<'_>, users| search.run(&trie, users, scorer);
+    let run = |scorer: &mut LlamaScorer<'_>, users: std::ops::Range<usize>| {
+        search.run(&trie, users.len(), scorer)
+    };
     let found = divided.search(&histories, run).unwrap();
     assert_eq!(found.len(), histories.len());
     let mut alone = LlamaScorer::new(&model, &vocabulary, search.normalize, &INSTRUCTION).unwrap();
@@ -248,4 +250,28 @@ fn allowed_adds_nothing_where_a_node_has_one_child() {
     let ranked = search.run(&trie, 1, &mut model).unwrap().remove(0);
     let total: f32 = ranked.iter().map(|r| r.score.exp()).sum();
     assert!((total - 1.0).abs() < 1e-5, "{total}");
+}
+
+#[test]
+fn a_search_beside_equals_two_searches() {
+    for (seed, width) in [(1, 3), (2, 5), (3, 25)] {
+        let items = 60;
+        let index = ItemIndex::random(items, &[4, 5, 6], seed).unwrap();
+        let trie = Trie::new(&index);
+        let left_out: Vec<Vec<u32>> = vec![vec![], vec![7], (10..22).collect()];
+        let slices: Vec<&[u32]> = left_out.iter().map(Vec::as_slice).collect();
+        let search = BeamSearch { width, normalize: Normalize::Level };
+        let codes: Vec<usize> = index.level_ranges().iter().map(ExactSizeIterator::len).collect();
+        let model = || PathScores { codes: codes.clone(), paths: vec![Vec::new(); 3] };
+        let found = search.run_beside(&trie, &slices, &mut model()).unwrap();
+        let ranked = search.run(&trie, 3, &mut model()).unwrap();
+        for (user, left_out) in left_out.iter().enumerate() {
+            assert_eq!(found[user].ranked, ranked[user]);
+            let wider = BeamSearch { width: width + left_out.len(), ..search };
+            let mut others = wider.run(&trie, 3, &mut model()).unwrap().remove(user);
+            others.retain(|r| !left_out.contains(&r.item));
+            others.truncate(width);
+            assert_eq!(found[user].others, others, "seed {seed}, user {user}");
+        }
+    }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use clap::{Args as ClapArgs, ValueEnum};
 use serde_json::{Map, Value};
 
-use super::eval::{decimal, with_interval, word};
+use super::eval::{EXCLUDED, decimal, with_interval, with_interval_of, word};
 use super::progress::Bars;
 use crate::data::Split;
 use crate::run::{Baseline, BaselineRequest, Run};
@@ -79,6 +79,12 @@ fn one(result: &Value) -> String {
         let popularity = decimal(&result["popularity"][name]);
         let _ = writeln!(text, "{name:<12}{popularity:>12}{:>18}", with_interval(result, name));
     }
+    let _ = writeln!(text, "{EXCLUDED}");
+    for name in names(result) {
+        let popularity = decimal(&result["popularity_history_excluded"][name]);
+        let cell = with_interval_of(result, "_history_excluded", name);
+        let _ = writeln!(text, "{name:<12}{popularity:>12}{cell:>18}");
+    }
     for name in ["coverage@10", "coverage@20"] {
         let _ = writeln!(text, "{name:<12}{:>12}{:>18}", "", decimal(&result["coverage"][name]));
     }
@@ -102,19 +108,25 @@ fn several(result: &Value) -> String {
         let _ = write!(text, "{:>12}", format!("seed {seed}"));
     }
     text.push('\n');
-    for name in names(result) {
-        let cell = |of: &str| decimal(&result[of][name]);
-        let _ = write!(
-            text,
-            "{name:<12}{:>12}{:>10}{:>10}",
-            cell("popularity"),
-            cell("metrics"),
-            cell("standard_deviations")
-        );
-        for metrics in result["by_seed"].as_array().into_iter().flatten() {
-            let _ = write!(text, "{:>12}", decimal(&metrics[name]));
+    for rule in ["", "_history_excluded"] {
+        if !rule.is_empty() {
+            let _ = writeln!(text, "{EXCLUDED}");
         }
-        text.push('\n');
+        let of_rule = |of: &str| &result[format!("{of}{rule}")];
+        for name in names(result) {
+            let cell = |of: &str| decimal(&of_rule(of)[name]);
+            let _ = write!(
+                text,
+                "{name:<12}{:>12}{:>10}{:>10}",
+                cell("popularity"),
+                cell("metrics"),
+                cell("standard_deviations")
+            );
+            for metrics in of_rule("by_seed").as_array().into_iter().flatten() {
+                let _ = write!(text, "{:>12}", decimal(&metrics[name]));
+            }
+            text.push('\n');
+        }
     }
     text + &footnote(result, &format!("seeds {}", seeds.join(", ")))
 }

@@ -10,6 +10,9 @@ use super::progress::Bars;
 use crate::data::Split;
 use crate::run::{Comparison, EvalRequest, Run};
 
+/// What stands above the metrics of the second rule.
+pub(super) const EXCLUDED: &str = "history left out";
+
 /// What the buckets of the table show.
 const BUCKET_METRIC: &str = "recall@10";
 
@@ -112,6 +115,11 @@ fn table(heading: &str, evaluations: &[Value], column: impl Fn(&Value) -> String
     for name in first["metrics"].as_object().into_iter().flat_map(serde_json::Map::keys) {
         row(name, &decimal(&first["popularity"][name]), &|e| with_interval(e, name));
     }
+    row(EXCLUDED, "", &|_| String::new());
+    for name in first["metrics"].as_object().into_iter().flat_map(serde_json::Map::keys) {
+        let popularity = decimal(&first["popularity_history_excluded"][name]);
+        row(&format!("  {name}"), &popularity, &|e| with_interval_of(e, "_history_excluded", name));
+    }
     for name in ["coverage@10", "coverage@20"] {
         row(name, "", &|e| decimal(&e["coverage"][name]));
     }
@@ -172,13 +180,19 @@ fn compared(comparison: &Comparison, settings: &Value) -> String {
         "{:<12}{:>9}{:>9}{:>12}{:>22}{:>9}",
         "metric", "this", "other", "difference", "95 % interval", "p"
     );
-    for (name, d) in comparison.metrics.iter() {
-        let interval = format!("[{:+.4}, {:+.4}]", d.interval[0], d.interval[1]);
-        let _ = writeln!(
-            text,
-            "{name:<12}{:>9.4}{:>9.4}{:>+12.4}{interval:>22}{:>9.4}",
-            d.this, d.other, d.difference, d.p_value
-        );
+    let both = [(None, comparison.metrics), (Some(EXCLUDED), comparison.metrics_history_excluded)];
+    for (heading, metrics) in both {
+        if let Some(heading) = heading {
+            let _ = writeln!(text, "{heading}");
+        }
+        for (name, d) in metrics.iter() {
+            let interval = format!("[{:+.4}, {:+.4}]", d.interval[0], d.interval[1]);
+            let _ = writeln!(
+                text,
+                "{name:<12}{:>9.4}{:>9.4}{:>+12.4}{interval:>22}{:>9.4}",
+                d.this, d.other, d.difference, d.p_value
+            );
+        }
     }
     let visible = |key: &str| !key.ends_with("_digest") && key != "git_revision";
     let differing: Vec<String> = comparison
@@ -195,9 +209,14 @@ fn compared(comparison: &Comparison, settings: &Value) -> String {
 
 /// A metric of an evaluation or a bucket, with half its interval.
 pub(super) fn with_interval(part: &Value, metric: &str) -> String {
-    let interval = &part["intervals"][metric];
+    with_interval_of(part, "", metric)
+}
+
+/// The same under the rule that the names of metrics and intervals end in.
+pub(super) fn with_interval_of(part: &Value, rule: &str, metric: &str) -> String {
+    let interval = &part[format!("intervals{rule}")][metric];
     let half = (number(&interval[1]) - number(&interval[0])) / 2.0;
-    format!("{} ±{half:.4}", decimal(&part["metrics"][metric]))
+    format!("{} ±{half:.4}", decimal(&part[format!("metrics{rule}")][metric]))
 }
 
 fn range(bucket: &Value) -> String {
@@ -232,6 +251,8 @@ mod tests {
             json!({
                 "metrics": { "recall@10": recall },
                 "intervals": { "recall@10": [recall - 0.02, recall + 0.03] },
+                "metrics_history_excluded": { "recall@10": recall + 0.1 },
+                "intervals_history_excluded": { "recall@10": [recall + 0.05, recall + 0.15] },
             })
         };
         let bucket = |from: usize, to: Option<usize>| {
@@ -243,6 +264,7 @@ mod tests {
         };
         let mut evaluation = part(0.25);
         evaluation["popularity"] = json!({ "recall@10": 0.0625 });
+        evaluation["popularity_history_excluded"] = json!({ "recall@10": 0.0725 });
         evaluation["by_history"] = json!([bucket(1, Some(4)), bucket(20, None)]);
         evaluation["by_popularity"] = json!([bucket(0, Some(0))]);
         evaluation["coverage"] = json!({ "coverage@10": 0.5, "coverage@20": 0.75 });
@@ -261,6 +283,8 @@ mod tests {
         let line = text.lines().find(|line| line.starts_with("recall@10 ")).unwrap();
         assert_eq!(line.matches("0.2500 ±0.0250").count(), 2, "{text}");
         assert!(line.contains("0.0625") && text.contains("adapter on     adapter off"), "{text}");
+        let line = text.lines().find(|line| line.starts_with("  recall@10 ")).unwrap();
+        assert!(line.contains("0.0725") && line.contains("0.3500 ±0.0500"), "{text}");
         for part in ["  1-4 ", "  20+ ", "  0 ", "0.1250 ±0.0250", "0.8750", "the 95 % bootstrap"]
         {
             assert!(text.contains(part), "{part:?} is not in {text}");

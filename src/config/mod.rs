@@ -251,13 +251,11 @@ pub struct EvalConfig {
     pub normalize: Normalize,
     /// Users scored together, at a beam of up to 20; fewer at wider ones.
     pub batch: usize,
-    /// Items that a user has taken before the target are not ranked.
-    pub exclude_history: bool,
 }
 
 impl Default for EvalConfig {
     fn default() -> Self {
-        Self { beam: 20, normalize: Normalize::Level, batch: 64, exclude_history: false }
+        Self { beam: 20, normalize: Normalize::Level, batch: 64 }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Beam search constrained to a trie (docs/method.md): a prefix that no item has is never scored.
 
+use std::collections::HashSet;
+
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +51,16 @@ pub struct Ranked {
     pub score: f32,
 }
 
+/// What a search finds for a user.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Found {
+    /// The best items, best first.
+    pub ranked: Vec<Ranked>,
+    /// The best items without those left out for the user, best first: what a search finds that is wider by
+    /// as many.
+    pub others: Vec<Ranked>,
+}
+
 /// Settings of a search.
 #[derive(Debug, Clone, Copy)]
 pub struct BeamSearch {
@@ -64,6 +76,9 @@ struct Hypothesis {
     node: u32,
     score: f32,
     row: BeamRow,
+    /// It is among those that the search keeps at its own width, and among those of the wider search.
+    narrow: bool,
+    wide: bool,
 }
 
 impl BeamSearch {
@@ -74,9 +89,27 @@ impl BeamSearch {
         users: usize,
         model: &mut impl CodeScores,
     ) -> Result<Vec<Vec<Ranked>>> {
-        let root =
-            Hypothesis { node: trie.root(), score: 0.0, row: BeamRow { parent: 0, code: 0 } };
-        let mut beams: Vec<Vec<Hypothesis>> = vec![vec![root]; users];
+        let found = self.run_beside(trie, &vec![&[][..]; users], model)?;
+        Ok(found.into_iter().map(|found| found.ranked).collect())
+    }
+
+    /// The best items of users, with and without those that `left_out` has for each.
+    ///
+    /// Both searches are one: what either keeps is scored once, and neither sees the other's hypotheses.
+    pub fn run_beside(
+        self,
+        trie: &Trie,
+        left_out: &[&[ItemId]],
+        model: &mut impl CodeScores,
+    ) -> Result<Vec<Found>> {
+        let root = Hypothesis {
+            node: trie.root(),
+            score: 0.0,
+            row: BeamRow { parent: 0, code: 0 },
+            narrow: true,
+            wide: true,
+        };
+        let mut beams: Vec<Vec<Hypothesis>> = vec![vec![root]; left_out.len()];
         for level in 0..trie.num_levels() {
             let rows: Vec<BeamRow> = if level == 0 {
                 Vec::new()
@@ -97,27 +130,33 @@ impl BeamSearch {
             beams = beams
                 .par_iter()
                 .zip(starts)
-                .map(|(beam, start)| {
+                .zip(left_out)
+                .map(|((beam, start), left_out)| {
                     let scores = &scores[start * codes..(start + beam.len()) * codes];
-                    self.extend(trie, beam, start, scores)
+                    self.extend(trie, beam, start, scores, self.width + left_out.len())
                 })
                 .collect();
         }
-        let finish = |beam: &Vec<Hypothesis>| {
-            beam.iter()
-                .filter_map(|h| Some(Ranked { item: trie.item(h.node)?, score: h.score }))
-                .collect()
+        let item = |h: &Hypothesis| Some(Ranked { item: trie.item(h.node)?, score: h.score });
+        let finish = |(beam, left_out): (&Vec<Hypothesis>, &&[ItemId])| {
+            let wide = beam.iter().filter(|h| h.wide).filter_map(item);
+            Found {
+                ranked: beam.iter().filter(|h| h.narrow).filter_map(item).collect(),
+                others: wide.filter(|r| !left_out.contains(&r.item)).take(self.width).collect(),
+            }
         };
-        Ok(beams.iter().map(finish).collect())
+        Ok(beams.iter().zip(left_out).map(finish).collect())
     }
 
-    /// The best children of one user's hypotheses, whose rows begin at `start`.
+    /// The best children of one user's hypotheses, whose rows begin at `start`: as many as the search is
+    /// wide, and as many as one is that is `wide`.
     fn extend(
         self,
         trie: &Trie,
         beam: &[Hypothesis],
         start: usize,
         scores: &[f32],
+        wide: usize,
     ) -> Vec<Hypothesis> {
         let codes = scores.len() / beam.len().max(1);
         let mut extended = Vec::new();
@@ -132,7 +171,7 @@ impl BeamSearch {
             let children = trie.children(h.node);
             extended.extend(children.codes.iter().zip(children.nodes).map(|(&code, node)| {
                 let score = h.score + scores[code as usize] - allowed;
-                Hypothesis { node, score, row: BeamRow { parent: start + i, code } }
+                Hypothesis { node, score, row: BeamRow { parent: start + i, code }, ..*h }
             }));
         }
         let better = |a: &Hypothesis, b: &Hypothesis| {
@@ -140,12 +179,32 @@ impl BeamSearch {
                 .total_cmp(&a.score)
                 .then_with(|| trie.min_item(a.node).cmp(&trie.min_item(b.node)))
         };
-        if extended.len() > self.width {
-            extended.select_nth_unstable_by(self.width, better);
-            extended.truncate(self.width);
-        }
-        extended.sort_unstable_by(better);
-        extended
+        let best = |mut hypotheses: Vec<Hypothesis>, width: usize| {
+            if hypotheses.len() > width {
+                hypotheses.select_nth_unstable_by(width, better);
+                hypotheses.truncate(width);
+            }
+            hypotheses
+        };
+        let mut kept = if wide == self.width {
+            best(extended, wide)
+        } else {
+            let of = |search: fn(&Hypothesis) -> bool| -> Vec<Hypothesis> {
+                extended.iter().filter(|h| search(h)).copied().collect()
+            };
+            let narrow = best(of(|h| h.narrow), self.width);
+            let nodes: HashSet<u32> = narrow.iter().map(|h| h.node).collect();
+            let mut kept = best(of(|h| h.wide), wide);
+            for h in &mut kept {
+                (h.narrow, h.wide) = (nodes.contains(&h.node), true);
+            }
+            let both: HashSet<u32> = kept.iter().map(|h| h.node).collect();
+            let alone = narrow.into_iter().filter(|h| !both.contains(&h.node));
+            kept.extend(alone.map(|h| Hypothesis { narrow: true, wide: false, ..h }));
+            kept
+        };
+        kept.sort_unstable_by(better);
+        kept
     }
 }
 

@@ -4,6 +4,6 @@ mod beam;
 mod free;
 mod sample;
 
-pub use beam::{BeamRow, BeamSearch, CodeScores, Normalize, Ranked};
+pub use beam::{BeamRow, BeamSearch, CodeScores, Found, Normalize, Ranked};
 pub use free::{FreePath, search_freely};
 pub use sample::{Sampler, Sampling, likeliest};

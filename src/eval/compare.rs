@@ -32,16 +32,18 @@ pub struct Difference {
     pub p_value: f64,
 }
 
-/// Compares two models on the same users.
+/// Compares two models on the same users by the `rank` of each target: [`Prediction::rank`], or the one with
+/// the history left out.
 ///
 /// # Errors
 /// If the users or their targets are not the same.
 pub fn compare(
     this: &[Prediction],
     other: &[Prediction],
+    rank: fn(&Prediction) -> Option<usize>,
     seed: u64,
 ) -> Result<PerMetric<Difference>> {
-    let pairs = paired_ranks(this, other)?;
+    let pairs = paired_ranks(this, other, rank)?;
     let (these, others): (Vec<_>, Vec<_>) = pairs.iter().copied().unzip();
     let classes: Vec<usize> =
         pairs.iter().map(|&(a, b)| class_of(a) * RANKS + class_of(b)).collect();
@@ -70,6 +72,7 @@ pub fn compare(
 fn paired_ranks(
     this: &[Prediction],
     other: &[Prediction],
+    rank: fn(&Prediction) -> Option<usize>,
 ) -> Result<Vec<(Option<usize>, Option<usize>)>> {
     let mut others: HashMap<&str, &Prediction> =
         other.iter().map(|p| (p.user.as_str(), p)).collect();
@@ -86,7 +89,7 @@ fn paired_ranks(
                 same.target
             );
         }
-        pairs.push((p.rank(), same.rank()));
+        pairs.push((rank(p), rank(same)));
     }
     // In the file's order, so that the same user is named every time.
     if let Some(left) = other.iter().find(|p| others.contains_key(p.user.as_str())) {
@@ -146,7 +149,13 @@ mod tests {
         if let Some(rank) = rank {
             items[rank - 1] = 0;
         }
-        Prediction { user: user.to_string(), target: 0, items, scores: vec![0.0; 20] }
+        Prediction {
+            user: user.to_string(),
+            target: 0,
+            items,
+            scores: vec![0.0; 20],
+            rank_history_excluded: None,
+        }
     }
 
     fn all(ranks: &[Option<usize>]) -> Vec<Prediction> {
@@ -154,7 +163,7 @@ mod tests {
     }
 
     fn recall(this: &[Option<usize>], other: &[Option<usize>]) -> Difference {
-        *compare(&all(this), &all(other), 1).unwrap().get("recall@1").unwrap()
+        *compare(&all(this), &all(other), Prediction::rank, 1).unwrap().get("recall@1").unwrap()
     }
 
     #[test]
@@ -195,15 +204,15 @@ mod tests {
     fn users_are_matched_by_id_in_any_order() {
         let this = all(&[Some(1), None, Some(3)]);
         let mut other = all(&[None, Some(2), Some(3)]);
-        let straight = compare(&this, &other, 1).unwrap();
+        let straight = compare(&this, &other, Prediction::rank, 1).unwrap();
         other.reverse();
-        assert_eq!(compare(&this, &other, 1).unwrap(), straight);
+        assert_eq!(compare(&this, &other, Prediction::rank, 1).unwrap(), straight);
     }
 
     #[test]
     fn other_users_or_targets_are_refused_by_name() {
         let error = |this: &[Prediction], other: &[Prediction]| {
-            compare(this, other, 1).unwrap_err().to_string()
+            compare(this, other, Prediction::rank, 1).unwrap_err().to_string()
         };
         let two = all(&[Some(1), None]);
         assert!(error(&two, &two[..1]).contains("user \"1\" is in this run's predictions only"));
@@ -220,7 +229,7 @@ mod tests {
         let other: Vec<_> = (0..300).map(|u| (u % 4 > 0).then_some(u % 19 + 1)).collect();
         let with_threads = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| compare(&all(&this), &all(&other), 5).unwrap())
+            pool.install(|| compare(&all(&this), &all(&other), Prediction::rank, 5).unwrap())
         };
         assert_eq!(with_threads(1), with_threads(3));
     }

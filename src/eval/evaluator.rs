@@ -1,5 +1,7 @@
 //! Recommending for many users, and scoring what was recommended.
 
+use std::ops::Range;
+
 use serde::{Deserialize, Serialize};
 
 use super::metrics::{DEPTH, Metrics, rank_of};
@@ -7,7 +9,7 @@ use super::protocol::Protocol;
 use super::scorer::{BatchScorer, ItemVocabulary, LlamaScorer};
 use crate::Result;
 use crate::data::{Dataset, ItemId};
-use crate::decode::{BeamSearch, FreePath, Ranked, search_freely};
+use crate::decode::{BeamSearch, Found, FreePath, Ranked, search_freely};
 use crate::index::Trie;
 use crate::model::Llama;
 use crate::tasks::Prompts;
@@ -39,6 +41,9 @@ pub struct Prediction {
     pub items: Vec<ItemId>,
     /// Their scores: sums of log-probabilities, or whatever else a baseline ranks by.
     pub scores: Vec<f32>,
+    /// Where the target stands, from 1, among the items that the user has not taken before; `None`: not in
+    /// that list.
+    pub rank_history_excluded: Option<usize>,
 }
 
 impl Prediction {
@@ -51,8 +56,10 @@ impl Prediction {
 /// Metrics and what they were computed from.
 #[derive(Debug, Clone)]
 pub struct Evaluation {
-    /// Means over users.
+    /// Means over users, all items ranked.
     pub metrics: Metrics,
+    /// Means over users, items that a user has taken before left out.
+    pub metrics_history_excluded: Metrics,
     /// One a user, in the dataset's order.
     pub predictions: Vec<Prediction>,
 }
@@ -62,17 +69,27 @@ impl Evaluation {
     pub(super) fn of(
         dataset: &Dataset,
         protocol: Protocol,
-        ranked: impl IntoIterator<Item = (usize, Vec<Ranked>)>,
+        found: impl IntoIterator<Item = (usize, Found)>,
     ) -> Self {
-        let prediction = |(user, ranked): (usize, Vec<Ranked>)| Prediction {
-            user: dataset.users[user].id.clone(),
-            target: protocol.target(&dataset.users[user]),
-            items: ranked.iter().map(|r| r.item).collect(),
-            scores: ranked.iter().map(|r| r.score).collect(),
+        let prediction = |(user, Found { ranked, others }): (usize, Found)| {
+            let target = protocol.target(&dataset.users[user]);
+            Prediction {
+                user: dataset.users[user].id.clone(),
+                target,
+                items: ranked.iter().map(|r| r.item).collect(),
+                scores: ranked.iter().map(|r| r.score).collect(),
+                rank_history_excluded: rank_of(&target, others.iter().map(|r| r.item)),
+            }
         };
-        let predictions: Vec<Prediction> = ranked.into_iter().map(prediction).collect();
-        let ranks: Vec<_> = predictions.iter().map(Prediction::rank).collect();
-        Self { metrics: Metrics::of(&ranks), predictions }
+        let predictions: Vec<Prediction> = found.into_iter().map(prediction).collect();
+        let metrics = |rank: fn(&Prediction) -> Option<usize>| {
+            Metrics::of(&predictions.iter().map(rank).collect::<Vec<_>>())
+        };
+        Self {
+            metrics: metrics(Prediction::rank),
+            metrics_history_excluded: metrics(|p| p.rank_history_excluded),
+            predictions,
+        }
     }
 }
 
@@ -116,7 +133,7 @@ impl Recommender<'_> {
         on_batch: &mut dyn FnMut(usize),
     ) -> Result<Vec<Vec<Ranked>>> {
         self.in_batches(histories, on_batch, |scorer, users| {
-            self.search.run(self.trie, users, scorer)
+            self.search.run(self.trie, users.len(), scorer)
         })
     }
 
@@ -127,7 +144,7 @@ impl Recommender<'_> {
         on_batch: &mut dyn FnMut(usize),
     ) -> Result<LegalRate> {
         let found = self.in_batches(histories, on_batch, |scorer, users| {
-            search_freely(self.search.width, self.trie.num_levels(), users, scorer)
+            search_freely(self.search.width, self.trie.num_levels(), users.len(), scorer)
         })?;
         Ok(LegalRate::of(&found, self.trie))
     }
@@ -137,7 +154,7 @@ impl Recommender<'_> {
         &self,
         histories: &[&[ItemId]],
         on_batch: &mut dyn FnMut(usize),
-        search: impl Fn(&mut LlamaScorer<'_>, usize) -> Result<Vec<T>> + Sync,
+        search: impl Fn(&mut LlamaScorer<'_>, Range<usize>) -> Result<Vec<T>> + Sync,
     ) -> Result<Vec<T>> {
         let instruction = self.prompts.instruction();
         let (vocabulary, normalize) = (self.vocabulary, self.search.normalize);
@@ -145,15 +162,16 @@ impl Recommender<'_> {
         let mut found = Vec::with_capacity(histories.len());
         for batch in histories.chunks(self.batch) {
             let tokens: Vec<Vec<u32>> = batch.iter().map(|h| self.prompts.history(h)).collect();
-            found.extend(scorer.search(&tokens, &search)?);
+            let done = found.len();
+            found.extend(scorer.search(&tokens, |scorer, users| {
+                search(scorer, done + users.start..done + users.end)
+            })?);
             on_batch(found.len());
         }
         Ok(found)
     }
 
-    /// Evaluation of `users` (positions in the dataset).
-    ///
-    /// Where items are excluded, a user's search is wider by as many, so that the list is as long as ever.
+    /// Evaluation of `users` (positions in the dataset), by both rules of what is ranked.
     pub fn evaluate(
         &self,
         dataset: &Dataset,
@@ -164,23 +182,14 @@ impl Recommender<'_> {
         // Users of like history length share a batch, so that no level of it waits for one long row.
         let mut order = users.to_vec();
         let history = |user: usize| protocol.history(&dataset.users[user]);
-        let excluded = |user: usize| protocol.excluded(&dataset.users[user]);
-        order.sort_by_key(|&user| (history(user).len(), excluded(user).len(), user));
-        let mut by_user: Vec<(usize, Vec<Ranked>)> = Vec::with_capacity(users.len());
-        for alike in order.chunk_by(|&a, &b| excluded(a).len() == excluded(b).len()) {
-            let width = self.search.width + excluded(alike[0]).len();
-            // As many rows a step as without.
-            let batch = (self.batch * self.search.width / width).max(1);
-            let wider = Self { search: BeamSearch { width, ..self.search }, batch, ..*self };
-            let histories: Vec<&[ItemId]> = alike.iter().map(|&user| history(user)).collect();
-            let done = by_user.len();
-            let ranked = wider.recommend(&histories, &mut |more| on_batch(done + more))?;
-            by_user.extend(alike.iter().zip(ranked).map(|(&user, mut ranked)| {
-                ranked.retain(|r| !excluded(user).contains(&r.item));
-                ranked.truncate(self.search.width);
-                (user, ranked)
-            }));
-        }
+        order.sort_by_key(|&user| (history(user).len(), user));
+        let histories: Vec<&[ItemId]> = order.iter().map(|&user| history(user)).collect();
+        let left_out: Vec<&[ItemId]> =
+            order.iter().map(|&user| protocol.left_out(&dataset.users[user])).collect();
+        let found = self.in_batches(&histories, on_batch, |scorer, users| {
+            self.search.run_beside(self.trie, &left_out[users], scorer)
+        })?;
+        let mut by_user: Vec<(usize, Found)> = order.into_iter().zip(found).collect();
         by_user.sort_by_key(|(user, _)| *user);
         Ok(Evaluation::of(dataset, protocol, by_user))
     }
@@ -197,20 +206,22 @@ impl Popularity {
     /// Items by training interactions, ties by item id.
     pub fn new(dataset: &Dataset) -> Self {
         let counts = dataset.popularity();
-        let mut items: Vec<ItemId> = (0..counts.len() as ItemId).collect();
+        let mut items: Vec<ItemId> = dataset.catalogue().collect();
         items.sort_by_key(|&item| (std::cmp::Reverse(counts[item as usize]), item));
         Self { items }
     }
 
-    /// Its metrics on the same users.
-    pub fn evaluate(&self, dataset: &Dataset, users: &[usize], protocol: Protocol) -> Metrics {
-        let rank = |&user: &usize| {
-            let user = &dataset.users[user];
-            let excluded = protocol.excluded(user);
-            let shown = self.items.iter().filter(|item| !excluded.contains(item)).take(DEPTH);
-            rank_of(&protocol.target(user), shown.copied())
-        };
-        Metrics::of(&users.iter().map(rank).collect::<Vec<_>>())
+    /// Its metrics on the same users: all items ranked, and without those that a user has taken before.
+    pub fn evaluate(&self, dataset: &Dataset, users: &[usize], protocol: Protocol) -> [Metrics; 2] {
+        [false, true].map(|excludes| {
+            let rank = |&user: &usize| {
+                let user = &dataset.users[user];
+                let left_out = if excludes { protocol.left_out(user) } else { &[] };
+                let shown = self.items.iter().filter(|item| !left_out.contains(item)).take(DEPTH);
+                rank_of(&protocol.target(user), shown.copied())
+            };
+            Metrics::of(&users.iter().map(rank).collect::<Vec<_>>())
+        })
     }
 }
 

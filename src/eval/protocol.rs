@@ -9,8 +9,6 @@ pub struct Protocol {
     pub split: Split,
     /// The most items of a history that a model sees: the last ones before the target.
     pub max_history: usize,
-    /// Items that the user has taken before the target are not ranked, whether the model saw them or not.
-    pub exclude_history: bool,
 }
 
 impl Protocol {
@@ -19,14 +17,10 @@ impl Protocol {
         user.history(self.split, self.max_history)
     }
 
-    /// What is not ranked for a user.
-    pub fn excluded(self, user: &User) -> &[ItemId] {
-        if self.exclude_history { user.history(self.split, usize::MAX) } else { &[] }
-    }
-
-    /// What is not ranked, in a word.
-    pub fn excluded_items(self) -> &'static str {
-        if self.exclude_history { "the user's before the target" } else { "none" }
+    /// What the second rule does not rank for a user: everything taken before the target, whether the model
+    /// saw it or not.
+    pub fn left_out(self, user: &User) -> &[ItemId] {
+        user.history(self.split, usize::MAX)
     }
 
     /// What a user should be recommended.

@@ -6,8 +6,8 @@ use super::evaluator::Evaluation;
 use super::metrics::DEPTH;
 use super::protocol::Protocol;
 use crate::Result;
-use crate::data::{Dataset, ItemId};
-use crate::decode::Ranked;
+use crate::data::{Dataset, Item, ItemId};
+use crate::decode::{Found, Ranked};
 use crate::model::sasrec::SasRec;
 
 /// Users scored together.
@@ -37,7 +37,11 @@ pub fn evaluate_scores(
         let scores = scorer.scores(&histories)?;
         let rows = scores.par_chunks(dataset.num_items()).zip(batch);
         let best: Vec<_> = rows
-            .map(|(row, &user)| top(row, DEPTH, protocol.excluded(&dataset.users[user])))
+            .map(|(row, &user)| {
+                let list = |left_out| top(row, DEPTH, &dataset.items, left_out);
+                let others = list(protocol.left_out(&dataset.users[user]));
+                Found { ranked: list(&[]), others }
+            })
             .collect();
         ranked.extend(users[ranked.len()..].iter().copied().zip(best));
         on_batch(ranked.len());
@@ -45,13 +49,13 @@ pub fn evaluate_scores(
     Ok(Evaluation::of(dataset, protocol, ranked))
 }
 
-/// The `k` items of the highest scores that are not excluded, best first, ties by item id.
-fn top(scores: &[f32], k: usize, excluded: &[ItemId]) -> Vec<Ranked> {
+/// The `k` items of the highest scores that are not left out, best first, ties by item id.
+fn top(scores: &[f32], k: usize, items: &[Item], left_out: &[ItemId]) -> Vec<Ranked> {
     let mut best: Vec<Ranked> = Vec::with_capacity(k + 1);
-    for (&score, item) in scores.iter().zip(0..) {
+    for ((&score, item), _) in scores.iter().zip(0..).zip(items).filter(|(_, item)| !item.is_gap) {
         // Items come by id, so one that only draws level stands behind.
         let enters = best.len() < k || best.last().is_some_and(|last| score > last.score);
-        if enters && !excluded.contains(&item) {
+        if enters && !left_out.contains(&item) {
             let place = best.partition_point(|ranked| ranked.score >= score);
             best.insert(place, Ranked { item, score });
             best.truncate(k);
@@ -89,11 +93,11 @@ mod tests {
         let user = |id: &str, items: &[ItemId]| User { id: id.into(), items: items.to_vec() };
         let users = vec![user("a", &[0, 1, 2]), user("b", &[1, 1, 3, 4]), user("c", &[1, 0, 2, 1])];
         let dataset = Dataset::new("Three", users, vec![Item::default(); 5]).unwrap();
-        let evaluate = |users: &[usize], exclude_history| {
-            let protocol = Protocol { split: Split::Test, max_history: 20, exclude_history };
+        let evaluate = |users: &[usize]| {
+            let protocol = Protocol { split: Split::Test, max_history: 20 };
             evaluate_scores(&Fixed, &dataset, users, protocol, &mut |_| ()).unwrap()
         };
-        let evaluation = evaluate(&[0, 1, 2], false);
+        let evaluation = evaluate(&[0, 1, 2]);
         let lists: Vec<_> = evaluation.predictions.iter().map(|p| p.items.clone()).collect();
         // Equal scores stand in the order of the item ids.
         assert_eq!(lists, [[3, 0, 2, 4, 1], [4, 0, 1, 2, 3], [3, 0, 2, 4, 1]]);
@@ -107,12 +111,14 @@ mod tests {
         let mrr = (1.0 / 3.0 + 1.0 + 1.0 / 5.0) / 3.0;
         assert!((metric("mrr@20") - mrr).abs() < 1e-12);
         // A history of the target's own items, which may stand in the list again.
-        assert_eq!(evaluate(&[2], false).predictions[0].rank(), Some(5));
-        // Without its items: 0 and 1 are gone for the first, 1 and 3 for the second; the third's target
-        // is one of them.
-        let lists: Vec<_> =
-            evaluate(&[0, 1, 2], true).predictions.iter().map(|p| p.items.clone()).collect();
-        assert_eq!(lists, [vec![3, 2, 4], vec![4, 0, 2], vec![3, 4]]);
+        assert_eq!(evaluate(&[2]).predictions[0].rank(), Some(5));
+        // Without its items: 3, 2, 4 are left for the first, 4, 0, 2 for the second; the third's target is
+        // one of its own.
+        let ranks: Vec<_> =
+            evaluation.predictions.iter().map(|p| p.rank_history_excluded).collect();
+        assert_eq!(ranks, [Some(2), Some(1), None]);
+        let excluded = *evaluation.metrics_history_excluded.get("mrr@20").unwrap();
+        assert!((excluded - (0.5 + 1.0) / 3.0).abs() < 1e-12);
     }
 
     #[test]
@@ -121,8 +127,12 @@ mod tests {
         let mut sorted: Vec<Ranked> =
             scores.iter().zip(0..).map(|(&score, item)| Ranked { item, score }).collect();
         sorted.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.item.cmp(&b.item)));
-        assert_eq!(top(&scores, 20, &[]), sorted[..20]);
-        assert_eq!(top(&scores, 500, &[]), sorted);
-        assert_eq!(top(&scores[..3], 20, &[]).len(), 3);
+        let mut items = vec![Item::default(); 500];
+        assert_eq!(top(&scores, 20, &items, &[]), sorted[..20]);
+        assert_eq!(top(&scores, 500, &items, &[]), sorted);
+        assert_eq!(top(&scores[..3], 20, &items, &[]).len(), 3);
+        // Where no item has an id, nothing is ranked.
+        items[sorted[0].item as usize].is_gap = true;
+        assert_eq!(top(&scores, 20, &items, &[]), sorted[1..21]);
     }
 }

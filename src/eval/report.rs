@@ -17,10 +17,14 @@ const POPULARITY_FROM: [usize; 6] = [0, 1, 5, 10, 20, 50];
 /// The metrics of an evaluation, whole and by bucket, and what of the catalogue it shows.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
-    /// Means over users.
+    /// Means over users, all items ranked.
     pub metrics: Metrics,
     /// Their bootstrap intervals.
     pub intervals: Intervals,
+    /// Means over users, items that a user has taken before left out.
+    pub metrics_history_excluded: Metrics,
+    /// Their bootstrap intervals.
+    pub intervals_history_excluded: Intervals,
     /// Users by the length of the history the model saw.
     pub by_history: Vec<Bucket>,
     /// Users by how often their target occurs in training.
@@ -65,6 +69,7 @@ impl Report {
         seed: u64,
     ) -> Self {
         let ranks: Vec<_> = predictions.iter().map(Prediction::rank).collect();
+        let others: Vec<_> = predictions.iter().map(|p| p.rank_history_excluded).collect();
         let history = |&user: &usize| protocol.history(&dataset.users[user]).len();
         let histories: Vec<usize> = users.iter().map(history).collect();
         let counts = dataset.popularity();
@@ -74,6 +79,8 @@ impl Report {
         Self {
             metrics: Metrics::of(&ranks),
             intervals: intervals(&ranks, seed),
+            metrics_history_excluded: Metrics::of(&others),
+            intervals_history_excluded: intervals(&others, seed),
             by_history: buckets(&HISTORY_FROM, &histories, &ranks, seed),
             by_popularity: buckets(&POPULARITY_FROM, &popularities, &ranks, seed),
             coverage: Coverage { top_10: coverage(10), top_20: coverage(20) },
@@ -113,7 +120,7 @@ mod tests {
     use crate::data::{Item, ItemId, Split, User};
 
     fn test(max_history: usize) -> Protocol {
-        Protocol { split: Split::Test, max_history, exclude_history: false }
+        Protocol { split: Split::Test, max_history }
     }
 
     fn dataset() -> Dataset {
@@ -125,7 +132,7 @@ mod tests {
 
     fn prediction(user: &str, target: ItemId, items: Vec<ItemId>) -> Prediction {
         let scores = vec![0.0; items.len()];
-        Prediction { user: user.into(), target, items, scores }
+        Prediction { user: user.into(), target, items, scores, rank_history_excluded: None }
     }
 
     #[test]

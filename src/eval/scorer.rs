@@ -143,11 +143,11 @@ impl<'a> BatchScorer<'a> {
     }
 
     /// What `search` finds for the users with these `histories`, in their order; it is handed a scorer that
-    /// has taken in a share of them, and how many these are.
+    /// has taken in a share of them, and which these are.
     pub fn search<T: Send>(
         &mut self,
         histories: &[Vec<u32>],
-        search: impl Fn(&mut LlamaScorer<'_>, usize) -> Result<Vec<T>> + Sync,
+        search: impl Fn(&mut LlamaScorer<'_>, Range<usize>) -> Result<Vec<T>> + Sync,
     ) -> Result<Vec<T>> {
         while self.scorers.len() < histories.len().div_ceil(SHARE) {
             let (model, vocabulary) = (self.model, self.vocabulary);
@@ -159,9 +159,9 @@ impl<'a> BatchScorer<'a> {
             )?);
         }
         let shares = self.scorers.par_iter_mut().zip(histories.par_chunks(SHARE));
-        let found = shares.map(|(scorer, share)| {
+        let found = shares.enumerate().map(|(i, (scorer, share))| {
             scorer.start(share)?;
-            search(scorer, share.len())
+            search(scorer, i * SHARE..i * SHARE + share.len())
         });
         Ok(found.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }

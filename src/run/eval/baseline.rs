@@ -64,6 +64,8 @@ struct Training {
     targets: usize,
     best_epoch: usize,
     epochs: Value,
+    /// SHA-256 of the model beside it.
+    model_sha256: String,
 }
 
 impl Run {
@@ -80,10 +82,11 @@ impl Run {
         force: bool,
         monitor: &mut dyn Monitor,
     ) -> Result<EvalResult> {
+        self.claim()?;
         let dir = self.baseline_dir(request.baseline).join(format!("seed-{}", request.seed));
         let found = if force { None } else { self.found_training(request, &dir)? };
         let (scorer, training) = match found {
-            Some(training) => (self.load_baseline(request, &dir)?, training),
+            Some(training) => (self.load_baseline(request, &dir, &training)?, training),
             None => self.train_baseline(request, &dir, monitor)?,
         };
         let users: Vec<usize> = (0..self.dataset.users.len()).collect();
@@ -125,27 +128,24 @@ impl Run {
         results: &[EvalResult],
     ) -> Result<(Value, PathBuf)> {
         let seeds: Vec<&Value> = results.iter().map(|r| &r.json["settings"]["seed"]).collect();
-        let (mut mean, mut deviation) = (Map::new(), Map::new());
         let first = results.first().map(|r| &r.json);
-        for name in
-            first.and_then(|json| json["metrics"].as_object()).into_iter().flat_map(Map::keys)
-        {
-            let values: Vec<f64> =
-                results.iter().filter_map(|r| r.json["metrics"][name].as_f64()).collect();
-            let (m, d) = mean_and_deviation(&values);
-            mean.insert(name.clone(), json!(m));
-            deviation.insert(name.clone(), json!(d));
-        }
         let mut settings = first.map_or(Value::Null, |json| json["settings"].clone());
         if let Some(settings) = settings.as_object_mut() {
             settings.retain(|key, _| !matches!(key.as_str(), "seed" | "model_digest"));
         }
+        let [metrics, deviations] = over_seeds(results, "metrics");
+        let [excluded, excluded_deviations] = over_seeds(results, "metrics_history_excluded");
         let json = json!({
-            "metrics": mean,
-            "standard_deviations": deviation,
+            "metrics": metrics,
+            "standard_deviations": deviations,
+            "metrics_history_excluded": excluded,
+            "standard_deviations_history_excluded": excluded_deviations,
             "seeds": seeds,
             "popularity": first.map(|json| &json["popularity"]),
+            "popularity_history_excluded": first.map(|json| &json["popularity_history_excluded"]),
             "by_seed": results.iter().map(|r| &r.json["metrics"]).collect::<Vec<_>>(),
+            "by_seed_history_excluded":
+                results.iter().map(|r| &r.json["metrics_history_excluded"]).collect::<Vec<_>>(),
             "settings": settings,
         });
         let path = self.baseline_dir(baseline).join(format!("{split}.json"));
@@ -189,8 +189,22 @@ impl Run {
         );
     }
 
-    fn load_baseline(&self, request: BaselineRequest, dir: &Path) -> Result<Box<dyn ItemScorer>> {
-        let weights = load_safetensors(dir.join("model.safetensors"), &candle_core::Device::Cpu)?;
+    fn load_baseline(
+        &self,
+        request: BaselineRequest,
+        dir: &Path,
+        training: &Training,
+    ) -> Result<Box<dyn ItemScorer>> {
+        let path = dir.join("model.safetensors");
+        if files::digest(&path)? != training.model_sha256 {
+            invalid!(
+                "{}: not the model that was trained: its SHA-256 differs from that in training.json; put \
+                 the file back, or redo it with `llmbs baseline {} --force`",
+                path.display(),
+                request.baseline.name()
+            );
+        }
+        let weights = load_safetensors(path, &candle_core::Device::Cpu)?;
         match request.baseline {
             Baseline::SasRec => {
                 let config = &self.config.baseline.sasrec;
@@ -229,6 +243,11 @@ impl Run {
                     (Box::new(trained.network), weights, targets, best, trained.reports)
                 }
             };
+        let new = PathBuf::from(format!("{}.new", dir.display()));
+        files::remove_dir(&new)?;
+        std::fs::create_dir_all(&new).map_err(crate::Error::io(&new))?;
+        let model = new.join("model.safetensors");
+        save_safetensors(&model, &weights)?;
         let training = Training {
             settings,
             dataset: self.dataset.name.clone(),
@@ -240,11 +259,8 @@ impl Run {
             targets,
             best_epoch,
             epochs: epochs(&reports, &format!("validation_{VALIDATION}")),
+            model_sha256: files::digest(&model)?,
         };
-        let new = PathBuf::from(format!("{}.new", dir.display()));
-        files::remove_dir(&new)?;
-        std::fs::create_dir_all(&new).map_err(crate::Error::io(&new))?;
-        save_safetensors(new.join("model.safetensors"), &weights)?;
         files::write_json(&new.join("training.json"), &training)?;
         files::replace_dir(&new, dir)?;
         Ok((scorer, training))
@@ -253,7 +269,7 @@ impl Run {
     /// The figure on the validation split, over all users.
     fn validation_figure(&self, scorer: &dyn ItemScorer) -> Result<Option<f64>> {
         let users: Vec<usize> = (0..self.dataset.users.len()).collect();
-        let protocol = self.validation_protocol();
+        let protocol = self.protocol(Split::Valid);
         let evaluation = evaluate_scores(scorer, &self.dataset, &users, protocol, &mut |_| ())?;
         Ok(evaluation.metrics.get(VALIDATION).copied())
     }
@@ -281,7 +297,6 @@ impl Run {
             "exhaustive": true,
             "score": score,
             "ties": "smaller item id",
-            "excluded_items": self.protocol(request.split).excluded_items(),
             "bootstrap": { "resamples": RESAMPLES, "confidence": CONFIDENCE },
             "items": self.dataset.num_items(),
             "seed": request.seed,
@@ -303,6 +318,19 @@ pub(in crate::run) fn result_files(dir: &Path, split: Split) -> (PathBuf, PathBu
 /// Whether `dir` is the folder of a trained baseline.
 pub(in crate::run) fn is_baseline(dir: &Path) -> bool {
     dir.join("training.json").exists()
+}
+
+/// Mean and sample standard deviation of each metric under `key` of the results.
+fn over_seeds(results: &[EvalResult], key: &str) -> [Map<String, Value>; 2] {
+    let (mut mean, mut deviation) = (Map::new(), Map::new());
+    let first = results.first().and_then(|r| r.json[key].as_object());
+    for name in first.into_iter().flat_map(Map::keys) {
+        let values: Vec<f64> = results.iter().filter_map(|r| r.json[key][name].as_f64()).collect();
+        let (m, d) = mean_and_deviation(&values);
+        mean.insert(name.clone(), json!(m));
+        deviation.insert(name.clone(), json!(d));
+    }
+    [mean, deviation]
 }
 
 /// The mean and the sample standard deviation; that of fewer than two values is none.

@@ -21,8 +21,10 @@ pub struct Comparison {
     pub users: usize,
     /// How often the two models changed places in the test.
     pub permutations: usize,
-    /// Each metric of both.
+    /// Each metric of both, all items ranked.
     pub metrics: PerMetric<Difference>,
+    /// The same, items that a user has taken before left out.
+    pub metrics_history_excluded: PerMetric<Difference>,
     /// What differs between the settings, by key: `[this, other]`.
     pub settings: Map<String, Value>,
 }
@@ -43,10 +45,14 @@ impl Run {
         let (this_settings, other_settings) = self.other_settings(request, other)?;
         let this = read_predictions(&request.predictions(&self.dir))?;
         let others = read_predictions(&files_of(request, other).1)?;
-        let metrics = eval::compare(&this, &others, self.config.seed).map_err(|e| {
-            let (this, other) = (self.dir.display(), other.display());
-            Error::Invalid(format!("{this} and {other} cannot be compared: {e}"))
-        })?;
+        let compared = |rank: fn(&Prediction) -> Option<usize>| {
+            eval::compare(&this, &others, rank, self.config.seed).map_err(|e| {
+                let (this, other) = (self.dir.display(), other.display());
+                Error::Invalid(format!("{this} and {other} cannot be compared: {e}"))
+            })
+        };
+        let metrics = compared(Prediction::rank)?;
+        let metrics_history_excluded = compared(|p| p.rank_history_excluded)?;
         let mut settings = Map::new();
         for (key, mine) in this_settings.as_object().into_iter().flatten() {
             let theirs = &other_settings[key];
@@ -55,7 +61,14 @@ impl Run {
             }
         }
         let (users, permutations) = (this.len(), PERMUTATIONS);
-        Ok(Comparison { other_run: other.to_path_buf(), users, permutations, metrics, settings })
+        Ok(Comparison {
+            other_run: other.to_path_buf(),
+            users,
+            permutations,
+            metrics,
+            metrics_history_excluded,
+            settings,
+        })
     }
 
     /// The settings of both evaluations.
@@ -72,12 +85,9 @@ impl Run {
         let found: Value = files::read_json(&result)?;
         let theirs = found["settings"].clone();
         let mine = self.eval_settings(request, self.users_of(request).len());
-        for (key, what) in [
-            ("dataset_fingerprint", "dataset"),
-            ("split", "split"),
-            ("users", "number of users"),
-            ("excluded_items", "rule of what is not ranked"),
-        ] {
+        for (key, what) in
+            [("dataset_fingerprint", "dataset"), ("split", "split"), ("users", "number of users")]
+        {
             if theirs[key] != mine[key] {
                 invalid!(
                     "{dir}: its {what} is not this run's ({key} is {} there, {} here): only \

@@ -136,10 +136,15 @@ impl Run {
         let dataset = &self.dataset;
         let predicted = &evaluation.predictions;
         let report = Report::new(dataset, users, protocol, predicted, self.config.seed);
+        let [popularity, popularity_excluded] =
+            Popularity::new(dataset).evaluate(dataset, users, protocol);
         json!({
             "metrics": report.metrics,
             "intervals": report.intervals,
-            "popularity": Popularity::new(dataset).evaluate(dataset, users, protocol),
+            "metrics_history_excluded": report.metrics_history_excluded,
+            "intervals_history_excluded": report.intervals_history_excluded,
+            "popularity": popularity,
+            "popularity_history_excluded": popularity_excluded,
             "by_history": report.by_history,
             "by_popularity": report.by_popularity,
             "coverage": report.coverage,
@@ -155,14 +160,7 @@ impl Run {
 
     /// How users are evaluated on a split.
     pub(in crate::run) fn protocol(&self, split: Split) -> Protocol {
-        let (max_history, exclude_history) =
-            (self.config.data.history, self.config.eval.exclude_history);
-        Protocol { split, max_history, exclude_history }
-    }
-
-    /// How epochs are told apart: what the models are does not depend on how they are evaluated.
-    pub(in crate::run) fn validation_protocol(&self) -> Protocol {
-        Protocol { exclude_history: false, ..self.protocol(Split::Valid) }
+        Protocol { split, max_history: self.config.data.history }
     }
 
     /// The users an evaluation is about, by their positions in the dataset.
@@ -227,7 +225,6 @@ impl Run {
             "eos": "never",
             "temperature": 1.0,
             "ties": "smaller item id",
-            "excluded_items": self.protocol(request.split).excluded_items(),
             "dtype": backbone.dtype,
             "precision": if rounds { Float::Bf16 } else { backbone.dtype },
             "batch": self.eval_batch(request.beam),

@@ -1,6 +1,7 @@
 //! The figure that training tells epochs apart by.
 
 use super::evaluate::sample_of;
+use crate::data::Split;
 use crate::decode::BeamSearch;
 use crate::eval::Recommender;
 use crate::index::{ItemIndex, Trie};
@@ -49,7 +50,7 @@ impl<'a> ValidationMetric<'a> {
             search: BeamSearch { width: config.beam, normalize: config.normalize },
             batch: BATCH,
         };
-        let protocol = self.run.validation_protocol();
+        let protocol = self.run.protocol(Split::Valid);
         let metrics =
             recommender.evaluate(&self.run.dataset, &self.users, protocol, &mut |_| {})?.metrics;
         match metrics.get(&config.metric) {

@@ -195,8 +195,9 @@ impl Service<'_> {
                 let search = BeamSearch { width, normalize: self.run.config.eval.normalize };
                 for batch in alike.chunks(self.run.eval_batch(width)) {
                     let tokens: Vec<Vec<u32>> = batch.iter().map(|p| p.tokens.clone()).collect();
-                    let found = scorer
-                        .search(&tokens, |scorer, users| search.run(&self.trie, users, scorer))?;
+                    let found = scorer.search(&tokens, |scorer, users| {
+                        search.run(&self.trie, users.len(), scorer)
+                    })?;
                     for (prompt, ranked) in batch.iter().zip(found) {
                         answers[prompt.at] = Ok(self.list(prompt, &ranked));
                     }
