@@ -289,3 +289,63 @@ fn the_resolved_configuration_runs_as_a_file() {
     let (again, _) = run(dir.path(), &["--config", "resolved.toml", "config"], 0);
     assert_eq!(again, config);
 }
+
+/// Runs the program with stdout somewhere, and gives its exit code and stderr.
+fn with_stdout(dir: &Path, args: &[&str], stdout: std::process::Stdio) -> (Option<i32>, String) {
+    let mut command = std::process::Command::new(assert_cmd::cargo::cargo_bin!("llmbs"));
+    let child = command
+        .current_dir(dir)
+        .args(args)
+        .stdin(std::process::Stdio::null())
+        .stdout(stdout)
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_closed_pipe_ends_quietly_and_a_full_disk_is_an_error() {
+    let dir = tiny();
+    let dir = dir.path();
+    run(dir, &["run"], 0);
+    fs::write(dir.join("requests.jsonl"), "{\"history\": [1, 2]}\n").unwrap();
+    fs::write(dir.join("new.json"), r#"{"NEW-1": {"title": "rose soap"}}"#).unwrap();
+    let commands: [&[&str]; 19] = [
+        &["config"],
+        &["data", "stats"],
+        &["data", "stats", "--json"],
+        &["data", "synth", "--out", "Shop"],
+        &["index"],
+        &["index", "report"],
+        &["index", "report", "--json"],
+        &["index", "report", "--token", "a_0"],
+        &["index", "add", "new.json"],
+        &["train", "--stage", "anneal"],
+        &["eval"],
+        &["eval", "--json"],
+        &["eval", "--task", "text"],
+        &["recommend", "--history", "1,2"],
+        &["recommend", "--history", "1,2", "--json"],
+        &["recommend", "--batch", "requests.jsonl"],
+        &["generate", "--prompt", "rose", "--max-tokens", "2"],
+        &["bench", "kmeans", "--items", "40", "--dim", "4", "--k", "8", "--json"],
+        &["baseline", "sasrec", "--set", "baseline.sasrec.epochs=1", "--json"],
+    ];
+    for args in commands {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let (code, stderr) = with_stdout(dir, args, writer.into());
+        assert_eq!(code, Some(0), "{args:?}: {stderr}");
+        assert!(!stderr.contains("panicked") && !stderr.contains("error:"), "{args:?}: {stderr}");
+        let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        // What has been added is not added twice.
+        let _ = fs::remove_file(dir.join("runs/llmbs/added.json"));
+        let _ = fs::remove_dir_all(dir.join("Shop"));
+        let (code, stderr) = with_stdout(dir, args, full.into());
+        assert_eq!(code, Some(1), "{args:?}: {stderr}");
+        assert!(!stderr.contains("panicked") && stderr.contains("stdout"), "{args:?}: {stderr}");
+    }
+}

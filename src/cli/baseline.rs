@@ -5,8 +5,8 @@ use std::fmt::Write;
 use clap::{Args as ClapArgs, ValueEnum};
 use serde_json::{Map, Value};
 
-use super::eval::{EXCLUDED, decimal, with_interval, with_interval_of, word};
 use super::progress::Bars;
+use super::show::{EXCLUDED, decimal, out, with_interval, with_interval_of, word};
 use crate::data::Split;
 use crate::run::{Baseline, BaselineRequest, Run};
 
@@ -63,8 +63,7 @@ pub(super) fn run(run: &Run, args: &BaselineArgs, bars: &mut Bars) -> anyhow::Re
         tracing::info!("{} written", path.display());
         if args.json { pretty(&json)? } else { several(&json) }
     };
-    print!("{text}");
-    Ok(())
+    out(&text)
 }
 
 fn pretty(json: &Value) -> anyhow::Result<String> {

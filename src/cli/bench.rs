@@ -1,14 +1,132 @@
 //! The benchmarks.
 
+use std::path::PathBuf;
+
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use serde_json::Value;
 
-use super::args::{
-    BenchCommand, BenchKmeansArgs, DeviceChoice, FloatChoice, NormalizeChoice, ShapeChoice,
-};
-use super::{device, results};
+use super::device::{self, DeviceChoice};
+use super::show::{self, out};
 use crate::bench::{GenerateBench, KMeansBench, Shape, TrainBench, generate, kmeans, train};
 use crate::decode::Normalize;
 use crate::run::peak_memory_bytes;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BenchCommand {
+    /// Whole optimiser steps: forward, loss on the second half of each row, backward, clipping, AdamW
+    Train(BenchTrainArgs),
+    /// Beam search over a random catalogue: users a second from prompt to ranked items
+    Generate(BenchGenerateArgs),
+    /// Balanced hierarchical k-means over random clustered vectors: the whole tree, and the root alone
+    Kmeans(BenchKmeansArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct BenchKmeansArgs {
+    /// Vectors
+    #[arg(long, default_value_t = 12_101)]
+    pub(super) items: usize,
+    /// Their dimensions
+    #[arg(long, default_value_t = 576)]
+    pub(super) dim: usize,
+    /// The largest branching of the tree
+    #[arg(long, default_value_t = 256)]
+    pub(super) k: usize,
+    /// The levels of the tree; 0 for as few as --k allows
+    #[arg(long, default_value_t = 0)]
+    pub(super) levels: usize,
+    /// Write the vectors to this file, in numpy's format
+    #[arg(long, value_name = "FILE.npy")]
+    pub(super) out: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct BenchTrainArgs {
+    /// The backbone
+    #[arg(long)]
+    pub(super) shape: ShapeChoice,
+    /// Blocks [default: those of the shape]
+    #[arg(long)]
+    pub(super) layers: Option<usize>,
+    /// What products are multiplied in; sums and weights are f32
+    #[arg(long, default_value = "f32")]
+    pub(super) dtype: FloatChoice,
+    /// Rows of a step
+    #[arg(long, default_value_t = 32)]
+    pub(super) batch: usize,
+    /// Tokens of a row
+    #[arg(long, default_value_t = 128)]
+    pub(super) seq: usize,
+    /// Steps to time, after one that is not timed
+    #[arg(long, default_value_t = 10)]
+    pub(super) steps: u64,
+    /// Train LoRA adapters instead of the backbone
+    #[arg(long)]
+    pub(super) lora: bool,
+    /// Keep only the input of every block for the backward pass
+    #[arg(long)]
+    pub(super) checkpointing: bool,
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct BenchGenerateArgs {
+    /// The backbone
+    #[arg(long)]
+    pub(super) shape: ShapeChoice,
+    /// What products are multiplied in; sums and weights are f32
+    #[arg(long, default_value = "f32")]
+    pub(super) dtype: FloatChoice,
+    /// Users searched for together
+    #[arg(long, default_value_t = 32)]
+    pub(super) batch: usize,
+    /// Tokens of a prompt
+    #[arg(long, default_value_t = 128)]
+    pub(super) prompt: usize,
+    /// Beam width
+    #[arg(long, default_value_t = 20)]
+    pub(super) beam: usize,
+    /// Items of the catalogue, with indices of four levels of 256 codes
+    #[arg(long, default_value_t = 12_101)]
+    pub(super) items: usize,
+    /// What scores are normalised over
+    #[arg(long, default_value = "level")]
+    pub(super) normalize: NormalizeChoice,
+    /// Batches to time, after one that is not timed
+    #[arg(long, default_value_t = 5)]
+    pub(super) batches: usize,
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum NormalizeChoice {
+    /// The tokens of the level
+    Level,
+    /// The whole vocabulary
+    Vocab,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum ShapeChoice {
+    /// 6.8 M parameters
+    Tiny,
+    /// SmolLM2-135M with 1,024 item tokens
+    #[value(name = "smollm2")]
+    SmolLm2,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum FloatChoice {
+    F32,
+    Bf16,
+}
 
 /// Runs a benchmark and prints its figures.
 pub(super) fn run(command: &BenchCommand, seed: u64, device: DeviceChoice) -> anyhow::Result<()> {
@@ -61,10 +179,5 @@ fn shape(choice: ShapeChoice) -> Shape {
 
 fn print(mut figures: Value, json: bool) -> anyhow::Result<()> {
     figures["peak_memory_bytes"] = peak_memory_bytes().into();
-    if json {
-        println!("{}", serde_json::to_string_pretty(&figures)?);
-    } else {
-        print!("{}", results::figures(&figures));
-    }
-    Ok(())
+    if json { show::json(&figures) } else { out(&show::figures(&figures)) }
 }

@@ -1,11 +1,33 @@
 //! The device that `--device` names.
 
 use std::panic;
+use std::str::FromStr;
 
 use anyhow::bail;
 use candle_core::Device;
 
-use super::args::DeviceChoice;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum DeviceChoice {
+    Auto,
+    Cpu,
+    Cuda(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda(0)),
+            _ => match text.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
+                Some(ordinal) => Ok(Self::Cuda(ordinal)),
+                None => Err(format!("{text:?} is none of auto, cpu, cuda and cuda:N")),
+            },
+        }
+    }
+}
 
 /// Opens the device; `auto` is the first CUDA device, or the CPU where there is none.
 pub(super) fn open(choice: DeviceChoice) -> anyhow::Result<Device> {

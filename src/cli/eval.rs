@@ -1,20 +1,58 @@
 //! `llmbs eval`: evaluates, compares, and shows the results side by side.
 
 use std::fmt::Write;
+use std::path::PathBuf;
 
 use anyhow::bail;
+use clap::{Args as ClapArgs, ValueEnum};
 use serde_json::Value;
 
-use super::args::{EvalArgs, Switch};
 use super::progress::Bars;
+use super::show::{self, EXCLUDED, decimal, out, with_interval, with_interval_of, word};
+use super::switch::Switch;
 use crate::data::Split;
 use crate::run::{Comparison, EvalRequest, Run};
 
-/// What stands above the metrics of the second rule.
-pub(super) const EXCLUDED: &str = "history left out";
-
 /// What the buckets of the table show.
 const BUCKET_METRIC: &str = "recall@10";
+
+#[derive(Debug, Default, ClapArgs)]
+pub(super) struct EvalArgs {
+    /// What is asked of the model
+    #[arg(long, default_value = "recommend")]
+    pub(super) task: EvalTask,
+    /// Beam width, or several to compare; one as wide as the catalogue scores every item [default:
+    /// eval.beam of the configuration]
+    #[arg(long, value_name = "N,N,…", value_delimiter = ',')]
+    pub(super) beam: Vec<usize>,
+    /// test or valid [default: test]
+    #[arg(long)]
+    pub(super) split: Option<Split>,
+    /// With or without the annealing adapter [default: both, where there is one]
+    #[arg(long)]
+    pub(super) adapter: Option<Switch>,
+    /// Only the first this many users; of texts, at most this many samples a kind [default: 500]
+    #[arg(long, value_name = "N")]
+    pub(super) limit: Option<usize>,
+    /// Test each metric against the same evaluation of another run, user by user
+    #[arg(long, value_name = "OTHER_RUN")]
+    pub(super) compare: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Evaluate again, even if the result is there
+    #[arg(long)]
+    pub(super) force: bool,
+}
+
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum EvalTask {
+    /// The next item
+    #[default]
+    Recommend,
+    /// Titles and descriptions
+    Text,
+}
 
 pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::Result<()> {
     let beams = if args.beam.is_empty() { vec![run.config().eval.beam] } else { args.beam.clone() };
@@ -58,11 +96,10 @@ pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::R
         evaluations.push(results);
     }
     if args.json {
-        println!("{}", serde_json::to_string_pretty(&as_json(evaluations))?);
+        show::json(&as_json(evaluations))
     } else {
-        print!("{}{comparisons}", tables(evaluations));
+        out(&(tables(evaluations) + &comparisons))
     }
-    Ok(())
 }
 
 /// One object a beam: the first adapter's evaluation, with the metrics of the other beside its own. Where one
@@ -207,18 +244,6 @@ fn compared(comparison: &Comparison, settings: &Value) -> String {
     text
 }
 
-/// A metric of an evaluation or a bucket, with half its interval.
-pub(super) fn with_interval(part: &Value, metric: &str) -> String {
-    with_interval_of(part, "", metric)
-}
-
-/// The same under the rule that the names of metrics and intervals end in.
-pub(super) fn with_interval_of(part: &Value, rule: &str, metric: &str) -> String {
-    let interval = &part[format!("intervals{rule}")][metric];
-    let half = (number(&interval[1]) - number(&interval[0])) / 2.0;
-    format!("{} ±{half:.4}", decimal(&part[format!("metrics{rule}")][metric]))
-}
-
 fn range(bucket: &Value) -> String {
     let (from, to) = (&bucket["from"], &bucket["to"]);
     match to {
@@ -226,19 +251,6 @@ fn range(bucket: &Value) -> String {
         to if to == from => from.to_string(),
         to => format!("{from}-{to}"),
     }
-}
-
-fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or(f64::NAN)
-}
-
-pub(super) fn decimal(value: &Value) -> String {
-    format!("{:.4}", number(value))
-}
-
-/// A value as it reads in a sentence.
-pub(super) fn word(value: &Value) -> String {
-    value.to_string().trim_matches('"').to_string()
 }
 
 #[cfg(test)]

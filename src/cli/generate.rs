@@ -3,7 +3,8 @@
 use anyhow::bail;
 use clap::Args as ClapArgs;
 
-use super::args::Switch;
+use super::show::{self, out};
+use super::switch::Switch;
 use crate::run::{GenerateRequest, Run, Sampling};
 
 #[derive(Debug, ClapArgs)]
@@ -54,10 +55,5 @@ pub(super) fn run(run: &Run, args: &GenerateArgs, seed: Option<u64>) -> anyhow::
         seed: seed.unwrap_or(run.config().seed),
         adapter: args.adapter == Switch::On,
     })?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&generated)?);
-    } else {
-        println!("{}", generated.text);
-    }
-    Ok(())
+    if args.json { show::json(&generated) } else { out(&(generated.text + "\n")) }
 }

@@ -1,11 +1,10 @@
 //! The command line: parses arguments, runs the library, prints results. Results go to stdout, logs and
 //! progress to stderr; exit code 0, 1 for a failure, 2 for usage.
 
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the one place that prints")]
-
 mod args;
 mod baseline;
 mod bench;
+mod data;
 mod device;
 mod eval;
 mod generate;
@@ -13,8 +12,10 @@ mod index;
 mod progress;
 mod recommend;
 mod request;
-mod results;
+mod show;
+mod switch;
 mod text;
+mod train;
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -25,11 +26,11 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{DEMO, RunConfig};
-use crate::data::synth::Shop;
-use crate::data::{self, Stats};
-use crate::run::{Run, Stage, load_dataset};
-use args::{Args, Command, DataCommand, EvalArgs, EvalTask, StageChoice};
+use crate::run::{Run, Stage};
+use args::{Args, Command};
+use eval::{EvalArgs, EvalTask};
 use progress::Bars;
+use show::out;
 
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
@@ -53,8 +54,10 @@ pub fn main() -> ExitCode {
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
+        // Whoever read the results has read enough.
+        Err(e) if show::is_closed_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {e:#}");
+            show::fault(&format!("{e:#}"));
             ExitCode::FAILURE
         }
     }
@@ -66,32 +69,14 @@ fn run(args: &Args) -> anyhow::Result<()> {
     }
     let (config, run_dir) = configuration(args)?;
     match &args.command {
-        Command::Config => {
-            print!("{}", config.to_toml()?);
-            Ok(())
-        }
-        Command::Data { command: DataCommand::Stats { json } } => {
-            let stats = Stats::of(&load_dataset(&config)?);
-            if *json {
-                println!("{}", serde_json::to_string_pretty(&stats)?);
-            } else {
-                print!("{stats}");
-            }
-            Ok(())
-        }
-        Command::Data { command: DataCommand::Synth { out } } => synthesize(&config, out),
+        Command::Config => out(&config.to_toml()?),
+        Command::Data { command } => data::run(command, &config),
         command => {
             let mut run = Run::open(&run_dir, config, device::open(args.device)?)?;
             let mut bars = Bars::new(args.quiet);
             match command {
                 Command::Index(args) => index::run(&mut run, args, &mut bars),
-                Command::Train { stage: choice, force } => {
-                    let which = match choice {
-                        StageChoice::Initial => Stage::Initial,
-                        StageChoice::Anneal => Stage::Anneal,
-                    };
-                    stage(&mut run, which, *force, &mut bars)
-                }
+                Command::Train(args) => train::run(&mut run, args, &mut bars),
                 Command::Eval(eval) if eval.task == EvalTask::Text => {
                     text::evaluate(&run, eval, &mut bars)
                 }
@@ -136,28 +121,11 @@ fn set_threads(threads: Option<usize>) -> anyhow::Result<()> {
         .context("the thread pool could not be started")
 }
 
-fn synthesize(config: &RunConfig, out: &std::path::Path) -> anyhow::Result<()> {
-    let mut shop = Shop::generate(&config.data.synthetic)?;
-    if let Some(name) = out.file_name() {
-        shop.dataset.name = name.to_string_lossy().into_owned();
-    }
-    data::write(out, &shop.dataset)?;
-    println!("wrote {}", out.display());
-    println!("Recall@10 of an oracle that knows the process: {:.4}", shop.oracle_recall(10));
-    Ok(())
-}
-
-fn stage(run: &mut Run, stage: Stage, force: bool, bars: &mut Bars) -> anyhow::Result<()> {
-    let report = run.stage(stage, force, bars)?;
-    print!("{}", results::stage(run, &report));
-    Ok(())
-}
-
 /// Index, both stages and evaluation: whatever is not done yet.
 fn whole(run: &mut Run, bars: &mut Bars) -> anyhow::Result<()> {
     for stage in [Stage::Index, Stage::Initial, Stage::Anneal] {
         let report = run.stage(stage, false, bars)?;
-        for line in results::stage(run, &report).lines() {
+        for line in show::stage(run, &report).lines() {
             tracing::info!("{line}");
         }
     }

@@ -3,16 +3,18 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, BufRead, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, bail};
+use clap::Args as ClapArgs;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::args::{RecommendArgs, Switch};
 use super::progress::Bars;
 use super::request::{self, Request};
+use super::show::{self, out};
+use super::switch::Switch;
 use crate::data::{ItemId, Lookup};
 use crate::files;
 use crate::run::{
@@ -40,6 +42,57 @@ struct Answer {
 enum Outcome {
     Items { items: Vec<Recommendation> },
     Error { line: usize, error: String },
+}
+
+#[derive(Debug, ClapArgs)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a flag")]
+#[command(group(
+    clap::ArgGroup::new("whom")
+        .required(true)
+        .args(["user", "history", "text", "batch", "interactive"])
+))]
+pub(super) struct RecommendArgs {
+    /// A user of the dataset; the history is everything the user took
+    #[arg(long, value_name = "ID")]
+    pub(super) user: Option<String>,
+    /// Items, oldest first, by id or by the shop's own id
+    #[arg(long, value_name = "ID,ID,…")]
+    pub(super) history: Option<String>,
+    /// A description of what is wanted, for somebody without a history
+    #[arg(long)]
+    pub(super) text: Option<String>,
+    /// A file of requests, a JSON object a line; the answers are JSON lines in the same order
+    #[arg(long, value_name = "FILE")]
+    pub(super) batch: Option<PathBuf>,
+    /// Load the model once and answer each line of stdin, a history or a JSON object, at once; an empty
+    /// line ends
+    #[arg(long)]
+    pub(super) interactive: bool,
+    /// Where the answers to --batch go [default: stdout]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["user", "history", "text", "interactive"])]
+    pub(super) out: Option<PathBuf>,
+    /// How many items
+    #[arg(long, default_value_t = 10)]
+    pub(super) top: usize,
+    /// Beam width; at least --top in effect [default: eval.beam of the configuration]
+    #[arg(long)]
+    pub(super) beam: Option<usize>,
+    /// With or without the annealing adapter [default: for histories on, where there is one; for texts
+    /// off]
+    #[arg(long)]
+    pub(super) adapter: Option<Switch>,
+    /// Never recommend an item of the history
+    #[arg(long)]
+    pub(super) exclude_history: bool,
+    /// Recommend only the items in this file: an id or shop's own id a line, # for comments
+    #[arg(long, value_name = "FILE")]
+    pub(super) only: Option<PathBuf>,
+    /// Say what each token of an item stands for, and what of the history shares it
+    #[arg(long)]
+    pub(super) explain: bool,
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 pub(super) fn recommend(run: &Run, args: &RecommendArgs, bars: &mut Bars) -> anyhow::Result<()> {
@@ -96,12 +149,7 @@ fn read_items(path: &Path, lookup: &Lookup) -> anyhow::Result<Vec<ItemId>> {
 
 fn one(service: &Service, query: Query, json: bool) -> anyhow::Result<()> {
     let items = service.answer(&[query])?.swap_remove(0)?;
-    if json {
-        println!("{}", serde_json::to_string_pretty(&items)?);
-    } else {
-        print!("{}", table(&items));
-    }
-    Ok(())
+    if json { show::json(&items) } else { out(&table(&items)) }
 }
 
 /// Answers a file of requests, a line each, in their order; a bad line is answered with what is wrong.
@@ -148,7 +196,6 @@ fn batch(
 /// Answers each line of stdin as it comes, up to an empty one.
 fn interactive(service: &Service, lookup: &Lookup, json: bool) -> anyhow::Result<()> {
     tracing::info!("ready: ids joined by commas, or a JSON object; an empty line ends");
-    let mut stdout = io::stdout();
     for (line, text) in (1..).zip(io::stdin().lock().split(b'\n')) {
         let text = text.context("stdin")?;
         let text = text.trim_ascii();
@@ -161,11 +208,11 @@ fn interactive(service: &Service, lookup: &Lookup, json: bool) -> anyhow::Result
                 _ if json => serde_json::to_string(&answer)? + "\n",
                 Outcome::Items { items } => table(items),
                 Outcome::Error { error, .. } => {
-                    eprintln!("error: {error}");
+                    show::fault(error);
                     continue;
                 }
             };
-            stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("stdout")?;
+            out(&text)?;
         }
     }
     Ok(())

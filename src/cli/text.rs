@@ -5,8 +5,10 @@ use std::fmt::Write;
 use anyhow::bail;
 use serde_json::{Map, Value};
 
-use super::args::{EvalArgs, Switch};
+use super::eval::EvalArgs;
 use super::progress::Bars;
+use super::show::{self, out};
+use super::switch::Switch;
 use crate::run::{Run, Stage, TextModel, TextRequest};
 
 pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::Result<()> {
@@ -36,11 +38,10 @@ pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::R
     }
     if args.json {
         let named = results.into_iter().map(|(model, json)| (model.to_string(), json));
-        println!("{:#}", Value::Object(named.collect::<Map<_, _>>()));
+        show::json(&Value::Object(named.collect::<Map<_, _>>()))
     } else {
-        print!("{}", table(&results));
+        out(&table(&results))
     }
-    Ok(())
 }
 
 /// The models side by side, the figures of each task below each other.

@@ -10,7 +10,8 @@ use anyhow::bail;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
 use super::progress::Bars;
-use super::results;
+use super::show::{self, out};
+use super::train;
 use crate::files;
 use crate::run::{ImportRequest, OnCollision, Run, Source, Stage};
 
@@ -83,7 +84,7 @@ struct ReportArgs {
 
 pub(super) fn run(run: &mut Run, args: &IndexArgs, bars: &mut Bars) -> anyhow::Result<()> {
     match &args.command {
-        None => super::stage(run, Stage::Index, args.force, bars),
+        None => train::stage(run, Stage::Index, args.force, bars),
         Some(IndexCommand::Import(args)) => import(run, args, bars),
         Some(IndexCommand::Add(args)) => add(run, args, bars),
         Some(IndexCommand::Report(args)) => report(run, args),
@@ -101,18 +102,12 @@ fn import(run: &mut Run, args: &ImportArgs, bars: &mut Bars) -> anyhow::Result<(
         force: args.force,
     };
     let report = run.import(&request, bars)?;
-    print!("{}", results::stage(run, &report));
-    Ok(())
+    out(&show::stage(run, &report))
 }
 
 fn add(run: &Run, args: &AddArgs, bars: &mut Bars) -> anyhow::Result<()> {
     let added = run.add(&args.items, bars)?;
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(&added)?);
-    } else {
-        print!("{}", text::added(run, &added));
-    }
-    Ok(())
+    if args.json { show::json(&added) } else { out(&text::added(run, &added)) }
 }
 
 fn report(run: &Run, args: &ReportArgs) -> anyhow::Result<()> {
@@ -126,21 +121,11 @@ fn report(run: &Run, args: &ReportArgs) -> anyhow::Result<()> {
                 "no item has the token {spelled}; `llmbs index report --json` lists all there are"
             );
         };
-        if args.json {
-            println!("{}", serde_json::to_string_pretty(token)?);
-        } else {
-            print!("{}", text::token(token));
-        }
-        return Ok(());
-    }
-    if args.json {
-        println!("{}", serde_json::to_string_pretty(report)?);
-    } else {
-        print!("{}", text::report(report));
+        return if args.json { show::json(token) } else { out(&text::token(token)) };
     }
     if let Some(path) = &args.html {
         files::write(path, page::render(&inspection)?.as_bytes())?;
         tracing::info!("wrote {}", path.display());
     }
-    Ok(())
+    if args.json { show::json(report) } else { out(&text::report(report)) }
 }

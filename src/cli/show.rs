@@ -1,0 +1,107 @@
+//! Results on stdout, and what is printed alike in several commands.
+
+use std::fmt::Write as _;
+use std::io::{self, ErrorKind, Write as _};
+
+use anyhow::Context;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::run::{Run, Stage, StageReport};
+
+/// What stands above the metrics of the second rule.
+pub(super) const EXCLUDED: &str = "history left out";
+
+/// Writes `text` to stdout: results, and nothing else, go there.
+pub(super) fn out(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("stdout")
+}
+
+/// Writes `value` to stdout as indented JSON.
+pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    out(&(serde_json::to_string_pretty(value)? + "\n"))
+}
+
+/// Says on stderr what went wrong; that nobody may be listening is no further fault.
+pub(super) fn fault(text: &str) {
+    let _ = writeln!(io::stderr(), "error: {text}");
+}
+
+/// Whether an error says that the reader of a pipe has gone away.
+pub(super) fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let closed = |e: &io::Error| e.kind() == ErrorKind::BrokenPipe;
+    error.chain().any(|cause| cause.downcast_ref().is_some_and(closed))
+}
+
+/// What a stage did: a line on the whole, its figures, and the files it wrote.
+pub(super) fn stage(run: &Run, report: &StageReport) -> String {
+    let mut text = String::new();
+    let command = report.stage.command();
+    let dir = run.dir().display();
+    let what = report.stage.what();
+    let imported = run.manifest().imported().filter(|_| report.stage == Stage::Index);
+    if report.was_done {
+        let _ = match imported {
+            Some(import) => writeln!(
+                text,
+                "{dir}: {what} was imported from {}; `llmbs {command} --force` builds one instead",
+                import.file
+            ),
+            None => writeln!(
+                text,
+                "{dir}: {what} is finished already; `llmbs {command} --force` redoes it"
+            ),
+        };
+        return text;
+    }
+    let done = if imported.is_some() { "imported" } else { "finished" };
+    let _ = writeln!(text, "{dir}: {what} is {done}, in {:.1} s", report.seconds);
+    text += &figures(&report.figures);
+    for path in &report.wrote {
+        let _ = writeln!(text, "  wrote {}", run.dir().join(path).display());
+    }
+    text
+}
+
+/// The entries of an object that have a value, a line each.
+pub(super) fn figures(object: &Value) -> String {
+    let mut text = String::new();
+    let entries = object.as_object().into_iter().flatten();
+    for (name, value) in entries.filter(|(_, value)| !value.is_null()) {
+        let _ = writeln!(text, "  {name}: {}", figure(value));
+    }
+    text
+}
+
+fn figure(value: &Value) -> String {
+    match value.as_f64() {
+        Some(x) if !value.is_u64() => format!("{x:.4}"),
+        _ => value.to_string().trim_matches('"').to_string(),
+    }
+}
+
+/// A metric of an evaluation or a bucket, with half its interval.
+pub(super) fn with_interval(part: &Value, metric: &str) -> String {
+    with_interval_of(part, "", metric)
+}
+
+/// The same under the rule that the names of metrics and intervals end in.
+pub(super) fn with_interval_of(part: &Value, rule: &str, metric: &str) -> String {
+    let interval = &part[format!("intervals{rule}")][metric];
+    let half = (number(&interval[1]) - number(&interval[0])) / 2.0;
+    format!("{} ±{half:.4}", decimal(&part[format!("metrics{rule}")][metric]))
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or(f64::NAN)
+}
+
+pub(super) fn decimal(value: &Value) -> String {
+    format!("{:.4}", number(value))
+}
+
+/// A value as it reads in a sentence.
+pub(super) fn word(value: &Value) -> String {
+    value.to_string().trim_matches('"').to_string()
+}
