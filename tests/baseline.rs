@@ -1,13 +1,9 @@
 //! `llmbs baseline` as a user meets it.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::program::{fails, run, tiny};
+use crate::common::program::{fails, run, tiny};
 use serde_json::Value;
 
 /// Settings with which a baseline is trained in a moment.

@@ -1,12 +1,9 @@
 //! The program as a user meets it: what it prints, where, and how it fails.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::fs;
+use std::path::Path;
 
-use common::program::{fails, run, tiny};
+use crate::common::program::{fails, run, tiny};
 
 #[test]
 fn the_whole_pipeline_runs_stage_by_stage_and_knows_what_is_done() {

@@ -1,9 +1,5 @@
 //! Beam search against exhaustive ranking and against a plain decoder without cache or trie.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use llmbs::Result;
 use llmbs::decode::{BeamRow, BeamSearch, CodeScores, Normalize, search_freely};
 use llmbs::eval::{BatchScorer, ItemVocabulary, LlamaScorer};
@@ -121,7 +117,8 @@ fn exhaustive(
     let of_item = |item: u32| {
         let tokens: Vec<u32> = index.token_ids(item).iter().map(|t| vocabulary.first + t).collect();
         let row = [&INSTRUCTION, history, &tokens].concat();
-        let h = model.hidden(&common::packed(&[&row]), None, DropoutPair::default()).unwrap();
+        let h =
+            model.hidden(&crate::common::packed(&[&row]), None, DropoutPair::default()).unwrap();
         let logits: Vec<Vec<f32>> =
             ops::linear(&h, model.lm_head(), ops::Precision::Full).unwrap().to_vec2().unwrap();
         let start = INSTRUCTION.len() + history.len() - 1;
@@ -141,7 +138,7 @@ fn exhaustive(
 
 #[test]
 fn the_engine_equals_a_plain_decoder() {
-    let model = common::model();
+    let model = crate::common::model();
     let index = ItemIndex::random(25, &[3, 4, 5], 1).unwrap();
     let vocabulary = ItemVocabulary { first: 30, levels: index.level_ranges() };
     let trie = Trie::new(&index);
@@ -174,7 +171,7 @@ fn products_in_bf16_give_nearly_the_same_scores() {
     let vocabulary = ItemVocabulary { first: 30, levels: index.level_ranges() };
     let trie = Trie::new(&index);
     let of = |precision| {
-        let model = common::model().with_precision(precision);
+        let model = crate::common::model().with_precision(precision);
         let normalize = Normalize::Level;
         let mut scorer = LlamaScorer::new(&model, &vocabulary, normalize, &INSTRUCTION).unwrap();
         scorer.start(&[vec![30, 34, 40, 31, 35, 39]]).unwrap();
@@ -190,7 +187,7 @@ fn products_in_bf16_give_nearly_the_same_scores() {
 
 #[test]
 fn users_of_a_large_batch_are_divided_and_come_back_in_order() {
-    let model = common::model();
+    let model = crate::common::model();
     let index = ItemIndex::random(25, &[3, 4, 5], 1).unwrap();
     let vocabulary = ItemVocabulary { first: 30, levels: index.level_ranges() };
     let trie = Trie::new(&index);
@@ -219,7 +216,7 @@ fn users_of_a_large_batch_are_divided_and_come_back_in_order() {
 
 #[test]
 fn users_decoded_together_equal_users_alone() {
-    let model = common::model();
+    let model = crate::common::model();
     let index = ItemIndex::random(25, &[3, 4, 5], 1).unwrap();
     let vocabulary = ItemVocabulary { first: 30, levels: index.level_ranges() };
     let trie = Trie::new(&index);

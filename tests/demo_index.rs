@@ -1,7 +1,5 @@
 //! The demo's index tells apart what it should: siblings share what the source of their level knows.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use candle_core::Device;
 use llmbs::config::{DEMO, RunConfig};
 use llmbs::data::synth::Shop;

@@ -1,14 +1,10 @@
 //! Embeddings of the items as a user meets them: made, taken over, brought along, refused.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::fs;
 use std::path::Path;
 
+use crate::common::program::{fails, run, tiny};
 use candle_core::{DType, Device, Tensor};
-use common::program::{fails, run, tiny};
 use serde_json::Value;
 
 const CENTROID: [&str; 2] = ["--set", "train.item-token-init=centroid"];

@@ -1,9 +1,5 @@
 //! SmolLM2-135M against the values another implementation gave for it.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use candle_core::{DType, Device, Tensor};
 use llmbs::model::{DropoutPair, Llama, load_backbone};
 use llmbs::ops::{self, Precision};
@@ -36,7 +32,8 @@ fn smollm2_meets_the_reference() {
     for case in golden.cases {
         let ids = backbone.tokenizer.encode(&case.text).unwrap();
         assert_eq!(ids, case.ids, "{}", case.text);
-        let hidden = model.hidden(&common::packed(&[&ids]), None, DropoutPair::default()).unwrap();
+        let hidden =
+            model.hidden(&crate::common::packed(&[&ids]), None, DropoutPair::default()).unwrap();
         let mean: Vec<f32> = hidden.mean(0).unwrap().to_vec1().unwrap();
         for (ours, theirs) in mean.iter().zip(&case.mean_hidden_first8) {
             assert!((ours - theirs).abs() < 1e-2, "{}: {ours} against {theirs}", case.text);

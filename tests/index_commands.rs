@@ -1,15 +1,11 @@
 //! `llmbs index report`, `import` and `add` as a user meets them.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use common::program::{fails, field_names, run, tiny};
+use crate::common::program::{fails, field_names, run, tiny};
 use serde_json::{Value, json};
 
 /// A folder with a trained run, `runs/llmbs`, and its shop as a dataset, `Shop`; tests that change a run

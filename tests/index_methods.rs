@@ -1,15 +1,11 @@
 //! Every way of building an index: unique codes, lengths from 2 to 8 item tokens, orders, shared paths.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use crate::common::program::{fails, run, tiny};
 use candle_core::Device;
-use common::program::{fails, run, tiny};
 use llmbs::config::RunConfig;
 use llmbs::index::{
     HierarchicalKMeans, IndexSettings, ItemIndex, Method, Numbering, Order, Source, SourceCodes,

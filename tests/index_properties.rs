@@ -1,7 +1,5 @@
 //! Properties of item indices over random data: unique, balanced, the same on any number of threads.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use llmbs::index::{

@@ -1,17 +1,14 @@
 //! Laws of the backbone: against candle-transformers' Llama, and against itself.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(clippy::single_range_in_vec_init, reason = "a context of one range")]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::common::{assert_close, config, hidden, model, packed, weights};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::llama as reference;
-use common::{assert_close, config, hidden, model, packed, weights};
 use llmbs::model::adapter::{self, LoraConfig};
 use llmbs::model::{DropoutPair, KvCache, Llama, Packed};
 use llmbs::nn::{AdamW, AdamWConfig, Gradients, Params};

@@ -1,16 +1,12 @@
 //! `llmbs recommend` as a user meets it: what is recommended to whom, in which form, and how it fails.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
+use crate::common::program::{fails, field_names, run, tiny};
 use assert_cmd::cargo::cargo_bin_cmd;
-use common::program::{fails, field_names, run, tiny};
 use serde_json::{Value, json};
 
 /// Items of the shop.

@@ -1,13 +1,9 @@
 //! Texts: what the model writes, cached against uncached, and how the program measures it.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use std::fs;
 use std::path::Path;
 
-use common::program::{fails, run, tiny};
+use crate::common::program::{fails, run, tiny};
 use llmbs::decode::{Sampler, Sampling, likeliest};
 use llmbs::eval::{Continuation, generate, response_losses};
 use llmbs::model::Llama;
@@ -25,14 +21,14 @@ fn greedy(model: &Llama, prompts: &[&[u32]], eos: u32, max_tokens: usize) -> Vec
 
 /// The logits after each token of `ids`, by one pass over all of them.
 fn logits(model: &Llama, ids: &[u32]) -> Vec<Vec<f32>> {
-    let hidden = common::hidden(model, &[ids]);
+    let hidden = crate::common::hidden(model, &[ids]);
     let hidden = candle_core::Tensor::new(hidden, &candle_core::Device::Cpu).unwrap();
     ops::linear(&hidden, model.lm_head(), ops::Precision::Full).unwrap().to_vec2().unwrap()
 }
 
 #[test]
 fn generation_on_the_cache_equals_full_passes() {
-    let model = common::model();
+    let model = crate::common::model();
     let written = greedy(&model, &PROMPTS, NEVER, 12);
     for (prompt, written) in PROMPTS.iter().zip(&written) {
         let mut ids = prompt.to_vec();
@@ -47,7 +43,7 @@ fn generation_on_the_cache_equals_full_passes() {
 
 #[test]
 fn each_text_stops_at_its_own_end() {
-    let model = common::model();
+    let model = crate::common::model();
     let whole = greedy(&model, &PROMPTS, NEVER, 12);
     // What the first prompt is continued by in the fifth place ends it, and others where they have it.
     let eos = whole[0].ids[4];
@@ -62,13 +58,13 @@ fn each_text_stops_at_its_own_end() {
 
 #[test]
 fn a_prompt_without_tokens_is_refused() {
-    let error = generate(&common::model(), &[&[]], NEVER, 3, &mut |_, _| 0).unwrap_err();
+    let error = generate(&crate::common::model(), &[&[]], NEVER, 3, &mut |_, _| 0).unwrap_err();
     assert!(error.to_string().contains("no tokens"), "{error}");
 }
 
 #[test]
 fn the_seed_decides_what_is_drawn_and_the_best_token_alone_is_greedy() {
-    let model = common::model();
+    let model = crate::common::model();
     let draw = |sampling, seed| {
         let mut sampler = Sampler::new(sampling, seed);
         generate(&model, &PROMPTS[..1], NEVER, 20, &mut |_, l| sampler.choose(l)).unwrap()
@@ -82,7 +78,7 @@ fn the_seed_decides_what_is_drawn_and_the_best_token_alone_is_greedy() {
 
 #[test]
 fn losses_of_responses_equal_the_log_softmax_of_full_passes() {
-    let model = common::model();
+    let model = crate::common::model();
     let sample = |ids: &[u32], prompt: usize| Sample {
         ids: ids.to_vec(),
         positions: (0..ids.len() as u32).collect(),

@@ -1,7 +1,5 @@
 //! What `docs/architecture.md` promises of the source tree, held to.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};

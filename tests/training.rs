@@ -1,9 +1,5 @@
 //! Laws of training: the two layouts, accumulation, resuming, determinism, the contrastive loss.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
-mod common;
-
 use candle_core::{DType, Device, Tensor};
 use llmbs::data::Dataset;
 use llmbs::data::synth::{Shop, SynthConfig};
@@ -40,7 +36,7 @@ fn fixture() -> Fixture {
         (0..48).map(|item| index.token_ids(item).iter().map(|at| ids[0] + at).collect()).collect();
     let con = ids[ids.len() - 1];
     let prompts = Prompts::new(&tokenizer, &dataset, items, con, 20, 3).unwrap();
-    let config = LlamaConfig { vocab_size: tokenizer.vocab_size(), ..common::config() };
+    let config = LlamaConfig { vocab_size: tokenizer.vocab_size(), ..crate::common::config() };
     Fixture { dataset, prompts, config }
 }
 
@@ -173,7 +169,7 @@ fn both_layouts_give_equal_logits() {
                 fixture.prompts.first_sequence_sample(&items[..target], items[target], contrast);
             expected.extend(label_logits(&model, &prefix));
         }
-        common::assert_close(&all, &expected, 1e-4);
+        crate::common::assert_close(&all, &expected, 1e-4);
     }
 }
 
@@ -194,7 +190,7 @@ fn con_sees_its_target_in_both_layouts() {
             con_states(&fixture.prompts.first_sequence_sample(&items[..t], items[t], true))
         })
         .collect();
-    common::assert_close(&sequence, &prefix, 1e-4);
+    crate::common::assert_close(&sequence, &prefix, 1e-4);
 }
 
 #[test]

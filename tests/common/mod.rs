@@ -1,6 +1,5 @@
 //! A tiny shop and model, shared by the integration tests.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-#![allow(dead_code, reason = "each test binary uses a part")]
 
 pub(crate) mod program;
 

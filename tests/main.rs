@@ -1,0 +1,20 @@
+//! All tests of the crate from outside, in one program: linking does not dominate.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod common;
+
+mod baseline;
+mod cli;
+mod decoding;
+mod demo_index;
+mod embeddings;
+mod golden;
+mod index_commands;
+mod index_methods;
+mod index_properties;
+mod llama;
+mod recommend;
+mod text;
+mod tidy;
+mod training;
