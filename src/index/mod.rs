@@ -29,7 +29,7 @@ mod trie;
 
 pub use error::IndexError;
 pub use foreign::{Foreign, OnCollision};
-pub use item_index::{ItemIndex, Level};
+pub use item_index::{ItemIndex, Level, token};
 pub(crate) use kmeans::Rows;
 pub use method::{Method, Order};
 pub use numbering::{Numbering, code_similarity};

@@ -198,7 +198,7 @@ impl Trainer<'_> {
     /// Stops at the first loss that is not a number, leaving the state saved before it.
     pub fn run(
         &self,
-        samples: &(dyn Fn(u64) -> Vec<Sample> + Sync),
+        samples: &(dyn Fn(u64) -> Result<Vec<Sample>> + Sync),
         validate: Option<&mut dyn FnMut() -> Result<f64>>,
         observer: &mut dyn Observer,
     ) -> Result<TrainOutcome> {
@@ -212,7 +212,7 @@ impl Trainer<'_> {
     fn run_in<'scope, 'env>(
         &self,
         scope: &'scope Scope<'scope, 'env>,
-        samples: &'env (dyn Fn(u64) -> Vec<Sample> + Sync),
+        samples: &'env (dyn Fn(u64) -> Result<Vec<Sample>> + Sync),
         mut validate: Option<&mut dyn FnMut() -> Result<f64>>,
         observer: &mut dyn Observer,
     ) -> Result<TrainOutcome> {
@@ -222,7 +222,7 @@ impl Trainer<'_> {
         }
         let state = self.state.map(StateDir::new);
         let (mut adam, mut progress) = self.begin(state.as_ref())?;
-        let mut epoch_samples = samples(progress.epoch);
+        let mut epoch_samples = samples(progress.epoch)?;
         if epoch_samples.is_empty() {
             invalid!(
                 "there is nothing to train on: no user has two items before validation and test"
@@ -304,7 +304,7 @@ impl Trainer<'_> {
                 state.save(&progress, self.params, &adam)?;
             }
             if let Some(upcoming) = upcoming {
-                epoch_samples = upcoming.join().unwrap_or_else(|panic| resume_unwind(panic));
+                epoch_samples = upcoming.join().unwrap_or_else(|panic| resume_unwind(panic))?;
             }
         }
         let best = progress.best;
