@@ -3,13 +3,41 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
 use crate::{Error, Result, invalid};
+
+/// Whether `name` is that of a file in a folder, and no path. What a foreign file names must be.
+pub fn is_plain_name(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    let first = parts.next();
+    first == Some(Component::Normal(name.as_ref()))
+        && parts.next().is_none()
+        && !name.contains(['\\', ':', '\0'])
+}
+
+/// Refuses a file of the foreign folder `dir` that is a link to somewhere outside of it; what is not
+/// there is left to the one who reads it.
+///
+/// The hub's own cache is made of links: `snapshots/COMMIT/NAME` leads to `blobs/DIGEST` beside it.
+pub fn check_inside(dir: &Path, path: &Path) -> Result<()> {
+    let (Ok(folder), Ok(real)) = (dir.canonicalize(), path.canonicalize()) else { return Ok(()) };
+    let snapshots = folder.parent().filter(|parent| parent.ends_with("snapshots"));
+    let blobs = snapshots.and_then(Path::parent);
+    let blobs = blobs.and_then(|repository| repository.join("blobs").canonicalize().ok());
+    if !real.starts_with(&folder) && !blobs.is_some_and(|blobs| real.starts_with(blobs)) {
+        invalid!(
+            "{}: leads out of its folder, to {}; put the file itself there",
+            path.display(),
+            real.display()
+        );
+    }
+    Ok(())
+}
 
 /// Where `path` is written before it is renamed into place.
 pub fn temporary(path: &Path) -> PathBuf {
@@ -106,4 +134,21 @@ pub fn replace_dir(new: &Path, dir: &Path) -> Result<()> {
 /// Removes a folder if it is there.
 pub fn remove_dir(dir: &Path) -> Result<()> {
     if dir.exists() { fs::remove_dir_all(dir).map_err(Error::io(dir)) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_names_are_no_paths() {
+        for name in ["model.safetensors", "model-00001-of-00002.safetensors", "..x", ".hidden"] {
+            assert!(is_plain_name(name), "{name}");
+        }
+        let paths =
+            ["", ".", "..", "../a", "/etc/passwd", "a/b", "a/", "./a", "a\\b", "C:a", "a\0b"];
+        for name in paths {
+            assert!(!is_plain_name(name), "{name:?}");
+        }
+    }
 }

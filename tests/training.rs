@@ -76,7 +76,8 @@ fn samples(fixture: &Fixture, epoch: u64) -> Vec<Sample> {
 }
 
 fn samples_of(tasks: TasksConfig, fixture: &Fixture, epoch: u64) -> Vec<Sample> {
-    tasks.epoch(&fixture.dataset, &fixture.prompts, SrtSelection::default(), 20, true, 9, epoch)
+    let (dataset, prompts) = (&fixture.dataset, &fixture.prompts);
+    tasks.epoch(dataset, prompts, SrtSelection::default(), 20, true, 9, epoch).unwrap()
 }
 
 fn train_config() -> StageConfig {
@@ -135,7 +136,7 @@ fn train(
         state,
     };
     let mut record = Record { losses: Vec::new(), top1: Vec::new(), stop_after };
-    let outcome = trainer.run(&|epoch| samples(fixture, epoch), None, &mut record);
+    let outcome = trainer.run(&|epoch| Ok(samples(fixture, epoch)), None, &mut record);
     (record, outcome)
 }
 
@@ -167,7 +168,7 @@ fn both_layouts_give_equal_logits() {
         for target in 1..items.len() {
             let prefix =
                 fixture.prompts.first_sequence_sample(&items[..target], items[target], contrast);
-            expected.extend(label_logits(&model, &prefix));
+            expected.extend(label_logits(&model, &prefix.unwrap()));
         }
         crate::common::assert_close(&all, &expected, 1e-4);
     }
@@ -187,7 +188,7 @@ fn con_sees_its_target_in_both_layouts() {
     let sequence = con_states(&fixture.prompts.sequence(items, 1, true));
     let prefix: Vec<Vec<f32>> = (1..items.len())
         .flat_map(|t| {
-            con_states(&fixture.prompts.first_sequence_sample(&items[..t], items[t], true))
+            con_states(&fixture.prompts.first_sequence_sample(&items[..t], items[t], true).unwrap())
         })
         .collect();
     crate::common::assert_close(&sequence, &prefix, 1e-4);
@@ -525,7 +526,7 @@ fn texts_held_out_are_neither_answered_nor_asked_with() {
     let title = |item| -> Vec<u32> {
         let (direction, field) = (Direction::IndexToText, Field::Title);
         let sample = fixture.prompts.first_text_sample(direction, field, &[], item).unwrap();
-        sample.response().collect()
+        sample.unwrap().response().collect()
     };
     let titles: Vec<Vec<u32>> = (0..48).map(title).collect();
     let only = |item: &usize| titles.iter().filter(|other| **other == titles[*item]).count() == 1;

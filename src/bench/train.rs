@@ -93,7 +93,7 @@ pub fn train(bench: TrainBench, seed: u64, device: &Device) -> Result<TrainSpeed
         state: None,
     };
     let mut times = Times::default();
-    let samples = |epoch| random_samples(bench, llama.vocab_size, seed, epoch);
+    let samples = |epoch| Ok(random_samples(bench, llama.vocab_size, seed, epoch));
     let outcome = trainer.run(&samples, None, &mut times)?;
 
     let mut seconds = times.0.split_off(1);

@@ -220,7 +220,7 @@ pub(super) fn letter(level: usize) -> char {
 }
 
 /// The item token of `code` at `level`.
-pub(super) fn token(level: usize, code: u32) -> String {
+pub fn token(level: usize, code: u32) -> String {
     format!("<{}_{code}>", letter(level))
 }
 

@@ -30,7 +30,7 @@ mod trie;
 pub(crate) use distance::Rows;
 pub use error::IndexError;
 pub use foreign::{Foreign, OnCollision};
-pub use item_index::{ItemIndex, Level};
+pub use item_index::{ItemIndex, Level, token};
 pub use method::{Method, Order};
 pub use numbering::Numbering;
 pub use part::Part;

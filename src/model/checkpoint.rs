@@ -17,6 +17,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::LlamaConfig;
+use super::llama::{EMBEDDING, HEAD};
 use crate::files::{self, temporary};
 use crate::{Error, Result, invalid};
 
@@ -32,31 +33,45 @@ const INDEX: &str = "model.safetensors.index.json";
 ///
 /// # Errors
 /// Names the file and the tensor where one is missing, has another shape than `config.json` says,
-/// or is not part of a Llama.
+/// is not part of a Llama or is not finite everywhere, and a file that is not in the folder.
 pub fn load_folder(
     dir: impl AsRef<Path>,
     dtype: DType,
     device: &Device,
 ) -> Result<(LlamaConfig, Weights)> {
     let dir = dir.as_ref();
-    let config = LlamaConfig::load(dir.join("config.json"))?;
+    let path = dir.join("config.json");
+    files::check_inside(dir, &path)?;
+    let config = LlamaConfig::load(path)?;
     let shapes = config.tensor_shapes();
     let (listing, files) = weight_files(dir)?;
     let mut weights = Weights::new();
+    // The copy of a tied embedding that some checkpoints carry.
+    let mut copy = None;
     for file in files {
+        files::check_inside(dir, &file)?;
         let tensors = open(&file)?;
         for (name, view) in tensors.tensors() {
             match shapes.get(&name) {
                 Some(shape) if shape == view.shape() => {
                     let tensor = view.load(device).and_then(|t| t.to_dtype(dtype));
-                    weights.insert(name, tensor.map_err(unreadable(&file))?);
+                    let tensor = tensor.map_err(unreadable(&file))?;
+                    if !is_finite(&tensor)? {
+                        invalid!("{}: {name} has values that are not finite", file.display());
+                    }
+                    weights.insert(name, tensor);
                 }
                 Some(shape) => invalid!(
                     "{}: {name} is {:?}, config.json makes it {shape:?}",
                     file.display(),
                     view.shape()
                 ),
-                None if is_harmless(&name, &config) => {
+                None if config.tie_word_embeddings && name == HEAD => {
+                    let tensor = view.load(device).and_then(|t| t.to_dtype(dtype));
+                    copy = Some((file.clone(), tensor.map_err(unreadable(&file))?));
+                }
+                // A buffer of old transformers versions.
+                None if name.ends_with("rotary_emb.inv_freq") => {
                     tracing::debug!("{}: {name} is not needed", file.display());
                 }
                 None => invalid!(
@@ -69,7 +84,27 @@ pub fn load_folder(
     if let Some(name) = shapes.keys().find(|name| !weights.contains_key(*name)) {
         invalid!("{}: {name} is missing, config.json asks for it", listing.display());
     }
+    if let Some((file, head)) = copy
+        && !are_equal(&head, &weights[EMBEDDING])?
+    {
+        invalid!(
+            "{}: {HEAD} is not {EMBEDDING}, though config.json says tie_word_embeddings; set that to \
+             false where the model has a head of its own",
+            file.display()
+        );
+    }
     Ok((config, weights))
+}
+
+/// Whether no value is infinite or NaN.
+pub(super) fn is_finite(tensor: &Tensor) -> Result<bool> {
+    // What is finite becomes 0, all else NaN.
+    let sum = (tensor * 0.0)?.flatten_all()?.to_dtype(DType::F32)?.sum_all()?;
+    Ok(sum.to_scalar::<f32>()? == 0.0)
+}
+
+fn are_equal(a: &Tensor, b: &Tensor) -> Result<bool> {
+    Ok(a.dims() == b.dims() && a.ne(b)?.flatten_all()?.max(0)?.to_scalar::<u8>()? == 0)
 }
 
 /// Writes a checkpoint folder that Hugging Face loads: `model.safetensors`, `config.json` and
@@ -220,7 +255,7 @@ fn weight_files(dir: &Path) -> Result<(PathBuf, BTreeSet<PathBuf>)> {
     Ok((index, files))
 }
 
-/// The shards that a `model.safetensors.index.json` lists.
+/// The shards that a `model.safetensors.index.json` lists: names of files beside it.
 pub(super) fn shard_names(index: &Path) -> Result<BTreeSet<String>> {
     #[derive(Deserialize)]
     struct ShardIndex {
@@ -229,14 +264,14 @@ pub(super) fn shard_names(index: &Path) -> Result<BTreeSet<String>> {
     let bytes = std::fs::read(index).map_err(Error::io(index))?;
     let parsed: ShardIndex = serde_json::from_slice(&bytes)
         .map_err(|e| Error::Invalid(format!("{}: {e}", index.display())))?;
-    Ok(parsed.weight_map.into_values().collect())
-}
-
-/// Tensors that checkpoints carry and a Llama does not read: buffers of old transformers versions,
-/// and a copy of the embedding where it is tied.
-fn is_harmless(name: &str, config: &LlamaConfig) -> bool {
-    name.ends_with("rotary_emb.inv_freq")
-        || (config.tie_word_embeddings && name == "lm_head.weight")
+    let names: BTreeSet<String> = parsed.weight_map.into_values().collect();
+    if let Some(name) = names.iter().find(|name| !files::is_plain_name(name)) {
+        invalid!(
+            "{}: the shard {name:?} is no plain file name; all shards must lie beside this file",
+            index.display()
+        );
+    }
+    Ok(names)
 }
 
 fn open(path: &Path) -> Result<MmapedSafetensors> {

@@ -13,6 +13,10 @@ use crate::{Error, Result, invalid};
 /// The only architecture there is here, by its names in `architectures` and `model_type`.
 const ARCHITECTURE: (&str, &str) = ("LlamaForCausalLM", "llama");
 
+/// Far beyond every model, and small enough that the bytes of a matrix fit an integer.
+const MAX_SIZE: usize = 1 << 28;
+const MAX_LAYERS: usize = 1 << 16;
+
 /// A Llama-architecture model; the fields carry their names in `config.json`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LlamaConfig {
@@ -140,6 +144,28 @@ impl LlamaConfig {
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
             invalid!("{key} is 0");
         }
+        if let Some((key, value)) = positive.iter().find(|(_, value)| *value > MAX_SIZE) {
+            invalid!("{key} is {value}; no more than {MAX_SIZE} is supported");
+        }
+        if self.num_hidden_layers > MAX_LAYERS {
+            invalid!(
+                "num_hidden_layers is {}; no more than {MAX_LAYERS} is supported",
+                self.num_hidden_layers
+            );
+        }
+        if self.num_attention_heads * self.head_dim > MAX_SIZE {
+            invalid!(
+                "num_attention_heads {} of head_dim {} are more than {MAX_SIZE} features",
+                self.num_attention_heads,
+                self.head_dim
+            );
+        }
+        for (key, value) in [("rms_norm_eps", self.rms_norm_eps), ("rope_theta", self.rope_theta)] {
+            if !(value.is_finite() && value > 0.0) {
+                invalid!("{key} is {value}; it must be a number above 0");
+            }
+        }
+        self.rope_scaling.map_or(Ok(()), RopeScaling::check)?;
         let (heads, shared) = (self.num_attention_heads, self.num_key_value_heads);
         if !heads.is_multiple_of(shared) {
             invalid!("num_attention_heads {heads} is no multiple of num_key_value_heads {shared}");

@@ -181,6 +181,38 @@ mod tests {
     }
 
     #[test]
+    fn a_repository_cannot_name_files_outside_of_itself() {
+        for shard in ["../../../../stolen.safetensors", "/etc/passwd", "sub/part-1.safetensors"] {
+            let index = format!(r#"{{"weight_map": {{"a": "{shard}"}}}}"#);
+            let files = [
+                ("config.json", "{}"),
+                ("tokenizer.json", "{}"),
+                ("model.safetensors.index.json", index.as_str()),
+            ];
+            let error = fetch(cache(&files).path(), "owner/name", true).unwrap_err().to_string();
+            assert!(error.contains("no plain file name") && error.contains(shard), "{error}");
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_links_of_the_cache_lead_to_its_own_blobs_alone() {
+        use std::os::unix::fs::symlink;
+        let cache = cache(&[]);
+        let repository = cache.path().join("models--owner--name");
+        let snapshot = repository.join("snapshots").join(COMMIT);
+        std::fs::create_dir_all(repository.join("blobs")).unwrap();
+        std::fs::write(repository.join("blobs/abc"), "").unwrap();
+        std::fs::write(cache.path().join("other"), "").unwrap();
+        symlink("../../blobs/abc", snapshot.join("model.safetensors")).unwrap();
+        symlink("../../../other", snapshot.join("tokenizer.json")).unwrap();
+        let check = |name: &str| crate::files::check_inside(&snapshot, &snapshot.join(name));
+        check("model.safetensors").unwrap();
+        let error = check("tokenizer.json").unwrap_err().to_string();
+        assert!(error.contains("leads out of its folder"), "{error}");
+    }
+
+    #[test]
     fn offline_an_absent_repository_is_one_clear_error() {
         let empty = tempfile::tempdir().unwrap();
         let error = fetch(empty.path(), "owner/other", true).unwrap_err().to_string();

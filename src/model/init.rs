@@ -78,10 +78,11 @@ pub fn scratch(config: &LlamaConfig, seed: u64, device: &Device) -> Result<Weigh
     Ok(weights)
 }
 
-/// Gives the vocabulary `new` more rows from row `first` on, in the embedding and in an untied head:
-/// the mean of the rows before `first` plus noise of their own spread.
+/// Gives the vocabulary `new` rows from row `first` on, in the embedding and in an untied head: the mean
+/// of the rows before `first` plus noise of their own spread.
 ///
-/// Rows a padded checkpoint already has from `first` on are drawn anew.
+/// All other rows stay, those of a padded checkpoint behind the new ones too. Where the checkpoint ends
+/// before `first` (its tokenizer has a padding token without a row, say), the rows between are drawn as well.
 pub fn resize(
     config: &mut LlamaConfig,
     weights: &mut Weights,
@@ -89,28 +90,25 @@ pub fn resize(
     new: usize,
     seed: u64,
 ) -> Result<()> {
-    let total = config.vocab_size.max(first + new);
+    let end = first + new;
     for name in row_tensors(config) {
         let Some(old) = weights.get(name) else {
             invalid!("the checkpoint lacks the tensor {name}");
         };
-        if first > old.dim(0)? {
-            invalid!(
-                "the tokenizer has {first} tokens, but {name} has only {} rows: they do not belong \
-                 together",
-                old.dim(0)?
-            );
-        }
-        let hidden = old.dim(1)?;
-        let (mean, std) = center_and_spread(&old.narrow(0, 0, first)?)?;
-        let rows = total - first;
-        let noise = rng::normal(&mut rng::stream(seed, "new rows", &[]), rows * hidden, std);
-        let noise = Tensor::from_vec(noise, (rows, hidden), old.device())?;
+        let (rows, hidden) = old.dims2()?;
+        let known = old.narrow(0, 0, first.min(rows))?;
+        let (mean, std) = center_and_spread(&known)?;
+        let drawn = end - first.min(rows);
+        let noise = rng::normal(&mut rng::stream(seed, "new rows", &[]), drawn * hidden, std);
+        let noise = Tensor::from_vec(noise, (drawn, hidden), old.device())?;
         let fresh = noise.broadcast_add(&mean)?.to_dtype(old.dtype())?;
-        let resized = Tensor::cat(&[&old.narrow(0, 0, first)?, &fresh], 0)?;
-        weights.insert(name.into(), resized);
+        let mut parts = vec![known, fresh];
+        if rows > end {
+            parts.push(old.narrow(0, end, rows - end)?);
+        }
+        weights.insert(name.into(), Tensor::cat(&parts, 0)?);
     }
-    config.vocab_size = total;
+    config.vocab_size = config.vocab_size.max(end);
     Ok(())
 }
 
@@ -201,6 +199,28 @@ mod tests {
             // Known rows, and new ones that nothing was said of, stay.
             let old = before[name].to_vec2::<f32>().unwrap();
             assert_eq!((&rows[..first], &rows[first + 3..]), (&old[..first], &old[first + 3..]));
+        }
+    }
+
+    #[test]
+    fn only_rows_of_items_are_drawn_and_known_rows_stay() {
+        let config = LlamaConfig { tie_word_embeddings: false, ..LlamaConfig::tiny_test() };
+        let weights = scratch(&config, 5, &Device::Cpu).unwrap();
+        let rows = |weights: &Weights, name: &str| weights[name].to_vec2::<f32>().unwrap();
+        // The tokenizer ends with the model, before it (padding), and behind it (an id without a row).
+        for (first, new) in [(64, 5), (50, 5), (62, 5), (66, 5)] {
+            let (mut grown, mut resized) = (config.clone(), weights.clone());
+            resize(&mut grown, &mut resized, first, new, 5).unwrap();
+            assert_eq!(grown.vocab_size, 64.max(first + new));
+            for name in [EMBEDDING, HEAD] {
+                let (old, found) = (rows(&weights, name), rows(&resized, name));
+                assert_eq!(found.len(), grown.vocab_size);
+                for (row, values) in found.iter().enumerate() {
+                    let is_item = (first..first + new).contains(&row);
+                    let kept = old.get(row) == Some(values);
+                    assert_eq!(kept, row < 64 && !is_item, "{name}: row {row} of {first}");
+                }
+            }
         }
     }
 }

@@ -47,6 +47,25 @@ impl RopeScaling {
         }
     }
 
+    /// Refuses numbers that give no frequencies.
+    pub(super) fn check(self) -> Result<()> {
+        let stretches = |factor: f64| factor.is_finite() && factor > 0.0;
+        match self {
+            Self::Linear { factor } | Self::Llama3 { factor, .. } if !stretches(factor) => {
+                invalid!("the rotary scaling factor is {factor}; it must be a number above 0")
+            }
+            Self::Llama3 { low_freq_factor: low, high_freq_factor: high, .. }
+                if !(stretches(low) && stretches(high) && low < high) =>
+            {
+                invalid!(
+                    "rope_scaling: low_freq_factor {low} and high_freq_factor {high} must be above 0, \
+                     and the first the smaller one"
+                )
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn to_json(self) -> Value {
         match self {
             Self::Linear { factor } => json!({ "rope_type": "linear", "factor": factor }),
@@ -86,6 +105,9 @@ impl RawRope {
             value.ok_or_else(|| Error::Invalid(format!("rope_scaling lacks {key}")))
         }
         let scaling = match self.rope_type.as_deref().or(self.r#type.as_deref()) {
+            None if self.factor.is_some() => {
+                invalid!("rope_scaling has a factor, but no rope_type says how it is used")
+            }
             None | Some("default") => return Ok(None),
             Some("linear") => RopeScaling::Linear { factor: need("factor", self.factor)? },
             Some("llama3") => RopeScaling::Llama3 {

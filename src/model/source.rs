@@ -74,10 +74,10 @@ pub fn load_backbone(source: &str, dtype: DType, device: &Device) -> Result<Back
         BackboneSource::Gguf(path) => gguf::load(&path, dtype, device)?,
         BackboneSource::Hub(id) => from_folder(&hub::fetch(&id)?)?,
     };
-    if tokenizer.vocab_size() > config.vocab_size {
+    if tokenizer.vocab_size_of_text() > config.vocab_size {
         invalid!(
             "backbone {source:?}: its tokenizer has {} tokens, its embedding {} rows",
-            tokenizer.vocab_size(),
+            tokenizer.vocab_size_of_text(),
             config.vocab_size
         );
     }

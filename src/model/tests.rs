@@ -134,6 +134,73 @@ fn missing_extra_and_misshapen_tensors_are_named() {
 }
 
 #[test]
+fn shards_are_files_of_the_folder_and_nothing_else() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let config = LlamaConfig::tiny_test();
+    let weights = tiny_weights(&config, DType::F32);
+    save_folder(dir.path(), &config, &weights).unwrap();
+    shard(dir.path(), &weights);
+    let outside = other.path().join("shard-1.safetensors");
+    std::fs::rename(dir.path().join("shard-1.safetensors"), &outside).unwrap();
+    let index = dir.path().join("model.safetensors.index.json");
+    let text = std::fs::read_to_string(&index).unwrap();
+    let (parent, file) =
+        (other.path().file_name().unwrap().to_str().unwrap(), "shard-1.safetensors");
+    for name in
+        [outside.to_str().unwrap(), &format!("../{parent}/{file}"), "sub/shard-1.safetensors"]
+    {
+        std::fs::write(&index, text.replace(file, name)).unwrap();
+        let error = load(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("no plain file name") && error.contains(name), "{error}");
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::symlink;
+        std::fs::write(&index, &text).unwrap();
+        symlink(&outside, dir.path().join(file)).unwrap();
+        let error = load(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("leads out of its folder"), "{error}");
+        // The folder itself may be a link.
+        std::fs::remove_file(dir.path().join(file)).unwrap();
+        std::fs::copy(&outside, dir.path().join(file)).unwrap();
+        symlink(dir.path(), other.path().join("link")).unwrap();
+        assert_eq!(load(&other.path().join("link")).unwrap().1.len(), weights.len());
+    }
+}
+
+#[test]
+fn a_head_that_is_not_the_tied_embedding_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = LlamaConfig::tiny_test();
+    let mut weights = tiny_weights(&config, DType::F32);
+    save_folder(dir.path(), &config, &weights).unwrap();
+    let head = (&weights["model.embed_tokens.weight"] * 1.5).unwrap();
+    weights.insert("lm_head.weight".into(), head);
+    save_safetensors(dir.path().join("model.safetensors"), &weights).unwrap();
+    let error = load(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("lm_head.weight is not") && error.contains("tie_word"), "{error}");
+}
+
+#[test]
+fn weights_that_are_not_finite_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = LlamaConfig::tiny_test();
+    let name = "model.layers.1.mlp.up_proj.weight";
+    for (value, dtype) in
+        [(f32::NAN, DType::F32), (f32::INFINITY, DType::BF16), (f32::NEG_INFINITY, DType::F16)]
+    {
+        let mut weights = tiny_weights(&config, dtype);
+        let mut rows = vec![vec![0.5f32; 32]; 48];
+        rows[47][31] = value;
+        let odd = Tensor::new(rows, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+        weights.insert(name.into(), odd);
+        save_folder(dir.path(), &config, &weights).unwrap();
+        let error = load(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(name) && error.contains("not finite"), "{error}");
+    }
+}
+
+#[test]
 fn unreadable_weight_files_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let config = LlamaConfig::tiny_test();
@@ -218,6 +285,14 @@ fn what_our_llama_does_not_compute_is_refused_by_name() {
     assert!(refusal("hidden_act", json!("gelu")).contains("gelu"));
     assert!(refusal("rope_scaling", json!({ "type": "yarn", "factor": 2.0 })).contains("yarn"));
     assert!(refusal("rope_scaling", json!({ "rope_type": "llama3" })).contains("lacks factor"));
+    assert!(refusal("rope_scaling", json!({ "factor": 2.0 })).contains("no rope_type"));
+    let never = json!({ "rope_type": "linear", "factor": 0.0 });
+    assert!(refusal("rope_scaling", never).contains("factor is 0"));
+    assert!(refusal("rope_theta", json!(-1.0)).contains("rope_theta"));
+    for key in ["vocab_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"] {
+        assert!(refusal(key, json!(1_u64 << 62)).contains(key));
+        assert!(refusal(key, json!(u64::MAX)).contains(key));
+    }
     assert!(refusal("quantization_config", json!({ "bits": 4 })).contains("quantization_config"));
     assert!(refusal("num_key_value_heads", json!(3)).contains("num_key_value_heads 3"));
     assert!(refusal("hidden_size", json!("wide")).contains("invalid type"));
@@ -290,6 +365,16 @@ fn a_backbone_folder_needs_rows_for_all_its_tokens() {
     assert_eq!(backbone.weights["model.embed_tokens.weight"].dims(), [264, 32]);
     let error = save(64).unwrap_err().to_string();
     assert!(error.contains("260 tokens") && error.contains("64 rows"), "{error}");
+
+    // A padding token behind the rows is nothing that a text has.
+    let path = dir.path().join("tokenizer.json");
+    let mut file: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let pad = json!({ "id": 260, "content": "<pad>", "special": true, "normalized": false,
+        "single_word": false, "lstrip": false, "rstrip": false });
+    file["added_tokens"].as_array_mut().unwrap().push(pad);
+    std::fs::write(&path, file.to_string()).unwrap();
+    let tokenizer = save(260).unwrap().tokenizer;
+    assert_eq!((tokenizer.vocab_size(), tokenizer.vocab_size_of_text()), (261, 260));
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A bias-free linear layer, alone or with a low-rank adapter (LoRA, Hu et al., 2021).
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 
 use crate::ops::{self, Precision};
 
@@ -42,9 +42,9 @@ pub struct Lora {
 }
 
 impl Lora {
-    /// The dense update `scale * B A`, (out, in).
+    /// The dense update `scale * B A`, (out, in), in f32 whatever the factors are in.
     pub fn delta(&self) -> Result<Tensor> {
-        self.b.matmul(&self.a)? * self.scale
+        self.b.to_dtype(DType::F32)?.matmul(&self.a.to_dtype(DType::F32)?)? * self.scale
     }
 }
 

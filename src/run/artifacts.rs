@@ -1,6 +1,6 @@
 //! What a run folder holds, read: the index and its matrices, the models and their vocabularies.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
@@ -126,13 +126,17 @@ impl Tokens {
         let mut names = index.vocabulary();
         names.push(CON.into());
         let ids = tokenizer.add_item_tokens(&names)?;
-        if !stand_together(&ids) {
-            invalid!(
-                "the item tokens do not stand together in the vocabulary: the tokenizer already \
-                 had tokens of their names"
-            );
-        }
         Ok(Self::new(tokenizer, index, &ids))
+    }
+
+    /// Refuses a backbone's tokenizer that has item tokens of an index of `plans` already: to be asked
+    /// before hours are spent on making one.
+    pub(super) fn refuse_known(tokenizer: &Tokenizer, plans: &[TreePlan]) -> Result<()> {
+        let levels = plans.iter().flat_map(|plan| vec![plan.branching as u32; plan.levels]);
+        let names = levels.enumerate().flat_map(|(level, codes)| {
+            (0..codes).map(move |code| crate::index::token(level, code))
+        });
+        tokenizer.refuse_known(&names.chain([CON.to_string()]).collect::<Vec<_>>())
     }
 
     /// Finds them in the tokenizer of a trained checkpoint.
@@ -168,6 +172,11 @@ impl Tokens {
             con: ids[ids.len() - 1],
             added: ids.len(),
         }
+    }
+
+    /// The item tokens with their ids; `<con>`, which means nothing in a prompt, is none.
+    pub(super) fn item_tokens(&self, index: &ItemIndex) -> HashMap<String, u32> {
+        index.vocabulary().into_iter().zip(self.vocabulary.first..).collect()
     }
 
     /// Takes in items that have been added to `index` and have no tokens of their own.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::prompts::{Prompts, Sample};
 use super::template::Direction;
 use crate::data::{Dataset, ItemId};
-use crate::rng;
+use crate::{Result, rng};
 
 /// How sequence recommendation is laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -125,7 +125,7 @@ impl TasksConfig {
         contrast: bool,
         seed: u64,
         epoch: u64,
-    ) -> Vec<Sample> {
+    ) -> Result<Vec<Sample>> {
         let mut order = rng::stream(seed, "epoch order", &[epoch]);
         let mut jobs = self.sequence_jobs(dataset, selection, history);
         if let Some(max) = selection.max_samples.filter(|&max| max < jobs.len()) {
@@ -143,7 +143,7 @@ impl TasksConfig {
             match *job {
                 Job::Sequence { user, start, end, first_target } => {
                     let items = &dataset.users[user].train()[start..end];
-                    Some(prompts.sequence(items, first_target, contrast))
+                    Ok(Some(prompts.sequence(items, first_target, contrast)))
                 }
                 Job::Next { direction, user, target } => {
                     let items = dataset.users[user].train();
@@ -156,8 +156,8 @@ impl TasksConfig {
                 }
             }
         };
-        let samples: Vec<Option<Sample>> = jobs.par_iter().enumerate().map(build).collect();
-        samples.into_iter().flatten().collect()
+        // A job for which no template fits gives no sample.
+        jobs.par_iter().enumerate().filter_map(|job| build(job).transpose()).collect()
     }
 
     fn sequence_jobs(

@@ -1,9 +1,10 @@
-//! Templates: their text form, and their form as token ids, ready to be filled.
+//! Templates as text with places to fill, and the item texts that fill them.
 
+use rayon::prelude::*;
 use serde::Deserialize;
 
 use crate::data::{Item, ItemId};
-use crate::text::Tokenizer;
+use crate::text::TextEncoder;
 use crate::{Result, invalid};
 
 /// The templates shipped with the program.
@@ -54,16 +55,16 @@ impl Field {
 /// One part of a template.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Piece {
-    Text(Vec<u32>),
-    /// The history's item tokens, with these ids between items.
-    History(Vec<u32>),
-    /// Titles of the history, with these ids between them.
-    Titles(Vec<u32>),
+    Text(String),
+    /// The history's item tokens, with this between items.
+    History(String),
+    /// Titles of the history, with this between them.
+    Titles(String),
     Index,
     Field(Field),
 }
 
-/// A template as token ids with places to fill.
+/// A template, taken apart.
 #[derive(Debug, Clone)]
 pub(super) struct Template {
     pub(super) input: Vec<Piece>,
@@ -109,26 +110,25 @@ pub(super) struct Templates {
 }
 
 impl Templates {
-    /// The shipped templates, encoded once.
-    pub(super) fn shipped(tokenizer: &Tokenizer) -> Result<Self> {
+    /// The shipped templates.
+    pub(super) fn shipped() -> Result<Self> {
         let file: File = match toml::from_str(SHIPPED) {
             Ok(file) => file,
             Err(e) => invalid!("tasks/templates.toml: {e}"),
         };
-        let encode = |sources: Vec<Source>| -> Result<Vec<Template>> {
-            let encode = |text: &str| parse(text, tokenizer);
+        let parsed = |sources: Vec<Source>| -> Result<Vec<Template>> {
             sources
                 .into_iter()
-                .map(|s| Ok(Template { input: encode(&s.input)?, output: encode(&s.output)? }))
+                .map(|s| Ok(Template { input: parse(&s.input)?, output: parse(&s.output)? }))
                 .collect()
         };
         Ok(Self {
             by_direction: [
-                encode(file.sequence)?,
-                encode(file.text_to_index)?,
-                encode(file.index_to_text)?,
-                encode(file.history_to_text)?,
-                encode(file.titles_to_index)?,
+                parsed(file.sequence)?,
+                parsed(file.text_to_index)?,
+                parsed(file.index_to_text)?,
+                parsed(file.history_to_text)?,
+                parsed(file.titles_to_index)?,
             ],
         })
     }
@@ -145,72 +145,66 @@ pub fn template_texts() -> impl Iterator<Item = &'static str> {
 }
 
 /// Splits a template's text at its placeholders.
-fn parse(text: &str, tokenizer: &Tokenizer) -> Result<Vec<Piece>> {
+fn parse(text: &str) -> Result<Vec<Piece>> {
     let mut pieces = Vec::new();
     let mut rest = text;
     while let Some((before, after)) = rest.split_once('{') {
         if !before.is_empty() {
-            pieces.push(Piece::Text(tokenizer.encode(before)?));
+            pieces.push(Piece::Text(before.into()));
         }
         let Some((name, after)) = after.split_once('}') else {
             invalid!("tasks/templates.toml: {text:?} opens a placeholder without closing it");
         };
         pieces.push(match name {
-            "titles" => Piece::Titles(tokenizer.encode(";")?),
+            "titles" => Piece::Titles(";".into()),
             "index" => Piece::Index,
             "title" => Piece::Field(Field::Title),
             "description" => Piece::Field(Field::Description),
             "brand" => Piece::Field(Field::Brand),
             "categories" => Piece::Field(Field::Categories),
             _ => match name.strip_prefix("history") {
-                Some("") => Piece::History(Vec::new()),
-                Some(separator) => Piece::History(tokenizer.encode(separator)?),
+                Some("") => Piece::History(String::new()),
+                Some(separator) => Piece::History(separator.into()),
                 None => invalid!("tasks/templates.toml: {text:?} has the unknown {{{name}}}"),
             },
         });
         rest = after;
     }
     if !rest.is_empty() {
-        pieces.push(Piece::Text(tokenizer.encode(rest)?));
+        pieces.push(Piece::Text(rest.into()));
     }
     Ok(pieces)
 }
 
-/// The ids of every item's text fields, truncated; each brings its own leading space.
+/// Every item's text fields, cut; each brings its own leading space.
 #[derive(Debug, Clone)]
 pub(super) struct ItemTexts {
-    fields: Vec<[Vec<u32>; 4]>,
+    fields: Vec<[String; 4]>,
 }
 
 impl ItemTexts {
-    pub(super) fn encode(items: &[Item], tokenizer: &Tokenizer, max_tokens: usize) -> Result<Self> {
-        let encode = |item: &Item| -> Result<[Vec<u32>; 4]> {
-            let mut fields: [Vec<u32>; 4] = Default::default();
-            for (field, ids) in Field::ALL.into_iter().zip(&mut fields) {
-                *ids = encode_field(field.of(item), tokenizer, max_tokens)?;
+    pub(super) fn cut(items: &[Item], encoder: &TextEncoder, max_tokens: usize) -> Result<Self> {
+        let cut = |item: &Item| -> Result<[String; 4]> {
+            let mut fields: [String; 4] = Default::default();
+            for (field, text) in Field::ALL.into_iter().zip(&mut fields) {
+                *text = cut_field(field.of(item), encoder, max_tokens)?;
             }
             Ok(fields)
         };
-        Ok(Self { fields: items.iter().map(encode).collect::<Result<_>>()? })
+        Ok(Self { fields: items.par_iter().map(cut).collect::<Result<_>>()? })
     }
 
-    /// Ids of a field, empty where the item lacks it.
-    pub(super) fn field(&self, item: ItemId, field: Field) -> &[u32] {
+    /// The text of a field, empty where the item lacks it.
+    pub(super) fn field(&self, item: ItemId, field: Field) -> &str {
         &self.fields[item as usize][field as usize]
     }
 }
 
-/// The ids of a text as a field has them: with its leading space, truncated; none for an empty text.
-pub(super) fn encode_field(
-    text: &str,
-    tokenizer: &Tokenizer,
-    max_tokens: usize,
-) -> Result<Vec<u32>> {
+/// A text as a field has it: with its leading space, cut after `max_tokens`; empty for an empty text.
+pub(super) fn cut_field(text: &str, encoder: &TextEncoder, max_tokens: usize) -> Result<String> {
     let text = text.trim();
     if text.is_empty() {
-        return Ok(Vec::new());
+        return Ok(String::new());
     }
-    let mut ids = tokenizer.encode(&format!(" {text}"))?;
-    ids.truncate(max_tokens);
-    Ok(ids)
+    encoder.cut(&format!(" {text}"), max_tokens)
 }

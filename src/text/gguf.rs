@@ -6,7 +6,6 @@ use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::pre_tokenizers::digits::Digits;
 use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
-use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
 use super::Tokenizer;
@@ -132,21 +131,10 @@ impl Tokenizer {
         let Some(eos) = vocabulary.eos_token_id else {
             invalid!("tokenizer.ggml.eos_token_id is missing");
         };
-        let bos = match vocabulary.bos_token_id {
-            // Files of Llama 3 leave the flag out and mean yes.
-            Some(id) if vocabulary.add_bos_token.unwrap_or(vocabulary.is_llama3()) => {
-                let token = vocabulary.token(id)?;
-                let template = TemplateProcessing::builder()
-                    .try_single(vec![token, "$A"])
-                    .map_err(Error::Invalid)?
-                    .special_tokens(vec![(token.to_string(), id)])
-                    .build()
-                    .map_err(|e| Error::Invalid(format!("tokenizer.ggml.bos_token_id: {e}")))?;
-                inner.with_post_processor(Some(template));
-                Some(token)
-            }
-            _ => None,
-        };
+        // Files of Llama 3 leave the flag out and mean yes.
+        let add_bos = vocabulary.add_bos_token.unwrap_or(vocabulary.is_llama3());
+        let bos = vocabulary.bos_token_id.filter(|_| add_bos).map(|id| vocabulary.token(id));
+        let bos = bos.transpose()?;
         Self::new(inner, bos, vocabulary.token(eos)?)
     }
 }

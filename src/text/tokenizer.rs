@@ -1,20 +1,27 @@
 //! One tokenizer for every backbone: trained here, read from a Hugging Face folder or rebuilt from
 //! a GGUF file. Item tokens are added here, and proven to survive tokenization.
 
+use std::collections::HashMap;
 use std::path::Path;
 
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
-use tokenizers::AddedToken;
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::processors::template::TemplateProcessing;
+use tokenizers::{AddedToken, PostProcessorWrapper};
 
+use super::file;
+use super::plain::{Part, TextEncoder};
 use crate::files;
 use crate::{Error, Result, invalid};
 
 /// The only special token of a tokenizer trained here: end of sequence.
 pub(crate) const END_OF_TEXT: &str = "<|endoftext|>";
+
+const FILE: &str = "tokenizer.json";
+const CONFIG_FILE: &str = "tokenizer_config.json";
 
 /// Tried in this order when no file of a checkpoint says which token ends a sequence.
 const COMMON_EOS: [&str; 4] = ["</s>", END_OF_TEXT, "<|end_of_text|>", "<eos>"];
@@ -26,8 +33,11 @@ const TOKENIZER_CLASS: &str = "PreTrainedTokenizerFast";
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    text: TextEncoder,
     bos: Option<u32>,
     eos: u32,
+    /// The largest id + 1.
+    bound: u32,
     /// `tokenizer_config.json` as it was read, so that saving keeps what we do not interpret.
     config: Map<String, Value>,
 }
@@ -69,13 +79,49 @@ impl Tokenizer {
             Some(id) => Ok(id),
             None => Err(Error::Invalid(format!("the vocabulary has no token {token:?}"))),
         };
-        let (bos_id, eos_id) = (bos.map(id).transpose()?, id(eos)?);
+        let (bos, eos) = (bos.map(id).transpose()?, id(eos)?);
         let mut config = Map::new();
-        config.insert("tokenizer_class".into(), TOKENIZER_CLASS.into());
-        config.insert("bos_token".into(), json!(bos));
-        config.insert("eos_token".into(), json!(eos));
         config.insert("clean_up_tokenization_spaces".into(), false.into());
-        Ok(Self { inner, bos: bos_id, eos: eos_id, config })
+        Self::assemble(inner, bos, eos, config)
+    }
+
+    /// Makes all parts say the same: the post-processor puts `bos` before a text and nothing else
+    /// anywhere, as training and decoding do, and so does `config`.
+    fn assemble(
+        mut inner: tokenizers::Tokenizer,
+        bos: Option<u32>,
+        eos: u32,
+        mut config: Map<String, Value>,
+    ) -> Result<Self> {
+        let name = |id: u32| match inner.id_to_token(id) {
+            Some(name) => Ok(name),
+            None => Err(Error::Invalid(format!(
+                "token {id} begins or ends a sequence, but the vocabulary has no such id"
+            ))),
+        };
+        let (bos_name, eos_name) = (bos.map(name).transpose()?, name(eos)?);
+        if !puts_before(&inner, bos)? {
+            let template = bos_name.as_ref().zip(bos).map(|(name, id)| bos_template(name, id));
+            inner.with_post_processor(template.transpose()?);
+        }
+        for (key, name) in [("bos_token", bos_name.as_ref()), ("eos_token", Some(&eos_name))] {
+            if named_token(&config, key).is_none() {
+                config.insert(key.into(), json!(name));
+            }
+        }
+        config.insert("add_bos_token".into(), bos.is_some().into());
+        config.insert("add_eos_token".into(), false.into());
+        // Without it, Hugging Face picks a class by the model's type, which may retokenize.
+        config.entry("tokenizer_class").or_insert_with(|| TOKENIZER_CLASS.into());
+
+        let bound = inner.get_vocab(true).into_values().max().map_or(0, |last| last + 1);
+        let reserved = special_names(&config)
+            .chain([eos_name.as_str()])
+            .chain(bos_name.as_deref())
+            .filter_map(|name| Some((name.to_string(), inner.token_to_id(name)?)))
+            .collect();
+        let text = TextEncoder::new(&inner, reserved)?;
+        Ok(Self { inner, text, bos, eos, bound, config })
     }
 
     /// Reads `tokenizer.json` of a Hugging Face folder.
@@ -86,7 +132,7 @@ impl Tokenizer {
     /// else as the post-processor does.
     pub fn load_folder(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
-        let path = dir.join("tokenizer.json");
+        let path = dir.join(FILE);
         if !path.is_file() {
             invalid!(
                 "{}: not found; only fast tokenizers are read (a SentencePiece `tokenizer.model` \
@@ -95,12 +141,15 @@ impl Tokenizer {
             );
         }
         let named = |e| Error::Invalid(format!("{}: {e}", path.display()));
-        let mut inner = tokenizers::Tokenizer::from_file(&path).map_err(named)?;
+        for name in [FILE, CONFIG_FILE, "config.json", "generation_config.json"] {
+            files::check_inside(dir, &dir.join(name))?;
+        }
+        let mut inner = file::read(&path)?;
         // Saved by some training scripts; cutting or padding texts is the caller's decision.
         inner.with_padding(None);
         inner.with_truncation(None).map_err(named)?;
 
-        let mut config = read_object(&dir.join("tokenizer_config.json"))?;
+        let config = read_object(&dir.join(CONFIG_FILE))?;
         let model = read_object(&dir.join("config.json"))?;
         let generation = read_object(&dir.join("generation_config.json"))?;
         let special = |token: &str, key: &str| {
@@ -123,9 +172,8 @@ impl Tokenizer {
             Some(false) => None,
             None => prefixed_token(&inner).map_err(named)?,
         };
-        // Without it, Hugging Face picks a class by the model's type, which may retokenize.
-        config.entry("tokenizer_class").or_insert_with(|| TOKENIZER_CLASS.into());
-        Ok(Self { inner, bos, eos, config })
+        let named = |e| Error::Invalid(format!("{}: {e}", path.display()));
+        Self::assemble(inner, bos, eos, config).map_err(named)
     }
 
     /// Writes `tokenizer.json` and `tokenizer_config.json`, as Hugging Face reads them.
@@ -133,7 +181,7 @@ impl Tokenizer {
         let dir = dir.as_ref();
         std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
         let tokenizer = self.inner.to_string(true).map_err(failed("saving the tokenizer"))?;
-        files::write(&dir.join("tokenizer.json"), tokenizer.as_bytes())?;
+        files::write(&dir.join(FILE), tokenizer.as_bytes())?;
 
         let mut added: Vec<_> = self.inner.get_added_tokens_decoder().into_iter().collect();
         added.sort_unstable_by_key(|(id, _)| *id);
@@ -142,32 +190,90 @@ impl Tokenizer {
         let mut config = self.config.clone();
         config.insert("added_tokens_decoder".into(), added.into());
         let config = format!("{:#}\n", Value::Object(config));
-        files::write(&dir.join("tokenizer_config.json"), config.as_bytes())
+        files::write(&dir.join(CONFIG_FILE), config.as_bytes())
     }
 
-    /// Adds item tokens (and `<con>`) as plain, non-special tokens and returns their ids in order.
+    /// Adds item tokens (and `<con>`) as plain, non-special tokens and returns their ids: one after the
+    /// other from [`Tokenizer::vocab_size`] on.
     ///
-    /// A new token's id continues from the tokenizer's own vocabulary, as in Hugging Face. A
-    /// checkpoint may have more embedding rows than the tokenizer has tokens (padded to a round
-    /// number): the first new ids then fall on padding rows, which were never trained, and the
-    /// embedding grows to the last id + 1 only if that is more than it has. A token that the
-    /// vocabulary has already keeps its id, so ids are contiguous only where all are new.
+    /// A checkpoint may have more embedding rows than its tokenizer has ids (padded to a round number):
+    /// the first new ids then fall on padding rows, which were never trained, and the embedding grows to
+    /// the last id + 1 only if that is more than it has.
+    ///
+    /// # Errors
+    /// Names the tokens that the vocabulary has already: their rows mean something else.
     pub fn add_item_tokens(&mut self, tokens: &[String]) -> Result<Vec<u32>> {
+        self.refuse_known(tokens)?;
         // Not special: readers hide special tokens when they decode. Not normalized: a normalizer
         // that prepends or lower-cases would keep the token from matching.
         let added = tokens.iter().map(|t| AddedToken::from(t.as_str(), false).normalized(false));
         self.inner.add_tokens(added).map_err(failed("adding item tokens"))?;
-        let id = |token: &String| match self.inner.token_to_id(token) {
-            Some(id) => Ok(id),
-            None => Err(Error::Invalid(format!("item token {token:?} cannot be added"))),
-        };
-        tokens.iter().map(id).collect()
+        let ids: Vec<u32> = (self.bound..).take(tokens.len()).collect();
+        for (token, &id) in tokens.iter().zip(&ids) {
+            let found = self.inner.token_to_id(token);
+            if found != Some(id) {
+                invalid!(
+                    "item token {token:?} gets the id {found:?} instead of {id}: the ids of the \
+                     tokenizer are not those of its file; save it once with transformers' \
+                     AutoTokenizer"
+                );
+            }
+        }
+        self.bound += tokens.len() as u32;
+        Ok(ids)
     }
 
-    /// The ids of `text`, without BOS or EOS; special tokens written out in it are recognized.
+    /// Refuses item tokens that the vocabulary has already.
+    pub fn refuse_known(&self, tokens: &[String]) -> Result<()> {
+        const SHOWN: usize = 5;
+        let known = tokens.iter().filter(|token| self.inner.token_to_id(token).is_some());
+        let known: Vec<&str> = known.map(String::as_str).collect();
+        if known.is_empty() {
+            return Ok(());
+        }
+        let more = if known.len() > SHOWN { ", …" } else { "" };
+        invalid!(
+            "the backbone's tokenizer has {} of the item tokens already ({}{more}): their rows mean \
+             something else; take a backbone without them, not one that was trained on an index",
+            known.len(),
+            known[..known.len().min(SHOWN)].join(", ")
+        )
+    }
+
+    /// The ids of `text`, without BOS or EOS. Nothing but text: a special token or an item token that is
+    /// written out in it is spelled like any other word.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false).map_err(failed("tokenizing"))?;
-        Ok(encoding.get_ids().to_vec())
+        self.text.encode(text)
+    }
+
+    /// The ids of a text in which the names in `items` stand for their ids; all else is text.
+    pub fn encode_with_items(&self, text: &str, items: &HashMap<String, u32>) -> Result<Vec<u32>> {
+        let mut lengths: Vec<usize> = items.keys().map(String::len).collect();
+        lengths.sort_unstable_by(|a, b| b.cmp(a));
+        lengths.dedup();
+        let item_at = |at: usize| {
+            lengths.iter().find_map(|length| {
+                let name = text.get(at..at + length)?;
+                Some((*length, items.get(name)?))
+            })
+        };
+        let (mut parts, mut start, mut at) = (Vec::new(), 0, 0);
+        while at < text.len() {
+            if let Some((length, id)) = item_at(at) {
+                parts.extend([Part::Text(&text[start..at]), Part::Ids(std::slice::from_ref(id))]);
+                at += length;
+                start = at;
+            } else {
+                at += 1;
+            }
+        }
+        parts.push(Part::Text(&text[start..]));
+        self.text.encode_parts(&parts)
+    }
+
+    /// What encodes text that is nothing but text.
+    pub fn text_encoder(&self) -> &TextEncoder {
+        &self.text
     }
 
     /// The text of `ids`; special tokens are left out, item tokens are kept.
@@ -185,9 +291,17 @@ impl Tokenizer {
         self.eos
     }
 
-    /// The number of tokens, added ones included.
+    /// How many rows an embedding has that has one for each id: the largest id + 1.
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        self.bound as usize
+    }
+
+    /// The same of the ids that text, BOS and EOS come to: other added tokens, such as a padding token,
+    /// need no row.
+    pub fn vocab_size_of_text(&self) -> usize {
+        let last =
+            self.inner.get_vocab(false).into_values().chain([self.eos]).chain(self.bos).max();
+        last.max(self.text.largest_added()).map_or(0, |last| last as usize + 1)
     }
 
     /// The id of `token`, if the vocabulary has it.
@@ -210,12 +324,17 @@ impl Tokenizer {
         items: impl Iterator<Item = (Vec<String>, Vec<u32>)>,
     ) -> Result<()> {
         let contexts = ["", "item", "item, "];
+        // As Hugging Face encodes: item tokens are recognized.
+        let encode = |text: &str| -> Result<Vec<u32>> {
+            let encoding = self.inner.encode_fast(text, false).map_err(failed("tokenizing"))?;
+            Ok(encoding.get_ids().to_vec())
+        };
         let contexts: Vec<(&str, Vec<u32>)> =
-            contexts.iter().map(|c| Ok((*c, self.encode(c)?))).collect::<Result<_>>()?;
+            contexts.iter().map(|c| Ok((*c, encode(c)?))).collect::<Result<_>>()?;
         let check = |item: usize, tokens: &[String], ids: &[u32]| -> Result<()> {
             for (context, before) in &contexts {
                 let text = format!("{context}{}", tokens.concat());
-                let found = self.encode(&text)?;
+                let found = encode(&text)?;
                 if found.strip_prefix(before.as_slice()) != Some(ids) {
                     invalid!(
                         "item {item}: {text:?} encodes to {found:?} instead of {before:?} and \
@@ -245,6 +364,37 @@ fn prefixed_token(inner: &tokenizers::Tokenizer) -> tokenizers::Result<Option<u3
     Ok(with.first().filter(|first| plain.first() != Some(*first)).copied())
 }
 
+/// Whether encoding with special tokens puts `bos` before a text, if there is one, and nothing else.
+fn puts_before(inner: &tokenizers::Tokenizer, bos: Option<u32>) -> Result<bool> {
+    let ids = |special| {
+        let encoding =
+            inner.encode("a", special).map_err(failed("the tokenizer's post-processor"))?;
+        Ok::<_, Error>(encoding.get_ids().to_vec())
+    };
+    let plain: Vec<u32> = bos.into_iter().chain(ids(false)?).collect();
+    Ok(ids(true)? == plain)
+}
+
+/// A post-processor that puts `bos` before a text.
+fn bos_template(bos: &str, id: u32) -> Result<PostProcessorWrapper> {
+    let template = TemplateProcessing::builder()
+        .try_single(vec![bos, "$A"])
+        .map_err(Error::Invalid)?
+        .special_tokens(vec![(bos.to_string(), id)])
+        .build()
+        .map_err(|e| Error::Invalid(format!("the begin-of-sequence token {bos:?}: {e}")))?;
+    Ok(template.into())
+}
+
+/// The tokens that a `tokenizer_config.json` gives a role: `eos_token` and its like, and lists of more.
+fn special_names(config: &Map<String, Value>) -> impl Iterator<Item = &str> {
+    config.iter().flat_map(|(key, value)| {
+        let several = value.as_array().filter(|_| key.ends_with("special_tokens"));
+        let one = key.ends_with("_token").then_some(value);
+        several.into_iter().flatten().chain(one).filter_map(token_name)
+    })
+}
+
 /// The JSON object in `path`; empty where the file does not exist.
 fn read_object(path: &Path) -> Result<Map<String, Value>> {
     match std::fs::read(path) {
@@ -257,7 +407,10 @@ fn read_object(path: &Path) -> Result<Map<String, Value>> {
 
 /// The token under `key`, written as a string or as an added token with its `content`.
 fn named_token<'a>(config: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
-    let token = config.get(key)?;
+    config.get(key).and_then(token_name)
+}
+
+fn token_name(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token.get("content")?.as_str()).filter(|name| !name.is_empty())
 }
 

@@ -38,7 +38,7 @@ impl Trainer<'_> {
     /// Stops at the first loss that is not a number, leaving the state saved before it.
     pub fn run(
         &self,
-        samples: &(dyn Fn(u64) -> Vec<Sample> + Sync),
+        samples: &(dyn Fn(u64) -> Result<Vec<Sample>> + Sync),
         validation: Option<Validation<'_>>,
         observer: &mut dyn Observer,
     ) -> Result<TrainOutcome> {
@@ -52,7 +52,7 @@ impl Trainer<'_> {
     fn run_in<'scope, 'env>(
         &self,
         scope: &'scope Scope<'scope, 'env>,
-        samples: &'env (dyn Fn(u64) -> Vec<Sample> + Sync),
+        samples: &'env (dyn Fn(u64) -> Result<Vec<Sample>> + Sync),
         mut validation: Option<Validation<'_>>,
         observer: &mut dyn Observer,
     ) -> Result<TrainOutcome> {
@@ -62,7 +62,7 @@ impl Trainer<'_> {
         }
         let state = self.state.map(StateDir::new);
         let mut running = self.begin(state.as_ref())?;
-        let mut epoch_samples = samples(running.progress.epoch);
+        let mut epoch_samples = samples(running.progress.epoch)?;
         if epoch_samples.is_empty() {
             invalid!(
                 "there is nothing to train on: no user has two items before validation and test"
@@ -115,7 +115,7 @@ impl Trainer<'_> {
             }
             self.save(&running, state.as_ref())?;
             if let Some(upcoming) = upcoming {
-                epoch_samples = upcoming.join().unwrap_or_else(|panic| resume_unwind(panic));
+                epoch_samples = upcoming.join().unwrap_or_else(|panic| resume_unwind(panic))?;
             }
             if ends {
                 break;

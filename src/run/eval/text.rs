@@ -155,8 +155,8 @@ impl Run {
         let prompts = tokens.prompts(self)?;
         let cases: Vec<(TextTask, Vec<Case>)> = (0..)
             .zip(TASKS)
-            .map(|(i, task)| (task, self.cases(task, i, &prompts, request.limit)))
-            .collect();
+            .map(|(i, task)| Ok((task, self.cases(task, i, &prompts, request.limit)?)))
+            .collect::<Result<_>>()?;
         let start = Instant::now();
         let total: usize = cases.iter().map(|(_, cases)| cases.len()).sum();
         monitor.begin(&format!("evaluate {}", request.name()), total as u64);
@@ -213,10 +213,10 @@ impl Run {
         position: u64,
         prompts: &Prompts,
         limit: Option<usize>,
-    ) -> Vec<Case> {
+    ) -> Result<Vec<Case>> {
         let case = |of: String, history: &[ItemId], item: ItemId| {
-            let sample = prompts.first_text_sample(task.direction, task.field, history, item)?;
-            Some(Case { of, sample })
+            let sample = prompts.first_text_sample(task.direction, task.field, history, item);
+            sample.map(|sample| Some(Case { of, sample: sample? })).transpose()
         };
         let all: Vec<Case> = if task.direction == Direction::HistoryToText {
             let history = self.config.data.history;
@@ -224,23 +224,28 @@ impl Run {
                 let target = user.target(Split::Test);
                 case(user.id.clone(), user.history(Split::Test, history), target)
             };
-            self.dataset.users.iter().filter_map(of_user).collect()
+            self.dataset.users.iter().filter_map(of_user).collect::<Result<_>>()?
         } else {
             let tasks = &self.config.train.tasks;
             let held_out = tasks.items_held_out(self.dataset.num_items(), self.config.seed);
             let items = (0..).zip(held_out).filter(|(_, held_out)| *held_out == task.held_out);
-            items.filter_map(|(item, _)| case(ItemId::to_string(&item), &[], item)).collect()
+            let of_item = |(item, _)| case(ItemId::to_string(&item), &[], item);
+            items.filter_map(of_item).collect::<Result<_>>()?
         };
         let limit = limit.unwrap_or(DEFAULT_LIMIT);
         if all.len() <= limit {
-            return all;
+            return Ok(all);
         }
         let mut stream = rng::stream(self.config.seed, "text samples", &[position]);
         let mut picked = vec![false; all.len()];
         for at in sample(&mut stream, all.len(), limit) {
             picked[at] = true;
         }
-        all.into_iter().zip(picked).filter_map(|(case, picked)| picked.then_some(case)).collect()
+        Ok(all
+            .into_iter()
+            .zip(picked)
+            .filter_map(|(case, picked)| picked.then_some(case))
+            .collect())
     }
 
     /// Lets the model write the responses of a batch, always by the likeliest token.

@@ -11,7 +11,7 @@ use crate::{Result, invalid};
 /// What to continue, and how.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateRequest {
-    /// The text; item tokens in it are understood.
+    /// The text; item tokens in it are understood, all else is text.
     pub prompt: String,
     /// The most tokens to write.
     pub max_tokens: usize,
@@ -61,7 +61,8 @@ impl Run {
         let trained = Trained::load(self)?;
         let tokenizer = &trained.tokens.tokenizer;
         let mut prompt_ids: Vec<u32> = tokenizer.bos().into_iter().collect();
-        prompt_ids.extend(tokenizer.encode(&request.prompt)?);
+        let items = trained.tokens.item_tokens(&trained.index);
+        prompt_ids.extend(tokenizer.encode_with_items(&request.prompt, &items)?);
         if prompt_ids.is_empty() {
             invalid!("the prompt is empty: give at least one character with --prompt");
         }

@@ -87,7 +87,7 @@ struct Prompt<'q> {
     /// The query's place among the others.
     at: usize,
     is_text: bool,
-    /// What follows the instruction.
+    /// The instruction and what follows it.
     tokens: Vec<u32>,
     width: usize,
     /// The part of the history that the model sees.
@@ -189,12 +189,15 @@ impl Service<'_> {
         // Searches of one width run together, and prompts of like length, so that none waits for a long one.
         prompts.sort_by_key(|p| (p.is_text, p.width, p.tokens.len()));
         for of_a_kind in prompts.chunk_by(|a, b| a.is_text == b.is_text) {
-            let mut scorer = self.scorer(of_a_kind[0].is_text);
+            let instruction = self.shared_by(of_a_kind);
+            let shared = instruction.len();
+            let mut scorer = self.scorer(of_a_kind[0].is_text, instruction);
             for alike in of_a_kind.chunk_by(|a, b| a.width == b.width) {
                 let width = alike[0].width;
                 let search = BeamSearch { width, normalize: self.run.config.eval.normalize };
                 for batch in alike.chunks(self.run.eval_batch(width)) {
-                    let tokens: Vec<Vec<u32>> = batch.iter().map(|p| p.tokens.clone()).collect();
+                    let rest = |p: &Prompt<'_>| p.tokens[shared..].to_vec();
+                    let tokens: Vec<Vec<u32>> = batch.iter().map(rest).collect();
                     let found = scorer.search(&tokens, |scorer, users| {
                         search.run(&self.trie, users.len(), scorer)
                     })?;
@@ -213,11 +216,11 @@ impl Service<'_> {
                 let longest = self.run.config.data.history;
                 let seen = &history[history.len().saturating_sub(longest)..];
                 self.check_history(history)?;
-                (self.prompts.history(seen), seen)
+                ([self.prompts.instruction(), self.prompts.history(seen)].concat(), seen)
             }
             Query::Text(text) => {
                 self.check_text(text)?;
-                (self.prompts.text(text, &self.tokens.tokenizer)?, &[][..])
+                (self.prompts.text(text)?, &[][..])
             }
         };
         let excluded: HashSet<ItemId> = match query {
@@ -270,11 +273,22 @@ impl Service<'_> {
         Ok(())
     }
 
-    fn scorer(&self, is_text: bool) -> BatchScorer<'_> {
-        let (model, instruction) = match &self.for_texts {
-            Some(model) if is_text => (model, self.prompts.text_instruction()),
-            _ => (&self.for_histories, self.prompts.instruction()),
+    /// What all of `prompts`, of one kind, begin with: the instruction, or as much of it as they share
+    /// where a tokenizer writes its end otherwise because of the text that follows.
+    fn shared_by(&self, prompts: &[Prompt<'_>]) -> Vec<u32> {
+        let mut shared = match prompts {
+            [Prompt { is_text: true, .. }, ..] => self.prompts.text_instruction(),
+            _ => self.prompts.instruction(),
         };
+        for prompt in prompts {
+            let same = shared.iter().zip(&prompt.tokens).take_while(|(a, b)| a == b).count();
+            shared.truncate(same);
+        }
+        shared
+    }
+
+    fn scorer(&self, is_text: bool, instruction: Vec<u32>) -> BatchScorer<'_> {
+        let model = self.for_texts.as_ref().filter(|_| is_text).unwrap_or(&self.for_histories);
         let normalize = self.run.config.eval.normalize;
         BatchScorer::new(model, &self.tokens.vocabulary, normalize, instruction)
     }

@@ -51,6 +51,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<P
     let mut figures =
         json!({ "items": dataset.num_items(), "source": source, "method": config.index.method });
     let backbone = backbone(run)?;
+    Tokens::refuse_known(&backbone.tokenizer, &plans)?;
     let z_semantic = if from_texts {
         let z = semantic::make(run, &backbone, &new, monitor, &mut figures)?;
         names.push("semantic.safetensors".into());
@@ -142,7 +143,7 @@ fn prepare_scratch(run: &Run, monitor: &mut dyn Monitor) -> Result<Vec<PathBuf>>
             state: None,
         };
         let mut log = TrainLog::new(run, "warmup", config.train.warmup.log_every, monitor);
-        trainer.run(&|epoch| shuffled(&samples, config.seed, epoch), None, &mut log)?;
+        trainer.run(&|epoch| Ok(shuffled(&samples, config.seed, epoch)), None, &mut log)?;
     }
     let new = run.dir.join("backbone.new");
     files::remove_dir(&new)?;

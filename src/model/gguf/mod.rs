@@ -1,13 +1,16 @@
 //! Llama models in GGUF files, the format of llama.cpp: weights are dequantized and everything gets
 //! the names and the layout of a Hugging Face checkpoint.
 
+mod header;
+
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Seek};
 use std::path::Path;
 
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{DType, Device, Tensor};
 
+use super::checkpoint::is_finite;
 use super::{LlamaConfig, RopeScaling, Weights};
 use crate::text::{GgufVocabulary, Tokenizer};
 use crate::{Error, Result, invalid};
@@ -24,6 +27,10 @@ pub(super) fn load(
 ) -> Result<(LlamaConfig, Weights, Tokenizer)> {
     let named = |e: Error| Error::Invalid(format!("{}: {e}", path.display()));
     let mut file = BufReader::new(File::open(path).map_err(Error::io(path))?);
+    if header::alignment(&mut file) == Some(0) {
+        invalid!("{}: key general.alignment is 0; the file is damaged", path.display());
+    }
+    file.rewind().map_err(Error::io(path))?;
     let content = Content::read(&mut file).map_err(Error::from).map_err(named)?;
     let tokenizer = Tokenizer::from_gguf(&vocabulary(&content).map_err(named)?).map_err(named)?;
     let config = config(&content).map_err(named)?;
@@ -63,7 +70,11 @@ fn weights(
         } else {
             tensor
         };
-        weights.insert(target, tensor.to_dtype(dtype)?);
+        let tensor = tensor.to_dtype(dtype)?;
+        if !is_finite(&tensor)? {
+            invalid!("{name} has values that are not finite");
+        }
+        weights.insert(target, tensor);
     }
     if let Some(name) = shapes.keys().next() {
         invalid!("the file has no tensor for {name}");
@@ -130,8 +141,8 @@ fn config(content: &Content) -> Result<LlamaConfig> {
             "llama.rope.dimension_count is {rotated}, only the whole head ({head_dim}) is supported"
         );
     }
-    let bos = keys.maybe("tokenizer.ggml.bos_token_id", Keys::size)?;
-    let eos = keys.maybe("tokenizer.ggml.eos_token_id", Keys::size)?;
+    let bos = keys.maybe("tokenizer.ggml.bos_token_id", Keys::id)?;
+    let eos = keys.maybe("tokenizer.ggml.eos_token_id", Keys::id)?;
     let config = LlamaConfig {
         vocab_size: embedding.shape.dims().first().copied().unwrap_or(0),
         hidden_size,
@@ -149,19 +160,26 @@ fn config(content: &Content) -> Result<LlamaConfig> {
         tie_word_embeddings: !content.tensor_infos.contains_key("output.weight"),
         initializer_range: 0.02,
         torch_dtype: None,
-        bos_token_id: bos.map(|id| id as u32),
-        eos_token_id: eos.map(|id| id as u32).into_iter().collect(),
+        bos_token_id: bos,
+        eos_token_id: eos.into_iter().collect(),
     };
     config.check()?;
     Ok(config)
 }
 
 fn rope_scaling(keys: &Keys<'_>) -> Result<Option<RopeScaling>> {
+    let factor = match keys.maybe("llama.rope.scaling.factor", Keys::float)? {
+        // The name in files of 2023.
+        None => keys.maybe("llama.rope.scale_linear", Keys::float)?,
+        factor => factor,
+    };
+    // As llama.cpp reads it: without a type a factor scales linearly, and 0 is none.
+    let linear =
+        factor.filter(|factor| *factor != 0.0).map(|factor| RopeScaling::Linear { factor });
     match keys.maybe("llama.rope.scaling.type", Keys::text)?.as_deref() {
-        None | Some("none") => Ok(None),
-        Some("linear") => {
-            Ok(Some(RopeScaling::Linear { factor: keys.float("llama.rope.scaling.factor")? }))
-        }
+        Some("none") => Ok(None),
+        Some("linear") if factor.is_none() => invalid!("key llama.rope.scaling.factor is missing"),
+        None | Some("linear") => Ok(linear),
         Some(other) => {
             invalid!(
                 "llama.rope.scaling.type is {other:?}; only \"none\" and \"linear\" are supported"
@@ -172,7 +190,6 @@ fn rope_scaling(keys: &Keys<'_>) -> Result<Option<RopeScaling>> {
 
 fn vocabulary(content: &Content) -> Result<GgufVocabulary> {
     let keys = Keys(content);
-    let id = |key| Ok::<_, Error>(keys.maybe(key, Keys::size)?.map(|id| id as u32));
     Ok(GgufVocabulary {
         model: keys.text("tokenizer.ggml.model")?,
         pre: keys.maybe("tokenizer.ggml.pre", Keys::text)?.unwrap_or_default(),
@@ -184,8 +201,8 @@ fn vocabulary(content: &Content) -> Result<GgufVocabulary> {
         merges: keys
             .maybe("tokenizer.ggml.merges", |keys, key| keys.list(key, |v| v.to_string().cloned()))?
             .unwrap_or_default(),
-        bos_token_id: id("tokenizer.ggml.bos_token_id")?,
-        eos_token_id: id("tokenizer.ggml.eos_token_id")?,
+        bos_token_id: keys.maybe("tokenizer.ggml.bos_token_id", Keys::id)?,
+        eos_token_id: keys.maybe("tokenizer.ggml.eos_token_id", Keys::id)?,
         add_bos_token: keys.maybe("tokenizer.ggml.add_bos_token", |keys, key| {
             keys.get(key)?.to_bool().map_err(|e| bad(key, &e))
         })?,
@@ -220,6 +237,11 @@ impl<'a> Keys<'a> {
         }
     }
 
+    fn id(&self, key: &str) -> Result<u32> {
+        let id = self.size(key)?;
+        u32::try_from(id).map_err(|_| Error::Invalid(format!("key {key}: {id} is no token id")))
+    }
+
     /// An f32 by its shortest decimal, so that 1e-5 is not 9.99999974e-6 once it is f64.
     fn float(&self, key: &str) -> Result<f64> {
         let value = self.get(key)?.to_f32().map_err(|e| bad(key, &e))?;
@@ -241,47 +263,4 @@ fn bad(key: &str, e: &candle_core::Error) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Hugging Face to GGUF, by llama.cpp's converter: rows of each head from halves to pairs.
-    fn permute(weight: &Tensor, heads: usize) -> Tensor {
-        let (rows, columns) = weight.dims2().unwrap();
-        let halves = weight.reshape((heads, 2, rows / heads / 2, columns)).unwrap();
-        halves.transpose(1, 2).unwrap().reshape((rows, columns)).unwrap()
-    }
-
-    #[test]
-    fn unpermute_undoes_the_converter() {
-        let weight = Tensor::arange(0f32, 36.0, &Device::Cpu).unwrap().reshape((12, 3)).unwrap();
-        let rows = |t: &Tensor| t.to_vec2::<f32>().unwrap();
-        let permuted = permute(&weight, 2);
-        // Within the first head of six rows, row 1 is the one that was half a head away from row 0.
-        assert_eq!(rows(&permuted)[1], rows(&weight)[3]);
-        assert_eq!(rows(&unpermute(&permuted, 2).unwrap()), rows(&weight));
-        assert_ne!(rows(&unpermute(&permuted, 1).unwrap()), rows(&weight));
-    }
-
-    #[test]
-    fn every_weight_of_a_llama_has_a_gguf_name() {
-        let config = LlamaConfig { tie_word_embeddings: false, ..LlamaConfig::tiny_test() };
-        let parts = [
-            "attn_q",
-            "attn_k",
-            "attn_v",
-            "attn_output",
-            "ffn_gate",
-            "ffn_up",
-            "ffn_down",
-            "attn_norm",
-            "ffn_norm",
-        ];
-        let layers = (0..2).flat_map(|i| parts.map(|part| format!("blk.{i}.{part}.weight")));
-        let fixed = ["token_embd.weight", "output_norm.weight", "output.weight"].map(String::from);
-        let mut names: Vec<String> =
-            layers.chain(fixed).map(|name| hf_name(&name).unwrap()).collect();
-        names.sort_unstable();
-        assert!(names.iter().eq(config.tensor_shapes().keys()));
-        assert_eq!(hf_name("blk.0.attn_q.bias"), None);
-    }
-}
+mod tests;

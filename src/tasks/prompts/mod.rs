@@ -1,10 +1,10 @@
 //! Building one sample: a filled template, or a user's whole sequence.
 
-use super::template::{Direction, Field, ItemTexts, Piece, Template, Templates, encode_field};
+use super::template::{Direction, Field, ItemTexts, Piece, Template, Templates, cut_field};
 use crate::data::{Dataset, ItemId};
 use crate::rng::{self, Rng};
-use crate::text::Tokenizer;
-use crate::{Result, invalid};
+use crate::text::{Part, TextEncoder, Tokenizer};
+use crate::{Error, Result, invalid};
 
 /// One row of training input.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -85,14 +85,21 @@ impl Sample {
 }
 
 /// Everything needed to turn items and histories into token ids.
+///
+/// A filled template has the ids of its whole text, items excepted: texts are joined first and encoded
+/// then.
 #[derive(Debug, Clone)]
 pub struct Prompts {
     bos: Option<u32>,
     eos: u32,
     con: u32,
     items: Vec<Vec<u32>>,
+    encoder: TextEncoder,
     texts: Option<ItemTexts>,
     templates: Templates,
+    /// BOS, if any, and the beginning of the first SRT and the first text → index template.
+    instruction: Vec<u32>,
+    text_instruction: Vec<u32>,
     max_text_tokens: usize,
     max_titles: usize,
 }
@@ -110,39 +117,53 @@ impl Prompts {
         max_text_tokens: usize,
         max_titles: usize,
     ) -> Result<Self> {
+        let encoder = tokenizer.text_encoder().clone();
         let texts = dataset
             .has_text()
-            .then(|| ItemTexts::encode(&dataset.items, tokenizer, max_text_tokens));
-        let prompts = Self {
-            bos: tokenizer.bos(),
+            .then(|| ItemTexts::cut(&dataset.items, &encoder, max_text_tokens))
+            .transpose()?;
+        let templates = Templates::shipped()?;
+        let first = |direction| templates.of(direction).first().map(|t| t.input.as_slice());
+        let Some([Piece::Text(instruction), Piece::History(separator)]) =
+            first(Direction::Sequence)
+        else {
+            invalid!(
+                "tasks/templates.toml: the first sequence template must be an instruction and \
+                 {{history}}, with nothing after it"
+            );
+        };
+        if !separator.is_empty() {
+            invalid!("tasks/templates.toml: the first sequence template puts text between items");
+        }
+        let Some([Piece::Text(text_instruction), Piece::Field(Field::Title), Piece::Text(_)]) =
+            first(Direction::TextToIndex)
+        else {
+            invalid!(
+                "tasks/templates.toml: the first text-to-index template must be an instruction, \
+                 {{title}}, and what leads over to the index"
+            );
+        };
+        let bos = tokenizer.bos();
+        let start = |text| Ok::<_, Error>(bos.into_iter().chain(encoder.encode(text)?).collect());
+        let (instruction, text_instruction) = (start(instruction)?, start(text_instruction)?);
+        Ok(Self {
+            bos,
             eos: tokenizer.eos(),
             con,
             items,
-            texts: texts.transpose()?,
-            templates: Templates::shipped(tokenizer)?,
+            encoder,
+            texts,
+            templates,
+            instruction,
+            text_instruction,
             max_text_tokens,
             max_titles,
-        };
-        let first = |direction| prompts.templates.of(direction).first().map(|t| t.input.as_slice());
-        match first(Direction::Sequence) {
-            Some([Piece::Text(_), Piece::History(separator)]) if separator.is_empty() => {}
-            _ => invalid!(
-                "tasks/templates.toml: the first sequence template must be an instruction and \
-                 {{history}}, with nothing after it"
-            ),
-        }
-        match first(Direction::TextToIndex) {
-            Some([Piece::Text(_), Piece::Field(Field::Title), Piece::Text(_)]) => Ok(prompts),
-            _ => invalid!(
-                "tasks/templates.toml: the first text-to-index template must be an instruction, \
-                 {{title}}, and what leads over to the index"
-            ),
-        }
+        })
     }
 
     /// The tokens every SRT prompt starts with: BOS, if any, and the instruction of template 0.
     pub fn instruction(&self) -> Vec<u32> {
-        self.start_of(Direction::Sequence)
+        self.instruction.clone()
     }
 
     /// The item tokens of `history`, as they follow [`Prompts::instruction`].
@@ -150,29 +171,22 @@ impl Prompts {
         history.iter().flat_map(|&item| &self.items[item as usize]).copied().collect()
     }
 
-    /// The tokens every text → index prompt starts with: BOS, if any, and the start of template 0.
+    /// What text → index prompts start with, unless the tokenizer writes its end otherwise before a text.
     pub fn text_instruction(&self) -> Vec<u32> {
-        self.start_of(Direction::TextToIndex)
+        self.text_instruction.clone()
     }
 
-    /// The rest of that prompt, in which `text` stands where an item's title stood in training; cut
-    /// where a title is.
-    pub fn text(&self, text: &str, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
-        let mut ids = encode_field(text, tokenizer, self.max_text_tokens)?;
-        if let Some(Piece::Text(after)) = self.templates.of(Direction::TextToIndex)[0].input.last()
-        {
-            ids.extend(after);
-        }
-        Ok(ids)
-    }
-
-    /// BOS, if any, and the text that template 0 of `direction` begins with.
-    fn start_of(&self, direction: Direction) -> Vec<u32> {
-        let mut ids: Vec<u32> = self.bos.into_iter().collect();
-        if let Some(Piece::Text(text)) = self.templates.of(direction)[0].input.first() {
-            ids.extend(text);
-        }
-        ids
+    /// The text → index prompt of template 0 for `text`, which stands where an item's title stood in
+    /// training and is cut where a title is.
+    pub fn text(&self, text: &str) -> Result<Vec<u32>> {
+        let text = cut_field(text, &self.encoder, self.max_text_tokens)?;
+        let parts =
+            self.templates.of(Direction::TextToIndex)[0].input.iter().map(|piece| match piece {
+                Piece::Text(template) => Part::Text(template),
+                _ => Part::Text(&text),
+            });
+        let ids = self.encoder.encode_parts(&parts.collect::<Vec<_>>())?;
+        Ok(self.bos.into_iter().chain(ids).collect())
     }
 
     /// Whether items have texts, so that the text tasks can be trained.
@@ -185,7 +199,7 @@ impl Prompts {
     pub fn sequence(&self, items: &[ItemId], first_target: usize, contrast: bool) -> Sample {
         let mut sample =
             Sample { recommends: true, items: items.to_vec(), first_target, ..Sample::default() };
-        sample.push(&self.instruction());
+        sample.push(&self.instruction);
         for (i, &item) in items.iter().enumerate() {
             let tokens = &self.items[item as usize];
             if i < first_target {
@@ -209,15 +223,16 @@ impl Prompts {
         item: ItemId,
         contrast: bool,
         stream: &mut Rng,
-    ) -> Option<Sample> {
+    ) -> Result<Option<Sample>> {
         let fitting: Vec<&Template> =
             self.templates.of(direction).iter().filter(|t| self.fits(t, item)).collect();
         let pick = (rng::uniform(stream) * fitting.len() as f64) as usize;
-        let mut sample = self.fill(fitting.get(pick)?, history, item, contrast);
+        let Some(template) = fitting.get(pick) else { return Ok(None) };
+        let mut sample = self.fill(template, history, item, contrast)?;
         if direction == Direction::Sequence {
             sample.recommend(history, item);
         }
-        Some(sample)
+        Ok(Some(sample))
     }
 
     /// A filled template 0 of SRT: what `sequence` holds of one target, as a sample of its own.
@@ -226,11 +241,11 @@ impl Prompts {
         history: &[ItemId],
         item: ItemId,
         contrast: bool,
-    ) -> Sample {
+    ) -> Result<Sample> {
         let template = &self.templates.of(Direction::Sequence)[0];
-        let mut sample = self.fill(template, history, item, contrast);
+        let mut sample = self.fill(template, history, item, contrast)?;
         sample.recommend(history, item);
-        sample
+        Ok(sample)
     }
 
     /// The first template of `direction` that answers with `field` alone, filled for `item` after
@@ -241,10 +256,11 @@ impl Prompts {
         field: Field,
         history: &[ItemId],
         item: ItemId,
-    ) -> Option<Sample> {
+    ) -> Result<Option<Sample>> {
         let answers = |t: &&Template| t.output == [Piece::Field(field)];
-        let template = self.templates.of(direction).iter().find(answers)?;
-        self.fits(template, item).then(|| self.fill(template, history, item, false))
+        let template = self.templates.of(direction).iter().find(answers);
+        let fitting = template.filter(|template| self.fits(template, item));
+        fitting.map(|template| self.fill(template, history, item, false)).transpose()
     }
 
     /// Whether `item` has the texts that `template` asks for.
@@ -258,73 +274,56 @@ impl Prompts {
         history: &[ItemId],
         item: ItemId,
         contrast: bool,
-    ) -> Sample {
+    ) -> Result<Sample> {
+        let parts = |pieces| self.parts(pieces, history, item);
+        let (input, output) =
+            self.encoder.encode_pair(&parts(&template.input), &parts(&template.output))?;
         let mut sample = Sample::default();
         sample.push(self.bos.as_slice());
-        sample.push(&self.pieces(&template.input, history, item));
-        sample.push_labeled(&self.pieces(&template.output, history, item));
+        sample.push(&input);
+        sample.push_labeled(&output);
         if template.answers_in_text() {
             sample.push_labeled(&[self.eos]);
         } else if contrast {
             sample.push_contrast(self.con, item);
         }
-        sample
+        Ok(sample)
     }
 
-    fn pieces(&self, pieces: &[Piece], history: &[ItemId], item: ItemId) -> Vec<u32> {
-        let mut ids = Vec::new();
+    fn parts<'a>(&'a self, pieces: &'a [Piece], history: &[ItemId], item: ItemId) -> Vec<Part<'a>> {
+        let ids = |item: ItemId| Part::Ids(&self.items[item as usize]);
+        let mut parts = Vec::new();
         for piece in pieces {
             match piece {
-                Piece::Text(text) => ids.extend(text),
-                Piece::Index => ids.extend(&self.items[item as usize]),
-                Piece::Field(field) => ids.extend(self.field(item, *field)),
+                Piece::Text(text) => parts.push(Part::Text(text)),
+                Piece::Index => parts.push(ids(item)),
+                Piece::Field(field) => parts.push(Part::Text(self.field(item, *field))),
                 Piece::History(separator) => {
                     for (i, &item) in history.iter().enumerate() {
                         if i > 0 {
-                            ids.extend(separator);
+                            parts.push(Part::Text(separator));
                         }
-                        ids.extend(&self.items[item as usize]);
+                        parts.push(ids(item));
                     }
                 }
                 Piece::Titles(separator) => {
                     let latest = &history[history.len().saturating_sub(self.max_titles)..];
                     for (i, &item) in latest.iter().enumerate() {
                         if i > 0 {
-                            ids.extend(separator);
+                            parts.push(Part::Text(separator));
                         }
-                        ids.extend(self.field(item, Field::Title));
+                        parts.push(Part::Text(self.field(item, Field::Title)));
                     }
                 }
             }
         }
-        ids
+        parts
     }
 
-    fn field(&self, item: ItemId, field: Field) -> &[u32] {
-        self.texts.as_ref().map_or(&[], |texts| texts.field(item, field))
+    fn field(&self, item: ItemId, field: Field) -> &str {
+        self.texts.as_ref().map_or("", |texts| texts.field(item, field))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::data::{Item, User};
-
-    #[test]
-    fn a_text_is_asked_about_as_titles_were_in_training() {
-        let title = "Rose body wash with a very long name".to_string();
-        let item = Item { title: title.clone(), ..Item::default() };
-        let user = User { id: "0".into(), items: vec![0; 3] };
-        let dataset = Dataset::new("shop", vec![user], vec![item]).unwrap();
-        let tokenizer = Tokenizer::train_bpe([title.as_str()].into_iter(), 300).unwrap();
-        for longest in [4, 100] {
-            let items = vec![vec![7, 8]];
-            let prompts = Prompts::new(&tokenizer, &dataset, items, 9, longest, 1).unwrap();
-            let template = &prompts.templates.of(Direction::TextToIndex)[0];
-            let trained = prompts.fill(template, &[], 0, false);
-            let mut asked = prompts.text_instruction();
-            asked.extend(prompts.text(&format!(" {title}\n"), &tokenizer).unwrap());
-            assert_eq!(asked, trained.ids[..trained.ids.len() - 2]);
-        }
-    }
-}
+mod tests;

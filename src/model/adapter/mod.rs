@@ -1,12 +1,16 @@
 //! LoRA adapters of a Llama: creation, the PEFT folder format, and merging.
 
+mod peft;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use super::checkpoint::{load_safetensors, save_safetensors};
+use self::peft::PeftConfig;
+use super::checkpoint::{is_finite, load_safetensors, save_safetensors};
 use super::llama::{LINEAR_NAMES, linear_name};
 use super::{LlamaConfig, Weights};
 use crate::nn::{Lora, Params};
@@ -95,71 +99,39 @@ pub fn merge(weights: &Weights, adapters: &Adapters) -> Result<Weights> {
         let Some(weight) = weights.get(&key) else {
             invalid!("the adapter changes {key}, which the checkpoint lacks");
         };
-        let delta = lora.delta()?.to_dtype(DType::F32)?;
+        let delta = lora.delta()?;
         let sum = (weight.to_dtype(DType::F32)? + delta)?.to_dtype(weight.dtype())?;
         merged.insert(key, sum.detach());
     }
     Ok(merged)
 }
 
-/// PEFT's `adapter_config.json`.
-#[derive(Debug, Serialize, Deserialize)]
-#[allow(clippy::struct_excessive_bools, reason = "PEFT's own fields")]
-struct PeftConfig {
-    peft_type: String,
-    task_type: Option<String>,
-    base_model_name_or_path: Option<String>,
-    r: usize,
-    lora_alpha: f64,
-    #[serde(default)]
-    lora_dropout: f64,
-    target_modules: Vec<String>,
-    #[serde(default = "no_bias")]
-    bias: String,
-    #[serde(default)]
-    fan_in_fan_out: bool,
-    #[serde(default)]
-    modules_to_save: Option<Vec<String>>,
-    #[serde(default)]
-    inference_mode: bool,
-    #[serde(default)]
-    use_rslora: bool,
-    #[serde(default)]
-    use_dora: bool,
-    #[serde(default)]
-    rank_pattern: serde_json::Map<String, serde_json::Value>,
-    #[serde(default)]
-    alpha_pattern: serde_json::Map<String, serde_json::Value>,
-}
-
-fn no_bias() -> String {
-    "none".into()
-}
-
 const PREFIX: &str = "base_model.model.";
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+/// How many names an error lists of a kind.
+const SHOWN: usize = 4;
 
 /// Writes `adapters` as a PEFT folder: `adapter_config.json` and `adapter_model.safetensors`.
 pub fn save(dir: &Path, base: &str, config: &LoraConfig, adapters: &Adapters) -> Result<()> {
     std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
-    let peft = PeftConfig {
-        peft_type: "LORA".into(),
-        task_type: Some("CAUSAL_LM".into()),
-        base_model_name_or_path: Some(base.into()),
-        r: config.rank,
-        lora_alpha: config.alpha,
-        lora_dropout: config.dropout,
-        target_modules: config.target_modules.clone(),
-        bias: no_bias(),
-        fan_in_fan_out: false,
-        modules_to_save: None,
-        inference_mode: true,
-        use_rslora: false,
-        use_dora: false,
-        rank_pattern: serde_json::Map::new(),
-        alpha_pattern: serde_json::Map::new(),
-    };
+    let peft = json!({
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": config.rank,
+        "lora_alpha": config.alpha,
+        "lora_dropout": config.dropout,
+        "target_modules": config.target_modules,
+        "bias": "none",
+        "fan_in_fan_out": false,
+        "modules_to_save": null,
+        "inference_mode": true,
+        "use_rslora": false,
+        "use_dora": false,
+        "rank_pattern": {},
+        "alpha_pattern": {},
+    });
     let mut tensors = BTreeMap::new();
     for (name, lora) in adapters {
         tensors.insert(format!("{PREFIX}{name}.lora_A.weight"), lora.a.detach());
@@ -169,39 +141,85 @@ pub fn save(dir: &Path, base: &str, config: &LoraConfig, adapters: &Adapters) ->
     crate::files::write_json(&dir.join(CONFIG_FILE), &peft)
 }
 
-/// Reads a PEFT folder written for a model of `config`'s shape.
+/// Reads a PEFT folder written for a model of `config`'s shape, its tensors as f32.
+///
+/// # Errors
+/// Lists all that PEFT would apply in another way than `W + scale * B A`, and all tensors that are not
+/// what the adapter's configuration makes of this model.
 pub fn load(dir: &Path, config: &LlamaConfig, device: &Device) -> Result<Adapters> {
-    let path = dir.join(CONFIG_FILE);
-    let peft: PeftConfig = crate::files::read_json(&path)?;
-    if peft.peft_type != "LORA" || peft.use_dora || peft.bias != "none" || peft.fan_in_fan_out {
-        invalid!("{}: only plain LoRA adapters without bias are supported", path.display());
-    }
-    if !peft.rank_pattern.is_empty() || !peft.alpha_pattern.is_empty() {
-        invalid!("{}: rank_pattern and alpha_pattern are not supported", path.display());
-    }
-    let rank = peft.r as f64;
-    let scale = peft.lora_alpha / if peft.use_rslora { rank.sqrt() } else { rank };
-    let path = dir.join(WEIGHTS_FILE);
-    let mut tensors = load_safetensors(&path, device)?;
+    let (path, file) = (dir.join(CONFIG_FILE), dir.join(WEIGHTS_FILE));
+    crate::files::check_inside(dir, &path)?;
+    crate::files::check_inside(dir, &file)?;
+    let mut problems = Vec::new();
+    let peft = PeftConfig::read(&path, &mut problems)?;
+    let mut tensors = load_safetensors(&file, device)?;
+    let shapes = config.tensor_shapes();
     let mut adapters = Adapters::new();
+    // What is wrong, with the tensors that it is wrong with.
+    let mut wrong: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for layer in 0..config.num_hidden_layers {
         for target in LINEAR_NAMES {
             let name = linear_name(layer, target);
             let mut take = |part: &str| tensors.remove(&format!("{PREFIX}{name}.{part}.weight"));
-            match (take("lora_A"), take("lora_B")) {
-                (Some(a), Some(b)) => {
-                    adapters.insert(name, Lora { a, b, scale });
+            let (a, b) = match (take("lora_A"), take("lora_B")) {
+                (Some(a), Some(b)) => (a.to_dtype(DType::F32)?, b.to_dtype(DType::F32)?),
+                (None, None) => continue,
+                _ => {
+                    wrong.entry("only one of lora_A and lora_B".into()).or_default().push(name);
+                    continue;
                 }
-                (None, None) => {}
-                _ => invalid!("{}: {name} has only one of lora_A and lora_B", path.display()),
+            };
+            let shape = &shapes[&format!("{name}.weight")];
+            if let Some(fault) = fault_of(&name, &a, &b, &peft, shape)? {
+                wrong.entry(fault).or_default().push(name);
+            } else {
+                let scale = peft.scale(&name);
+                adapters.insert(name, Lora { a, b, scale });
             }
         }
     }
-    if let Some(name) = tensors.keys().next() {
-        invalid!("{}: unexpected tensor {name}", path.display());
+    let unknown: Vec<String> = tensors.into_keys().collect();
+    if !unknown.is_empty() {
+        wrong.insert("tensors of no linear layer of this model".into(), unknown);
     }
-    if adapters.is_empty() {
-        invalid!("{}: holds no adapter", path.display());
+    if adapters.is_empty() && wrong.is_empty() {
+        problems.push("there is no adapter in it".into());
+    }
+    problems.extend(wrong.into_iter().map(|(fault, names)| {
+        let more = names.len().saturating_sub(SHOWN);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("{fault}: {}{more}", names[..names.len().min(SHOWN)].join(", "))
+    }));
+    if !problems.is_empty() {
+        invalid!("{}: the adapter cannot be applied: {}", dir.display(), problems.join("; "));
     }
     Ok(adapters)
 }
+
+/// What is wrong with the factors of layer `name`, whose weight has `shape`.
+fn fault_of(
+    name: &str,
+    a: &Tensor,
+    b: &Tensor,
+    peft: &PeftConfig,
+    shape: &[usize],
+) -> Result<Option<String>> {
+    let rank = peft.rank(name);
+    let (of_a, of_b) = ([rank, shape[1]], [shape[0], rank]);
+    Ok(if !peft.targets(name) {
+        Some("tensors of a layer that target_modules leaves out".into())
+    } else if a.dims() != of_a || b.dims() != of_b {
+        Some(format!(
+            "lora_A {:?} and lora_B {:?} where rank {rank} and the model make it {of_a:?} and {of_b:?}",
+            a.dims(),
+            b.dims()
+        ))
+    } else if !is_finite(a)? || !is_finite(b)? {
+        Some("values that are not finite".into())
+    } else {
+        None
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,131 @@
+use super::*;
+use crate::data::{Item, User};
+use crate::text::kinds;
+
+const TITLES: [&str; 4] =
+    ["hair dryer, 2,000 W!", "the shampoo (for dry hair)", "crème brûlée 🍓", "'s lip balm;"];
+
+fn shop() -> Dataset {
+    let item = |title: &&str| Item {
+        title: (*title).into(),
+        description: format!("{title}; more of it."),
+        brand: "hair & co.".into(),
+        categories: "lips > balm".into(),
+        ..Item::default()
+    };
+    let user = User { id: "0".into(), items: vec![0, 1, 2, 3] };
+    Dataset::new("shop", vec![user], TITLES.iter().map(item).collect()).unwrap()
+}
+
+/// Prompts over a tokenizer with two tokens an item, and the names of these.
+fn prompts(tokenizer: &mut Tokenizer, dataset: &Dataset, longest: usize) -> (Prompts, Vec<String>) {
+    let names = |item: usize| [format!("<a_{item}>"), format!("<b_{item}>")];
+    let all: Vec<String> =
+        (0..dataset.num_items()).flat_map(names).chain(["<con>".into()]).collect();
+    let ids = tokenizer.add_item_tokens(&all).unwrap();
+    let (con, items) = ids.split_last().unwrap();
+    let items = items.chunks(2).map(<[u32]>::to_vec).collect();
+    let prompts = Prompts::new(tokenizer, dataset, items, *con, longest, 3).unwrap();
+    (prompts, (0..dataset.num_items()).map(|item| names(item).concat()).collect())
+}
+
+/// A template filled with text alone.
+fn filled(pieces: &[Piece], names: &[String], dataset: &Dataset, history: &[ItemId]) -> String {
+    let text = |item: ItemId, field: Field| format!(" {}", field.of(&dataset.items[item as usize]));
+    let joined = |texts: Vec<String>, separator: &str| texts.join(separator);
+    let target = 3;
+    let piece = |piece: &Piece| match piece {
+        Piece::Text(text) => text.clone(),
+        Piece::Index => names[target as usize].clone(),
+        Piece::Field(field) => text(target, *field),
+        Piece::History(separator) => {
+            joined(history.iter().map(|&item| names[item as usize].clone()).collect(), separator)
+        }
+        Piece::Titles(separator) => {
+            joined(history.iter().map(|&item| text(item, Field::Title)).collect(), separator)
+        }
+    };
+    pieces.iter().map(piece).collect()
+}
+
+#[test]
+fn a_filled_template_has_the_ids_of_its_whole_text() {
+    const ALL: [Direction; 5] = [
+        Direction::Sequence,
+        Direction::TextToIndex,
+        Direction::IndexToText,
+        Direction::HistoryToText,
+        Direction::TitlesToIndex,
+    ];
+    let (dataset, dir) = (shop(), tempfile::tempdir().unwrap());
+    for (kind, mut tokenizer) in kinds::all() {
+        let (prompts, names) = prompts(&mut tokenizer, &dataset, 1000);
+        tokenizer.save(dir.path()).unwrap();
+        let whole = tokenizers::Tokenizer::from_file(dir.path().join("tokenizer.json")).unwrap();
+        let ids = |text: String| whole.encode_fast(text, true).unwrap().get_ids().to_vec();
+        for direction in ALL {
+            for template in prompts.templates.of(direction) {
+                let history = [2, 0, 1];
+                let sample = prompts.fill(template, &history, 3, false).unwrap();
+                let [input, output] = [&template.input, &template.output]
+                    .map(|pieces| filled(pieces, &names, &dataset, &history));
+                let text = format!("{input}{output}");
+                let mut expected = ids(text.clone());
+                if template.answers_in_text() {
+                    expected.push(tokenizer.eos());
+                }
+                assert_eq!(sample.ids, expected, "{kind}: {text:?}");
+                // What is written is asked for as it was in training.
+                assert_eq!(sample.prompt(), ids(input), "{kind}: {text:?}");
+            }
+        }
+        // Both layouts begin alike.
+        let sequence = prompts.sequence(&[2, 0, 1, 3], 3, false);
+        assert_eq!(
+            sequence,
+            prompts.first_sequence_sample(&[2, 0, 1], 3, false).unwrap(),
+            "{kind}"
+        );
+        assert!(sequence.ids.starts_with(&prompts.instruction()), "{kind}");
+    }
+}
+
+#[test]
+fn a_text_is_asked_about_as_titles_were_in_training() {
+    for (kind, mut tokenizer) in kinds::all() {
+        let dataset = shop();
+        let plain = tokenizer.clone();
+        for longest in [4, 1000] {
+            tokenizer = plain.clone();
+            let (prompts, _) = prompts(&mut tokenizer, &dataset, longest);
+            let template = &prompts.templates.of(Direction::TextToIndex)[0];
+            for (item, title) in (0..).zip(TITLES) {
+                let trained = prompts.fill(template, &[], item, false).unwrap();
+                let asked = prompts.text(&format!(" {title}\n")).unwrap();
+                assert_eq!(asked, trained.prompt(), "{kind}: {title}");
+                assert!(asked.starts_with(&prompts.text_instruction()), "{kind}: {title}");
+            }
+        }
+    }
+}
+
+#[test]
+fn titles_and_queries_never_become_item_or_control_tokens() {
+    let title = "A <|endoftext|> </s> <a_1> <con>";
+    for (kind, mut tokenizer) in kinds::all() {
+        let mut dataset = shop();
+        dataset.items[1].title = title.into();
+        let (prompts, _) = prompts(&mut tokenizer, &dataset, 1000);
+        let of_items = |ids: &[u32]| {
+            let items = prompts.items.iter().flatten().chain([&prompts.con, &prompts.eos]);
+            let items: Vec<&u32> = items.collect();
+            ids.iter().filter(|id| items.contains(id)).count()
+        };
+        assert_eq!(of_items(&prompts.text(title).unwrap()), 0, "{kind}");
+        let sample = prompts.first_text_sample(Direction::IndexToText, Field::Title, &[], 1);
+        let sample = sample.unwrap().unwrap();
+        let response: Vec<u32> = sample.response().collect();
+        assert_eq!(of_items(&response[..response.len() - 1]), 0, "{kind}");
+        assert_eq!(of_items(sample.prompt()), 2, "{kind}: the item that is asked about");
+    }
+}

@@ -1,0 +1,97 @@
+//! Reading `tokenizer.json` so that every token has the id that the file gives it.
+//!
+//! The tokenizers library numbers added tokens on from the count of the model's vocabulary and does not
+//! look at the ids in the file. Where ids have gaps that gives other ids, even such as are taken: gaps are
+//! filled with tokens that no text yields, in what is read and so in what is saved.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tokenizers::Tokenizer;
+
+use crate::{Error, Result, invalid};
+
+/// The added tokens of a file.
+#[derive(Deserialize)]
+struct Added {
+    #[serde(default)]
+    added_tokens: Vec<AddedId>,
+}
+
+#[derive(Deserialize)]
+struct AddedId {
+    id: u32,
+    content: String,
+}
+
+/// Reads a `tokenizer.json`.
+///
+/// # Errors
+/// Names the file, and the token whose id cannot be kept.
+pub(super) fn read(path: &Path) -> Result<Tokenizer> {
+    let bytes = std::fs::read(path).map_err(Error::io(path))?;
+    let named = |e: &dyn std::fmt::Display| Error::Invalid(format!("{}: {e}", path.display()));
+    let tokenizer = Tokenizer::from_bytes(&bytes).map_err(|e| named(&e))?;
+    let added: Added = serde_json::from_slice(&bytes).map_err(|e| named(&e))?;
+    if wrong_id(&tokenizer, &added).is_none() && !has_gaps(&tokenizer) {
+        return Ok(tokenizer);
+    }
+    let json = serde_json::from_slice(&bytes).map_err(|e| named(&e))?;
+    let tokenizer: Tokenizer =
+        serde_json::from_value(filled(json, &added)).map_err(|e| named(&e))?;
+    if let Some(AddedId { id, content }) = wrong_id(&tokenizer, &added) {
+        invalid!(
+            "{}: the added token {content:?} cannot have the id {id}: it has another one in the \
+             model's vocabulary, or another token has this one",
+            path.display()
+        );
+    }
+    Ok(tokenizer)
+}
+
+/// An added token that got another id than the file gives it.
+fn wrong_id<'a>(tokenizer: &Tokenizer, added: &'a Added) -> Option<&'a AddedId> {
+    added.added_tokens.iter().find(|t| tokenizer.token_to_id(&t.content) != Some(t.id))
+}
+
+fn has_gaps(tokenizer: &Tokenizer) -> bool {
+    let ids: BTreeSet<u32> = tokenizer.get_vocab(true).into_values().collect();
+    ids.last().is_some_and(|last| *last as usize + 1 != ids.len())
+}
+
+/// The file with a token for every id up to the largest.
+fn filled(mut json: Value, added: &Added) -> Value {
+    let names: BTreeMap<u32, &str> =
+        added.added_tokens.iter().map(|t| (t.id, t.content.as_str())).collect();
+    let mut in_model = 0;
+    if let Some(vocab) = json["model"]["vocab"].as_object_mut() {
+        let taken: BTreeSet<u64> = vocab.values().filter_map(Value::as_u64).collect();
+        in_model = taken.last().map_or(0, |last| last + 1) as u32;
+        for id in (0..in_model).filter(|&id| !taken.contains(&u64::from(id))) {
+            let filler = filler(id);
+            vocab.insert(names.get(&id).map_or(filler, |name| (*name).to_string()), json!(id));
+        }
+    } else if let Some(pieces) = json["model"]["vocab"].as_array() {
+        in_model = pieces.len() as u32;
+    }
+    let last = names.last_key_value().map_or(0, |(last, _)| *last);
+    let mut tokens: BTreeMap<u64, Value> = BTreeMap::new();
+    for token in json["added_tokens"].as_array().into_iter().flatten() {
+        tokens.insert(token["id"].as_u64().unwrap_or_default(), token.clone());
+    }
+    for id in (in_model..last).filter(|id| !names.contains_key(id)) {
+        let token = json!({
+            "id": id, "content": filler(id), "special": true, "normalized": false,
+            "single_word": false, "lstrip": false, "rstrip": false,
+        });
+        tokens.insert(u64::from(id), token);
+    }
+    json["added_tokens"] = tokens.into_values().collect();
+    json
+}
+
+fn filler(id: u32) -> String {
+    format!("<unused_{id}>")
+}
