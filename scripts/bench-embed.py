@@ -93,7 +93,8 @@ def main():
     source = {"pretrained_model_name_or_path": str(args.model.parent), "gguf_file": args.model.name}
     tokenizer = AutoTokenizer.from_pretrained(**source)
     # SmolLM2's own tokenizer splits digits first; what transformers makes of a GGUF file has lost that.
-    tokenizer.backend_tokenizer.pre_tokenizer = Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
+    split = [Digits(individual_digits=True), ByteLevel(add_prefix_space=False)]
+    tokenizer.backend_tokenizer.pre_tokenizer = Sequence(split)
     dtype = {"f32": torch.float32, "bf16": torch.bfloat16}[args.dtype]
     model = AutoModel.from_pretrained(**source, dtype=torch.float32).to(dtype).eval()
     batches = [int(size) for size in args.batches.split(",")]

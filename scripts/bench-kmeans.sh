@@ -37,6 +37,6 @@ print(f"llmbs root {f['root_seconds']:.2f} {f['root_mean_squared_distance']:.4f}
 PY
         branching="$("$PYTHON" -c 'import json, sys; print(json.loads(sys.argv[1])["branching"])' "$figures")"
         # A core type that OpenBLAS was told to assume misleads numpy on some machines.
-        env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE "$PYTHON" scripts/kmeans_peers.py "$vectors" "$branching"
+        env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE "$PYTHON" scripts/peers/kmeans.py "$vectors" "$branching"
     done
 done <<<"$sizes"

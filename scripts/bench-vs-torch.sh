@@ -3,18 +3,15 @@
 # this machine, and prints the median of each, its peak memory, and their ratios. Do nothing else on the
 # machine meanwhile.
 #
-#   scripts/bench-vs-torch.sh PEERS [ROUNDS] [PATTERN]
+#   scripts/bench-vs-torch.sh [ROUNDS] [PATTERN]
 #
-# PEERS is a folder with torch_train.py ("tiny|smollm2 f32|bf16 BATCH SEQ STEPS", prints "... N tok/s, ...") and
-# torch_generate.py ("tiny|smollm2 f32|bf16 BATCH PROMPT", prints "... N users/s"). PATTERN picks lines of work,
-# e.g. "train smollm2". PYTHON names a Python with torch, transformers and peft; without it one is made in
-# .peers/.
+# What is timed on the other side lies in scripts/peers/. PATTERN picks lines of work, e.g. "train smollm2". PYTHON
+# names a Python with torch, transformers and peft; without it one is made in .peers/.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-peers="${1:?the folder of the scripts that time PyTorch}"
-rounds="${2:-3}"
-pattern="${3:-.}"
+rounds="${1:-3}"
+pattern="${2:-.}"
 if [[ -z "${PYTHON:-}" ]]; then
     PYTHON=.peers/bin/python
     [[ -x "$PYTHON" ]] || {
@@ -32,7 +29,7 @@ ours() {
     lora) set -- train --lora --shape "$shape" --batch "$4" --seq "$5" --steps "$6" ;;
     generate) set -- generate --shape "$shape" --batch "$([[ $shape == tiny ]] && echo 64 || echo 32)" --prompt "$5" ;;
     esac
-    target/release/llmbs bench "$@" --dtype "$dtype" --json | "$PYTHON" -c '
+    target/release/llmbs --device cpu bench "$@" --dtype "$dtype" --json | "$PYTHON" -c '
 import json, sys
 figures = json.load(sys.stdin)
 print(figures.get("tokens_per_s") or figures["users_per_s"], figures["peak_memory_bytes"])'
@@ -40,17 +37,13 @@ print(figures.get("tokens_per_s") or figures["users_per_s"], figures["peak_memor
 theirs() {
     local what="$1" shape="$2" dtype="$3" batch="$4" length="$5" steps="$6"
     case "$what" in
-    train) set -- "$peers/torch_train.py" "$shape" "$dtype" "$batch" "$length" "$steps" ;;
-    lora) set -- scripts/torch_lora.py "$dtype" "$batch" "$length" "$steps" ;;
-    generate) set -- "$peers/torch_generate.py" "$shape" "$dtype" "$batch" "$length" ;;
+    train) set -- torch_train.py "$shape" "$dtype" "$batch" "$length" "$steps" ;;
+    lora) set -- torch_lora.py "$dtype" "$batch" "$length" "$steps" ;;
+    generate) set -- torch_generate.py "$shape" "$dtype" "$batch" "$length" ;;
     esac
-    # A core type that OpenBLAS was told to assume misleads torch on some machines.
-    env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE "$PYTHON" -c '
-import resource, runpy, sys
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)' "$@" 2>/dev/null |
-        sed -nE 's/.* ([0-9.]+) (tok|users)\/s.*/\1/p; s/^peak //p' | xargs
+    # Both compute on the CPU. A core type that OpenBLAS was told to assume misleads torch on some machines.
+    env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE CUDA_VISIBLE_DEVICES= "$PYTHON" "scripts/peers/$1" "${@:2}" |
+        sed -nE 's/.* ([0-9.]+) (tok|users)\/s.* peak ([0-9]+) bytes$/\1 \3/p'
 }
 median() { cut -d' ' -f"$1" | sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 

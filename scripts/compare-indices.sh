@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the demo with every method, order, length and numbering of item index and prints a line of docs/index.md's table
-# for each: items moved, the sizes of the levels, Recall@10 and NDCG@10 on validation and test, adapter on.
+# Runs the demo with every method, order, length and numbering of item index and prints a line of a table for each:
+# items moved, the sizes of the levels, Recall@10 and NDCG@10 on validation and test, adapter on. docs/log.md has one.
 #
 #   scripts/compare-indices.sh RUNS [PATTERN]
 #
@@ -39,7 +39,8 @@ PY
     done
 }
 
-echo "| settings | seed | codes a level | items moved | recall@10, valid | ndcg@10, valid | recall@10, test | ndcg@10, test |"
+columns="recall@10, valid | ndcg@10, valid | recall@10, test | ndcg@10, test"
+echo "| settings | seed | codes a level | items moved | $columns |"
 echo "|---|---|---|---|---|---|---|---|"
 line default
 line aligned index.numbering=aligned
@@ -53,6 +54,7 @@ line behavior-first index.order=behavior-first
 line interleaved index.order=interleaved
 line shared index.shared=true
 line shared-residual index.shared=true index.method=residual-kmeans
-line two-shared index.shared=true index.semantic.levels=1 index.behavior.levels=1 index.semantic.k=64 index.behavior.k=64
+line two-shared index.shared=true \
+    index.semantic.levels=1 index.behavior.levels=1 index.semantic.k=64 index.behavior.k=64
 line six index.semantic.levels=3 index.behavior.levels=3
 line eight index.semantic.levels=4 index.behavior.levels=4

@@ -91,9 +91,9 @@ fn a_report_agrees_with_the_index_it_is_about() {
     }
     assert_eq!(report, json_of(&["--threads", "1", "index", "report", "--json"]));
 
-    let manual = include_str!("../docs/index.md");
+    let manual = include_str!("../docs/index-commands.md");
     for name in field_names(&report) {
-        assert!(manual.contains(&format!("`{name}`")), "docs/index.md does not tell of {name}");
+        assert!(manual.contains(&format!("`{name}`")), "docs/index-commands.md lacks {name}");
     }
 
     let (text, _) = run(&SHOP, &["index", "report"], 0);

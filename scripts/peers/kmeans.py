@@ -1,6 +1,6 @@
 """Times scikit-learn's and faiss's flat k-means on a matrix that `llmbs bench kmeans --out FILE.npy` wrote.
 
-    kmeans_peers.py FILE.npy K [ITERATIONS]
+    kmeans.py FILE.npy K [ITERATIONS]
 
 Prints a line for each: its name, seconds from the matrix in memory to a cluster for every row, and the mean squared
 distance of a row to the centroid of its cluster. Their clusters are of any size; llmbs balances its own.
