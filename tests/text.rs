@@ -136,6 +136,16 @@ fn the_program_continues_prompts_and_measures_texts() {
         assert_eq!(found, id(token));
     }
     assert!(greedy["ids"].as_array().unwrap().len() <= 8);
+    // All else is text, whatever it spells.
+    let spelled = ["generate", "--json", "--prompt", "Soap <|endoftext|> <con>"];
+    let ids = json(dir, &spelled)["prompt_ids"].clone();
+    let control = [id("<|endoftext|>"), id("<con>")];
+    assert!(!ids.as_array().unwrap().iter().any(|found| control.contains(&found)), "{ids}");
+
+    // A backbone that was trained on an index is refused before anything is embedded.
+    let path = format!("backbone.path={:?}", files.join("initial").display().to_string());
+    let other = tiny();
+    fails(other.path(), &["--set", &path, "index"], &["<a_0>", "item tokens already"]);
     assert!(greedy["stop"] == "eos" || greedy["stop"] == "length");
     let (text, _) = run(dir, &["generate", "--max-tokens", "8", "--prompt", &prompt], 0);
     assert_eq!(text.strip_suffix('\n'), greedy["text"].as_str());
