@@ -172,6 +172,6 @@ fn the_index_may_be_built_on_sasrec() {
     fails(
         dir,
         &[&heads[..], &["baseline", "sasrec"]].concat(),
-        &["baseline.sasrec: dim = 16: must be a multiple of heads = 3"],
+        &["baseline.sasrec.dim must be a multiple of baseline.sasrec.heads"],
     );
 }

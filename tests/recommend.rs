@@ -343,7 +343,7 @@ fn a_checkpoint_that_does_not_fit_the_index_is_refused() {
     let text =
         text.replace("\"0\":", "\"x\":").replace("\"1\":", "\"0\":").replace("\"x\":", "\"1\":");
     fs::write(&swapped, text).unwrap();
-    refused("swapped", &["index.json", "not the index that the model was trained on"]);
+    refused("swapped", &["index.json", "not the file that `llmbs index` wrote"]);
 
     // The checkpoint of another index, once of a smaller and once of a larger vocabulary.
     for (from, to) in [("other", "llmbs"), ("llmbs", "other")] {

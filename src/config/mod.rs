@@ -297,6 +297,10 @@ impl RunConfig {
 
     /// Checks what no type can: reports every violation at once.
     pub fn check(&self) -> Result<()> {
+        if self.data.path.as_deref().is_some_and(|path| path.as_os_str().is_empty()) {
+            // Alone: nothing else is worth saying of a preset without its dataset.
+            invalid!("data.path names no folder: add --set data.path=FOLDER, the dataset's folder");
+        }
         let mut wrong = ranges::violations(self)?;
         wrong.extend(self.index.violations());
         wrong.extend(self.train.validation.violations());
@@ -398,7 +402,13 @@ mod tests {
             include_str!("../../configs/beauty-smollm2.toml"),
             include_str!("../../configs/beauty-llama7b.toml"),
         ] {
-            RunConfig::parse(text, "shipped", &[]).unwrap().check().unwrap();
+            let at = |set: &[String]| RunConfig::parse(text, "shipped", set).unwrap().check();
+            at(&["data.path=FOLDER".to_string()]).unwrap();
+            // A preset of a dataset never runs on the synthetic shop in its place.
+            if text != DEMO {
+                let error = at(&[]).unwrap_err().to_string();
+                assert!(error.contains("--set data.path=FOLDER"), "{error}");
+            }
         }
     }
 

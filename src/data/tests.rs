@@ -50,7 +50,8 @@ fn reads_a_folder() {
     let soap = &data.items[0];
     assert_eq!((soap.title.as_str(), soap.description.as_str()), ("soap", "a bar"));
     assert_eq!((soap.brand.as_str(), soap.categories.as_str()), ("B", "Bath, Soap"));
-    assert_eq!(data.items[1], Item { title: "foam".into(), ..Item::default() });
+    let foam = Item { title: "foam".into(), raw_id: Some("17".into()), ..Item::default() };
+    assert_eq!(data.items[1], foam);
     assert!(data.has_text() && !data.items[2].has_text());
     assert_eq!((lookup.item("B00").unwrap(), lookup.item("B01").is_err()), (0, true));
     assert_eq!((data.num_items(), data.num_interactions(), data.short_users), (3, 7, 0));
@@ -61,7 +62,19 @@ fn without_item_texts_the_largest_id_tells_the_number_of_items() {
     let data = load(r#"{"0": [0, 5, 2], "1": [7]}"#, "").unwrap();
     assert_eq!((data.num_items(), data.short_users), (8, 1));
     assert!(!data.has_text());
+    // No item has the ids between those seen.
+    assert_eq!(data.catalogue().collect::<Vec<_>>(), [0, 2, 5, 7]);
     assert_fails(r#"{"0": [0, 5, 4000000000]}"#, "", &["shop.inter.json", "4000000000", "only 3"]);
+}
+
+#[test]
+fn raw_ids_are_kept_as_they_are_spelt() {
+    let items = r#"{"0": {"asin": 7106116521}, "1": {"parent_asin": 12345678901234567890123},
+        "2": {"asin": null, "item_id": "007"}, "3": {"asin": 1.50}}"#;
+    let data = load(r#"{"0": [0, 1, 2, 3]}"#, items).unwrap();
+    let raw: Vec<_> = data.items.iter().map(|item| item.raw_id.as_deref().unwrap()).collect();
+    assert_eq!(raw, ["7106116521", "12345678901234567890123", "007", "1.50"]);
+    assert_fails(r#"{"0": [0, 0, 0]}"#, r#"{"0": {"asin": ["B00"]}}"#, &["a string or a number"]);
 }
 
 #[test]

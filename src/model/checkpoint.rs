@@ -17,14 +17,9 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::LlamaConfig;
-use super::llama::{EMBEDDING, HEAD};
+use super::weights::{EMBEDDING, HEAD, Weights};
 use crate::files::{self, temporary};
 use crate::{Error, Result, invalid};
-
-/// The weights of a model by their Hugging Face names; matrices are (out, in).
-///
-/// `lm_head.weight` is absent where the embeddings are tied.
-pub type Weights = BTreeMap<String, Tensor>;
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";

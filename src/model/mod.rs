@@ -13,10 +13,11 @@ mod rope_scaling;
 pub mod rq_vae;
 pub mod sasrec;
 mod source;
+mod weights;
 
 pub use adapter::LoraConfig;
 pub use checkpoint::{
-    Weights, digest_weights, load_folder, load_safetensors, safetensors_metadata, save_folder,
+    digest_weights, load_folder, load_safetensors, safetensors_metadata, save_folder,
     save_safetensors, save_safetensors_with,
 };
 pub use config::LlamaConfig;
@@ -24,6 +25,7 @@ pub(crate) use llama::{Backprop, Inner, Pools};
 pub use llama::{DropoutPair, KvCache, Llama, Packed};
 pub use rope_scaling::RopeScaling;
 pub use source::{Backbone, BackboneSource, load_backbone};
+pub use weights::Weights;
 
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
 use super::Tokenizer;
-use super::tokenizer::failed;
+use super::plain::failed;
 use crate::{Error, Result, invalid};
 
 /// The pre-tokenizers we know, by their names in `tokenizer.ggml.pre`.

@@ -13,8 +13,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, AddedVocabulary};
 
-use super::tokenizer::failed;
-use crate::Result;
+use crate::{Error, Result};
 
 /// Stands where ids are given. Unicode promises that it is no character (as the two behind it).
 const PLACE: char = '\u{10FFFF}';
@@ -218,4 +217,9 @@ fn hidden(
         hide(name);
     }
     serde_json::from_value(json).map_err(|e| failed(DOING)(e.into()))
+}
+
+/// Shapes the tokenizer library's boxed error into ours.
+pub(super) fn failed(doing: &str) -> impl FnOnce(tokenizers::Error) -> Error {
+    move |e| Error::Invalid(format!("{doing}: {e}"))
 }

@@ -13,7 +13,7 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, PostProcessorWrapper};
 
 use super::file;
-use super::plain::{Part, TextEncoder};
+use super::plain::{Part, TextEncoder, failed};
 use crate::files;
 use crate::{Error, Result, invalid};
 
@@ -350,11 +350,6 @@ impl Tokenizer {
             .find_map_first(|(item, (tokens, ids))| check(*item, tokens, ids).err())
             .map_or(Ok(()), Err)
     }
-}
-
-/// Shapes the tokenizer library's boxed error into ours.
-pub(super) fn failed(doing: &str) -> impl FnOnce(tokenizers::Error) -> Error {
-    move |e| Error::Invalid(format!("{doing}: {e}"))
 }
 
 /// The token that encoding puts before a text, if any.

@@ -9,7 +9,10 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-use super::{LlamaConfig, Weights};
+use super::LlamaConfig;
+use super::weights::Weights;
+
+pub use super::weights::{EMBEDDING, HEAD};
 use crate::nn::{Dropout, Linear, Lora};
 use crate::ops::{self, Precision, Rows};
 
@@ -96,11 +99,6 @@ pub const LINEAR_NAMES: [&str; 7] = [
 pub fn linear_name(layer: usize, name: &str) -> String {
     format!("model.layers.{layer}.{name}")
 }
-
-/// The checkpoint name of the input embedding.
-pub const EMBEDDING: &str = "model.embed_tokens.weight";
-/// The checkpoint name of an untied output head.
-pub const HEAD: &str = "lm_head.weight";
 
 /// A Llama; tensors that are trained are shared with a [`crate::nn::Params`].
 #[derive(Debug, Clone)]
