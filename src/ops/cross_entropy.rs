@@ -9,9 +9,7 @@ use rayon::prelude::*;
 
 use super::cpu::{self, with_float, zeros_if};
 use super::embedding::check_ids;
-use super::kernels::{
-    Float, Mat, MatMut, Precision, Stored, Threads, Update, dot, matmul, vectorize,
-};
+use super::kernels::{Float, Mat, MatMut, Precision, Stored, Threads, Update, matmul, vectorize};
 use super::log_softmax::log_sum_exp;
 use super::pool::Pool;
 use super::{fused, linear};
@@ -193,22 +191,21 @@ impl CrossEntropy {
 pub(crate) struct SoftTargets<'a> {
     /// Their share of what is drawn to; the targets have the rest.
     pub(crate) weight: f32,
-    /// The first id that they are about.
+    /// The id that the ids of `rows` count from.
     pub(crate) first: u32,
-    /// (rows, ids): a distribution a row, over the ids from `first` on.
-    pub(crate) rows: &'a [f32],
-    /// How many ids a row has.
-    pub(crate) width: usize,
+    /// A distribution a row: ids, ascending, with their shares.
+    pub(crate) rows: &'a [Vec<(u32, f32)>],
 }
 
 impl<'a> SoftTargets<'a> {
-    /// The distribution of a row over the ids of `part`, and the first of these that it is about.
-    fn of_part(&self, row: usize, part: &Range<usize>) -> (usize, &'a [f32]) {
-        let first = self.first as usize;
-        let from = part.start.clamp(first, first + self.width);
-        let to = part.end.clamp(from, first + self.width);
-        let row = &self.rows[row * self.width..][..self.width];
-        (from.saturating_sub(part.start), &row[from - first..to - first])
+    /// The ids of `part` in the distribution of a row, counted from its first, with their shares.
+    fn of_part(&self, row: usize, part: &Range<usize>) -> impl Iterator<Item = (usize, f32)> + 'a {
+        let place = |id: u32| (self.first + id) as usize;
+        let row = self.rows[row].as_slice();
+        let from = row.partition_point(|&(id, _)| place(id) < part.start);
+        let to = row.partition_point(|&(id, _)| place(id) < part.end);
+        let (first, start) = (self.first, part.start);
+        row[from..to].iter().map(move |&(id, share)| ((first + id) as usize - start, share))
     }
 }
 
@@ -256,8 +253,8 @@ pub(super) fn loss_and_gradients<S: Stored<Wide = f32>, W: Stored<Wide = f32>>(
                 *picked += hard * line[target as usize - part.start];
             }
             if let Some(soft) = &soft {
-                let (at, drawn_to) = soft.of_part(row, part);
-                *picked += soft.weight * dot(drawn_to, &line[at..at + drawn_to.len()]);
+                let drawn_to = soft.of_part(row, part).map(|(at, share)| share * line[at]);
+                *picked += soft.weight * drawn_to.sum::<f32>();
             }
         });
     }
@@ -275,10 +272,8 @@ pub(super) fn loss_and_gradients<S: Stored<Wide = f32>, W: Stored<Wide = f32>>(
                 line[target as usize - part.start] -= hard * scale;
             }
             if let Some(soft) = &soft {
-                let (at, drawn_to) = soft.of_part(row, part);
-                let factor = soft.weight * scale;
-                for (value, share) in line[at..].iter_mut().zip(drawn_to) {
-                    *value -= factor * share;
+                for (at, share) in soft.of_part(row, part) {
+                    line[at] -= soft.weight * scale * share;
                 }
             }
         });

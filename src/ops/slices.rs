@@ -254,8 +254,8 @@ pub(crate) fn cross_entropy<X: Activation>(
     let targets: Vec<u32> = targets.iter().map(|id| id - vocabulary.start).collect();
     if let Some(soft) = &soft
         && (soft.first < vocabulary.start
-            || soft.first as usize + soft.width > vocabulary.end as usize
-            || soft.rows.len() != targets.len() * soft.width)
+            || soft.rows.iter().flatten().any(|(id, _)| soft.first + id >= vocabulary.end)
+            || soft.rows.len() != targets.len())
     {
         candle_core::bail!("cross_entropy: soft targets do not fit {vocabulary:?}");
     }

@@ -198,7 +198,7 @@ impl Trainer<'_> {
     }
 
     /// The teacher's distributions of all labels of sequence recommendation; none without a teacher.
-    fn drawn_to(&self, samples: &[Sample]) -> Result<Vec<f32>> {
+    fn drawn_to(&self, samples: &[Sample]) -> Result<Vec<Vec<(u32, f32)>>> {
         self.teacher.map_or_else(|| Ok(Vec::new()), |teacher| teacher.distributions(samples))
     }
 

@@ -7,13 +7,13 @@
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::data::ItemId;
 use crate::model::sasrec::SasRec;
-use crate::ops::slices::SoftTargets;
+use crate::ops::slices::{SoftTargets, vectorize};
 use crate::tasks::Sample;
 use crate::{Result, invalid, ops};
 
@@ -70,12 +70,12 @@ impl Teacher {
         Self { network, config, first, width, places, below }
     }
 
-    /// The soft targets of all labels of sequence recommendation in `samples`, in their order:
-    /// (labels, item tokens).
+    /// The soft targets of all labels of sequence recommendation in `samples`, in their order: the item tokens
+    /// that may follow, ascending and counted from the first of all, with their shares.
     ///
     /// # Errors
     /// A sample whose labels are not the codes of its target items.
-    pub fn distributions(&self, samples: &[Sample]) -> Result<Vec<f32>> {
+    pub fn distributions(&self, samples: &[Sample]) -> Result<Vec<Vec<(u32, f32)>>> {
         let samples: Vec<&Sample> = samples.iter().filter(|s| s.recommends).collect();
         let (mut histories, mut rows, mut targets) = (Vec::new(), Vec::new(), Vec::new());
         let mut tokens = 0;
@@ -106,59 +106,80 @@ impl Teacher {
         }
         let states = ops::embedding(&self.network.states(&histories, None)?.detach(), &rows)?;
         let scores = ops::linear(&states, &self.network.items().detach(), ops::Precision::Full)?;
-        let scores = (scores / self.config.temperature)?;
-        let probabilities = ops::log_softmax_rows(&scores)?.exp()?.flatten_all()?;
-        let probabilities: Vec<f32> = probabilities.to_vec1()?;
+        let mut scores: Vec<f32> = scores.flatten_all()?.to_vec1()?;
         let levels = self.places[0].len();
-        let mut distributions = vec![0.0; targets.len() * levels * self.width];
-        let of_targets = distributions.par_chunks_mut(levels * self.width);
-        let probabilities = probabilities.par_chunks(self.places.len());
-        of_targets.zip(probabilities.zip(&targets)).for_each(|(lines, (p, &target))| {
-            for (level, line) in lines.chunks_mut(self.width).enumerate() {
-                self.distribution(line, p, level, target);
-            }
+        let of_targets = scores.par_chunks_mut(self.places.len()).zip(&targets);
+        let distributions = of_targets.map(|(scores, &target)| {
+            let probabilities = softmax(scores, self.config.temperature as f32);
+            let of_level = |level| self.distribution(probabilities, level, target);
+            (0..levels).map(of_level).collect::<Vec<_>>()
         });
-        Ok(distributions)
+        Ok(distributions.collect::<Vec<_>>().into_iter().flatten().collect())
     }
 
     /// The distribution of the code at `level`, given those of `target` before it.
-    fn distribution(&self, line: &mut [f32], p: &[f32], level: usize, target: ItemId) {
-        let before = &self.places[target as usize][..level];
-        let mut mass = 0.0;
-        let mut add = |item: usize| {
-            line[self.places[item][level] as usize] += p[item];
-            mass += p[item];
-        };
-        match level.checked_sub(1) {
-            None => (0..p.len()).for_each(&mut add),
+    fn distribution(&self, p: &[f32], level: usize, target: ItemId) -> Vec<(u32, f32)> {
+        let place = |item: usize| self.places[item][level];
+        let mut shares: Vec<(u32, f32)> = match level.checked_sub(1) {
+            None => (0..p.len()).map(|item| (place(item), p[item])).collect(),
             Some(above) => {
-                self.below[above][before].iter().for_each(|&item| add(item as usize));
+                let before = &self.places[target as usize][..level];
+                let items = self.below[above][before].iter();
+                items.map(|&item| (place(item as usize), p[item as usize])).collect()
             }
-        }
+        };
+        shares.sort_by_key(|(place, _)| *place);
+        shares.dedup_by(|next, kept| {
+            let same = next.0 == kept.0;
+            kept.1 += if same { next.1 } else { 0.0 };
+            same
+        });
+        let mass: f32 = shares.iter().map(|(_, share)| share).sum();
         if mass > 0.0 {
-            line.iter_mut().for_each(|value| *value /= mass);
+            shares.iter_mut().for_each(|(_, share)| *share /= mass);
+            shares
         } else {
             // Nothing of the teacher's is below: the target itself is as good as anything.
-            line[self.places[target as usize][level] as usize] = 1.0;
+            vec![(place(target as usize), 1.0)]
         }
     }
 
     /// `rows` as what a loss is drawn to.
-    pub(super) fn soft<'r>(&self, rows: &'r [f32]) -> SoftTargets<'r> {
-        let weight = self.config.weight as f32;
-        SoftTargets { weight, first: self.first, rows, width: self.width }
+    pub(super) fn soft<'r>(&self, rows: &'r [Vec<(u32, f32)>]) -> SoftTargets<'r> {
+        SoftTargets { weight: self.config.weight as f32, first: self.first, rows }
     }
 
     /// `rows` as a tensor, (labels, item tokens), its share and its first id.
-    pub(super) fn soft_tensor(&self, rows: &[f32], device: &Device) -> Result<(Tensor, f64, u32)> {
-        let shape = (rows.len() / self.width, self.width);
-        let rows = Tensor::from_slice(rows, shape, device)?.to_dtype(DType::F32)?;
+    pub(super) fn soft_tensor(
+        &self,
+        rows: &[Vec<(u32, f32)>],
+        device: &Device,
+    ) -> Result<(Tensor, f64, u32)> {
+        let mut values = vec![0f32; rows.len() * self.width];
+        for (line, row) in values.chunks_mut(self.width).zip(rows) {
+            row.iter().for_each(|&(place, share)| line[place as usize] = share);
+        }
+        let rows = Tensor::from_vec(values, (rows.len(), self.width), device)?;
         Ok((rows, self.config.weight, self.first))
     }
 }
 
+/// Turns scores into the softmax of themselves over `temperature`.
+fn softmax(scores: &mut [f32], temperature: f32) -> &[f32] {
+    let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    vectorize(
+        #[inline(always)]
+        || scores.iter_mut().for_each(|s| *s = ((*s - highest) / temperature).exp()),
+    );
+    let total: f32 = scores.iter().sum();
+    scores.iter_mut().for_each(|s| *s /= total);
+    scores
+}
+
 #[cfg(test)]
 mod tests {
+    use candle_core::DType;
+
     use super::*;
     use crate::model::sasrec::SasRecSizes;
 
@@ -182,13 +203,21 @@ mod tests {
         }
     }
 
+    fn dense(rows: &[Vec<(u32, f32)>]) -> Vec<[f32; 4]> {
+        let line = |row: &Vec<(u32, f32)>| {
+            let mut line = [0.0; 4];
+            row.iter().for_each(|&(place, share)| line[place as usize] = share);
+            line
+        };
+        rows.iter().map(line).collect()
+    }
+
     #[test]
     fn the_distribution_over_items_is_summed_along_the_paths() {
         let teacher = teacher();
         let other = Sample { recommends: false, ..Sample::default() };
         let samples = [sample(&[0, 3, 1], 1), other, sample(&[2, 2], 1)];
-        let found = teacher.distributions(&samples).unwrap();
-        let lines: Vec<&[f32]> = found.chunks(4).collect();
+        let lines = dense(&teacher.distributions(&samples).unwrap());
         assert_eq!(lines.len(), 6);
 
         // The target item 1 after 0 and 3: scored on its own.
@@ -198,9 +227,9 @@ mod tests {
         let close = |a: &[f32], b: [f32; 4]| {
             assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6), "{a:?} {b:?}");
         };
-        close(lines[2], [p[0] + p[1], p[2] + p[3], 0.0, 0.0]);
+        close(&lines[2], [p[0] + p[1], p[2] + p[3], 0.0, 0.0]);
         let below = p[0] + p[1];
-        close(lines[3], [0.0, 0.0, p[0] / below, p[1] / below]);
+        close(&lines[3], [0.0, 0.0, p[0] / below, p[1] / below]);
         for line in lines {
             assert!((line.iter().sum::<f32>() - 1.0).abs() < 1e-6, "{line:?}");
         }
@@ -212,9 +241,8 @@ mod tests {
         let teacher = teacher();
         let found = teacher.distributions(&[sample(&[0, 3, 1], 1)]).unwrap();
         let changed = teacher.distributions(&[sample(&[0, 3, 2], 1)]).unwrap();
-        assert_eq!(found[..8], changed[..8]);
-        assert_eq!(found[8..12], changed[8..12]);
-        assert_ne!(found[12..], changed[12..]);
+        assert_eq!(found[..3], changed[..3]);
+        assert_ne!(found[3], changed[3]);
     }
 
     #[test]

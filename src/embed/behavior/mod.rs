@@ -48,11 +48,11 @@ impl EncoderConfig<'_> {
     }
 
     /// What is measured on the holdout, the higher the better: the area under the ROC curve over sampled
-    /// negatives, or the mean log-probability of the held-out items among all.
+    /// negatives, or NDCG@10 of the held-out items among all.
     pub fn metric(self) -> &'static str {
         match self {
             Self::Din(_) => "auc",
-            Self::SasRec(_) => "log_likelihood",
+            Self::SasRec(_) => "ndcg@10",
         }
     }
 

@@ -29,7 +29,7 @@ pub(super) fn train(
             *items = history;
         }
     }
-    let measure = |network: &SasRec| log_likelihood(network, &held_out);
+    let measure = |network: &SasRec| ndcg_at_10(network, &held_out);
     let trained = train_sasrec(&kept, num_items, config, seed, &mut { measure }, progress)?;
 
     let mut seen = vec![false; num_items];
@@ -48,13 +48,21 @@ pub(super) fn train(
     })
 }
 
-/// The mean log-probability of the targets after their histories; none without any.
-fn log_likelihood(network: &SasRec, samples: &[(&[u32], u32)]) -> Result<Option<f64>> {
+/// NDCG@10 of the targets among all items after their histories; none without any.
+///
+/// Likelihood would stop training long before ranking is at its best: what is confused there are the many
+/// items that nobody would be shown.
+fn ndcg_at_10(network: &SasRec, samples: &[(&[u32], u32)]) -> Result<Option<f64>> {
     let mut total = 0.0;
     for batch in samples.chunks(INFERENCE_BATCH) {
         let (histories, targets): (Vec<&[u32]>, Vec<u32>) = batch.iter().copied().unzip();
-        let losses = network.losses(&network.last_states(&histories)?, &targets)?;
-        total -= losses.to_vec1::<f32>()?.into_iter().map(f64::from).sum::<f64>();
+        let scores: Vec<Vec<f32>> = network.scores(&histories)?.to_vec2()?;
+        let gain = |(row, &target): (&Vec<f32>, &u32)| {
+            let own = row[target as usize];
+            let rank = 1 + row.iter().filter(|score| **score > own).count();
+            if rank <= 10 { 1.0 / (rank as f64 + 1.0).log2() } else { 0.0 }
+        };
+        total += scores.iter().zip(&targets).map(gain).sum::<f64>();
     }
     Ok((!samples.is_empty()).then(|| total / samples.len() as f64))
 }
