@@ -115,8 +115,18 @@ pub fn digest(path: &Path) -> Result<String> {
     Ok(text)
 }
 
+/// Builds the folder `dir` beside its place, `fill` writing into it, and puts it there when it is whole.
+pub fn build_dir<T>(dir: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
+    let new = PathBuf::from(format!("{}.new", dir.display()));
+    remove_dir(&new)?;
+    fs::create_dir_all(&new).map_err(Error::io(&new))?;
+    let filled = fill(&new)?;
+    replace_dir(&new, dir)?;
+    Ok(filled)
+}
+
 /// Puts the finished folder `new` in the place of `dir`, which is kept until `new` stands there.
-pub fn replace_dir(new: &Path, dir: &Path) -> Result<()> {
+fn replace_dir(new: &Path, dir: &Path) -> Result<()> {
     let old = PathBuf::from(format!("{}.old", dir.display()));
     if old.exists() {
         fs::remove_dir_all(&old).map_err(Error::io(&old))?;

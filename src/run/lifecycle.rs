@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::digests;
 use super::manifest::{self, Import, Record, Status};
 use super::stage::Stage;
-use super::stages::{anneal, index, initial};
+use super::stages::{Made, anneal, index, initial};
 use super::{GIT_REVISION, MANIFEST, Monitor, Run, peak_memory_bytes};
 use crate::{Result, files, invalid};
 
@@ -81,12 +81,12 @@ impl Run {
         }
         let start = Instant::now();
         self.begin(stage, settings, inputs, resumes, None)?;
-        let (wrote, figures) = match stage {
+        let made = match stage {
             Stage::Index => index::run(self, monitor)?,
             Stage::Initial => initial::run(self, monitor)?,
             Stage::Anneal => anneal::run(self, monitor)?,
         };
-        self.finish(stage, wrote, figures, start.elapsed().as_secs_f64())
+        self.finish(stage, made, start.elapsed().as_secs_f64())
     }
 
     /// Refuses where a stage that `stage` builds on is missing, stale or of other settings.
@@ -175,13 +175,9 @@ impl Run {
         files::write(&self.dir.join("config.toml"), self.config.to_toml()?.as_bytes())
     }
 
-    pub(super) fn finish(
-        &mut self,
-        stage: Stage,
-        wrote: Vec<PathBuf>,
-        figures: Value,
-        seconds: f64,
-    ) -> Result<StageReport> {
+    pub(super) fn finish(&mut self, stage: Stage, made: Made, seconds: f64) -> Result<StageReport> {
+        let Made { files: wrote, figures } = made;
+        let figures = Value::Object(figures);
         let mut outputs = BTreeMap::new();
         for path in &wrote {
             outputs.insert(path.display().to_string(), files::digest(&self.dir.join(path))?);

@@ -76,22 +76,20 @@ impl StateDir {
         adam: &AdamW,
         average: Option<&Average>,
     ) -> Result<()> {
-        let new = self.dir.join("latest.new");
-        files::remove_dir(&new)?;
-        fs::create_dir_all(&new).map_err(Error::io(&new))?;
-        let mut sha256 = BTreeMap::new();
-        let mut write = |name: &str, values: &BTreeMap<String, Tensor>| {
-            save_safetensors(new.join(name), values)?;
-            sha256.insert(name.to_string(), files::digest(&new.join(name))?);
-            Ok::<_, Error>(())
-        };
-        write(PARAMS, &values(params))?;
-        write(MOMENTS, &adam.state(params)?)?;
-        if let Some(average) = average {
-            write(AVERAGE, average.state())?;
-        }
-        files::write_json(&new.join(PROGRESS), &Saved { progress: progress.clone(), sha256 })?;
-        files::replace_dir(&new, &self.dir.join("latest"))?;
+        files::build_dir(&self.dir.join("latest"), |new| {
+            let mut sha256 = BTreeMap::new();
+            let mut write = |name: &str, values: &BTreeMap<String, Tensor>| {
+                save_safetensors(new.join(name), values)?;
+                sha256.insert(name.to_string(), files::digest(&new.join(name))?);
+                Ok::<_, Error>(())
+            };
+            write(PARAMS, &values(params))?;
+            write(MOMENTS, &adam.state(params)?)?;
+            if let Some(average) = average {
+                write(AVERAGE, average.state())?;
+            }
+            files::write_json(&new.join(PROGRESS), &Saved { progress: progress.clone(), sha256 })
+        })?;
         self.forget_all_but(progress.best.map(|(_, epoch)| epoch))
     }
 

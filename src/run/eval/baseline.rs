@@ -243,26 +243,25 @@ impl Run {
                     (Box::new(trained.network), weights, targets, best, trained.reports)
                 }
             };
-        let new = PathBuf::from(format!("{}.new", dir.display()));
-        files::remove_dir(&new)?;
-        std::fs::create_dir_all(&new).map_err(crate::Error::io(&new))?;
-        let model = new.join("model.safetensors");
-        save_safetensors(&model, &weights)?;
-        let training = Training {
-            settings,
-            dataset: self.dataset.name.clone(),
-            dataset_fingerprint: self.dataset.fingerprint.clone(),
-            program: format!("llmbs {} ({GIT_REVISION})", env!("CARGO_PKG_VERSION")),
-            machine: self.machine(),
-            seconds: start.elapsed().as_secs_f64(),
-            peak_memory_bytes: peak_memory_bytes(),
-            targets,
-            best_epoch,
-            epochs: epochs(&reports, &format!("validation_{VALIDATION}")),
-            model_sha256: files::digest(&model)?,
-        };
-        files::write_json(&new.join("training.json"), &training)?;
-        files::replace_dir(&new, dir)?;
+        let training = files::build_dir(dir, |new| {
+            let model = new.join("model.safetensors");
+            save_safetensors(&model, &weights)?;
+            let training = Training {
+                settings,
+                dataset: self.dataset.name.clone(),
+                dataset_fingerprint: self.dataset.fingerprint.clone(),
+                program: format!("llmbs {} ({GIT_REVISION})", env!("CARGO_PKG_VERSION")),
+                machine: self.machine(),
+                seconds: start.elapsed().as_secs_f64(),
+                peak_memory_bytes: peak_memory_bytes(),
+                targets,
+                best_epoch,
+                epochs: epochs(&reports, &format!("validation_{VALIDATION}")),
+                model_sha256: files::digest(&model)?,
+            };
+            files::write_json(&new.join("training.json"), &training)?;
+            Ok(training)
+        })?;
         Ok((scorer, training))
     }
 

@@ -1,10 +1,7 @@
 //! Stage `anneal`: a LoRA adapter trained on sequence recommendation alone, over the frozen model
 //! (paper, section 3.4.2).
 
-use std::path::{Path, PathBuf};
-
-use serde_json::Value;
-
+use super::Made;
 use super::initial::figures;
 use crate::model::adapter;
 use crate::nn::Params;
@@ -15,7 +12,7 @@ use crate::run::{Monitor, Run};
 use crate::train::{Trainer, Validation};
 use crate::{Result, files};
 
-pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>, Value)> {
+pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> {
     let config = &run.config.train;
     let trained = Trained::load(run)?;
     let mut params = Params::new();
@@ -69,8 +66,6 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<P
     let dir = run.dir.join("anneal");
     adapter::save(&dir, "../initial", &config.adapter, &adapters)?;
     files::remove_dir(&state)?;
-    let wrote = ["adapter_config.json", "adapter_model.safetensors"]
-        .map(|name| Path::new("anneal").join(name))
-        .into();
-    Ok((wrote, figures(run, &outcome)))
+    let wrote = Made::of(["adapter_config.json", "adapter_model.safetensors"]).within("anneal");
+    Ok(Made { figures: figures(run, &outcome), ..wrote })
 }

@@ -1,11 +1,11 @@
 //! Stage `initial`: all tasks and the contrastive loss (paper, section 3.4.1).
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
+use super::Made;
 use crate::config::{TrainEmbeddings, Tuning};
 use crate::model::adapter::{self, Adapters};
 use crate::model::llama::{EMBEDDING, HEAD};
@@ -18,7 +18,7 @@ use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::train::{Contrast, Projectors, Teacher, TrainOutcome, Trainer, Validation};
 use crate::{Result, files, invalid};
 
-pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>, Value)> {
+pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> {
     let config = &run.config.train;
     let index = load_index(run)?;
     let (llama, mut weights, tokens) = extended_backbone(run, &index)?;
@@ -103,8 +103,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<P
         names.push("projectors.safetensors");
     }
     files::remove_dir(&state)?;
-    let wrote = names.into_iter().map(|name| Path::new("initial").join(name)).collect();
-    Ok((wrote, figures(run, &outcome)))
+    Ok(Made { figures: figures(run, &outcome), ..Made::of(names).within("initial") })
 }
 
 /// Registers what the configuration lets training change; gives the adapters of `tuning = "lora"`.
@@ -158,7 +157,7 @@ fn teacher(run: &Run, tokens: &Tokens) -> Result<Option<Teacher>> {
 }
 
 /// The figures of a finished training run.
-pub(in crate::run) fn figures(run: &Run, outcome: &TrainOutcome) -> Value {
+pub(super) fn figures(run: &Run, outcome: &TrainOutcome) -> Map<String, Value> {
     let mut figures = json!({
         "steps": outcome.steps,
         "tokens_per_s": outcome.tokens as f64 / outcome.seconds.max(1e-9),
@@ -168,5 +167,5 @@ pub(in crate::run) fn figures(run: &Run, outcome: &TrainOutcome) -> Value {
     });
     let metric = &run.config.train.validation.metric;
     figures[format!("best_validation_{metric}")] = json!(outcome.best.map(|(value, _)| value));
-    figures
+    figures.as_object().cloned().unwrap_or_default()
 }

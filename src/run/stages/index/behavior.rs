@@ -3,29 +3,21 @@
 use std::path::Path;
 
 use ndarray::Array2;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::embed::{save_embeddings, train_behavior_embedding};
 use crate::model::save_safetensors;
 use crate::run::monitor::{epochs, with_epochs};
+use crate::run::stages::Made;
 use crate::run::{Monitor, Run};
 use crate::{Error, Result, files};
-
-/// The behavior embedding with what was written for it.
-pub(in crate::run) struct Behavior {
-    pub(in crate::run) embeddings: Array2<f32>,
-    /// Files, relative to the folder of the index.
-    pub(in crate::run) names: Vec<String>,
-    /// The name of its figure on the holdout, and the figure.
-    pub(in crate::run) figure: (String, Value),
-}
 
 /// Trains the encoder; embeddings, weights and report go into `folder`.
 pub(in crate::run) fn embed_behavior(
     run: &Run,
     folder: &Path,
     monitor: &mut dyn Monitor,
-) -> Result<Behavior> {
+) -> Result<(Array2<f32>, Made)> {
     let sequences: Vec<&[u32]> = run.dataset.train_sequences().collect();
     let encoder = run.config.index.behavior.encoder();
     let (name, metric) = (encoder.name(), encoder.metric());
@@ -52,12 +44,11 @@ pub(in crate::run) fn embed_behavior(
         "epochs": epochs(&trained.reports, metric),
     });
     files::write_json(&dir.join("report.json"), &report)?;
-    let names = ["behavior.safetensors".into()]
-        .into_iter()
-        .chain(["model.safetensors", "report.json"].map(|file| format!("{name}/{file}")));
-    Ok(Behavior {
-        embeddings: trained.embeddings,
-        names: names.collect(),
-        figure: (format!("behavior_{metric}"), json!(trained.measured)),
-    })
+    let mut made = Made::of([
+        "behavior.safetensors".to_string(),
+        format!("{name}/model.safetensors"),
+        format!("{name}/report.json"),
+    ]);
+    made.tell(&format!("behavior_{metric}"), json!(trained.measured));
+    Ok((trained.embeddings, made))
 }

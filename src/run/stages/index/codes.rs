@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array2, ArrayView2};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::embed::train_rq_vae;
 use crate::index::{
@@ -11,17 +11,9 @@ use crate::index::{
     residual_kmeans, shared_trees, store,
 };
 use crate::model::save_safetensors;
+use crate::run::stages::Made;
 use crate::run::{Monitor, Run};
 use crate::{Error, Result, files};
-
-/// An index and what it was made of.
-pub(in crate::run) struct Built {
-    pub(in crate::run) index: ItemIndex,
-    /// Files written, relative to the index folder.
-    pub(in crate::run) wrote: Vec<String>,
-    /// Figures of each source.
-    pub(in crate::run) figures: Value,
-}
 
 /// Builds the index of `plans` in the folder `dir`; `vectors` has the (items, dim) vectors of each plan,
 /// or nothing where codes are random.
@@ -31,7 +23,7 @@ pub(in crate::run) fn build(
     vectors: &[&Array2<f32>],
     dir: &Path,
     monitor: &mut dyn Monitor,
-) -> Result<Built> {
+) -> Result<(ItemIndex, Made)> {
     let (config, num_items) = (&run.config, run.dataset.num_items());
     let (method, order) = (config.index.method, config.index.order);
     if vectors.is_empty() || method == Method::Random {
@@ -41,11 +33,11 @@ pub(in crate::run) fn build(
         };
         let codes: Vec<usize> = plans.iter().flat_map(codes).collect();
         let index = ItemIndex::random(num_items, &codes, config.seed)?;
-        return Ok(Built { index, wrote: Vec::new(), figures: json!({}) });
+        return Ok((index, Made::default()));
     }
     let sources: Vec<(&TreePlan, ArrayView2<'_, f32>)> =
         plans.iter().zip(vectors.iter().map(|z| z.view())).collect();
-    let mut builder = Builder { run, dir, monitor, wrote: vec!["tree.safetensors".into()] };
+    let mut builder = Builder { run, dir, monitor, made: Made::of(["tree.safetensors"]) };
     let parts = match sources.as_slice() {
         [semantic, behavior] if config.index.shared => {
             // Which source comes first decides which of the two gives up uniqueness.
@@ -72,18 +64,16 @@ pub(in crate::run) fn build(
         }
         (part.source.to_string(), figures)
     };
-    Ok(Built {
-        index: ItemIndex::join(&parts, order)?,
-        wrote: builder.wrote,
-        figures: parts.iter().map(figures).collect(),
-    })
+    let of_sources: Map<String, Value> = parts.iter().map(figures).collect();
+    builder.made.tell("sources", of_sources);
+    Ok((ItemIndex::join(&parts, order)?, builder.made))
 }
 
 struct Builder<'a> {
     run: &'a Run,
     dir: &'a Path,
     monitor: &'a mut dyn Monitor,
-    wrote: Vec<String>,
+    made: Made,
 }
 
 type Vectors<'a> = (&'a TreePlan, ArrayView2<'a, f32>);
@@ -145,7 +135,7 @@ impl Builder<'_> {
         save_safetensors(self.dir.join(&weights), &trained.weights)?;
         let report = folder.join(format!("{}.json", plan.source));
         files::write_json(&self.dir.join(&report), &json!({ "reports": trained.reports }))?;
-        self.wrote.extend([weights, report].map(|path| path.display().to_string()));
+        self.made.take(Made::of([weights, report]));
         quantize(trained.latents.view(), plan, unique, &mut |level, _| {
             Ok(trained.codebooks[level].clone())
         })

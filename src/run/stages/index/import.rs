@@ -1,13 +1,12 @@
 //! An item index made elsewhere becomes the result of stage `index`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
-
-use serde_json::json;
 
 use crate::index::{Foreign, OnCollision, Source, store};
 use crate::run::artifacts::{Tokens, backbone};
 use crate::run::manifest::{self, Import};
+use crate::run::stages::Made;
 use crate::run::{Monitor, Run, Stage, StageReport, Status};
 use crate::{Result, files, invalid};
 
@@ -77,21 +76,20 @@ impl Run {
 
         let start = Instant::now();
         self.begin(Stage::Index, settings, inputs, false, Some(import))?;
-        let mut wrote = super::prepare_backbone(self, monitor)?;
-        let new = self.dir.join("index.new");
-        files::remove_dir(&new)?;
-        Tokens::extend(backbone(self)?.tokenizer, &index)?.check(&index)?;
-        store::write(&new.join("index.json"), &index)?;
-        files::replace_dir(&new, &self.dir.join("index"))?;
-        wrote.push(Path::new("index/index.json").into());
-        let figures = json!({
-            "items": index.num_items(),
-            "items_sharing": items_sharing,
-            "groups_sharing": groups_sharing,
-            "levels": index.levels().iter().map(|l| l.num_codes).collect::<Vec<_>>(),
-            "item_tokens": index.vocabulary().len(),
-        });
-        self.finish(Stage::Index, wrote, figures, start.elapsed().as_secs_f64())
+        let wrote_backbone = super::prepare_backbone(self, monitor)?;
+        files::build_dir(&self.dir.join("index"), |new| {
+            Tokens::extend(backbone(self)?.tokenizer, &index)?.check(&index)?;
+            store::write(&new.join("index.json"), &index)
+        })?;
+        let mut made = Made::of(["index/index.json"]);
+        made.files.extend(wrote_backbone);
+        let codes: Vec<usize> = index.levels().iter().map(|level| level.num_codes).collect();
+        made.tell("items", index.num_items());
+        made.tell("items_sharing", items_sharing);
+        made.tell("groups_sharing", groups_sharing);
+        made.tell("levels", codes);
+        made.tell("item_tokens", index.vocabulary().len());
+        self.finish(Stage::Index, made, start.elapsed().as_secs_f64())
     }
 }
 

@@ -8,8 +8,9 @@ mod semantic;
 use std::path::{Path, PathBuf};
 
 use ndarray::Array2;
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::Made;
 use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::embed::save_embeddings;
@@ -21,7 +22,7 @@ use crate::run::log::TrainLog;
 use crate::run::{Monitor, Run};
 use crate::text::Tokenizer;
 use crate::train::{Trainer, language_model_samples, shuffled};
-use crate::{Error, Result, files};
+use crate::{Result, files};
 use behavior::embed_behavior;
 
 pub use import::ImportRequest;
@@ -37,55 +38,55 @@ pub(in crate::run) fn check(run: &Run) -> Result<()> {
     plan_of(&run.config, run.dataset.num_items()).map(drop)
 }
 
-pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<(Vec<PathBuf>, Value)> {
+pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> {
     let (config, dataset) = (&run.config, &run.dataset);
     let source = config.index.source;
     let from_texts = matches!(source, Source::Semantic | Source::Unit);
     let behavior = matches!(source, Source::Behavior | Source::Unit);
     let plans = plan_of(config, dataset.num_items())?;
-    let mut wrote = prepare_backbone(run, monitor)?;
-    let new = run.dir.join("index.new");
-    files::remove_dir(&new)?;
-    std::fs::create_dir_all(&new).map_err(Error::io(&new))?;
-    let mut names = vec!["index.json".to_string()];
-    let mut figures =
-        json!({ "items": dataset.num_items(), "source": source, "method": config.index.method });
+    let wrote_backbone = prepare_backbone(run, monitor)?;
     let backbone = backbone(run)?;
     Tokens::refuse_known(&backbone.tokenizer, &plans)?;
-    let z_semantic = if from_texts {
-        let z = semantic::make(run, &backbone, &new, monitor, &mut figures)?;
-        names.push("semantic.safetensors".into());
-        Some(z)
-    } else {
-        None
-    };
-    let own = config.index.behavior.embeddings.as_deref().filter(|_| behavior);
-    let z_behavior = if let Some(z) = semantic::imported(run, "index.behavior.embeddings", own)? {
-        save_embeddings(&new.join("behavior.safetensors"), &z, None)?;
-        names.push("behavior.safetensors".into());
-        Some(z)
-    } else if behavior {
-        let made = embed_behavior(run, &new, monitor)?;
-        names.extend(made.names);
-        figures[made.figure.0] = made.figure.1;
-        Some(made.embeddings)
-    } else {
-        None
-    };
-    let vectors: Vec<&Array2<f32>> = [&z_semantic, &z_behavior].into_iter().flatten().collect();
-    let built = codes::build(run, &plans, &vectors, &new, monitor)?;
-    let index = built.index;
-    names.extend(built.wrote);
-    // Every item's tokens must come out of the tokenizer as they went in, whatever stands before them.
-    Tokens::extend(backbone.tokenizer, &index)?.check(&index)?;
-    store::write(&new.join("index.json"), &index)?;
-    files::replace_dir(&new, &run.dir.join("index"))?;
+    let made = files::build_dir(&run.dir.join("index"), |new| {
+        let mut made = Made::of(["index.json"]);
+        made.tell("items", dataset.num_items());
+        made.tell("source", json!(source));
+        made.tell("method", json!(config.index.method));
+        let z_semantic = if from_texts {
+            let (z, part) = semantic::make(run, &backbone, new, monitor)?;
+            made.take(part);
+            Some(z)
+        } else {
+            None
+        };
+        let own = config.index.behavior.embeddings.as_deref().filter(|_| behavior);
+        let own = semantic::imported(run, "index.behavior.embeddings", own)?;
+        let z_behavior = if let Some(z) = own {
+            save_embeddings(&new.join("behavior.safetensors"), &z, None)?;
+            made.take(Made::of(["behavior.safetensors"]));
+            Some(z)
+        } else if behavior {
+            let (z, part) = embed_behavior(run, new, monitor)?;
+            made.take(part);
+            Some(z)
+        } else {
+            None
+        };
+        let vectors: Vec<&Array2<f32>> = [&z_semantic, &z_behavior].into_iter().flatten().collect();
+        let (index, part) = codes::build(run, &plans, &vectors, new, monitor)?;
+        made.take(part);
+        // Every item's tokens must come out of the tokenizer as they went in, whatever stands before them.
+        Tokens::extend(backbone.tokenizer.clone(), &index)?.check(&index)?;
+        store::write(&new.join("index.json"), &index)?;
+        let codes: Vec<usize> = index.levels().iter().map(|level| level.num_codes).collect();
+        made.tell("levels", codes);
+        made.tell("item_tokens", index.vocabulary().len());
+        Ok(made)
+    })?;
     semantic::forget_parts(run)?;
-    figures["levels"] = json!(index.levels().iter().map(|l| l.num_codes).collect::<Vec<_>>());
-    figures["sources"] = built.figures;
-    figures["item_tokens"] = json!(index.vocabulary().len());
-    wrote.extend(names.iter().map(|name| Path::new("index").join(name)));
-    Ok((wrote, figures))
+    let mut all = made.within("index");
+    all.files.extend(wrote_backbone);
+    Ok(all)
 }
 
 /// Makes the backbone, where it is one from scratch; gives the files it wrote.
@@ -145,11 +146,10 @@ fn prepare_scratch(run: &Run, monitor: &mut dyn Monitor) -> Result<Vec<PathBuf>>
         let mut log = TrainLog::new(run, "warmup", config.train.warmup.log_every, monitor);
         trainer.run(&|epoch| Ok(shuffled(&samples, config.seed, epoch)), None, &mut log)?;
     }
-    let new = run.dir.join("backbone.new");
-    files::remove_dir(&new)?;
-    save_folder(&new, &llama, &weights)?;
-    tokenizer.save(&new)?;
-    files::replace_dir(&new, &run.dir.join(BACKBONE))?;
+    files::build_dir(&run.dir.join(BACKBONE), |new| {
+        save_folder(new, &llama, &weights)?;
+        tokenizer.save(new)
+    })?;
     Ok(["config.json", "model.safetensors", "tokenizer.json"]
         .map(|name| Path::new(BACKBONE).join(name))
         .into())

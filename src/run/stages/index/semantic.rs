@@ -3,9 +3,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ndarray::Array2;
-use serde_json::{Value, json};
-
 use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::embed::{
@@ -15,8 +12,10 @@ use crate::embed::{
 use crate::index::Source;
 use crate::model::{Backbone, Llama};
 use crate::run::artifacts::precision;
+use crate::run::stages::Made;
 use crate::run::{Monitor, Run};
 use crate::{Result, files, invalid};
+use ndarray::Array2;
 
 /// The folder of what is done of an embedding while stage `index` runs.
 const PARTS: &str = "index.parts";
@@ -85,20 +84,19 @@ fn read(setting: &str, path: &Path, items: usize) -> Result<Array2<f32>> {
     load_embeddings(path, items).map_err(|e| crate::Error::Invalid(format!("{setting}: {e}")))
 }
 
-/// Writes z^s to `new`, the index in the making, and gives it; adds what it took to `figures`.
+/// Writes z^s to `new`, the index in the making, and gives it with what it took.
 pub(in crate::run) fn make(
     run: &Run,
     backbone: &Backbone,
     new: &Path,
     monitor: &mut dyn Monitor,
-    figures: &mut Value,
-) -> Result<Array2<f32>> {
+) -> Result<(Array2<f32>, Made)> {
     const FILE: &str = "semantic.safetensors";
     let config = &run.config.index.semantic;
     let setting = "index.semantic.embeddings";
     if let Some(z) = imported(run, setting, config.embeddings.as_deref())? {
         save_embeddings(&new.join(FILE), &z, None)?;
-        return Ok(z);
+        return Ok((z, Made::of([FILE])));
     }
     let texts = ItemTexts::encode(
         &backbone.tokenizer,
@@ -116,19 +114,20 @@ pub(in crate::run) fn make(
         counts.texts_cut,
         config.max_text_tokens
     );
-    figures["texts"] = json!(counts.texts);
-    figures["texts_cut"] = json!(counts.texts_cut);
-    figures["text_tokens"] = json!(counts.text_tokens);
+    let mut made = Made::of([FILE]);
+    made.tell("texts", counts.texts);
+    made.tell("texts_cut", counts.texts_cut);
+    made.tell("text_tokens", counts.text_tokens);
     let key = embedding_key(&backbone.config, &backbone.weights, precision(run), &texts);
     let kept = load_kept(&run.dir.join("index").join(FILE), texts.num_items(), &key);
     let z = if let Some(z) = kept {
         tracing::info!("the texts are embedded already: nothing that decides z^s has changed");
         z
     } else {
-        embed(run, backbone, &texts, &key, monitor, figures)?
+        embed(run, backbone, &texts, &key, monitor, &mut made)?
     };
     save_embeddings(&new.join(FILE), &z, Some(&key))?;
-    Ok(z)
+    Ok((z, made))
 }
 
 /// z^s of the items of `dataset`, which need not be the run's.
@@ -142,7 +141,7 @@ pub(in crate::run) fn embed_texts(
     let (fields, cut) = (&config.fields, config.max_text_tokens);
     let texts = ItemTexts::encode(&backbone.tokenizer, dataset, fields, cut)?;
     let key = embedding_key(&backbone.config, &backbone.weights, precision(run), &texts);
-    let z = embed(run, backbone, &texts, &key, monitor, &mut json!({}))?;
+    let z = embed(run, backbone, &texts, &key, monitor, &mut Made::default())?;
     forget_parts(run)?;
     Ok(z)
 }
@@ -153,7 +152,7 @@ fn embed(
     texts: &ItemTexts,
     key: &str,
     monitor: &mut dyn Monitor,
-    figures: &mut Value,
+    made: &mut Made,
 ) -> Result<Array2<f32>> {
     let model = Llama::new(&backbone.config, &backbone.weights)?.with_precision(precision(run));
     let mut parts = Parts::open(&run.dir.join(PARTS), key, SAVE_EVERY)?;
@@ -164,10 +163,10 @@ fn embed(
         let share = progress.embedded as f64 / progress.total as f64;
         let items = texts.num_items() as f64 * share / seconds;
         let tokens = progress.tokens as f64 / seconds;
-        figures["embedded_tokens"] = json!(progress.tokens);
-        figures["embedding_seconds"] = json!(progress.seconds);
-        figures["items_per_s"] = json!(items);
-        figures["tokens_per_s"] = json!(tokens);
+        made.tell("embedded_tokens", progress.tokens);
+        made.tell("embedding_seconds", progress.seconds);
+        made.tell("items_per_s", items);
+        made.tell("tokens_per_s", tokens);
         let note = format!("{items:.1} items/s  {tokens:.0} tokens/s");
         monitor.advance(progress.texts as u64, &note);
         Ok(())
