@@ -346,3 +346,50 @@ fn a_closed_pipe_ends_quietly_and_a_full_disk_is_an_error() {
         assert!(!stderr.contains("panicked") && stderr.contains("stdout"), "{args:?}: {stderr}");
     }
 }
+
+#[test]
+fn folders_of_others_are_left_alone() {
+    let dir = tiny();
+    let dir = dir.path();
+    for (folder, file) in [("index", "p.txt"), ("backbone", "q.txt"), ("index.new", "r.txt")] {
+        let theirs = dir.join("theirs").join(folder);
+        fs::create_dir_all(&theirs).unwrap();
+        fs::write(theirs.join(file), "theirs").unwrap();
+    }
+    for command in [&["run"][..], &["index"], &["baseline", "sasrec"], &["eval"]] {
+        let args = [&["--run", "theirs"], command].concat();
+        fails(dir, &args, &["theirs: holds", "not a run of llmbs", "--run"]);
+    }
+    for file in ["index/p.txt", "backbone/q.txt", "index.new/r.txt"] {
+        assert_eq!(fs::read_to_string(dir.join("theirs").join(file)).unwrap(), "theirs");
+    }
+    // An empty folder is as good as none.
+    fs::create_dir(dir.join("empty")).unwrap();
+    run(dir, &["--run", "empty", "index"], 0);
+}
+
+#[test]
+fn altered_and_lost_files_are_told() {
+    let dir = tiny();
+    let dir = dir.path();
+    run(dir, &["run"], 0);
+    let file = |name: &str| dir.join("runs/llmbs").join(name);
+    for (name, args) in [
+        ("anneal/adapter_config.json", &["eval"][..]),
+        ("anneal/adapter_model.safetensors", &["recommend", "--history", "1"]),
+        ("initial/tokenizer.json", &["generate", "--prompt", "rose"]),
+        ("initial/model.safetensors", &["train", "--stage", "anneal", "--force"]),
+        ("index/behavior.safetensors", &["train", "--stage", "initial", "--force"]),
+    ] {
+        let whole = fs::read(file(name)).unwrap();
+        let mut altered = whole.clone();
+        *altered.last_mut().unwrap() ^= 1;
+        fs::write(file(name), &altered).unwrap();
+        fails(dir, args, &[name, "not the file that `llmbs"]);
+        fs::write(file(name), &whole).unwrap();
+    }
+    // Without z^s the contrastive loss would be another one.
+    fs::remove_file(file("index/semantic.safetensors")).unwrap();
+    fails(dir, &["train", "--stage", "initial", "--force"], &["index/semantic.safetensors"]);
+    run(dir, &["eval"], 0);
+}

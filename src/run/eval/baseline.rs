@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::EvalResult;
+use super::kept::Kept;
 use crate::data::Split;
 use crate::embed::train_sasrec;
 use crate::eval::{CONFIDENCE, ItemScorer, RESAMPLES, evaluate_scores};
@@ -91,12 +92,9 @@ impl Run {
         };
         let users: Vec<usize> = (0..self.dataset.users.len()).collect();
         let settings = self.baseline_settings(request, &dir, users.len())?;
-        let (path, predictions) = result_files(&dir, request.split);
-        if path.exists() && predictions.exists() && !force {
-            let found: Value = files::read_json(&path)?;
-            if found["settings"] == settings {
-                return Ok(EvalResult { json: found, path, was_done: true });
-            }
+        let kept = kept(&dir, request.split);
+        if let Some(found) = kept.find(&settings, force)? {
+            return Ok(found);
         }
         let (split, protocol) = (request.split, self.protocol(request.split));
         let start = Instant::now();
@@ -114,9 +112,7 @@ impl Run {
             "machine": training.machine,
             "program": training.program,
         });
-        files::write_json_lines(&predictions, &evaluation.predictions)?;
-        files::write_json(&path, &json)?;
-        Ok(EvalResult { json, path, was_done: false })
+        kept.write(json, &evaluation.predictions)
     }
 
     /// The results of a baseline with several seeds as one: means and sample standard deviations, kept as
@@ -309,9 +305,9 @@ impl Run {
     }
 }
 
-/// Where the result of a split and its predictions stand in a baseline's folder.
-pub(in crate::run) fn result_files(dir: &Path, split: Split) -> (PathBuf, PathBuf) {
-    (dir.join(format!("{split}.json")), dir.join(format!("{split}.predictions.jsonl")))
+/// Where the result of a split stands in a baseline's folder.
+pub(super) fn kept(dir: &Path, split: Split) -> Kept {
+    Kept::new(dir, &split.to_string())
 }
 
 /// Whether `dir` is the folder of a trained baseline.

@@ -7,7 +7,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::EvalRequest;
-use super::baseline::{is_baseline, result_files};
+use super::baseline::{self, is_baseline};
+use super::kept::Kept;
 use crate::eval::{self, Difference, PERMUTATIONS, PerMetric, Prediction};
 use crate::run::{Manifest, Run, Stage};
 use crate::{Error, Result, files, invalid};
@@ -43,8 +44,8 @@ impl Run {
     /// that of the baseline in `other`.
     pub fn compare(&self, request: EvalRequest, other: &Path) -> Result<Comparison> {
         let (this_settings, other_settings) = self.other_settings(request, other)?;
-        let this = read_predictions(&request.predictions(&self.dir))?;
-        let others = read_predictions(&files_of(request, other).1)?;
+        let this = read_predictions(&request.kept(&self.dir).lines)?;
+        let others = read_predictions(&kept_in(request, other).lines)?;
         let compared = |rank: fn(&Prediction) -> Option<usize>| {
             eval::compare(&this, &others, rank, self.config.seed).map_err(|e| {
                 let (this, other) = (self.dir.display(), other.display());
@@ -73,16 +74,16 @@ impl Run {
 
     /// The settings of both evaluations.
     fn other_settings(&self, request: EvalRequest, other: &Path) -> Result<(Value, Value)> {
-        let ((result, predictions), command) = (files_of(request, other), request.command());
+        let (kept, command) = (kept_in(request, other), request.command());
         let dir = other.display();
-        if !result.exists() || !predictions.exists() {
+        if !kept.result.exists() || !kept.lines.exists() {
             invalid!(
                 "{dir}: there is no evaluation {} to compare with: run `llmbs --run {dir} {command}` \
                  first",
                 request.name()
             );
         }
-        let found: Value = files::read_json(&result)?;
+        let found: Value = files::read_json(&kept.result)?;
         let theirs = found["settings"].clone();
         let mine = self.eval_settings(request, self.users_of(request).len());
         for (key, what) in
@@ -108,13 +109,9 @@ impl Run {
     }
 }
 
-/// Result and predictions of the same evaluation in another run folder, or of a baseline in its own.
-fn files_of(request: EvalRequest, other: &Path) -> (PathBuf, PathBuf) {
-    if is_baseline(other) {
-        result_files(other, request.split)
-    } else {
-        (request.result(other), request.predictions(other))
-    }
+/// The same evaluation in another run folder, or of a baseline in its own.
+fn kept_in(request: EvalRequest, other: &Path) -> Kept {
+    if is_baseline(other) { baseline::kept(other, request.split) } else { request.kept(other) }
 }
 
 /// Whether the models that stand in a run folder are those an evaluation was made with.

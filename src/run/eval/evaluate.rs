@@ -6,6 +6,7 @@ use std::time::Instant;
 use rand::seq::index::sample;
 use serde_json::{Value, json};
 
+use super::kept::Kept;
 use crate::config::Float;
 use crate::data::{ItemId, Split};
 use crate::decode::BeamSearch;
@@ -16,7 +17,7 @@ use crate::run::artifacts::{Tokens, Trained, precision};
 use crate::run::monitor::with_progress;
 use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::tasks::Prompts;
-use crate::{Result, files, rng};
+use crate::{Result, rng};
 
 /// So many users at most are asked what they would be recommended without the trie.
 const LEGAL_RATE_USERS: usize = 500;
@@ -45,14 +46,9 @@ impl EvalRequest {
         format!("{}-{}-b{}{limit}", self.split, self.adapter_switch(), self.beam)
     }
 
-    /// Where the predictions stand in the run folder `dir`.
-    pub(in crate::run) fn predictions(&self, dir: &Path) -> PathBuf {
-        dir.join("eval").join(format!("{}.predictions.jsonl", self.name()))
-    }
-
     /// Where the result stands in the run folder `dir`.
-    pub(in crate::run) fn result(&self, dir: &Path) -> PathBuf {
-        dir.join("eval").join(format!("{}.json", self.name()))
+    pub(super) fn kept(&self, dir: &Path) -> Kept {
+        Kept::new(&dir.join("eval"), &self.name())
     }
 
     /// The words that ask for it, after `llmbs`.
@@ -89,12 +85,9 @@ impl Run {
         self.require_model(request.adapter)?;
         let users = self.users_of(request);
         let settings = self.eval_settings(request, users.len());
-        let (path, predictions) = (request.result(&self.dir), request.predictions(&self.dir));
-        if path.exists() && predictions.exists() && !force {
-            let found: Value = files::read_json(&path)?;
-            if found["settings"] == settings {
-                return Ok(EvalResult { json: found, path, was_done: true });
-            }
+        let kept = request.kept(&self.dir);
+        if let Some(found) = kept.find(&settings, force)? {
+            return Ok(found);
         }
         let trained = Trained::load(self)?;
         let model = trained.model(self, request.adapter)?;
@@ -119,9 +112,7 @@ impl Run {
 
         let mut json = self.result_of(&evaluation, &users, protocol, &settings, seconds);
         json["legal_rate"] = json!(legal_rate);
-        files::write_json_lines(&predictions, &evaluation.predictions)?;
-        files::write_json(&path, &json)?;
-        Ok(EvalResult { json, path, was_done: false })
+        kept.write(json, &evaluation.predictions)
     }
 
     /// What is told of every evaluation, whatever ranked the items; it took `seconds`.
@@ -245,6 +236,7 @@ impl Run {
             "model_digest": digest(Stage::Initial, "model.safetensors"),
             "adapter_digest":
                 request.adapter.then(|| digest(Stage::Anneal, "adapter_model.safetensors")),
+            "files": self.files_of(if request.adapter { &Stage::ALL } else { &Stage::ALL[..2] }),
             "git_revision": crate::run::GIT_REVISION,
         })
     }

@@ -3,6 +3,7 @@
 mod baseline;
 mod compare;
 mod evaluate;
+mod kept;
 mod text;
 mod validation;
 

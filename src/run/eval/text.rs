@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::EvalResult;
+use super::kept::Kept;
 use crate::data::{ItemId, Split, User};
 use crate::decode::likeliest;
 use crate::eval::{Continuation, TextScores, generate, response_losses};
@@ -16,7 +17,7 @@ use crate::run::artifacts::{Tokens, Trained, extended_backbone, load_index, prec
 use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::tasks::{Direction, Field, Prompts, Sample};
 use crate::text::Tokenizer;
-use crate::{Result, files, invalid, rng};
+use crate::{Result, invalid, rng};
 
 /// The samples of each task, where no number is asked for.
 const DEFAULT_LIMIT: usize = 500;
@@ -143,13 +144,9 @@ impl Run {
             self.require(Stage::Anneal)?;
         }
         let settings = self.text_settings(request);
-        let folder = self.dir.join("eval");
-        let path = folder.join(format!("{}.json", request.name()));
-        if path.exists() && !force {
-            let found: Value = files::read_json(&path)?;
-            if found["settings"] == settings {
-                return Ok(EvalResult { json: found, path, was_done: true });
-            }
+        let kept = Kept::new(&self.dir.join("eval"), &request.name());
+        if let Some(found) = kept.find(&settings, force)? {
+            return Ok(found);
         }
         let (model, tokens) = self.text_model(request.model)?;
         let prompts = tokens.prompts(self)?;
@@ -190,10 +187,7 @@ impl Run {
                 "machine": self.machine(),
             },
         });
-        let lines = folder.join(format!("{}.predictions.jsonl", request.name()));
-        files::write_json_lines(&lines, &written)?;
-        files::write_json(&path, &json)?;
-        Ok(EvalResult { json, path, was_done: false })
+        kept.write(json, &written)
     }
 
     fn text_model(&self, which: TextModel) -> Result<(Llama, Tokens)> {
@@ -296,6 +290,11 @@ impl Run {
             "model_digest": trained.then(|| digest(Stage::Initial, "model.safetensors")),
             "adapter_digest": (request.model == TextModel::On)
                 .then(|| digest(Stage::Anneal, "adapter_model.safetensors")),
+            "files": self.files_of(match request.model {
+                TextModel::Backbone => &Stage::ALL[..1],
+                TextModel::Off => &Stage::ALL[..2],
+                TextModel::On => &Stage::ALL,
+            }),
             "git_revision": crate::run::GIT_REVISION,
         })
     }
