@@ -42,19 +42,28 @@ PY
 columns="recall@10, valid | ndcg@10, valid | recall@10, test | ndcg@10, test"
 echo "| settings | seed | codes a level | items moved | $columns |"
 echo "|---|---|---|---|---|---|---|---|"
-line default
-line aligned index.numbering=aligned
-line centroid train.item-token-init=centroid
-line residual index.method=residual-kmeans
-line rq-vae index.method=rq-vae
-line random index.method=random
-line semantic index.source=semantic
-line behavior index.source=behavior
-line behavior-first index.order=behavior-first
-line interleaved index.order=interleaved
-line shared index.shared=true
-line shared-residual index.shared=true index.method=residual-kmeans
-line two-shared index.shared=true \
-    index.semantic.levels=1 index.behavior.levels=1 index.semantic.k=64 index.behavior.k=64
-line six index.semantic.levels=3 index.behavior.levels=3
-line eight index.semantic.levels=4 index.behavior.levels=4
+# Two levels a source of up to 32 codes, without a teacher: what the lines below change.
+base=(index.method=hierarchical-kmeans index.shared=false index.semantic.levels=2 index.behavior.levels=2
+    index.semantic.k=32 index.behavior.k=32 train.distillation.weight=0)
+line demo
+line trees "${base[@]}"
+line aligned "${base[@]}" index.numbering=aligned
+line centroid "${base[@]}" train.item-token-init=centroid
+line rq-vae "${base[@]}" index.method=rq-vae
+line random-trees "${base[@]}" index.method=random
+line behavior-first "${base[@]}" index.order=behavior-first
+line interleaved "${base[@]}" index.order=interleaved
+line shared "${base[@]}" index.shared=true
+line shared-residual "${base[@]}" index.shared=true index.method=residual-kmeans
+line six "${base[@]}" index.semantic.levels=3 index.behavior.levels=3
+line eight "${base[@]}" index.semantic.levels=4 index.behavior.levels=4
+# Figure 5 of the paper: sources at one length and one number of codes a level. Trees of one source would have far
+# fewer codes a level than those of two.
+for source in unit semantic behavior random; do
+    line "source-$source" "${base[@]}" index.method=residual-kmeans index.source=$source
+done
+# Identity: from codes that share their rows to an item of its own.
+line two-64 "${base[@]}" index.shared=true index.method=residual-kmeans index.semantic.levels=1 \
+    index.behavior.levels=1 index.semantic.k=64 index.behavior.k=64
+line two-items "${base[@]}" index.shared=true index.method=residual-kmeans index.semantic.levels=1 \
+    index.behavior.levels=1 index.behavior.k=1000

@@ -9,7 +9,17 @@ use llmbs::run::{Run, Silent, Stage};
 #[test]
 fn siblings_share_category_and_co_purchase_three_times_as_often_as_strangers() {
     let dir = tempfile::tempdir().unwrap();
-    let config = RunConfig::parse(DEMO, "demo.toml", &[]).unwrap();
+    // The trees of the paper on the demo's shop.
+    let trees = [
+        "index.method=hierarchical-kmeans",
+        "index.shared=false",
+        "index.semantic.levels=2",
+        "index.behavior.levels=2",
+        "index.behavior.k=32",
+        "index.behavior.encoder=din",
+        "train.distillation.weight=0",
+    ];
+    let config = RunConfig::parse(DEMO, "demo.toml", &trees.map(String::from)).unwrap();
     let shop = Shop::generate(&config.data.synthetic).unwrap();
     let mut run = Run::open(dir.path(), config, Device::Cpu).unwrap();
     run.stage(Stage::Index, false, &mut Silent).unwrap();

@@ -126,7 +126,7 @@ fn train(
         seed: 4,
         model: &trained.model,
         params: &trained.params,
-        item_tokens: None,
+        levels: None,
         contrast: Some(Contrast {
             projectors: &trained.projectors,
             config: &contrast,
@@ -149,7 +149,7 @@ fn values(params: &Params) -> Vec<(String, Vec<f32>)> {
 
 /// Logits of every label of a sample.
 fn label_logits(model: &Llama, sample: &Sample) -> Vec<Vec<f32>> {
-    let batch = Batch::pack(std::slice::from_ref(sample));
+    let batch = Batch::pack(std::slice::from_ref(sample), None);
     let hidden = model.hidden(&batch.input, None, DropoutPair::default()).unwrap();
     let logits: Vec<Vec<f32>> =
         ops::linear(&hidden, model.lm_head(), ops::Precision::Full).unwrap().to_vec2().unwrap();
@@ -180,7 +180,7 @@ fn con_sees_its_target_in_both_layouts() {
     let model = trainable(&fixture).model;
     let items = fixture.dataset.users[1].train();
     let con_states = |sample: &Sample| {
-        let batch = Batch::pack(std::slice::from_ref(sample));
+        let batch = Batch::pack(std::slice::from_ref(sample), None);
         let hidden = model.hidden(&batch.input, None, DropoutPair::default()).unwrap();
         let hidden: Vec<Vec<f32>> = hidden.to_vec2().unwrap();
         sample.contrast.iter().map(|(at, _)| hidden[*at as usize].clone()).collect::<Vec<_>>()
@@ -243,7 +243,7 @@ fn plain_trainer<'a>(
         seed: 4,
         model: &trained.model,
         params: &trained.params,
-        item_tokens: None,
+        levels: None,
         contrast: Some(Contrast {
             projectors: &trained.projectors,
             config: contrast,
@@ -331,7 +331,8 @@ fn the_pass_by_hand_equals_the_graph() {
         let contrast = contrast();
         // The last tokens are those of items, then `<con>`.
         let last = fixture.config.vocab_size as u32 - 1;
-        let item_tokens = (!tied).then_some(last - 12..last);
+        let levels = |last: u32| vec![last - 12..last - 8, last - 8..last - 4, last - 4..last];
+        let levels = (!tied).then(|| levels(last));
         // A teacher beside LoRA alone, so that both ways are taken with and without one.
         let teacher = lora.then(|| teacher(&fixture, last - 12));
         let gradients = |checkpointing| {
@@ -342,7 +343,7 @@ fn the_pass_by_hand_equals_the_graph() {
                 seed: 4,
                 model: &trained.model,
                 params: &trained.params,
-                item_tokens: item_tokens.clone(),
+                levels: levels.clone(),
                 contrast: Some(Contrast {
                     projectors: &trained.projectors,
                     config: &contrast,

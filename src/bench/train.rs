@@ -87,7 +87,7 @@ pub fn train(bench: TrainBench, seed: u64, device: &Device) -> Result<TrainSpeed
         seed,
         model: &model,
         params: &params,
-        item_tokens: None,
+        levels: None,
         contrast: None,
         teacher: None,
         state: None,

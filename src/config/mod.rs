@@ -166,9 +166,9 @@ pub struct TrainConfig {
     pub contrast: ContrastConfig,
     /// What a teacher expects next, as soft targets of stage `initial`.
     pub distillation: DistillationConfig,
-    /// Whether the probabilities of sequence recommendation are normalised over the item tokens alone, as
-    /// they are ranked in the end, rather than over the whole vocabulary.
-    pub item_softmax: bool,
+    /// Whether a code of sequence recommendation is told from the others of its level alone, as it is ranked
+    /// in the end, rather than from the whole vocabulary.
+    pub level_softmax: bool,
     /// Which targets stage `anneal` trains.
     pub selection: SrtSelection,
     /// How the epochs of both stages are told apart.
@@ -192,7 +192,7 @@ impl Default for TrainConfig {
             tasks: TasksConfig::default(),
             contrast: ContrastConfig::default(),
             distillation: DistillationConfig::default(),
-            item_softmax: false,
+            level_softmax: false,
             selection: SrtSelection::default(),
             validation: ValidationConfig::default(),
             warmup: StageConfig {
@@ -398,7 +398,7 @@ mod tests {
     fn shipped_configurations_hold() {
         for text in [
             DEMO,
-            include_str!("../../configs/beauty-small.toml"),
+            include_str!("../../configs/beauty.toml"),
             include_str!("../../configs/beauty-smollm2.toml"),
             include_str!("../../configs/beauty-llama7b.toml"),
         ] {

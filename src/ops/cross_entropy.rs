@@ -191,7 +191,7 @@ impl CrossEntropy {
 pub(crate) struct SoftTargets<'a> {
     /// Their share of what is drawn to; the targets have the rest.
     pub(crate) weight: f32,
-    /// The id that the ids of `rows` count from.
+    /// The first id of the vocabulary at hand.
     pub(crate) first: u32,
     /// A distribution a row: ids, ascending, with their shares.
     pub(crate) rows: &'a [Vec<(u32, f32)>],
@@ -200,12 +200,12 @@ pub(crate) struct SoftTargets<'a> {
 impl<'a> SoftTargets<'a> {
     /// The ids of `part` in the distribution of a row, counted from its first, with their shares.
     fn of_part(&self, row: usize, part: &Range<usize>) -> impl Iterator<Item = (usize, f32)> + 'a {
-        let place = |id: u32| (self.first + id) as usize;
+        let place = |id: u32| (id - self.first) as usize;
         let row = self.rows[row].as_slice();
         let from = row.partition_point(|&(id, _)| place(id) < part.start);
         let to = row.partition_point(|&(id, _)| place(id) < part.end);
         let (first, start) = (self.first, part.start);
-        row[from..to].iter().map(move |&(id, share)| ((first + id) as usize - start, share))
+        row[from..to].iter().map(move |&(id, share)| ((id - first) as usize - start, share))
     }
 }
 

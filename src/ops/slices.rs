@@ -12,7 +12,7 @@ use super::Rows;
 use super::attention::{Inputs, fused};
 use super::cpu::with_stored;
 use super::dropout::Mask;
-use super::kernels::{Mat, MatMut, Precision, Threads, dot, matmul};
+use super::kernels::{Float, Mat, MatMut, Precision, Threads, dot, matmul};
 
 pub(crate) use super::attention::HeadShape;
 pub(crate) use super::cross_entropy::{SoftTargets, WeightGrad};
@@ -253,13 +253,12 @@ pub(crate) fn cross_entropy<X: Activation>(
     }
     let targets: Vec<u32> = targets.iter().map(|id| id - vocabulary.start).collect();
     if let Some(soft) = &soft
-        && (soft.first < vocabulary.start
-            || soft.rows.iter().flatten().any(|(id, _)| soft.first + id >= vocabulary.end)
-            || soft.rows.len() != targets.len())
+        && (soft.rows.len() != targets.len()
+            || soft.rows.iter().flatten().any(|(id, _)| !vocabulary.contains(id)))
     {
         candle_core::bail!("cross_entropy: soft targets do not fit {vocabulary:?}");
     }
-    let soft = soft.map(|soft| SoftTargets { first: soft.first - vocabulary.start, ..soft });
+    let soft = soft.map(|soft| SoftTargets { first: vocabulary.start, ..soft });
     let hidden = Mat::new(hidden, targets.len(), width);
     let lines = vocabulary.start as usize..vocabulary.end as usize;
     let weight_grad = weight_grad.map(|grad| grad.lines(&lines, width));
@@ -300,6 +299,17 @@ pub(crate) fn copy<X: Activation, O: Activation>(out: &mut [O], x: &[X]) {
 pub(crate) fn scale(x: &mut [f32], factor: f64) {
     let factor = factor as f32;
     x.par_chunks_mut(BLOCK).for_each(|x| x.iter_mut().for_each(|x| *x *= factor));
+}
+
+/// Turns scores into the softmax of themselves over `temperature`.
+pub(crate) fn softmax(scores: &mut [f32], temperature: f32) {
+    let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    vectorize(
+        #[inline(always)]
+        || scores.iter_mut().for_each(|s| *s = Float::exp((*s - highest) / temperature)),
+    );
+    let total: f32 = scores.iter().sum();
+    scores.iter_mut().for_each(|s| *s /= total);
 }
 
 /// The sum of squares, in blocks of a fixed size.

@@ -194,11 +194,11 @@ impl Tokens {
         self.tokenizer.check_item_tokens(items)
     }
 
-    /// The item tokens, where the run normalises sequence recommendation over them alone.
-    pub(super) fn normalized_over(&self, run: &Run) -> Option<Range<u32>> {
-        let first = self.vocabulary.first;
-        // The last one added is `<con>`.
-        run.config.train.item_softmax.then(|| first..first + self.added as u32 - 1)
+    /// The ids of each level's tokens, where the run tells codes from those of their level alone.
+    pub(super) fn normalized_over(&self, run: &Run) -> Option<Vec<Range<u32>>> {
+        let ItemVocabulary { first, levels } = &self.vocabulary;
+        let ids = |level: &Range<usize>| first + level.start as u32..first + level.end as u32;
+        run.config.train.level_softmax.then(|| levels.iter().map(ids).collect())
     }
 
     pub(super) fn prompts(&self, run: &Run) -> Result<Prompts> {

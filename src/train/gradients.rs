@@ -87,8 +87,8 @@ impl Trainer<'_> {
         let (mut losses, mut sums) = (Losses::default(), GradientSum::new(self.params, served));
         let mut contrasted = false;
         for (samples, share) in batches {
-            let batch = Batch::pack(samples);
-            let drawn_to = self.drawn_to(samples)?;
+            let batch = Batch::pack(samples, self.levels.as_deref());
+            let drawn_to = self.drawn_to(samples, &batch.order)?;
             let model = self.model;
             let checkpointing = self.config.checkpointing;
             let (input, dropout) = (&batch.input, share.dropout);
@@ -99,9 +99,9 @@ impl Trainer<'_> {
             let split = batch.labels.len() * model.config().hidden_size;
             let scale = 1.0 / share.labels as f64;
             let mut generation = 0.0;
-            for Group { labels, vocabulary, recommends } in self.normalizations(&batch) {
+            for Group { labels, vocabulary, recommended } in self.normalizations(&batch) {
                 let head = model.lm_head();
-                let teacher = self.teacher.filter(|_| recommends);
+                let soft = self.teacher.zip(recommended);
                 let part = labels.start * model.config().hidden_size
                     ..labels.end * model.config().hidden_size;
                 // A part of the vocabulary writes a part of the gradient.
@@ -113,7 +113,7 @@ impl Trainer<'_> {
                         head,
                         vocabulary,
                         &batch.labels[labels],
-                        teacher.map(|teacher| teacher.soft(&drawn_to)),
+                        soft.map(|(teacher, rows)| teacher.soft(&drawn_to[rows])),
                         scale,
                         &mut grad[part],
                         sum,
@@ -150,23 +150,29 @@ impl Trainer<'_> {
         let mut losses = Losses::default();
         let mut sum: Option<Gradients> = None;
         for (samples, share) in batches {
-            let batch = Batch::pack(samples);
-            let drawn_to = self.drawn_to(samples)?;
+            let batch = Batch::pack(samples, self.levels.as_deref());
+            let drawn_to = self.drawn_to(samples, &batch.order)?;
             let model = self.model;
             let hidden = model.hidden(&batch.input, None, share.dropout)?;
             let rows = |rows: &[u32]| hidden.index_select(&Tensor::new(rows, hidden.device())?, 0);
             let states = rows(&batch.label_rows)?;
             let mut total = states.zeros_like()?.sum_all()?;
-            for Group { labels, vocabulary, recommends } in self.normalizations(&batch) {
+            for Group { labels, vocabulary, recommended } in self.normalizations(&batch) {
                 let states = states.narrow(0, labels.start, labels.len())?;
                 let (first, count) = (vocabulary.start, vocabulary.len());
                 let head = model.lm_head().narrow(0, first as usize, count)?;
                 let labels: Vec<u32> = batch.labels[labels].iter().map(|id| id - first).collect();
                 let nll = ops::cross_entropy(&states, &head, &labels, model.precision())?;
                 let mut sum = nll.sum_all()?;
-                if let Some(teacher) = self.teacher.filter(|_| recommends) {
-                    let (rows, weight, id) = teacher.soft_tensor(&drawn_to, hidden.device())?;
-                    let soft = soft_cross_entropy(&states, &head, (id - first) as usize, &rows)?;
+                if let Some((teacher, rows)) = self.teacher.zip(recommended) {
+                    let mut shares = vec![0f32; rows.len() * count];
+                    for (line, row) in shares.chunks_mut(count).zip(&drawn_to[rows]) {
+                        row.iter().for_each(|&(id, share)| line[(id - first) as usize] = share);
+                    }
+                    let shape = (shares.len() / count, count);
+                    let shares = Tensor::from_vec(shares, shape, hidden.device())?;
+                    let soft = soft_cross_entropy(&states, &head, &shares)?;
+                    let weight = teacher.weight();
                     sum = ((sum * (1.0 - weight))? + (soft * weight)?)?;
                 }
                 total = (total + (sum / share.labels as f64)?)?;
@@ -197,26 +203,36 @@ impl Trainer<'_> {
         }
     }
 
-    /// The teacher's distributions of all labels of sequence recommendation; none without a teacher.
-    fn drawn_to(&self, samples: &[Sample]) -> Result<Vec<Vec<(u32, f32)>>> {
-        self.teacher.map_or_else(|| Ok(Vec::new()), |teacher| teacher.distributions(samples))
+    /// The teacher's distributions of the labels of sequence recommendation, which `order` names by their
+    /// places in the samples; none without a teacher.
+    fn drawn_to(&self, samples: &[Sample], order: &[u32]) -> Result<Vec<Vec<(u32, f32)>>> {
+        let Some(teacher) = self.teacher else { return Ok(Vec::new()) };
+        let mut rows = teacher.distributions(samples)?;
+        Ok(order.iter().map(|&at| std::mem::take(&mut rows[at as usize])).collect())
     }
 
     /// The labels of a batch by what is asked of them and over what their probabilities are normalised; at
     /// least one group, none empty but in a batch without labels.
     fn normalizations(&self, batch: &Batch) -> Vec<Group> {
         let (all, whole) = (batch.labels.len(), 0..self.model.config().vocab_size as u32);
-        let split = all - batch.recommended;
-        let apart = self.item_tokens.is_some() || self.teacher.is_some();
-        if !apart {
-            return vec![Group { labels: 0..all, vocabulary: whole, recommends: false }];
+        if self.levels.is_none() && self.teacher.is_none() {
+            return vec![Group { labels: 0..all, vocabulary: whole, recommended: None }];
         }
-        let items = self.item_tokens.clone().unwrap_or_else(|| whole.clone());
-        let mut groups = vec![
-            Group { labels: 0..split, vocabulary: whole, recommends: false },
-            Group { labels: split..all, vocabulary: items, recommends: true },
-        ];
-        groups.retain(|group| !group.labels.is_empty());
+        let split = all - batch.order.len();
+        let mut groups = Vec::new();
+        if split > 0 || all == 0 {
+            groups.push(Group { labels: 0..split, vocabulary: whole.clone(), recommended: None });
+        }
+        let mut first = split;
+        for &count in &batch.recommended {
+            let label = batch.labels[first];
+            let level = self.levels.iter().flatten().find(|ids| ids.contains(&label));
+            let (labels, recommended) =
+                (first..first + count, first - split..first + count - split);
+            let vocabulary = level.unwrap_or(&whole).clone();
+            groups.push(Group { labels, vocabulary, recommended: Some(recommended) });
+            first += count;
+        }
         groups
     }
 
@@ -260,21 +276,15 @@ impl Trainer<'_> {
 struct Group {
     labels: Range<usize>,
     vocabulary: Range<u32>,
-    /// They are those of sequence recommendation.
-    recommends: bool,
+    /// Of sequence recommendation: which of its labels these are.
+    recommended: Option<Range<usize>>,
 }
 
-/// The sum of the cross-entropies between distributions `rows`, (n, ids), and the probabilities of these ids,
-/// from the row `first` of `head` on; `states` is (n, hidden).
-fn soft_cross_entropy(
-    states: &Tensor,
-    head: &Tensor,
-    first: usize,
-    rows: &Tensor,
-) -> Result<Tensor> {
+/// The sum of the cross-entropies between distributions, (n, ids), and the probabilities of the rows of `head`,
+/// (ids, hidden); `states` is (n, hidden).
+fn soft_cross_entropy(states: &Tensor, head: &Tensor, rows: &Tensor) -> Result<Tensor> {
     let logits = ops::linear(states, head, ops::Precision::Full)?;
     let log_total = logits.log_sum_exp(D::Minus1)?.unsqueeze(1)?;
-    let logits = logits.narrow(1, first, rows.dim(1)?)?;
     let log_probabilities = logits.broadcast_sub(&log_total)?;
     Ok((log_probabilities * rows.to_dtype(logits.dtype())?)?.sum_all()?.neg()?)
 }

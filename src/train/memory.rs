@@ -16,7 +16,7 @@ pub struct Memory {
     pub weights: u64,
     /// Gradients of what is trained.
     pub gradients: u64,
-    /// Both moments of what is trained.
+    /// Both moments of what is trained, and its moving average.
     pub moments: u64,
     /// What the forward pass keeps for the backward pass.
     pub kept: u64,
@@ -63,6 +63,7 @@ impl Trainer<'_> {
             MomentType::F32 => FULL,
             MomentType::Bf16 => HALF,
         };
+        let average = if self.config.ema > 0.0 { FULL } else { 0 };
         let (hidden, ffn) = (config.hidden_size as u64, config.intermediate_size as u64);
         let heads = (config.num_attention_heads * config.head_dim) as u64;
         let kv = (config.num_key_value_heads * config.head_dim) as u64;
@@ -80,7 +81,7 @@ impl Trainer<'_> {
         Memory {
             weights: self.model.weight_bytes(),
             gradients: FULL * trained,
-            moments: 2 * moment * trained,
+            moments: (2 * moment + average) * trained,
             kept: layers * kept * tokens,
             working: (at_work + rewritten) * tokens + 4 * FULL * hidden * rows + logits,
         }

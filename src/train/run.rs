@@ -88,7 +88,7 @@ impl Trainer<'_> {
         {
             self.rate(&mut running, validation, state.as_ref(), observer)?;
         }
-        while running.progress.step < running.total_steps {
+        while running.progress.step < running.total_steps && !running.progress.ended {
             // The next epoch's samples are made while this one trains.
             let next = running.progress.epoch + 1;
             let upcoming = (next * per_epoch < running.total_steps)
@@ -167,7 +167,7 @@ impl Trainer<'_> {
     ) -> Result<Control> {
         let config = self.config;
         for batch in samples.chunks(config.batch).skip(running.progress.batches) {
-            if running.progress.ended || running.progress.step >= running.total_steps {
+            if running.progress.step >= running.total_steps {
                 break;
             }
             let start = Instant::now();

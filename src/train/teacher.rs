@@ -7,13 +7,12 @@
 
 use std::collections::HashMap;
 
-use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::data::ItemId;
 use crate::model::sasrec::SasRec;
-use crate::ops::slices::{SoftTargets, vectorize};
+use crate::ops::slices::{SoftTargets, softmax};
 use crate::tasks::Sample;
 use crate::{Result, invalid, ops};
 
@@ -42,7 +41,7 @@ pub struct Teacher {
     /// The id of the first item token, and how many there are.
     first: u32,
     width: usize,
-    /// Places of every item's tokens among the item tokens.
+    /// The vocabulary ids of every item's tokens.
     places: Vec<Vec<u32>>,
     /// Of each level but the first: the items by what stands before their code there.
     below: Vec<HashMap<Vec<u32>, Vec<ItemId>>>,
@@ -58,8 +57,7 @@ impl Teacher {
         first: u32,
         width: usize,
     ) -> Self {
-        let places: Vec<Vec<u32>> =
-            items.iter().map(|tokens| tokens.iter().map(|id| id - first).collect()).collect();
+        let places = items.to_vec();
         let levels = places.first().map_or(0, Vec::len);
         let mut below = vec![HashMap::<_, Vec<ItemId>>::new(); levels.saturating_sub(1)];
         for (item, places) in (0..).zip(&places) {
@@ -71,7 +69,7 @@ impl Teacher {
     }
 
     /// The soft targets of all labels of sequence recommendation in `samples`, in their order: the item tokens
-    /// that may follow, ascending and counted from the first of all, with their shares.
+    /// that may follow, by ascending id, with their shares.
     ///
     /// # Errors
     /// A sample whose labels are not the codes of its target items.
@@ -110,8 +108,8 @@ impl Teacher {
         let levels = self.places[0].len();
         let of_targets = scores.par_chunks_mut(self.places.len()).zip(&targets);
         let distributions = of_targets.map(|(scores, &target)| {
-            let probabilities = softmax(scores, self.config.temperature as f32);
-            let of_level = |level| self.distribution(probabilities, level, target);
+            softmax(scores, self.config.temperature as f32);
+            let of_level = |level| self.distribution(scores, level, target);
             (0..levels).map(of_level).collect::<Vec<_>>()
         });
         Ok(distributions.collect::<Vec<_>>().into_iter().flatten().collect())
@@ -121,19 +119,28 @@ impl Teacher {
     fn distribution(&self, p: &[f32], level: usize, target: ItemId) -> Vec<(u32, f32)> {
         let place = |item: usize| self.places[item][level];
         let mut shares: Vec<(u32, f32)> = match level.checked_sub(1) {
-            None => (0..p.len()).map(|item| (place(item), p[item])).collect(),
+            None => {
+                let mut sums = vec![0f32; self.width];
+                let first = self.first;
+                p.iter()
+                    .enumerate()
+                    .for_each(|(item, p)| sums[(place(item) - first) as usize] += p);
+                (first..).zip(sums).filter(|(_, sum)| *sum > 0.0).collect()
+            }
             Some(above) => {
                 let before = &self.places[target as usize][..level];
                 let items = self.below[above][before].iter();
-                items.map(|&item| (place(item as usize), p[item as usize])).collect()
+                let mut shares: Vec<(u32, f32)> =
+                    items.map(|&item| (place(item as usize), p[item as usize])).collect();
+                shares.sort_by_key(|(place, _)| *place);
+                shares.dedup_by(|next, kept| {
+                    let same = next.0 == kept.0;
+                    kept.1 += if same { next.1 } else { 0.0 };
+                    same
+                });
+                shares
             }
         };
-        shares.sort_by_key(|(place, _)| *place);
-        shares.dedup_by(|next, kept| {
-            let same = next.0 == kept.0;
-            kept.1 += if same { next.1 } else { 0.0 };
-            same
-        });
         let mass: f32 = shares.iter().map(|(_, share)| share).sum();
         if mass > 0.0 {
             shares.iter_mut().for_each(|(_, share)| *share /= mass);
@@ -146,39 +153,18 @@ impl Teacher {
 
     /// `rows` as what a loss is drawn to.
     pub(super) fn soft<'r>(&self, rows: &'r [Vec<(u32, f32)>]) -> SoftTargets<'r> {
-        SoftTargets { weight: self.config.weight as f32, first: self.first, rows }
+        SoftTargets { weight: self.config.weight as f32, first: 0, rows }
     }
 
-    /// `rows` as a tensor, (labels, item tokens), its share and its first id.
-    pub(super) fn soft_tensor(
-        &self,
-        rows: &[Vec<(u32, f32)>],
-        device: &Device,
-    ) -> Result<(Tensor, f64, u32)> {
-        let mut values = vec![0f32; rows.len() * self.width];
-        for (line, row) in values.chunks_mut(self.width).zip(rows) {
-            row.iter().for_each(|&(place, share)| line[place as usize] = share);
-        }
-        let rows = Tensor::from_vec(values, (rows.len(), self.width), device)?;
-        Ok((rows, self.config.weight, self.first))
+    /// The share of what is expected in what is drawn to.
+    pub(super) fn weight(&self) -> f64 {
+        self.config.weight
     }
-}
-
-/// Turns scores into the softmax of themselves over `temperature`.
-fn softmax(scores: &mut [f32], temperature: f32) -> &[f32] {
-    let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    vectorize(
-        #[inline(always)]
-        || scores.iter_mut().for_each(|s| *s = ((*s - highest) / temperature).exp()),
-    );
-    let total: f32 = scores.iter().sum();
-    scores.iter_mut().for_each(|s| *s /= total);
-    scores
 }
 
 #[cfg(test)]
 mod tests {
-    use candle_core::DType;
+    use candle_core::{DType, Device};
 
     use super::*;
     use crate::model::sasrec::SasRecSizes;
@@ -206,7 +192,7 @@ mod tests {
     fn dense(rows: &[Vec<(u32, f32)>]) -> Vec<[f32; 4]> {
         let line = |row: &Vec<(u32, f32)>| {
             let mut line = [0.0; 4];
-            row.iter().for_each(|&(place, share)| line[place as usize] = share);
+            row.iter().for_each(|&(id, share)| line[id as usize - 10] = share);
             line
         };
         rows.iter().map(line).collect()

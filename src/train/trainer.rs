@@ -22,9 +22,9 @@ pub struct Trainer<'a> {
     pub model: &'a Llama,
     /// What is trained.
     pub params: &'a Params,
-    /// The item tokens, where sequence recommendation is normalised over them alone; `None` normalises
-    /// over the whole vocabulary.
-    pub item_tokens: Option<Range<u32>>,
+    /// The ids of each level's item tokens, where a code of sequence recommendation is told from the others of
+    /// its level alone, as it is ranked in the end; `None` tells it from the whole vocabulary.
+    pub levels: Option<Vec<Range<u32>>>,
     /// The contrastive task, if any sample has a `<con>`.
     pub contrast: Option<Contrast<'a>>,
     /// What sequence recommendation is drawn to beside its targets.

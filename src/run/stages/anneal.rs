@@ -41,7 +41,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
         seed: run.config.seed.wrapping_add(1),
         model: &model,
         params: &params,
-        item_tokens: trained.tokens.normalized_over(run),
+        levels: trained.tokens.normalized_over(run),
         contrast: None,
         teacher: None,
         state: Some(&state),

@@ -69,7 +69,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
         seed: run.config.seed,
         model: &model,
         params: &params,
-        item_tokens: tokens.normalized_over(run),
+        levels: tokens.normalized_over(run),
         contrast: contrast.then_some(Contrast {
             projectors: &projectors,
             config: &config.contrast,

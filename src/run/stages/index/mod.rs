@@ -138,7 +138,7 @@ fn prepare_scratch(run: &Run, monitor: &mut dyn Monitor) -> Result<Vec<PathBuf>>
             seed: config.seed,
             model: &model,
             params: &params,
-            item_tokens: None,
+            levels: None,
             contrast: None,
             teacher: None,
             state: None,
