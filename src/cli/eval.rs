@@ -231,7 +231,8 @@ fn compared(comparison: &Comparison, settings: &Value) -> String {
             );
         }
     }
-    let visible = |key: &str| !key.ends_with("_digest") && key != "git_revision";
+    let visible =
+        |key: &str| !key.ends_with("_digest") && !["git_revision", "files"].contains(&key);
     let differing: Vec<String> = comparison
         .settings
         .iter()
