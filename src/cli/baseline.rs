@@ -3,12 +3,14 @@
 use std::fmt::Write;
 
 use clap::{Args as ClapArgs, ValueEnum};
-use serde_json::{Map, Value};
+use serde::Serialize;
 
 use super::progress::Bars;
-use super::show::{EXCLUDED, decimal, out, with_interval, with_interval_of, word};
+use super::show::{EXCLUDED, decimal, out, with_interval};
 use crate::data::Split;
-use crate::run::{Baseline, BaselineRequest, Run};
+use crate::run::{
+    Baseline, BaselineRequest, BaselineSettings, Metrics, OverSeeds, Ranking, Run, metric_names,
+};
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct BaselineArgs {
@@ -57,91 +59,91 @@ pub(super) fn run(run: &Run, args: &BaselineArgs, bars: &mut Bars) -> anyhow::Re
         results.push(result);
     }
     let text = if let [result] = results.as_slice() {
-        if args.json { pretty(&result.json)? } else { one(&result.json) }
+        if args.json { pretty(&result.report)? } else { one(&result.report) }
     } else {
-        let (json, path) = run.baseline_over_seeds(baseline, split, &results)?;
+        let (seeds, path) = run.baseline_over_seeds(baseline, split, &results)?;
         tracing::info!("{} written", path.display());
-        if args.json { pretty(&json)? } else { several(&json) }
+        if args.json { pretty(&seeds)? } else { several(&seeds) }
     };
     out(&text)
 }
 
-fn pretty(json: &Value) -> anyhow::Result<String> {
-    Ok(serde_json::to_string_pretty(json)? + "\n")
+fn pretty(value: &impl Serialize) -> anyhow::Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
 }
 
 /// The metrics of one seed with their intervals, beside those of popularity.
-fn one(result: &Value) -> String {
-    let model = word(&result["settings"]["model"]);
-    let mut text = format!("{:<12}{:>12}{model:>18}\n", "metric", "popularity");
-    for name in names(result) {
-        let popularity = decimal(&result["popularity"][name]);
-        let _ = writeln!(text, "{name:<12}{popularity:>12}{:>18}", with_interval(result, name));
+fn one(result: &Ranking<BaselineSettings>) -> String {
+    let Ranking { report, settings, .. } = result;
+    let mut text = format!("{:<12}{:>12}{:>18}\n", "metric", "popularity", settings.model);
+    for (heading, popularity, metrics, intervals) in [
+        (None, &result.popularity, &report.metrics, &report.intervals),
+        (
+            Some(EXCLUDED),
+            &result.popularity_history_excluded,
+            &report.metrics_history_excluded,
+            &report.intervals_history_excluded,
+        ),
+    ] {
+        if let Some(heading) = heading {
+            let _ = writeln!(text, "{heading}");
+        }
+        for name in metric_names() {
+            let popularity = decimal(popularity, name);
+            let cell = with_interval(metrics, intervals, name);
+            let _ = writeln!(text, "{name:<12}{popularity:>12}{cell:>18}");
+        }
     }
-    let _ = writeln!(text, "{EXCLUDED}");
-    for name in names(result) {
-        let popularity = decimal(&result["popularity_history_excluded"][name]);
-        let cell = with_interval_of(result, "_history_excluded", name);
-        let _ = writeln!(text, "{name:<12}{popularity:>12}{cell:>18}");
+    let coverage = &report.coverage;
+    for (name, share) in [("coverage@10", coverage.top_10), ("coverage@20", coverage.top_20)] {
+        let _ = writeln!(text, "{name:<12}{:>12}{share:>18.4}", "");
     }
-    for name in ["coverage@10", "coverage@20"] {
-        let _ = writeln!(text, "{name:<12}{:>12}{:>18}", "", decimal(&result["coverage"][name]));
+    let confidence = settings.bootstrap.confidence * 100.0;
+    let _ = write!(text, "±: half the {confidence:.0} % bootstrap interval over users");
+    if let Some(training) = &result.training {
+        let (epochs, best) = (training.epochs, training.best_epoch);
+        let _ = write!(text, "; trained for {epochs} epochs, the best {best}");
     }
-    let confidence = result["settings"]["bootstrap"]["confidence"].as_f64().unwrap_or(f64::NAN);
-    let _ = writeln!(
-        text,
-        "±: half the {:.0} % bootstrap interval over users; trained for {} epochs, the best {}",
-        confidence * 100.0,
-        result["training"]["epochs"],
-        result["training"]["best_epoch"],
-    );
-    text + &footnote(result, &format!("seed {}", result["settings"]["seed"]))
+    text + "\n" + &footnote(settings, &format!("seed {}", settings.seed))
 }
 
 /// Mean and standard deviation over seeds, and each seed's metrics.
-fn several(result: &Value) -> String {
-    let seeds: Vec<String> =
-        result["seeds"].as_array().into_iter().flatten().map(Value::to_string).collect();
+fn several(result: &OverSeeds) -> String {
+    let seeds: Vec<String> = result.seeds.iter().map(u64::to_string).collect();
     let mut text = format!("{:<12}{:>12}{:>10}{:>10}", "metric", "popularity", "mean", "sd");
     for seed in &seeds {
         let _ = write!(text, "{:>12}", format!("seed {seed}"));
     }
     text.push('\n');
-    for rule in ["", "_history_excluded"] {
-        if !rule.is_empty() {
-            let _ = writeln!(text, "{EXCLUDED}");
+    let ranked =
+        (&result.popularity, &result.metrics, &result.standard_deviations, &result.by_seed);
+    let excluded = (
+        &result.popularity_history_excluded,
+        &result.metrics_history_excluded,
+        &result.standard_deviations_history_excluded,
+        &result.by_seed_history_excluded,
+    );
+    for (heading, rule) in [(None, ranked), (Some(EXCLUDED), excluded)] {
+        if let Some(heading) = heading {
+            let _ = writeln!(text, "{heading}");
         }
-        let of_rule = |of: &str| &result[format!("{of}{rule}")];
-        for name in names(result) {
-            let cell = |of: &str| decimal(&of_rule(of)[name]);
-            let _ = write!(
-                text,
-                "{name:<12}{:>12}{:>10}{:>10}",
-                cell("popularity"),
-                cell("metrics"),
-                cell("standard_deviations")
-            );
-            for metrics in of_rule("by_seed").as_array().into_iter().flatten() {
-                let _ = write!(text, "{:>12}", decimal(&metrics[name]));
+        let (popularity, mean, deviation, by_seed) = rule;
+        for name in metric_names() {
+            let cell = |metrics: &Metrics| decimal(metrics, name);
+            let (popularity, mean, deviation) = (cell(popularity), cell(mean), cell(deviation));
+            let _ = write!(text, "{name:<12}{popularity:>12}{mean:>10}{deviation:>10}");
+            for metrics in by_seed {
+                let _ = write!(text, "{:>12}", cell(metrics));
             }
             text.push('\n');
         }
     }
-    text + &footnote(result, &format!("seeds {}", seeds.join(", ")))
+    text + &footnote(&result.settings, &format!("seeds {}", seeds.join(", ")))
 }
 
-fn names(result: &Value) -> impl Iterator<Item = &String> {
-    result["metrics"].as_object().into_iter().flat_map(Map::keys)
-}
-
-fn footnote(result: &Value, seeds: &str) -> String {
-    let word = |key: &str| word(&result["settings"][key]);
+fn footnote(settings: &BaselineSettings, seeds: &str) -> String {
+    let BaselineSettings { dataset, split, users, items, history, .. } = settings;
     format!(
-        "{}, {} split, {} users, all {} items ranked, history {}, {seeds}\n",
-        word("dataset"),
-        word("split"),
-        word("users"),
-        word("items"),
-        word("history"),
+        "{dataset}, {split} split, {users} users, all {items} items ranked, history {history}, {seeds}\n"
     )
 }

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 use clap::{Args as ClapArgs, ValueEnum};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::progress::Bars;
-use super::show::{self, EXCLUDED, decimal, out, with_interval, with_interval_of, word};
+use super::show::{self, EXCLUDED, decimal, out, with_interval, word};
 use super::switch::Switch;
 use crate::data::Split;
-use crate::run::{Comparison, EvalRequest, Run};
+use crate::run::{Bucket, Comparison, EvalRequest, EvalSettings, Ranking, Run, metric_names};
 
 /// What the buckets of the table show.
 const BUCKET_METRIC: &str = "recall@10";
@@ -77,139 +78,170 @@ pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::R
         }
     }
     // By adapter, then by beam.
-    let mut evaluations: Vec<Vec<Value>> = Vec::new();
+    let mut evaluations: Vec<Vec<Shown>> = Vec::new();
     let mut comparisons = String::new();
     for of_adapter in requests {
-        let mut results = Vec::new();
+        let mut shown = Vec::new();
         for request in of_adapter {
             let result = run.evaluate(request, args.force, bars)?;
             let done = if result.was_done { "is there already" } else { "written" };
             tracing::info!("{} {done}", result.path.display());
-            let mut json = result.json;
-            if let Some(other) = &args.compare {
-                let comparison = run.compare(request, other)?;
-                comparisons += &compared(&comparison, &json["settings"]);
-                json["comparison"] = serde_json::to_value(comparison)?;
+            let comparison = args.compare.as_ref().map(|other| run.compare(request, other));
+            let comparison = comparison.transpose()?;
+            if let Some(comparison) = &comparison {
+                comparisons += &compared(comparison, &result.report.settings);
             }
-            results.push(json);
+            shown.push(Shown { ranking: result.report, comparison });
         }
-        evaluations.push(results);
+        evaluations.push(shown);
     }
     if args.json {
-        show::json(&as_json(evaluations))
+        show::json(&as_json(evaluations)?)
     } else {
-        out(&(tables(evaluations) + &comparisons))
+        out(&(tables(&evaluations) + &comparisons))
     }
+}
+
+/// An evaluation as it is shown.
+#[derive(Debug, Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    ranking: Ranking<EvalSettings>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    comparison: Option<Comparison>,
 }
 
 /// One object a beam: the first adapter's evaluation, with the metrics of the other beside its own. Where one
 /// beam was asked for, that object alone.
-fn as_json(by_adapter: Vec<Vec<Value>>) -> Value {
+fn as_json(by_adapter: Vec<Vec<Shown>>) -> anyhow::Result<Value> {
     let mut adapters = by_adapter.into_iter();
-    let mut by_beam = adapters.next().unwrap_or_default();
+    let mut by_beam = Vec::new();
+    for shown in adapters.next().unwrap_or_default() {
+        by_beam.push(serde_json::to_value(shown)?);
+    }
     for others in adapters {
         for (first, other) in by_beam.iter_mut().zip(others) {
-            let adapter = word(&other["settings"]["adapter"]);
-            first[format!("adapter_{adapter}")] = other["metrics"].clone();
-            if let Some(comparison) = other.get("comparison") {
-                first[format!("adapter_{adapter}_comparison")] = comparison.clone();
+            let adapter = &other.ranking.settings.adapter;
+            first[format!("adapter_{adapter}")] =
+                serde_json::to_value(other.ranking.report.metrics)?;
+            if let Some(comparison) = other.comparison {
+                first[format!("adapter_{adapter}_comparison")] = serde_json::to_value(comparison)?;
             }
         }
     }
-    if by_beam.len() == 1 { by_beam.remove(0) } else { by_beam.into() }
+    Ok(if by_beam.len() == 1 { by_beam.remove(0) } else { by_beam.into() })
 }
 
 /// One table with a column an adapter; where several beams were asked for, one an adapter, with a column a beam.
-fn tables(by_adapter: Vec<Vec<Value>>) -> String {
+fn tables(by_adapter: &[Vec<Shown>]) -> String {
     if by_adapter.iter().all(|beams| beams.len() == 1) {
-        let columns: Vec<Value> = by_adapter.into_iter().flatten().collect();
-        return table("metric", &columns, |settings| {
-            format!("adapter {}", word(&settings["adapter"]))
-        });
+        let columns: Vec<&Shown> = by_adapter.iter().flatten().collect();
+        return table("metric", &columns, |settings| format!("adapter {}", settings.adapter));
     }
-    let of_adapter = |beams: &Vec<Value>| {
-        let heading = format!("adapter {}", word(&beams[0]["settings"]["adapter"]));
-        table(&heading, beams, |settings| {
-            let all = if settings["exhaustive"] == true { " (all)" } else { "" };
-            format!("beam {}{all}", settings["beam"])
+    let of_adapter = |beams: &Vec<Shown>| {
+        let columns: Vec<&Shown> = beams.iter().collect();
+        let heading = format!("adapter {}", beams[0].ranking.settings.adapter);
+        table(&heading, &columns, |settings| {
+            let all = if settings.exhaustive { " (all)" } else { "" };
+            format!("beam {}{all}", settings.beam)
         })
     };
     by_adapter.iter().map(of_adapter).collect::<Vec<_>>().join("\n")
 }
 
 /// Evaluations side by side, with the popularity baseline.
-fn table(heading: &str, evaluations: &[Value], column: impl Fn(&Value) -> String) -> String {
-    let Some(first) = evaluations.first() else { return String::new() };
-    let mut text = String::new();
-    let mut row = |label: &str, popularity: &str, cell: &dyn Fn(&Value) -> String| {
-        let mut line = format!("{label:<24}{popularity:>12}");
-        for evaluation in evaluations {
-            let _ = write!(line, "{:>16}", cell(evaluation));
-        }
-        let _ = writeln!(text, "{}", line.trim_end());
+fn table(
+    heading: &str,
+    evaluations: &[&Shown],
+    column: impl Fn(&EvalSettings) -> String,
+) -> String {
+    let Some(first) = evaluations.first().map(|shown| &shown.ranking) else {
+        return String::new();
     };
-    row(heading, "popularity", &|e| column(&e["settings"]));
-    for name in first["metrics"].as_object().into_iter().flat_map(serde_json::Map::keys) {
-        row(name, &decimal(&first["popularity"][name]), &|e| with_interval(e, name));
+    let mut text = String::new();
+    let mut row =
+        |label: &str, popularity: &str, cell: &dyn Fn(&Ranking<EvalSettings>) -> String| {
+            let mut line = format!("{label:<24}{popularity:>12}");
+            for evaluation in evaluations {
+                let _ = write!(line, "{:>16}", cell(&evaluation.ranking));
+            }
+            let _ = writeln!(text, "{}", line.trim_end());
+        };
+    row(heading, "popularity", &|e| column(&e.settings));
+    for name in metric_names() {
+        row(name, &decimal(&first.popularity, name), &|e| {
+            with_interval(&e.report.metrics, &e.report.intervals, name)
+        });
     }
     row(EXCLUDED, "", &|_| String::new());
-    for name in first["metrics"].as_object().into_iter().flat_map(serde_json::Map::keys) {
-        let popularity = decimal(&first["popularity_history_excluded"][name]);
-        row(&format!("  {name}"), &popularity, &|e| with_interval_of(e, "_history_excluded", name));
+    for name in metric_names() {
+        let popularity = decimal(&first.popularity_history_excluded, name);
+        row(&format!("  {name}"), &popularity, &|e| {
+            let report = &e.report;
+            with_interval(
+                &report.metrics_history_excluded,
+                &report.intervals_history_excluded,
+                name,
+            )
+        });
     }
-    for name in ["coverage@10", "coverage@20"] {
-        row(name, "", &|e| decimal(&e["coverage"][name]));
-    }
-    row("legal rate", "", &|e| decimal(&e["legal_rate"]["share"]));
-    for (by, key) in [("history", "by_history"), ("popularity", "by_popularity")] {
+    row("coverage@10", "", &|e| format!("{:.4}", e.report.coverage.top_10));
+    row("coverage@20", "", &|e| format!("{:.4}", e.report.coverage.top_20));
+    row("legal rate", "", &|e| {
+        e.legal_rate.map_or_else(String::new, |rate| format!("{:.4}", rate.share))
+    });
+    let by_history = |e: &Ranking<EvalSettings>| e.report.by_history.clone();
+    let by_popularity = |e: &Ranking<EvalSettings>| e.report.by_popularity.clone();
+    let kinds: [(&str, fn(&Ranking<EvalSettings>) -> Vec<Bucket>); 2] =
+        [("history", by_history), ("popularity", by_popularity)];
+    for (by, buckets) in kinds {
         row(&format!("{BUCKET_METRIC} by {by}"), "users", &|_| String::new());
-        for (i, bucket) in first[key].as_array().into_iter().flatten().enumerate() {
-            row(&format!("  {}", range(bucket)), &word(&bucket["users"]), &|e| {
-                with_interval(&e[key][i], BUCKET_METRIC)
+        for (i, bucket) in buckets(first).iter().enumerate() {
+            row(&format!("  {}", range(bucket)), &bucket.users.to_string(), &|e| {
+                buckets(e).get(i).map_or_else(String::new, |bucket| {
+                    with_interval(&bucket.metrics, &bucket.intervals, BUCKET_METRIC)
+                })
             });
         }
     }
-    text + &footnotes(evaluations)
+    text + &footnotes(evaluations, &first.settings)
 }
 
-fn footnotes(evaluations: &[Value]) -> String {
+fn footnotes(evaluations: &[&Shown], settings: &EvalSettings) -> String {
     let mut text = String::new();
     let mut beams: Vec<String> =
-        evaluations.iter().map(|e| e["settings"]["beam"].to_string()).collect();
+        evaluations.iter().map(|shown| shown.ranking.settings.beam.to_string()).collect();
     beams.dedup();
-    let settings = &evaluations[0]["settings"];
-    let bootstrap = &settings["bootstrap"];
     let _ = writeln!(
         text,
         "±: half the {:.0} % bootstrap interval over users; legal rate: of {} users' beams without the trie",
-        bootstrap["confidence"].as_f64().unwrap_or(f64::NAN) * 100.0,
-        settings["legal_rate_users"],
+        settings.bootstrap.confidence * 100.0,
+        settings.legal_rate_users,
     );
-    let word = |key: &str| word(&settings[key]);
     let _ = writeln!(
         text,
         "{}, {} split, {} users, {} items, beam {}, normalize {}, index {}, seed {}",
-        word("dataset"),
-        word("split"),
-        word("users"),
-        word("items"),
+        settings.dataset,
+        settings.split,
+        settings.users,
+        settings.items,
         beams.join(", "),
-        word("normalize"),
-        word("source"),
-        word("seed"),
+        word(&settings.normalize),
+        settings.source,
+        settings.seed,
     );
     text
 }
 
 /// A comparison: a line a metric, and what else is different about the other run.
-fn compared(comparison: &Comparison, settings: &Value) -> String {
+fn compared(comparison: &Comparison, settings: &EvalSettings) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
         "\nagainst {}: adapter {}, beam {}, paired over {} users",
         comparison.other_run.display(),
-        word(&settings["adapter"]),
-        settings["beam"],
+        settings.adapter,
+        settings.beam,
         comparison.users,
     );
     let _ = writeln!(
@@ -245,53 +277,61 @@ fn compared(comparison: &Comparison, settings: &Value) -> String {
     text
 }
 
-fn range(bucket: &Value) -> String {
-    let (from, to) = (&bucket["from"], &bucket["to"]);
-    match to {
-        Value::Null => format!("{from}+"),
-        to if to == from => from.to_string(),
-        to => format!("{from}-{to}"),
+fn range(bucket: &Bucket) -> String {
+    match bucket.to {
+        None => format!("{}+", bucket.from),
+        Some(to) if to == bucket.from => to.to_string(),
+        Some(to) => format!("{}-{to}", bucket.from),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::{Metrics, PerMetric};
     use serde_json::json;
 
-    fn evaluation(adapter: &str, beam: usize) -> Value {
-        let part = |recall: f64| {
-            json!({
-                "metrics": { "recall@10": recall },
-                "intervals": { "recall@10": [recall - 0.02, recall + 0.03] },
-                "metrics_history_excluded": { "recall@10": recall + 0.1 },
-                "intervals_history_excluded": { "recall@10": [recall + 0.05, recall + 0.15] },
-            })
-        };
+    /// An evaluation in which every metric has the same value, read as a file is.
+    fn evaluation(adapter: &str, beam: usize) -> Shown {
+        let metrics = |value: f64| Metrics::from_names(|_| value);
+        let around = |low: f64, high: f64| PerMetric::from_names(|_| [low, high]);
         let bucket = |from: usize, to: Option<usize>| {
-            let mut bucket = part(0.125);
-            bucket["from"] = from.into();
-            bucket["to"] = to.into();
-            bucket["users"] = 7.into();
-            bucket
+            let (metrics, intervals) = (metrics(0.125), around(0.1, 0.15));
+            json!({ "from": from, "to": to, "users": 7, "metrics": metrics, "intervals": intervals })
         };
-        let mut evaluation = part(0.25);
-        evaluation["popularity"] = json!({ "recall@10": 0.0625 });
-        evaluation["popularity_history_excluded"] = json!({ "recall@10": 0.0725 });
-        evaluation["by_history"] = json!([bucket(1, Some(4)), bucket(20, None)]);
-        evaluation["by_popularity"] = json!([bucket(0, Some(0))]);
-        evaluation["coverage"] = json!({ "coverage@10": 0.5, "coverage@20": 0.75 });
-        evaluation["legal_rate"] = json!({ "share": 0.875 });
-        evaluation["settings"] = json!({
-            "adapter": adapter, "beam": beam, "exhaustive": beam >= 60, "dataset": "shop", "seed": 42,
-            "legal_rate_users": 80, "bootstrap": { "resamples": 1000, "confidence": 0.95 },
+        let settings = json!({
+                "split": "test", "users": 80, "limit": null, "history": 20, "template": 0,
+                "adapter": adapter, "search": "", "beam": beam, "exhaustive": beam >= 60,
+                "normalize": "level", "score": "", "length_penalty": "none", "eos": "never",
+                "temperature": 1.0, "ties": "", "dtype": "f32", "precision": "f32", "batch": 64,
+                "bootstrap": { "resamples": 1000, "confidence": 0.95 }, "legal_rate_users": 80,
+                "items": 60, "source": "unit", "method": "hierarchical-kmeans",
+                "order": "semantic-first", "shared": false, "seed": 42, "dataset": "shop",
+                "dataset_fingerprint": "", "index_digest": null, "model_digest": null,
+                "adapter_digest": null, "files": {}, "git_revision": "",
         });
-        evaluation
+        let ranking = json!({
+            "metrics": metrics(0.25),
+            "intervals": around(0.225, 0.275),
+            "metrics_history_excluded": metrics(0.35),
+            "intervals_history_excluded": around(0.3, 0.4),
+            "popularity": metrics(0.0625),
+            "popularity_history_excluded": metrics(0.0725),
+            "by_history": [bucket(1, Some(4)), bucket(20, None)],
+            "by_popularity": [bucket(0, Some(0))],
+            "coverage": { "coverage@10": 0.5, "coverage@20": 0.75 },
+            "legal_rate": { "share": 0.875, "first": 1.0, "users": 80 },
+            "performance": {
+                "seconds": 1.0, "users_per_s": 80.0, "peak_memory_bytes": 1, "machine": "cpu",
+            },
+            "settings": settings,
+        });
+        Shown { ranking: serde_json::from_value(ranking).unwrap(), comparison: None }
     }
 
     #[test]
     fn one_beam_makes_one_table_with_a_column_an_adapter() {
-        let text = tables(vec![vec![evaluation("on", 20)], vec![evaluation("off", 20)]]);
+        let text = tables(&[vec![evaluation("on", 20)], vec![evaluation("off", 20)]]);
         assert_eq!(text.matches("metric  ").count(), 1, "{text}");
         let line = text.lines().find(|line| line.starts_with("recall@10 ")).unwrap();
         assert_eq!(line.matches("0.2500 ±0.0250").count(), 2, "{text}");
@@ -307,17 +347,17 @@ mod tests {
     #[test]
     fn several_beams_make_a_table_an_adapter_with_a_column_a_beam() {
         let beams = |adapter| vec![evaluation(adapter, 5), evaluation(adapter, 60)];
-        let text = tables(vec![beams("on"), beams("off")]);
+        let text = tables(&[beams("on"), beams("off")]);
         assert_eq!(text.matches("beam 5   beam 60 (all)").count(), 2, "{text}");
         assert!(text.starts_with("adapter on") && text.contains("\nadapter off"), "{text}");
     }
 
     #[test]
     fn json_is_an_object_for_one_beam_and_a_list_for_several() {
-        let one = as_json(vec![vec![evaluation("on", 5)], vec![evaluation("off", 5)]]);
+        let one = as_json(vec![vec![evaluation("on", 5)], vec![evaluation("off", 5)]]).unwrap();
         assert_eq!(one["adapter_off"], one["metrics"]);
         let beams = |adapter| vec![evaluation(adapter, 5), evaluation(adapter, 60)];
-        let two = as_json(vec![beams("on"), beams("off")]);
+        let two = as_json(vec![beams("on"), beams("off")]).unwrap();
         assert_eq!(two.as_array().unwrap().len(), 2);
         assert_eq!(two[1]["settings"]["beam"], 60);
     }

@@ -7,7 +7,7 @@ use anyhow::Context;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::run::{Run, Stage, StageReport};
+use crate::run::{Metrics, PerMetric, Run, Stage, StageReport};
 
 /// What stands above the metrics of the second rule.
 pub(super) const EXCLUDED: &str = "history left out";
@@ -81,27 +81,25 @@ fn figure(value: &Value) -> String {
     }
 }
 
-/// A metric of an evaluation or a bucket, with half its interval.
-pub(super) fn with_interval(part: &Value, metric: &str) -> String {
-    with_interval_of(part, "", metric)
+/// A metric with half its interval.
+pub(super) fn with_interval(
+    metrics: &Metrics,
+    intervals: &PerMetric<[f64; 2]>,
+    metric: &str,
+) -> String {
+    match (metrics.get(metric), intervals.get(metric)) {
+        (Some(value), Some([low, high])) => format!("{value:.4} ±{:.4}", (high - low) / 2.0),
+        _ => String::new(),
+    }
 }
 
-/// The same under the rule that the names of metrics and intervals end in.
-pub(super) fn with_interval_of(part: &Value, rule: &str, metric: &str) -> String {
-    let interval = &part[format!("intervals{rule}")][metric];
-    let half = (number(&interval[1]) - number(&interval[0])) / 2.0;
-    format!("{} ±{half:.4}", decimal(&part[format!("metrics{rule}")][metric]))
-}
-
-fn number(value: &Value) -> f64 {
-    value.as_f64().unwrap_or(f64::NAN)
-}
-
-pub(super) fn decimal(value: &Value) -> String {
-    format!("{:.4}", number(value))
+/// A metric to four places.
+pub(super) fn decimal(metrics: &Metrics, metric: &str) -> String {
+    metrics.get(metric).map_or_else(String::new, |value| format!("{value:.4}"))
 }
 
 /// A value as it reads in a sentence.
-pub(super) fn word(value: &Value) -> String {
+pub(super) fn word(value: &impl Serialize) -> String {
+    let value = serde_json::to_value(value).unwrap_or_default();
     value.to_string().trim_matches('"').to_string()
 }

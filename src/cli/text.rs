@@ -1,15 +1,15 @@
 //! `llmbs eval --task text`: how well the models of a run write texts.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use anyhow::bail;
-use serde_json::{Map, Value};
 
 use super::eval::EvalArgs;
 use super::progress::Bars;
 use super::show::{self, out};
 use super::switch::Switch;
-use crate::run::{Run, Stage, TextModel, TextRequest};
+use crate::run::{Run, Stage, TaskMetrics, TextModel, TextReport, TextRequest};
 
 pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::Result<()> {
     if !args.beam.is_empty() || args.split.is_some() || args.compare.is_some() {
@@ -34,18 +34,18 @@ pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::R
         let result = run.evaluate_text(request, args.force, bars)?;
         let done = if result.was_done { "is there already" } else { "written" };
         tracing::info!("{} {done}", result.path.display());
-        results.push((model, result.json));
+        results.push((model, result.report));
     }
     if args.json {
-        let named = results.into_iter().map(|(model, json)| (model.to_string(), json));
-        show::json(&Value::Object(named.collect::<Map<_, _>>()))
+        let named = results.into_iter().map(|(model, report)| (model.to_string(), report));
+        show::json(&named.collect::<BTreeMap<_, _>>())
     } else {
         out(&table(&results))
     }
 }
 
 /// The models side by side, the figures of each task below each other.
-fn table(results: &[(TextModel, Value)]) -> String {
+fn table(results: &[(TextModel, TextReport)]) -> String {
     let Some((_, first)) = results.first() else { return String::new() };
     let mut text = format!("{:<18}{:<12}", "task", "metric");
     for (model, _) in results {
@@ -57,28 +57,25 @@ fn table(results: &[(TextModel, Value)]) -> String {
         let _ = write!(text, "{name:>14}");
     }
     text.push('\n');
-    for (task, figures) in first["metrics"].as_object().into_iter().flatten() {
-        let names = figures.as_object().into_iter().flat_map(Map::keys);
-        for metric in names.filter(|name| !["samples", "tokens"].contains(&name.as_str())) {
+    let figures: [(&str, fn(&TaskMetrics) -> f64); 4] = [
+        ("perplexity", |task| task.perplexity),
+        ("exact_match", |task| task.scores.exact_match),
+        ("token_f1", |task| task.scores.token_f1),
+        ("rouge_l", |task| task.scores.rouge_l),
+    ];
+    for (task, of_first) in &first.metrics {
+        for (metric, figure) in figures {
             let _ = write!(text, "{task:<18}{metric:<12}");
-            for (_, json) in results {
-                let value = json["metrics"][task][metric].as_f64().unwrap_or(f64::NAN);
-                let _ = write!(text, "{value:>14.4}");
+            for (_, report) in results {
+                let cell = report.metrics.get(task).map(|found| format!("{:.4}", figure(found)));
+                let _ = write!(text, "{:>14}", cell.unwrap_or_default());
             }
             text.push('\n');
         }
-        let _ = writeln!(
-            text,
-            "{task:<18}of {} samples, {} tokens",
-            figures["samples"], figures["tokens"]
-        );
+        let (samples, tokens) = (of_first.samples, of_first.tokens);
+        let _ = writeln!(text, "{task:<18}of {samples} samples, {tokens} tokens");
     }
-    let settings = &first["settings"];
-    let _ = writeln!(
-        text,
-        "{}, seed {}",
-        settings["dataset"].as_str().unwrap_or_default(),
-        settings["seed"]
-    );
+    let settings = &first.settings;
+    let _ = writeln!(text, "{}, seed {}", settings.dataset, settings.seed);
     text
 }

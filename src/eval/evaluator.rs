@@ -94,7 +94,7 @@ impl Evaluation {
 }
 
 /// How much of what the model writes without the trie names an item.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LegalRate {
     /// The share among all beams.
     pub share: f64,

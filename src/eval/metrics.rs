@@ -1,6 +1,10 @@
 //! Ranking metrics with one relevant item a user (docs/evaluation.md).
 
-use serde::{Serialize, Serializer};
+use std::collections::BTreeMap;
+use std::marker::PhantomData;
+
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// What a rank is worth where lists are cut at `k`.
 type Gain = fn(rank: Option<usize>, k: usize) -> f64;
@@ -61,6 +65,11 @@ impl<T> PerMetric<T> {
         Self(std::array::from_fn(value))
     }
 
+    /// A value for each metric by its name.
+    pub fn from_names(value: impl Fn(&str) -> T) -> Self {
+        Self(METRICS.map(|(name, ..)| value(name)))
+    }
+
     /// (name, value) in reading order.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, &T)> {
         METRICS.iter().map(|&(name, ..)| name).zip(&self.0)
@@ -80,6 +89,37 @@ impl<T> PerMetric<T> {
 impl<T: Serialize> Serialize for PerMetric<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_map(self.iter())
+    }
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for PerMetric<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Values<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Values<T> {
+            type Value = BTreeMap<String, T>;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object with a value for each metric")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut values = BTreeMap::new();
+                while let Some((name, value)) = map.next_entry()? {
+                    values.insert(name, value);
+                }
+                Ok(values)
+            }
+        }
+
+        let mut values = deserializer.deserialize_map(Values(PhantomData))?;
+        let mut found = Vec::with_capacity(COUNT);
+        for name in metric_names() {
+            let value = values.remove(name);
+            found.push(value.ok_or_else(|| D::Error::custom(format_args!("{name} is missing")))?);
+        }
+        // As many as there are metrics.
+        found.try_into().map(Self).map_err(|_| D::Error::custom("metrics are missing"))
     }
 }
 
@@ -138,6 +178,15 @@ mod tests {
         let json = serde_json::to_string(&Metrics::of(&[Some(1)])).unwrap();
         assert!(json.starts_with(r#"{"recall@1":1.0,"recall@5":1.0"#), "{json}");
         assert!(json.ends_with(r#""mrr@20":1.0}"#), "{json}");
+    }
+
+    #[test]
+    fn json_gives_the_metrics_back_and_a_missing_one_is_told() {
+        let metrics = Metrics::of(&[Some(1), Some(3), None]);
+        let json = serde_json::to_string(&metrics).unwrap();
+        assert_eq!(serde_json::from_str::<Metrics>(&json).unwrap(), metrics);
+        let error = serde_json::from_str::<Metrics>(&json.replace("ndcg@5", "ndcg@6")).unwrap_err();
+        assert!(error.to_string().contains("ndcg@5 is missing"), "{error}");
     }
 
     #[test]

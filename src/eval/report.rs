@@ -1,6 +1,6 @@
 //! What a ranking is worth as a whole, to whom, and for which items.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::bootstrap::{Intervals, intervals};
 use super::evaluator::Prediction;
@@ -15,7 +15,7 @@ const HISTORY_FROM: [usize; 4] = [1, 5, 10, 20];
 const POPULARITY_FROM: [usize; 6] = [0, 1, 5, 10, 20, 50];
 
 /// The metrics of an evaluation, whole and by bucket, and what of the catalogue it shows.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Means over users, all items ranked.
     pub metrics: Metrics,
@@ -34,7 +34,7 @@ pub struct Report {
 }
 
 /// The users with a value in a range.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Bucket {
     /// The least value.
     pub from: usize,
@@ -49,7 +49,7 @@ pub struct Bucket {
 }
 
 /// The share of the catalogue that stands in anybody's list.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Coverage {
     /// In the first 10 places.
     #[serde(rename = "coverage@10")]

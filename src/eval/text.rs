@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use candle_core::DType;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::model::{Llama, Packed};
@@ -30,7 +30,7 @@ pub fn response_losses(model: &Llama, samples: &[Sample]) -> Result<Vec<f32>> {
 }
 
 /// How like the true text a written one is; each from 0 to 1.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 pub struct TextScores {
     /// 1 if they are equal, spaces around them aside.
     pub exact_match: f64,

@@ -25,9 +25,12 @@ use crate::data::synth::Shop;
 use crate::{Error, Result, files, invalid};
 
 pub use crate::decode::Sampling;
+pub use crate::eval::{Bucket, Metrics, PerMetric, metric_names};
 pub use crate::index::{Likeness, OnCollision, Similarity, Source, Spread};
 pub use eval::{
-    Baseline, BaselineRequest, Comparison, EvalRequest, EvalResult, TextModel, TextRequest,
+    Baseline, BaselineRequest, BaselineSettings, Comparison, EvalRequest, EvalResult, EvalSettings,
+    OverSeeds, Performance, Ranking, TaskMetrics, TextModel, TextReport, TextRequest, TextSettings,
+    TrainingSummary,
 };
 pub use lifecycle::StageReport;
 pub use manifest::{GIT_REVISION, Import, Manifest, Record, Status};

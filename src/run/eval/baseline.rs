@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::EvalResult;
 use super::kept::Kept;
+use super::result::{BaselineSettings, Bootstrap, EvalResult, OverSeeds, Ranking, TrainingSummary};
 use crate::data::Split;
 use crate::embed::train_sasrec;
-use crate::eval::{CONFIDENCE, ItemScorer, RESAMPLES, evaluate_scores};
+use crate::eval::{ItemScorer, Metrics, Report, evaluate_scores};
 use crate::model::sasrec::SasRec;
 use crate::model::{load_safetensors, save_safetensors};
 use crate::run::manifest::{differences, settings_under};
@@ -82,7 +82,7 @@ impl Run {
         request: BaselineRequest,
         force: bool,
         monitor: &mut dyn Monitor,
-    ) -> Result<EvalResult> {
+    ) -> Result<EvalResult<Ranking<BaselineSettings>>> {
         self.claim()?;
         let dir = self.baseline_dir(request.baseline).join(format!("seed-{}", request.seed));
         let found = if force { None } else { self.found_training(request, &dir)? };
@@ -103,16 +103,17 @@ impl Run {
             evaluate_scores(&*scorer, &self.dataset, &users, protocol, on_batch)
         })?;
         let seconds = start.elapsed().as_secs_f64();
-        let mut json = self.result_of(&evaluation, &users, protocol, &settings, seconds);
-        json["training"] = json!({
-            "best_epoch": training.best_epoch,
-            "epochs": training.epochs.as_array().map(Vec::len),
-            "targets": training.targets,
-            "seconds": training.seconds,
-            "machine": training.machine,
-            "program": training.program,
-        });
-        kept.write(json, &evaluation.predictions)
+        let ranking = self.ranking(&evaluation, &users, protocol, settings, seconds);
+        let training = TrainingSummary {
+            best_epoch: training.best_epoch,
+            epochs: training.epochs.as_array().map_or(0, Vec::len),
+            targets: training.targets,
+            seconds: training.seconds,
+            machine: training.machine,
+            program: training.program,
+        };
+        let ranking = Ranking { training: Some(training), ..ranking };
+        kept.write(ranking, &evaluation.predictions)
     }
 
     /// The results of a baseline with several seeds as one: means and sample standard deviations, kept as
@@ -121,32 +122,32 @@ impl Run {
         &self,
         baseline: Baseline,
         split: Split,
-        results: &[EvalResult],
-    ) -> Result<(Value, PathBuf)> {
-        let seeds: Vec<&Value> = results.iter().map(|r| &r.json["settings"]["seed"]).collect();
-        let first = results.first().map(|r| &r.json);
-        let mut settings = first.map_or(Value::Null, |json| json["settings"].clone());
-        if let Some(settings) = settings.as_object_mut() {
-            settings.retain(|key, _| !matches!(key.as_str(), "seed" | "model_digest"));
-        }
-        let [metrics, deviations] = over_seeds(results, "metrics");
-        let [excluded, excluded_deviations] = over_seeds(results, "metrics_history_excluded");
-        let json = json!({
-            "metrics": metrics,
-            "standard_deviations": deviations,
-            "metrics_history_excluded": excluded,
-            "standard_deviations_history_excluded": excluded_deviations,
-            "seeds": seeds,
-            "popularity": first.map(|json| &json["popularity"]),
-            "popularity_history_excluded": first.map(|json| &json["popularity_history_excluded"]),
-            "by_seed": results.iter().map(|r| &r.json["metrics"]).collect::<Vec<_>>(),
-            "by_seed_history_excluded":
-                results.iter().map(|r| &r.json["metrics_history_excluded"]).collect::<Vec<_>>(),
-            "settings": settings,
-        });
+        results: &[EvalResult<Ranking<BaselineSettings>>],
+    ) -> Result<(OverSeeds, PathBuf)> {
+        let Some(first) = results.first().map(|result| &result.report) else {
+            invalid!("there is no seed to tell of");
+        };
+        let reports: Vec<&Report> = results.iter().map(|result| &result.report.report).collect();
+        let by_seed: Vec<Metrics> = reports.iter().map(|report| report.metrics).collect();
+        let excluded: Vec<Metrics> =
+            reports.iter().map(|report| report.metrics_history_excluded).collect();
+        let ([metrics, deviations], [others, other_deviations]) =
+            (over_seeds(&by_seed), over_seeds(&excluded));
+        let seeds = OverSeeds {
+            metrics,
+            standard_deviations: deviations,
+            metrics_history_excluded: others,
+            standard_deviations_history_excluded: other_deviations,
+            popularity: first.popularity,
+            popularity_history_excluded: first.popularity_history_excluded,
+            seeds: results.iter().map(|result| result.report.settings.seed).collect(),
+            by_seed,
+            by_seed_history_excluded: excluded,
+            settings: first.settings.clone(),
+        };
         let path = self.baseline_dir(baseline).join(format!("{split}.json"));
-        files::write_json(&path, &json)?;
-        Ok((json, path))
+        files::write_json(&path, &seeds)?;
+        Ok((seeds, path))
     }
 
     fn baseline_dir(&self, baseline: Baseline) -> PathBuf {
@@ -275,33 +276,33 @@ impl Run {
         request: BaselineRequest,
         dir: &Path,
         users: usize,
-    ) -> Result<Value> {
-        let (score, own) = match request.baseline {
+    ) -> Result<BaselineSettings> {
+        let (score, config) = match request.baseline {
             Baseline::SasRec => (
                 "inner product of the history's state and the item's embedding",
                 json!(self.config.baseline.sasrec),
             ),
         };
-        Ok(json!({
-            "model": request.baseline.name(),
-            "split": request.split,
-            "users": users,
-            "limit": null,
-            "history": self.config.data.history,
-            "search": "all items are scored",
-            "exhaustive": true,
-            "score": score,
-            "ties": "smaller item id",
-            "bootstrap": { "resamples": RESAMPLES, "confidence": CONFIDENCE },
-            "items": self.dataset.num_items(),
-            "seed": request.seed,
-            "dataset": self.dataset.name,
-            "dataset_fingerprint": self.dataset.fingerprint,
-            request.baseline.name(): own,
-            "validation": format!("{VALIDATION} of all users chose the epoch"),
-            "model_digest": files::digest(&dir.join("model.safetensors"))?,
-            "git_revision": GIT_REVISION,
-        }))
+        Ok(BaselineSettings {
+            model: request.baseline.name().into(),
+            split: request.split,
+            users,
+            limit: None,
+            history: self.config.data.history,
+            search: "all items are scored".into(),
+            exhaustive: true,
+            score: score.into(),
+            ties: "smaller item id".into(),
+            bootstrap: Bootstrap::USED,
+            items: self.dataset.num_items(),
+            seed: request.seed,
+            dataset: self.dataset.name.clone(),
+            dataset_fingerprint: self.dataset.fingerprint.clone(),
+            config,
+            validation: format!("{VALIDATION} of all users chose the epoch"),
+            model_digest: files::digest(&dir.join("model.safetensors"))?,
+            git_revision: GIT_REVISION.into(),
+        })
     }
 }
 
@@ -315,17 +316,15 @@ pub(in crate::run) fn is_baseline(dir: &Path) -> bool {
     dir.join("training.json").exists()
 }
 
-/// Mean and sample standard deviation of each metric under `key` of the results.
-fn over_seeds(results: &[EvalResult], key: &str) -> [Map<String, Value>; 2] {
-    let (mut mean, mut deviation) = (Map::new(), Map::new());
-    let first = results.first().and_then(|r| r.json[key].as_object());
-    for name in first.into_iter().flat_map(Map::keys) {
-        let values: Vec<f64> = results.iter().filter_map(|r| r.json[key][name].as_f64()).collect();
-        let (m, d) = mean_and_deviation(&values);
-        mean.insert(name.clone(), json!(m));
-        deviation.insert(name.clone(), json!(d));
-    }
-    [mean, deviation]
+/// Mean and sample standard deviation of each metric.
+fn over_seeds(of_seeds: &[Metrics]) -> [Metrics; 2] {
+    let of = |part: fn((f64, Option<f64>)) -> f64| {
+        Metrics::from_names(|name| {
+            let values: Vec<f64> = of_seeds.iter().filter_map(|m| m.get(name).copied()).collect();
+            part(mean_and_deviation(&values))
+        })
+    };
+    [of(|(mean, _)| mean), of(|(_, deviation)| deviation.unwrap_or(0.0))]
 }
 
 /// The mean and the sample standard deviation; that of fewer than two values is none.

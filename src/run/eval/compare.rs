@@ -86,6 +86,7 @@ impl Run {
         let found: Value = files::read_json(&kept.result)?;
         let theirs = found["settings"].clone();
         let mine = self.eval_settings(request, self.users_of(request).len());
+        let mine = serde_json::to_value(mine).map_err(|e| Error::Invalid(e.to_string()))?;
         for (key, what) in
             [("dataset_fingerprint", "dataset"), ("split", "split"), ("users", "number of users")]
         {

@@ -1,16 +1,14 @@
 //! Evaluating and using the models of a run.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
-use rand::seq::index::sample;
-use serde_json::{Value, json};
-
 use super::kept::Kept;
+use super::result::{Bootstrap, EvalResult, EvalSettings, Performance, Ranking};
 use crate::config::Float;
 use crate::data::{ItemId, Split};
 use crate::decode::BeamSearch;
-use crate::eval::{CONFIDENCE, Evaluation, Popularity, Protocol, RESAMPLES, Recommender, Report};
+use crate::eval::{Evaluation, Popularity, Protocol, Recommender, Report};
 use crate::index::Trie;
 use crate::model::Llama;
 use crate::run::artifacts::{Tokens, Trained, precision};
@@ -18,6 +16,7 @@ use crate::run::monitor::with_progress;
 use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::tasks::Prompts;
 use crate::{Result, rng};
+use rand::seq::index::sample;
 
 /// So many users at most are asked what they would be recommended without the trie.
 const LEGAL_RATE_USERS: usize = 500;
@@ -63,17 +62,6 @@ impl EvalRequest {
     }
 }
 
-/// The result of an evaluation.
-#[derive(Debug, Clone, PartialEq)]
-pub struct EvalResult {
-    /// What docs/evaluation.md describes.
-    pub json: Value,
-    /// Where it stands.
-    pub path: PathBuf,
-    /// It stood there already.
-    pub was_done: bool,
-}
-
 impl Run {
     /// Evaluates a trained model on a split; the result is kept, and found again unless `force` is set.
     pub fn evaluate(
@@ -81,7 +69,7 @@ impl Run {
         request: EvalRequest,
         force: bool,
         monitor: &mut dyn Monitor,
-    ) -> Result<EvalResult> {
+    ) -> Result<EvalResult<Ranking<EvalSettings>>> {
         self.require_model(request.adapter)?;
         let users = self.users_of(request);
         let settings = self.eval_settings(request, users.len());
@@ -110,43 +98,38 @@ impl Run {
             recommender.legal_rate(&histories, on_batch)
         })?;
 
-        let mut json = self.result_of(&evaluation, &users, protocol, &settings, seconds);
-        json["legal_rate"] = json!(legal_rate);
-        kept.write(json, &evaluation.predictions)
+        let ranking = self.ranking(&evaluation, &users, protocol, settings, seconds);
+        kept.write(Ranking { legal_rate: Some(legal_rate), ..ranking }, &evaluation.predictions)
     }
 
     /// What is told of every evaluation, whatever ranked the items; it took `seconds`.
-    pub(in crate::run) fn result_of(
+    pub(super) fn ranking<S>(
         &self,
         evaluation: &Evaluation,
         users: &[usize],
         protocol: Protocol,
-        settings: &Value,
+        settings: S,
         seconds: f64,
-    ) -> Value {
+    ) -> Ranking<S> {
         let dataset = &self.dataset;
-        let predicted = &evaluation.predictions;
-        let report = Report::new(dataset, users, protocol, predicted, self.config.seed);
-        let [popularity, popularity_excluded] =
+        let [popularity, popularity_history_excluded] =
             Popularity::new(dataset).evaluate(dataset, users, protocol);
-        json!({
-            "metrics": report.metrics,
-            "intervals": report.intervals,
-            "metrics_history_excluded": report.metrics_history_excluded,
-            "intervals_history_excluded": report.intervals_history_excluded,
-            "popularity": popularity,
-            "popularity_history_excluded": popularity_excluded,
-            "by_history": report.by_history,
-            "by_popularity": report.by_popularity,
-            "coverage": report.coverage,
-            "settings": settings,
-            "performance": {
-                "seconds": seconds,
-                "users_per_s": users.len() as f64 / seconds,
-                "peak_memory_bytes": peak_memory_bytes(),
-                "machine": self.machine(),
-            },
-        })
+        let predictions = &evaluation.predictions;
+        Ranking {
+            report: Report::new(dataset, users, protocol, predictions, self.config.seed),
+            popularity,
+            popularity_history_excluded,
+            settings,
+            performance: self.performance(seconds, Some(users.len() as f64 / seconds)),
+            legal_rate: None,
+            training: None,
+        }
+    }
+
+    /// What an evaluation took, told as it ends.
+    pub(super) fn performance(&self, seconds: f64, users_per_s: Option<f64>) -> Performance {
+        let peak_memory_bytes = peak_memory_bytes();
+        Performance { seconds, users_per_s, peak_memory_bytes, machine: self.machine() }
     }
 
     /// How users are evaluated on a split.
@@ -196,49 +179,50 @@ impl Run {
     }
 
     /// What decides an evaluation's outcome.
-    pub(in crate::run) fn eval_settings(&self, request: EvalRequest, users: usize) -> Value {
-        let digest = |stage: Stage, file: &str| self.manifest.output(stage, file);
+    pub(super) fn eval_settings(&self, request: EvalRequest, users: usize) -> EvalSettings {
+        let digest = |stage: Stage, file: &str| self.manifest.output(stage, file).map(String::from);
         let backbone = &self.config.backbone;
         let rounds = self.device.is_cpu() && precision(self).takes_effect();
-        json!({
-            "split": request.split,
-            "users": users,
-            "limit": request.limit,
-            "history": self.config.data.history,
-            "template": 0,
-            "adapter": request.adapter_switch(),
-            "search": "beam search over the trie of all items",
-            "beam": request.beam,
-            "exhaustive": request.beam >= self.dataset.num_items(),
-            "normalize": self.config.eval.normalize,
-            "score": "sum of the log-probabilities of all item tokens",
-            "length_penalty": "none",
-            "eos": "never",
-            "temperature": 1.0,
-            "ties": "smaller item id",
-            "dtype": backbone.dtype,
-            "precision": if rounds { Float::Bf16 } else { backbone.dtype },
-            "batch": self.eval_batch(request.beam),
-            "bootstrap": { "resamples": RESAMPLES, "confidence": CONFIDENCE },
-            "legal_rate_users": users.min(LEGAL_RATE_USERS),
-            "items": self.dataset.num_items(),
-            "source": match self.imported() {
-                Some(_) => json!("imported"),
-                None => json!(self.config.index.source),
+        let index = &self.config.index;
+        EvalSettings {
+            split: request.split,
+            users,
+            limit: request.limit,
+            history: self.config.data.history,
+            template: 0,
+            adapter: request.adapter_switch().into(),
+            search: "beam search over the trie of all items".into(),
+            beam: request.beam,
+            exhaustive: request.beam >= self.dataset.num_items(),
+            normalize: self.config.eval.normalize,
+            score: "sum of the log-probabilities of all item tokens".into(),
+            length_penalty: "none".into(),
+            eos: "never".into(),
+            temperature: 1.0,
+            ties: "smaller item id".into(),
+            dtype: backbone.dtype,
+            precision: if rounds { Float::Bf16 } else { backbone.dtype },
+            batch: self.eval_batch(request.beam),
+            bootstrap: Bootstrap::USED,
+            legal_rate_users: users.min(LEGAL_RATE_USERS),
+            items: self.dataset.num_items(),
+            source: match self.imported() {
+                Some(_) => "imported".into(),
+                None => index.source.to_string(),
             },
-            "method": self.config.index.method,
-            "order": self.config.index.order,
-            "shared": self.config.index.shared,
-            "seed": self.config.seed,
-            "dataset": self.dataset.name,
-            "dataset_fingerprint": self.dataset.fingerprint,
-            "index_digest": digest(Stage::Index, "index.json"),
-            "model_digest": digest(Stage::Initial, "model.safetensors"),
-            "adapter_digest":
-                request.adapter.then(|| digest(Stage::Anneal, "adapter_model.safetensors")),
-            "files": self.files_of(if request.adapter { &Stage::ALL } else { &Stage::ALL[..2] }),
-            "git_revision": crate::run::GIT_REVISION,
-        })
+            method: index.method,
+            order: index.order,
+            shared: index.shared,
+            seed: self.config.seed,
+            dataset: self.dataset.name.clone(),
+            dataset_fingerprint: self.dataset.fingerprint.clone(),
+            index_digest: digest(Stage::Index, "index.json"),
+            model_digest: digest(Stage::Initial, "model.safetensors"),
+            adapter_digest: digest(Stage::Anneal, "adapter_model.safetensors")
+                .filter(|_| request.adapter),
+            files: self.files_of(if request.adapter { &Stage::ALL } else { &Stage::ALL[..2] }),
+            git_revision: crate::run::GIT_REVISION.into(),
+        }
     }
 }
 

@@ -1,13 +1,15 @@
 //! Results that a run keeps: found again as long as what decided them is the same.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use super::EvalResult;
+use super::result::EvalResult;
 use crate::run::{Run, Stage};
-use crate::{Result, files};
+use crate::{Error, Result, files};
 
 /// Where a result stands, and its lines, one a user or sample.
 pub(super) struct Kept {
@@ -23,28 +25,40 @@ impl Kept {
     }
 
     /// The result that stands there, if it is of these settings and `force` does not ask for another.
-    pub(super) fn find(&self, settings: &Value, force: bool) -> Result<Option<EvalResult>> {
+    pub(super) fn find<R: DeserializeOwned>(
+        &self,
+        settings: &impl Serialize,
+        force: bool,
+    ) -> Result<Option<EvalResult<R>>> {
         if force || !self.result.exists() || !self.lines.exists() {
             return Ok(None);
         }
-        let json: Value = files::read_json(&self.result)?;
-        let path = self.result.clone();
-        Ok((json["settings"] == *settings).then_some(EvalResult { json, path, was_done: true }))
+        let found: Value = files::read_json(&self.result)?;
+        let wrong = |e| Error::Invalid(format!("{}: {e}", self.result.display()));
+        if found["settings"] != serde_json::to_value(settings).map_err(wrong)? {
+            return Ok(None);
+        }
+        let report = serde_json::from_value(found).map_err(wrong)?;
+        Ok(Some(EvalResult { report, path: self.result.clone(), was_done: true }))
     }
 
     /// Writes a result, its lines first: where the result stands, they do.
-    pub(super) fn write<L: Serialize>(self, json: Value, lines: &[L]) -> Result<EvalResult> {
+    pub(super) fn write<R: Serialize, L: Serialize>(
+        self,
+        report: R,
+        lines: &[L],
+    ) -> Result<EvalResult<R>> {
         files::write_json_lines(&self.lines, lines)?;
-        files::write_json(&self.result, &json)?;
-        Ok(EvalResult { json, path: self.result, was_done: false })
+        files::write_json(&self.result, &report)?;
+        Ok(EvalResult { report, path: self.result, was_done: false })
     }
 }
 
 impl Run {
     /// The digests of all that `stages` wrote, by path: what a model is made of.
-    pub(super) fn files_of(&self, stages: &[Stage]) -> Map<String, Value> {
+    pub(super) fn files_of(&self, stages: &[Stage]) -> BTreeMap<String, String> {
         let outputs = |stage| self.manifest().stages.get(stage).map(|record| &record.outputs);
         let files = stages.iter().filter_map(outputs).flatten();
-        files.map(|(path, digest)| (path.clone(), digest.clone().into())).collect()
+        files.map(|(path, digest)| (path.clone(), digest.clone())).collect()
     }
 }

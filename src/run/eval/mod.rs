@@ -4,11 +4,16 @@ mod baseline;
 mod compare;
 mod evaluate;
 mod kept;
+mod result;
 mod text;
 mod validation;
 
 pub use baseline::{Baseline, BaselineRequest};
 pub use compare::Comparison;
-pub use evaluate::{EvalRequest, EvalResult};
-pub use text::{TextModel, TextRequest};
+pub use evaluate::EvalRequest;
+pub use result::{
+    BaselineSettings, EvalResult, EvalSettings, OverSeeds, Performance, Ranking, TaskMetrics,
+    TextModel, TextReport, TextSettings, TrainingSummary,
+};
+pub use text::TextRequest;
 pub(super) use validation::ValidationMetric;

@@ -1,48 +1,25 @@
 //! Text ability: how well the models of a run write titles and descriptions (docs/text.md).
 
-use std::fmt;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use rand::seq::index::sample;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
 
-use super::EvalResult;
 use super::kept::Kept;
+use super::result::{EvalResult, TaskMetrics, TextModel, TextReport, TextSettings};
 use crate::data::{ItemId, Split, User};
 use crate::decode::likeliest;
 use crate::eval::{Continuation, TextScores, generate, response_losses};
 use crate::model::Llama;
 use crate::run::artifacts::{Tokens, Trained, extended_backbone, load_index, precision};
-use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
+use crate::run::{Monitor, Run, Stage};
 use crate::tasks::{Direction, Field, Prompts, Sample};
 use crate::text::Tokenizer;
 use crate::{Result, invalid, rng};
 
 /// The samples of each task, where no number is asked for.
 const DEFAULT_LIMIT: usize = 500;
-
-/// Whose text ability is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum TextModel {
-    /// The backbone before stage `initial`, with untrained item tokens.
-    Backbone,
-    /// The model of stage `initial`.
-    Off,
-    /// The same with the annealing adapter.
-    On,
-}
-
-impl fmt::Display for TextModel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Backbone => "backbone",
-            Self::Off => "off",
-            Self::On => "on",
-        })
-    }
-}
 
 /// What to evaluate.
 #[derive(Debug, Clone, Copy)]
@@ -110,18 +87,6 @@ struct Answer {
     scores: TextScores,
 }
 
-/// What a task came to.
-#[derive(Debug, Serialize)]
-struct TaskMetrics {
-    samples: usize,
-    /// Response tokens, ends of texts included.
-    tokens: usize,
-    /// Of a response token, given the true ones before it.
-    perplexity: f64,
-    #[serde(flatten)]
-    scores: TextScores,
-}
-
 impl Run {
     /// Measures how well a model writes texts; the result is kept, and found again unless `force` is set.
     pub fn evaluate_text(
@@ -129,7 +94,7 @@ impl Run {
         request: TextRequest,
         force: bool,
         monitor: &mut dyn Monitor,
-    ) -> Result<EvalResult> {
+    ) -> Result<EvalResult<TextReport>> {
         if !self.dataset.has_text() {
             invalid!(
                 "{} has no item texts to write: add a *.item.json, or leave out --task text",
@@ -157,7 +122,7 @@ impl Run {
         let start = Instant::now();
         let total: usize = cases.iter().map(|(_, cases)| cases.len()).sum();
         monitor.begin(&format!("evaluate {}", request.name()), total as u64);
-        let (mut metrics, mut written) = (Map::new(), Vec::new());
+        let (mut metrics, mut written) = (BTreeMap::new(), Vec::new());
         for (task, cases) in cases.iter().filter(|(_, cases)| !cases.is_empty()) {
             let (mut loss, mut count, first) = (0.0, 0, written.len());
             for batch in cases.chunks(self.config.eval.batch) {
@@ -175,19 +140,11 @@ impl Run {
                 perplexity: (loss / count as f64).exp(),
                 scores: TextScores::mean(&scores),
             };
-            metrics.insert(task.name.into(), json!(result));
+            metrics.insert(task.name.to_string(), result);
         }
         monitor.end();
-        let json = json!({
-            "metrics": metrics,
-            "settings": settings,
-            "performance": {
-                "seconds": start.elapsed().as_secs_f64(),
-                "peak_memory_bytes": peak_memory_bytes(),
-                "machine": self.machine(),
-            },
-        });
-        kept.write(json, &written)
+        let performance = self.performance(start.elapsed().as_secs_f64(), None);
+        kept.write(TextReport { metrics, settings, performance }, &written)
     }
 
     fn text_model(&self, which: TextModel) -> Result<(Llama, Tokens)> {
@@ -269,33 +226,33 @@ impl Run {
     }
 
     /// What decides a text evaluation's outcome.
-    fn text_settings(&self, request: TextRequest) -> Value {
-        let digest = |stage, file| self.manifest.output(stage, file);
+    fn text_settings(&self, request: TextRequest) -> TextSettings {
+        let digest = |stage, file| self.manifest.output(stage, file).map(String::from);
         let trained = request.model != TextModel::Backbone;
-        json!({
-            "task": "text",
-            "model": request.model,
-            "limit": request.limit.unwrap_or(DEFAULT_LIMIT),
-            "split": Split::Test,
-            "history": self.config.data.history,
-            "held_out": self.config.train.tasks.held_out,
-            "max_text_tokens": self.config.train.tasks.max_text_tokens,
-            "precision": self.config.backbone.precision,
-            "seed": self.config.seed,
-            "dataset": self.dataset.name,
-            "dataset_fingerprint": self.dataset.fingerprint,
-            "index_digest": digest(Stage::Index, "index.json"),
-            "backbone": self.config.backbone.path,
-            "item_token_init": (!trained).then_some(self.config.train.item_token_init),
-            "model_digest": trained.then(|| digest(Stage::Initial, "model.safetensors")),
-            "adapter_digest": (request.model == TextModel::On)
-                .then(|| digest(Stage::Anneal, "adapter_model.safetensors")),
-            "files": self.files_of(match request.model {
+        TextSettings {
+            task: "text".into(),
+            model: request.model,
+            limit: request.limit.unwrap_or(DEFAULT_LIMIT),
+            split: Split::Test,
+            history: self.config.data.history,
+            held_out: self.config.train.tasks.held_out,
+            max_text_tokens: self.config.train.tasks.max_text_tokens,
+            precision: self.config.backbone.precision,
+            seed: self.config.seed,
+            dataset: self.dataset.name.clone(),
+            dataset_fingerprint: self.dataset.fingerprint.clone(),
+            index_digest: digest(Stage::Index, "index.json"),
+            backbone: self.config.backbone.path.clone(),
+            item_token_init: (!trained).then_some(self.config.train.item_token_init),
+            model_digest: digest(Stage::Initial, "model.safetensors").filter(|_| trained),
+            adapter_digest: digest(Stage::Anneal, "adapter_model.safetensors")
+                .filter(|_| request.model == TextModel::On),
+            files: self.files_of(match request.model {
                 TextModel::Backbone => &Stage::ALL[..1],
                 TextModel::Off => &Stage::ALL[..2],
                 TextModel::On => &Stage::ALL,
             }),
-            "git_revision": crate::run::GIT_REVISION,
-        })
+            git_revision: crate::run::GIT_REVISION.into(),
+        }
     }
 }

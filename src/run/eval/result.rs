@@ -1,0 +1,245 @@
+//! What an evaluation tells: the file, the table and the JSON are made of the same fields
+//! (docs/evaluation.md).
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::config::{Float, ItemTokenInit};
+use crate::data::Split;
+use crate::decode::Normalize;
+use crate::eval::{CONFIDENCE, LegalRate, Metrics, RESAMPLES, Report, TextScores};
+use crate::index::{Method, Order};
+
+/// A result that the run keeps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EvalResult<R> {
+    /// The result.
+    pub report: R,
+    /// Where it stands.
+    pub path: PathBuf,
+    /// It stood there already.
+    pub was_done: bool,
+}
+
+/// The evaluation of whatever ranks items; `S` are its settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Ranking<S> {
+    /// Metrics and intervals by both rules, by bucket, and coverage.
+    #[serde(flatten)]
+    pub report: Report,
+    /// The metrics of popularity, all items ranked.
+    pub popularity: Metrics,
+    /// The same, items that a user has taken before left out.
+    pub popularity_history_excluded: Metrics,
+    /// What decided it.
+    pub settings: S,
+    /// What it took.
+    pub performance: Performance,
+    /// How much of what is written without the trie names an item; of a language model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub legal_rate: Option<LegalRate>,
+    /// How the model came about; of a baseline.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub training: Option<TrainingSummary>,
+}
+
+/// What an evaluation took.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Performance {
+    /// Wall-clock seconds.
+    pub seconds: f64,
+    /// Users a second; of rankings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub users_per_s: Option<f64>,
+    /// The most memory of the process, in bytes.
+    pub peak_memory_bytes: u64,
+    /// Device and threads.
+    pub machine: String,
+}
+
+/// How a baseline was trained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainingSummary {
+    /// The epoch it is of, from 1.
+    pub best_epoch: usize,
+    /// Epochs run.
+    pub epochs: usize,
+    /// Targets it was trained on.
+    pub targets: usize,
+    /// Wall-clock seconds.
+    pub seconds: f64,
+    /// Device and threads.
+    pub machine: String,
+    /// Version and revision of the program.
+    pub program: String,
+}
+
+/// How intervals are made.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Bootstrap {
+    /// How often users are drawn anew.
+    pub resamples: usize,
+    /// The share of the resampled means within an interval.
+    pub confidence: f64,
+}
+
+impl Bootstrap {
+    pub(super) const USED: Self = Self { resamples: RESAMPLES, confidence: CONFIDENCE };
+}
+
+/// What decides the evaluation of a language model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "docs/evaluation.md has a line on each")]
+pub struct EvalSettings {
+    pub split: Split,
+    pub users: usize,
+    pub limit: Option<usize>,
+    pub history: usize,
+    pub template: usize,
+    pub adapter: String,
+    pub search: String,
+    pub beam: usize,
+    pub exhaustive: bool,
+    pub normalize: Normalize,
+    pub score: String,
+    pub length_penalty: String,
+    pub eos: String,
+    pub temperature: f64,
+    pub ties: String,
+    pub dtype: Float,
+    pub precision: Float,
+    pub batch: usize,
+    pub bootstrap: Bootstrap,
+    pub legal_rate_users: usize,
+    pub items: usize,
+    pub source: String,
+    pub method: Method,
+    pub order: Order,
+    pub shared: bool,
+    pub seed: u64,
+    pub dataset: String,
+    pub dataset_fingerprint: String,
+    pub index_digest: Option<String>,
+    pub model_digest: Option<String>,
+    pub adapter_digest: Option<String>,
+    pub files: BTreeMap<String, String>,
+    pub git_revision: String,
+}
+
+/// What decides the evaluation of a baseline.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "docs/evaluation.md and docs/baselines.md have a line on each")]
+pub struct BaselineSettings {
+    pub model: String,
+    pub split: Split,
+    pub users: usize,
+    pub limit: Option<usize>,
+    pub history: usize,
+    pub search: String,
+    pub exhaustive: bool,
+    pub score: String,
+    pub ties: String,
+    pub bootstrap: Bootstrap,
+    pub items: usize,
+    pub seed: u64,
+    pub dataset: String,
+    pub dataset_fingerprint: String,
+    /// The baseline's own settings.
+    #[serde(rename = "sasrec")]
+    pub config: Value,
+    pub validation: String,
+    pub model_digest: String,
+    pub git_revision: String,
+}
+
+/// A baseline over several seeds: means and sample standard deviations.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "each is of the rule that its name ends in")]
+pub struct OverSeeds {
+    pub metrics: Metrics,
+    pub standard_deviations: Metrics,
+    pub metrics_history_excluded: Metrics,
+    pub standard_deviations_history_excluded: Metrics,
+    pub popularity: Metrics,
+    pub popularity_history_excluded: Metrics,
+    pub seeds: Vec<u64>,
+    pub by_seed: Vec<Metrics>,
+    pub by_seed_history_excluded: Vec<Metrics>,
+    /// Those of the first seed.
+    pub settings: BaselineSettings,
+}
+
+/// Whose text ability is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TextModel {
+    /// The backbone before stage `initial`, with untrained item tokens.
+    Backbone,
+    /// The model of stage `initial`.
+    Off,
+    /// The same with the annealing adapter.
+    On,
+}
+
+impl fmt::Display for TextModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Backbone => "backbone",
+            Self::Off => "off",
+            Self::On => "on",
+        })
+    }
+}
+
+/// What decides a text evaluation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "named as the settings and stages that they come from")]
+pub struct TextSettings {
+    pub task: String,
+    pub model: TextModel,
+    pub limit: usize,
+    pub split: Split,
+    pub history: usize,
+    pub held_out: f64,
+    pub max_text_tokens: usize,
+    pub precision: Float,
+    pub seed: u64,
+    pub dataset: String,
+    pub dataset_fingerprint: String,
+    pub index_digest: Option<String>,
+    pub backbone: Option<String>,
+    pub item_token_init: Option<ItemTokenInit>,
+    pub model_digest: Option<String>,
+    pub adapter_digest: Option<String>,
+    pub files: BTreeMap<String, String>,
+    pub git_revision: String,
+}
+
+/// How well a model writes texts (docs/text.md).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TextReport {
+    /// What each task came to.
+    pub metrics: BTreeMap<String, TaskMetrics>,
+    /// What decided it.
+    pub settings: TextSettings,
+    /// What it took.
+    pub performance: Performance,
+}
+
+/// What a task came to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskMetrics {
+    /// Texts.
+    pub samples: usize,
+    /// Response tokens, ends of texts included.
+    pub tokens: usize,
+    /// Of a response token, given the true ones before it.
+    pub perplexity: f64,
+    /// How like the true texts those written are.
+    #[serde(flatten)]
+    pub scores: TextScores,
+}
