@@ -21,6 +21,8 @@ pub mod decode;
 pub mod tasks;
 
 pub mod embed;
+pub mod inference;
+
 pub mod eval;
 pub mod train;
 

@@ -2,8 +2,8 @@
 
 use llmbs::Result;
 use llmbs::decode::{BeamRow, BeamSearch, CodeScores, Normalize, search_freely};
-use llmbs::eval::{BatchScorer, ItemVocabulary, LlamaScorer};
 use llmbs::index::{ItemIndex, Level, Source, Trie};
+use llmbs::inference::{BatchScorer, ItemVocabulary, LlamaScorer};
 use llmbs::model::{DropoutPair, Llama};
 use llmbs::ops;
 use proptest::prelude::*;

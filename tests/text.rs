@@ -5,7 +5,8 @@ use std::path::Path;
 
 use crate::common::program::{fails, run, tiny};
 use llmbs::decode::{Sampler, Sampling, likeliest};
-use llmbs::eval::{Continuation, generate, response_losses};
+use llmbs::eval::response_losses;
+use llmbs::inference::{Continuation, generate};
 use llmbs::model::Llama;
 use llmbs::ops;
 use llmbs::tasks::Sample;

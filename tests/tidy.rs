@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which modules a module may use, besides `error`, `rng` and `files`.
-const MAY_USE: [(&str, &[&str]); 16] = [
+const MAY_USE: [(&str, &[&str]); 17] = [
     ("data", &[]),
     ("index", &["data"]),
     ("ops", &[]),
@@ -16,16 +16,28 @@ const MAY_USE: [(&str, &[&str]); 16] = [
     ("tasks", &["data", "text"]),
     ("train", &["data", "ops", "nn", "text", "model", "tasks"]),
     ("embed", &["data", "index", "ops", "nn", "text", "model"]),
-    ("eval", &["data", "index", "ops", "model", "decode", "tasks"]),
+    ("inference", &["data", "index", "ops", "text", "model", "decode", "tasks"]),
+    ("eval", &["data", "index", "ops", "model", "decode", "tasks", "inference"]),
     ("config", &["data", "decode", "embed", "eval", "index", "model", "tasks", "train"]),
     (
         "run",
         &[
-            "config", "data", "decode", "embed", "eval", "index", "model", "nn", "ops", "tasks",
-            "text", "train",
+            "config",
+            "data",
+            "decode",
+            "embed",
+            "eval",
+            "index",
+            "inference",
+            "model",
+            "nn",
+            "ops",
+            "tasks",
+            "text",
+            "train",
         ],
     ),
-    ("bench", &["decode", "eval", "index", "model", "nn", "ops", "tasks", "train"]),
+    ("bench", &["decode", "index", "inference", "model", "nn", "ops", "tasks", "train"]),
     ("cli", &["bench", "config", "data", "decode", "run"]),
     ("main", &["cli"]),
 ];

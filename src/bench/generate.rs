@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::Shape;
 use crate::decode::{BeamSearch, Normalize};
-use crate::eval::{BatchScorer, ItemVocabulary};
 use crate::index::{ItemIndex, Trie};
+use crate::inference::{BatchScorer, ItemVocabulary};
 use crate::model::{Llama, init};
 use crate::ops::Precision;
 use crate::{Result, invalid, rng};

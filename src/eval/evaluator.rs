@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::metrics::{DEPTH, Metrics, rank_of};
 use super::protocol::Protocol;
-use super::scorer::{BatchScorer, ItemVocabulary, LlamaScorer};
 use crate::Result;
 use crate::data::{Dataset, ItemId};
 use crate::decode::{BeamSearch, Found, FreePath, Ranked, search_freely};
 use crate::index::Trie;
+use crate::inference::{BatchScorer, ItemVocabulary, LlamaScorer};
 use crate::model::Llama;
 use crate::tasks::Prompts;
 

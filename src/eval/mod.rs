@@ -4,23 +4,19 @@
 mod bootstrap;
 mod compare;
 mod evaluator;
-mod generate;
 mod metrics;
 mod protocol;
 mod ranking;
 mod report;
-mod scorer;
 mod text;
 
 pub use bootstrap::{CONFIDENCE, Intervals, RESAMPLES, intervals};
 pub use compare::{Difference, PERMUTATIONS, compare};
 pub use evaluator::{Evaluation, LegalRate, Popularity, Prediction, Recommender};
-pub use generate::{Continuation, generate};
 pub use metrics::{
     DEPTH, Metrics, PerMetric, metric_names, ndcg_at_k, rank_of, recall_at_k, reciprocal_rank_at_k,
 };
 pub use protocol::Protocol;
 pub use ranking::{ItemScorer, evaluate_scores};
 pub use report::{Bucket, Coverage, Report};
-pub use scorer::{BatchScorer, ItemVocabulary, LlamaScorer};
 pub use text::{TextScores, response_losses};

@@ -1,6 +1,6 @@
 //! What a run folder holds, read: the index and its matrices, the models and their vocabularies.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
@@ -8,19 +8,14 @@ use ndarray::Array2;
 
 use super::{Run, Stage};
 use crate::config::{Float, ItemTokenInit, RunConfig};
-use crate::data::Dataset;
 use crate::embed::{item_token_directions, load_embeddings};
-use crate::eval::ItemVocabulary;
 use crate::index::{ItemIndex, TreePlan, store};
+use crate::inference::ItemTokens;
 use crate::model::adapter::{self, Adapters};
 use crate::model::{Backbone, Llama, LlamaConfig, Weights, init, load_backbone, load_folder};
 use crate::ops::Precision;
-use crate::tasks::Prompts;
 use crate::text::Tokenizer;
 use crate::{Result, invalid};
-
-/// The token that gathers a target for the contrastive loss.
-const CON: &str = "<con>";
 
 pub(super) fn dtype(float: Float) -> DType {
     match float {
@@ -47,9 +42,9 @@ pub(super) fn backbone(run: &Run) -> Result<Backbone> {
 pub(super) fn extended_backbone(
     run: &Run,
     index: &ItemIndex,
-) -> Result<(LlamaConfig, Weights, Tokens)> {
+) -> Result<(LlamaConfig, Weights, ItemTokens)> {
     let Backbone { mut config, mut weights, tokenizer } = backbone(run)?;
-    let tokens = Tokens::extend(tokenizer, index)?;
+    let tokens = ItemTokens::extend(tokenizer, index)?;
     let first = tokens.vocabulary.first as usize;
     init::resize(&mut config, &mut weights, first, tokens.added, run.config.seed)?;
     if run.config.train.item_token_init == ItemTokenInit::Centroid {
@@ -108,127 +103,16 @@ pub(super) fn load_index(run: &Run) -> Result<ItemIndex> {
     Ok(index)
 }
 
-/// A tokenizer that knows the item tokens, and where they stand in the vocabulary.
-#[derive(Debug)]
-pub(super) struct Tokens {
-    pub(super) tokenizer: Tokenizer,
-    pub(super) vocabulary: ItemVocabulary,
-    /// Vocabulary ids of every item's tokens.
-    pub(super) items: Vec<Vec<u32>>,
-    pub(super) con: u32,
-    /// Item tokens and `<con>`.
-    pub(super) added: usize,
-}
-
-impl Tokens {
-    /// Adds the item tokens and `<con>` to a backbone's tokenizer.
-    pub(super) fn extend(mut tokenizer: Tokenizer, index: &ItemIndex) -> Result<Self> {
-        let mut names = index.vocabulary();
-        names.push(CON.into());
-        let ids = tokenizer.add_item_tokens(&names)?;
-        Ok(Self::new(tokenizer, index, &ids))
-    }
-
-    /// Refuses a backbone's tokenizer that has item tokens of an index of `plans` already: to be asked
-    /// before hours are spent on making one.
-    pub(super) fn refuse_known(tokenizer: &Tokenizer, plans: &[TreePlan]) -> Result<()> {
-        let levels = plans.iter().flat_map(|plan| vec![plan.branching as u32; plan.levels]);
-        let names = levels.enumerate().flat_map(|(level, codes)| {
-            (0..codes).map(move |code| crate::index::token(level, code))
-        });
-        tokenizer.refuse_known(&names.chain([CON.to_string()]).collect::<Vec<_>>())
-    }
-
-    /// Finds them in the tokenizer of a trained checkpoint.
-    pub(super) fn find(tokenizer: Tokenizer, index: &ItemIndex) -> Result<Self> {
-        let mut names = index.vocabulary();
-        names.push(CON.into());
-        let find = |name: &String| match tokenizer.token_to_id(name) {
-            Some(id) => Ok(id),
-            None => invalid!(
-                "the checkpoint's tokenizer lacks the item token {name}: it belongs to another \
-                 index; redo the stage with `llmbs train --stage initial --force`"
-            ),
-        };
-        let ids: Vec<u32> = names.iter().map(find).collect::<Result<_>>()?;
-        if !stand_together(&ids) {
-            invalid!(
-                "the checkpoint's tokenizer has item tokens beside those of the index: it belongs \
-                 to another index; redo the stage with `llmbs train --stage initial --force`"
-            );
-        }
-        Ok(Self::new(tokenizer, index, &ids))
-    }
-
-    fn new(tokenizer: Tokenizer, index: &ItemIndex, ids: &[u32]) -> Self {
-        let first = ids[0];
-        let items = (0..index.num_items() as u32)
-            .map(|item| index.token_ids(item).iter().map(|at| first + at).collect())
-            .collect();
-        Self {
-            tokenizer,
-            vocabulary: ItemVocabulary { first, levels: index.level_ranges() },
-            items,
-            con: ids[ids.len() - 1],
-            added: ids.len(),
-        }
-    }
-
-    /// The item tokens with their ids; `<con>`, which means nothing in a prompt, is none.
-    pub(super) fn item_tokens(&self, index: &ItemIndex) -> HashMap<String, u32> {
-        index.vocabulary().into_iter().zip(self.vocabulary.first..).collect()
-    }
-
-    /// Takes in items that have been added to `index` and have no tokens of their own.
-    pub(super) fn grow(&mut self, index: &ItemIndex) {
-        let first = self.vocabulary.first;
-        let new = self.items.len() as u32..index.num_items() as u32;
-        let ids = |item| index.token_ids(item).iter().map(|at| first + at).collect();
-        self.items.extend(new.map(ids));
-    }
-
-    /// Every item's concatenated tokens must encode to exactly its ids.
-    pub(super) fn check(&self, index: &ItemIndex) -> Result<()> {
-        let items =
-            self.items.iter().enumerate().map(|(i, ids)| (index.tokens(i as u32), ids.clone()));
-        self.tokenizer.check_item_tokens(items)
-    }
-
-    /// The ids of each level's tokens, where the run tells codes from those of their level alone.
-    pub(super) fn normalized_over(&self, run: &Run) -> Option<Vec<Range<u32>>> {
-        let ItemVocabulary { first, levels } = &self.vocabulary;
-        let ids = |level: &Range<usize>| first + level.start as u32..first + level.end as u32;
-        run.config.train.level_softmax.then(|| levels.iter().map(ids).collect())
-    }
-
-    pub(super) fn prompts(&self, run: &Run) -> Result<Prompts> {
-        self.prompts_of(run, &run.dataset)
-    }
-
-    /// The prompts where `dataset` has the items, rather than the run.
-    pub(super) fn prompts_of(&self, run: &Run, dataset: &Dataset) -> Result<Prompts> {
-        let tasks = &run.config.train.tasks;
-        Prompts::new(
-            &self.tokenizer,
-            dataset,
-            self.items.clone(),
-            self.con,
-            tasks.max_text_tokens,
-            tasks.max_titles,
-        )
-    }
-}
-
-/// Whether each id is the one after the id before.
-fn stand_together(ids: &[u32]) -> bool {
-    ids.windows(2).all(|pair| pair[1] == pair[0] + 1)
+/// The ids of each level's tokens, where the run tells codes from those of their level alone.
+pub(super) fn levels_apart(run: &Run, tokens: &ItemTokens) -> Option<Vec<Range<u32>>> {
+    run.config.train.level_softmax.then(|| tokens.levels())
 }
 
 /// What stage `initial` left behind.
 pub(super) struct Trained {
     pub(super) config: LlamaConfig,
     pub(super) weights: Weights,
-    pub(super) tokens: Tokens,
+    pub(super) tokens: ItemTokens,
     pub(super) index: ItemIndex,
 }
 
@@ -237,7 +121,7 @@ impl Trained {
         let index = load_index(run)?;
         let dir = run.dir.join("initial");
         let (config, weights) = load_folder(&dir, dtype(run.config.backbone.dtype), &run.device)?;
-        let tokens = Tokens::find(Tokenizer::load_folder(&dir)?, &index)?;
+        let tokens = ItemTokens::find(Tokenizer::load_folder(&dir)?, &index)?;
         if tokens.con as usize >= config.vocab_size {
             invalid!(
                 "{}: the model has {} tokens, its tokenizer puts the item tokens up to {}: they do \

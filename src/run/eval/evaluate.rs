@@ -10,8 +10,9 @@ use crate::data::{ItemId, Split};
 use crate::decode::BeamSearch;
 use crate::eval::{Evaluation, Popularity, Protocol, Recommender, Report};
 use crate::index::Trie;
+use crate::inference::ItemTokens;
 use crate::model::Llama;
-use crate::run::artifacts::{Tokens, Trained, precision};
+use crate::run::artifacts::{Trained, precision};
 use crate::run::monitor::with_progress;
 use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::tasks::Prompts;
@@ -79,7 +80,7 @@ impl Run {
         }
         let trained = Trained::load(self)?;
         let model = trained.model(self, request.adapter)?;
-        let prompts = trained.tokens.prompts(self)?;
+        let prompts = trained.tokens.prompts(&self.dataset, &self.config.train.tasks)?;
         let trie = Trie::subset(&trained.index, self.dataset.catalogue())?;
         let recommender = self.recommender(&model, &trained.tokens, &prompts, &trie, request.beam);
         let protocol = self.protocol(request.split);
@@ -157,7 +158,7 @@ impl Run {
     fn recommender<'a>(
         &self,
         model: &'a Llama,
-        tokens: &'a Tokens,
+        tokens: &'a ItemTokens,
         prompts: &'a Prompts,
         trie: &'a Trie,
         beam: usize,

@@ -10,9 +10,11 @@ use super::kept::Kept;
 use super::result::{EvalResult, TaskMetrics, TextModel, TextReport, TextSettings};
 use crate::data::{ItemId, Split, User};
 use crate::decode::likeliest;
-use crate::eval::{Continuation, TextScores, generate, response_losses};
+use crate::eval::{TextScores, response_losses};
+use crate::inference::ItemTokens;
+use crate::inference::{Continuation, generate};
 use crate::model::Llama;
-use crate::run::artifacts::{Tokens, Trained, extended_backbone, load_index, precision};
+use crate::run::artifacts::{Trained, extended_backbone, load_index, precision};
 use crate::run::{Monitor, Run, Stage};
 use crate::tasks::{Direction, Field, Prompts, Sample};
 use crate::text::Tokenizer;
@@ -114,7 +116,7 @@ impl Run {
             return Ok(found);
         }
         let (model, tokens) = self.text_model(request.model)?;
-        let prompts = tokens.prompts(self)?;
+        let prompts = tokens.prompts(&self.dataset, &self.config.train.tasks)?;
         let cases: Vec<(TextTask, Vec<Case>)> = (0..)
             .zip(TASKS)
             .map(|(i, task)| Ok((task, self.cases(task, i, &prompts, request.limit)?)))
@@ -147,7 +149,7 @@ impl Run {
         kept.write(TextReport { metrics, settings, performance }, &written)
     }
 
-    fn text_model(&self, which: TextModel) -> Result<(Llama, Tokens)> {
+    fn text_model(&self, which: TextModel) -> Result<(Llama, ItemTokens)> {
         if which == TextModel::Backbone {
             let (config, weights, tokens) = extended_backbone(self, &load_index(self)?)?;
             let model = Llama::new(&config, &weights)?;

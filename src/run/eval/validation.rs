@@ -5,9 +5,9 @@ use crate::data::Split;
 use crate::decode::BeamSearch;
 use crate::eval::Recommender;
 use crate::index::{ItemIndex, Trie};
+use crate::inference::ItemTokens;
 use crate::model::Llama;
 use crate::run::Run;
-use crate::run::artifacts::Tokens;
 use crate::tasks::Prompts;
 use crate::{Result, invalid};
 
@@ -17,7 +17,7 @@ const BATCH: usize = 64;
 /// The validation metric that training picks its best epoch by, as `[train.validation]` asks for it.
 pub(in crate::run) struct ValidationMetric<'a> {
     run: &'a Run,
-    tokens: &'a Tokens,
+    tokens: &'a ItemTokens,
     prompts: &'a Prompts,
     trie: Trie,
     users: Vec<usize>,
@@ -27,7 +27,7 @@ impl<'a> ValidationMetric<'a> {
     pub(in crate::run) fn new(
         run: &'a Run,
         index: &ItemIndex,
-        tokens: &'a Tokens,
+        tokens: &'a ItemTokens,
         prompts: &'a Prompts,
     ) -> Result<Self> {
         let all: Vec<usize> = (0..run.dataset.users.len()).collect();

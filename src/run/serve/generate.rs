@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::decode::{Sampler, Sampling};
-use crate::eval::generate;
+use crate::inference::generate;
 use crate::run::artifacts::Trained;
 use crate::run::{Run, Stage};
 use crate::{Result, invalid};

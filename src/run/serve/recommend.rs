@@ -9,10 +9,11 @@ use super::explain::{Explainer, Explanation};
 use super::meaning::NamedItem;
 use crate::data::{Dataset, ItemId};
 use crate::decode::{BeamSearch, Ranked};
-use crate::eval::BatchScorer;
 use crate::index::Trie;
+use crate::inference::BatchScorer;
+use crate::inference::ItemTokens;
 use crate::model::Llama;
-use crate::run::artifacts::{Tokens, Trained};
+use crate::run::artifacts::Trained;
 use crate::run::{Run, Stage};
 use crate::tasks::Prompts;
 use crate::{Result, invalid};
@@ -68,7 +69,7 @@ pub struct Service<'a> {
     run: &'a Run,
     dataset: &'a Dataset,
     options: RecommendOptions,
-    tokens: Tokens,
+    tokens: ItemTokens,
     prompts: Prompts,
     for_histories: Llama,
     /// `None` where the model has not learnt to find items by text.
@@ -126,7 +127,7 @@ impl Run {
         check_sizes(&options, num_offered)?;
 
         let trained = catalogue.complete(Trained::load(self)?)?;
-        let prompts = trained.tokens.prompts_of(self, catalogue.dataset())?;
+        let prompts = trained.tokens.prompts(catalogue.dataset(), &self.config.train.tasks)?;
         let learnt_texts = prompts.has_texts() && self.config.train.tasks.semantic > 0.0;
         let for_texts = learnt_texts
             .then(|| trained.model(self, options.adapter.unwrap_or(false)))

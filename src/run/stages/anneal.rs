@@ -5,7 +5,7 @@ use super::Made;
 use super::initial::figures;
 use crate::model::adapter;
 use crate::nn::Params;
-use crate::run::artifacts::Trained;
+use crate::run::artifacts::{Trained, levels_apart};
 use crate::run::eval::ValidationMetric;
 use crate::run::log::TrainLog;
 use crate::run::{Monitor, Run};
@@ -26,7 +26,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
     let model = trained.adapted(run, &adapters)?;
     tracing::info!("stage anneal: {} weights are trained", params.num_trained());
 
-    let prompts = trained.tokens.prompts(run)?;
+    let prompts = trained.tokens.prompts(&run.dataset, &run.config.train.tasks)?;
     let tasks = config.tasks.sequence_only();
     let samples = |epoch| {
         let history = run.config.data.history;
@@ -41,7 +41,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
         seed: run.config.seed.wrapping_add(1),
         model: &model,
         params: &params,
-        levels: trained.tokens.normalized_over(run),
+        levels: levels_apart(run, &trained.tokens),
         contrast: None,
         teacher: None,
         state: Some(&state),

@@ -7,11 +7,12 @@ use serde_json::{Map, Value, json};
 
 use super::Made;
 use crate::config::{TrainEmbeddings, Tuning};
+use crate::inference::ItemTokens;
 use crate::model::adapter::{self, Adapters};
 use crate::model::llama::{EMBEDDING, HEAD};
 use crate::model::{Llama, Weights, load_safetensors, save_folder, save_safetensors};
 use crate::nn::Params;
-use crate::run::artifacts::{Tokens, extended_backbone, load_index, load_matrix, precision};
+use crate::run::artifacts::{extended_backbone, levels_apart, load_index, load_matrix, precision};
 use crate::run::eval::ValidationMetric;
 use crate::run::log::TrainLog;
 use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
@@ -46,7 +47,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
         weights.values().map(Tensor::elem_count).sum::<usize>()
     );
 
-    let prompts = tokens.prompts(run)?;
+    let prompts = tokens.prompts(&run.dataset, &run.config.train.tasks)?;
     let contrast = !projectors.is_empty();
     let samples = |epoch| {
         let history = run.config.data.history;
@@ -69,7 +70,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
         seed: run.config.seed,
         model: &model,
         params: &params,
-        levels: tokens.normalized_over(run),
+        levels: levels_apart(run, &tokens),
         contrast: contrast.then_some(Contrast {
             projectors: &projectors,
             config: &config.contrast,
@@ -136,7 +137,7 @@ fn make_trainable(
 }
 
 /// The SASRec of z^b as teacher, where the configuration asks for one.
-fn teacher(run: &Run, tokens: &Tokens) -> Result<Option<Teacher>> {
+fn teacher(run: &Run, tokens: &ItemTokens) -> Result<Option<Teacher>> {
     const FILE: &str = "sasrec/model.safetensors";
     let config = run.config.train.distillation;
     if config.weight == 0.0 {

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::index::{Foreign, OnCollision, Source, store};
-use crate::run::artifacts::{Tokens, backbone};
+use crate::inference::ItemTokens;
+use crate::run::artifacts::backbone;
 use crate::run::manifest::{self, Import};
 use crate::run::stages::Made;
 use crate::run::{Monitor, Run, Stage, StageReport, Status};
@@ -78,7 +79,7 @@ impl Run {
         self.begin(Stage::Index, settings, inputs, false, Some(import))?;
         let wrote_backbone = super::prepare_backbone(self, monitor)?;
         files::build_dir(&self.dir.join("index"), |new| {
-            Tokens::extend(backbone(self)?.tokenizer, &index)?.check(&index)?;
+            ItemTokens::extend(backbone(self)?.tokenizer, &index)?.check(&index)?;
             store::write(&new.join("index.json"), &index)
         })?;
         let mut made = Made::of(["index/index.json"]);

@@ -15,9 +15,10 @@ use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::embed::save_embeddings;
 use crate::index::{Source, store};
+use crate::inference::ItemTokens;
 use crate::model::{Llama, LlamaConfig, init, save_folder};
 use crate::nn::Params;
-use crate::run::artifacts::{Tokens, backbone, plan_of, precision};
+use crate::run::artifacts::{backbone, plan_of, precision};
 use crate::run::log::TrainLog;
 use crate::run::{Monitor, Run};
 use crate::text::Tokenizer;
@@ -46,7 +47,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
     let plans = plan_of(config, dataset.num_items())?;
     let wrote_backbone = prepare_backbone(run, monitor)?;
     let backbone = backbone(run)?;
-    Tokens::refuse_known(&backbone.tokenizer, &plans)?;
+    ItemTokens::refuse_known(&backbone.tokenizer, &plans)?;
     let made = files::build_dir(&run.dir.join("index"), |new| {
         let mut made = Made::of(["index.json"]);
         made.tell("items", dataset.num_items());
@@ -76,7 +77,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
         let (index, part) = codes::build(run, &plans, &vectors, new, monitor)?;
         made.take(part);
         // Every item's tokens must come out of the tokenizer as they went in, whatever stands before them.
-        Tokens::extend(backbone.tokenizer.clone(), &index)?.check(&index)?;
+        ItemTokens::extend(backbone.tokenizer.clone(), &index)?.check(&index)?;
         store::write(&new.join("index.json"), &index)?;
         let codes: Vec<usize> = index.levels().iter().map(|level| level.num_codes).collect();
         made.tell("levels", codes);

@@ -6,27 +6,11 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use rayon::prelude::*;
 
+use super::tokens::ItemVocabulary;
 use crate::Result;
 use crate::decode::{BeamRow, CodeScores, Normalize};
 use crate::model::{KvCache, Llama, Packed};
 use crate::ops::{Row, Rows};
-
-/// Where the item tokens stand in the vocabulary: level after level from `first`.
-#[derive(Debug, Clone)]
-pub struct ItemVocabulary {
-    /// Id of the first item token.
-    pub first: u32,
-    /// Each level's range, counted from `first`.
-    pub levels: Vec<Range<usize>>,
-}
-
-impl ItemVocabulary {
-    /// The ids of a level's tokens.
-    fn range(&self, level: usize) -> Range<u32> {
-        let range = &self.levels[level];
-        self.first + range.start as u32..self.first + range.end as u32
-    }
-}
 
 /// A hypothesis as the cache sees it.
 #[derive(Debug, Clone)]
