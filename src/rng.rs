@@ -26,6 +26,16 @@ pub fn uniform(rng: &mut Rng) -> f64 {
     (rng.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }
 
+/// `most` of `0..n`, drawn without replacement and in ascending order; all of them where there are no more.
+pub fn subset(rng: &mut Rng, n: usize, most: usize) -> Vec<usize> {
+    if most >= n {
+        return (0..n).collect();
+    }
+    let mut drawn = rand::seq::index::sample(rng, n, most).into_vec();
+    drawn.sort_unstable();
+    drawn
+}
+
 /// `n` draws from a normal distribution with mean 0 and standard deviation `std` (Box-Muller).
 pub fn normal(rng: &mut Rng, n: usize, std: f64) -> Vec<f32> {
     let mut out = Vec::with_capacity(n + 1);
@@ -49,6 +59,13 @@ mod tests {
         assert_eq!(draw("a", &[1]), draw("a", &[1]));
         assert_ne!(draw("a", &[1]), draw("a", &[2]));
         assert_ne!(draw("a", &[1]), draw("b", &[1]));
+    }
+
+    #[test]
+    fn subsets_are_ascending_and_no_larger_than_the_whole() {
+        let drawn = subset(&mut stream(1, "s", &[]), 50, 20);
+        assert!(drawn.len() == 20 && drawn.windows(2).all(|w| w[0] < w[1]) && drawn[19] < 50);
+        assert_eq!(subset(&mut stream(1, "s", &[]), 3, 20), [0, 1, 2]);
     }
 
     #[test]

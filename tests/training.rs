@@ -1,14 +1,14 @@
 //! Laws of training: the two layouts, accumulation, resuming, determinism, the contrastive loss.
 
 use candle_core::{DType, Device, Tensor};
-use llmbs::data::Dataset;
 use llmbs::data::synth::{Shop, SynthConfig};
+use llmbs::data::{Dataset, TextField};
 use llmbs::index::ItemIndex;
 use llmbs::model::sasrec::{SasRec, SasRecSizes};
 use llmbs::model::{DropoutPair, Llama, LlamaConfig, LoraConfig, adapter, init};
 use llmbs::nn::{Gradients, Params};
 use llmbs::ops;
-use llmbs::tasks::{Direction, Field, Prompts, Sample, SrtSelection, TasksConfig};
+use llmbs::tasks::{Direction, Prompts, Sample, SrtSelection, TasksConfig};
 use llmbs::text::Tokenizer;
 use llmbs::train::{
     Batch, Contrast, ContrastConfig, Control, DistillationConfig, EpochReport, Losses, Observer,
@@ -525,7 +525,7 @@ fn texts_held_out_are_neither_answered_nor_asked_with() {
     let items = held_out.items_held_out(48, 9);
     assert_eq!(items.iter().filter(|held_out| **held_out).count(), 12);
     let title = |item| -> Vec<u32> {
-        let (direction, field) = (Direction::IndexToText, Field::Title);
+        let (direction, field) = (Direction::IndexToText, TextField::Title);
         let sample = fixture.prompts.first_text_sample(direction, field, &[], item).unwrap();
         sample.unwrap().response().collect()
     };

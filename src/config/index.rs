@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::embed::{DinConfig, Encoder, EncoderConfig, RqVaeConfig, SasRecConfig, TextField};
+use crate::data::TextField;
+use crate::embed::{DinConfig, Encoder, EncoderConfig, RqVaeConfig, SasRecConfig};
 use crate::index::{IndexSettings, Method, Numbering, Order, Source, TreeSettings};
 
 /// `[index]`

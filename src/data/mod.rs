@@ -10,6 +10,7 @@ use std::path::Path;
 use sha2::{Digest, Sha256};
 
 mod error;
+mod field;
 mod lcrec;
 mod lookup;
 mod split;
@@ -20,6 +21,7 @@ pub mod synth;
 mod tests;
 
 pub use error::DataError;
+pub use field::TextField;
 pub use lcrec::{read_new_items, write};
 pub use lookup::Lookup;
 pub use split::Split;

@@ -21,4 +21,4 @@ pub use parts::Parts;
 pub use rq_vae::{RqVaeConfig, RqVaeLatents, RqVaeReport, train_rq_vae};
 pub use sasrec::{SasRecConfig, SasRecLoss, TrainedSasRec, train_sasrec};
 pub use semantic::{EmbeddingProgress, embedding_key, semantic_embeddings};
-pub use texts::{ItemTexts, TextCounts, TextField};
+pub use texts::{ItemTexts, TextCounts};

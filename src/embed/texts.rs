@@ -5,42 +5,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::data::{Dataset, Item};
+use crate::data::{Dataset, TextField};
 use crate::model::Packed;
 use crate::ops::{Row, Rows};
 use crate::text::Tokenizer;
 use crate::{Result, invalid};
-
-/// A text that an item may have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TextField {
-    /// What it is called.
-    Title,
-    /// A sentence or more about it.
-    Description,
-    /// Where the shop files it.
-    Categories,
-    /// Who makes it.
-    Brand,
-}
-
-impl TextField {
-    /// All there are.
-    pub const ALL: [Self; 4] = [Self::Title, Self::Description, Self::Categories, Self::Brand];
-
-    fn of(self, item: &Item) -> &str {
-        match self {
-            Self::Title => &item.title,
-            Self::Description => &item.description,
-            Self::Categories => &item.categories,
-            Self::Brand => &item.brand,
-        }
-    }
-}
 
 /// A text and the items that have it in one of their fields.
 #[derive(Debug)]

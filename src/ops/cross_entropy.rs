@@ -9,8 +9,8 @@ use rayon::prelude::*;
 
 use super::cpu::{self, with_float, zeros_if};
 use super::embedding::check_ids;
-use super::kernels::{Float, Mat, MatMut, Precision, Stored, Threads, Update, matmul, vectorize};
-use super::log_softmax::log_sum_exp;
+use super::kernels::{Float, Mat, MatMut, Precision, Stored, Threads, Update, matmul};
+use super::log_softmax::{log_sum_exp, probabilities};
 use super::pool::Pool;
 use super::{fused, linear};
 
@@ -331,18 +331,6 @@ fn logits_gradient<T: Float>(row: &mut [T], target: usize, loss: T, grad: T) {
     // The loss is log-sum-exp minus the target's logit, so it need not be summed again.
     probabilities(row, loss + row[target], grad);
     row[target] -= grad;
-}
-
-/// Turns logits into `scale * probabilities`, from the logarithm of their summed exponentials.
-fn probabilities<T: Float>(row: &mut [T], total: T, scale: T) {
-    vectorize(
-        #[inline(always)]
-        || {
-            for v in row.iter_mut() {
-                *v = scale * (*v - total).exp();
-            }
-        },
-    );
 }
 
 #[cfg(test)]

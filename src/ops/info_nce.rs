@@ -14,6 +14,7 @@ use super::fused;
 use super::kernels::{
     Float, Mat, MatMut, Precision, Threads, Update, dot, matmul, max, sum_of, vectorize,
 };
+use super::log_softmax::probabilities;
 
 /// What a query is held against.
 #[derive(Debug, Clone, Copy)]
@@ -194,7 +195,7 @@ impl CustomOp1 for Fused {
                 logits.zip(&mut chunk.positive).zip(inputs).for_each(
                     |((row, positive), (&loss, &grad))| {
                         let total = loss + *positive;
-                        softmax_gradient(row, total, grad * scale);
+                        probabilities(row, total, grad * scale);
                         *positive = ((*positive - total).exp() - T::from_f64(1.0)) * grad * scale;
                     },
                 );
@@ -315,18 +316,6 @@ fn log_sum_exp<T: Float>(row: &[T], positive: T) -> T {
             largest + sum.ln()
         },
     )
-}
-
-/// Turns logits into `factor` times their probabilities under the log-sum-exp `total`.
-fn softmax_gradient<T: Float>(row: &mut [T], total: T, factor: T) {
-    vectorize(
-        #[inline(always)]
-        || {
-            for v in row.iter_mut() {
-                *v = factor * (*v - total).exp();
-            }
-        },
-    );
 }
 
 #[cfg(test)]

@@ -100,6 +100,18 @@ pub(super) fn log_sum_exp<T: Float>(row: &[T]) -> T {
     )
 }
 
+/// Turns logits into `scale * probabilities`, from the logarithm of their summed exponentials.
+pub(super) fn probabilities<T: Float>(row: &mut [T], total: T, scale: T) {
+    vectorize(
+        #[inline(always)]
+        || {
+            for v in row.iter_mut() {
+                *v = scale * (*v - total).exp();
+            }
+        },
+    );
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -15,4 +15,4 @@ mod template;
 
 pub use mixture::{Layout, SrtSelection, TasksConfig};
 pub use prompts::{Prompts, Sample};
-pub use template::{Direction, Field, template_texts};
+pub use template::{Direction, template_texts};

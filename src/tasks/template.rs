@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use serde::Deserialize;
 
-use crate::data::{Item, ItemId};
+use crate::data::{Item, ItemId, TextField};
 use crate::text::TextEncoder;
 use crate::{Result, invalid};
 
@@ -25,33 +25,6 @@ pub enum Direction {
     TitlesToIndex,
 }
 
-/// A text field of an item.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Field {
-    /// The product's name.
-    Title,
-    /// A sentence or more about it.
-    Description,
-    /// Who makes it.
-    Brand,
-    /// Where the shop files it.
-    Categories,
-}
-
-impl Field {
-    pub(super) const ALL: [Self; 4] =
-        [Self::Title, Self::Description, Self::Brand, Self::Categories];
-
-    pub(super) fn of(self, item: &Item) -> &str {
-        match self {
-            Self::Title => &item.title,
-            Self::Description => &item.description,
-            Self::Brand => &item.brand,
-            Self::Categories => &item.categories,
-        }
-    }
-}
-
 /// One part of a template.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Piece {
@@ -61,7 +34,7 @@ pub(super) enum Piece {
     /// Titles of the history, with this between them.
     Titles(String),
     Index,
-    Field(Field),
+    Field(TextField),
 }
 
 /// A template, taken apart.
@@ -73,7 +46,7 @@ pub(super) struct Template {
 
 impl Template {
     /// The text fields the template needs of its item.
-    pub(super) fn fields(&self) -> impl Iterator<Item = Field> {
+    pub(super) fn fields(&self) -> impl Iterator<Item = TextField> {
         self.input.iter().chain(&self.output).filter_map(|piece| match piece {
             Piece::Field(field) => Some(*field),
             _ => None,
@@ -158,10 +131,10 @@ fn parse(text: &str) -> Result<Vec<Piece>> {
         pieces.push(match name {
             "titles" => Piece::Titles(";".into()),
             "index" => Piece::Index,
-            "title" => Piece::Field(Field::Title),
-            "description" => Piece::Field(Field::Description),
-            "brand" => Piece::Field(Field::Brand),
-            "categories" => Piece::Field(Field::Categories),
+            "title" => Piece::Field(TextField::Title),
+            "description" => Piece::Field(TextField::Description),
+            "brand" => Piece::Field(TextField::Brand),
+            "categories" => Piece::Field(TextField::Categories),
             _ => match name.strip_prefix("history") {
                 Some("") => Piece::History(String::new()),
                 Some(separator) => Piece::History(separator.into()),
@@ -186,7 +159,7 @@ impl ItemTexts {
     pub(super) fn cut(items: &[Item], encoder: &TextEncoder, max_tokens: usize) -> Result<Self> {
         let cut = |item: &Item| -> Result<[String; 4]> {
             let mut fields: [String; 4] = Default::default();
-            for (field, text) in Field::ALL.into_iter().zip(&mut fields) {
+            for (field, text) in TextField::ALL.into_iter().zip(&mut fields) {
                 *text = cut_field(field.of(item), encoder, max_tokens)?;
             }
             Ok(fields)
@@ -195,7 +168,7 @@ impl ItemTexts {
     }
 
     /// The text of a field, empty where the item lacks it.
-    pub(super) fn field(&self, item: ItemId, field: Field) -> &str {
+    pub(super) fn field(&self, item: ItemId, field: TextField) -> &str {
         &self.fields[item as usize][field as usize]
     }
 }

@@ -3,8 +3,8 @@ use std::time::Duration;
 use candle_core::Device;
 
 use super::*;
+use crate::data::TextField;
 use crate::data::{Dataset, Item};
-use crate::embed::TextField;
 use crate::model::{DropoutPair, Packed, init};
 use crate::text::Tokenizer;
 use crate::{Error, invalid};

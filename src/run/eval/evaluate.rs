@@ -17,8 +17,6 @@ use crate::run::monitor::with_progress;
 use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::tasks::Prompts;
 use crate::{Result, rng};
-use rand::seq::index::sample;
-
 /// So many users at most are asked what they would be recommended without the trie.
 const LEGAL_RATE_USERS: usize = 500;
 
@@ -229,11 +227,6 @@ impl Run {
 
 /// `most` of the users, drawn without replacement and in their order; all of them, where there are no more.
 pub(super) fn sample_of(users: &[usize], most: usize, seed: u64, label: &str) -> Vec<usize> {
-    if most >= users.len() {
-        return users.to_vec();
-    }
     let mut stream = rng::stream(seed, label, &[]);
-    let mut drawn = sample(&mut stream, users.len(), most).into_vec();
-    drawn.sort_unstable();
-    drawn.into_iter().map(|at| users[at]).collect()
+    rng::subset(&mut stream, users.len(), most).into_iter().map(|at| users[at]).collect()
 }

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use rand::seq::index::sample;
 use serde::Serialize;
 
 use super::kept::Kept;
 use super::result::{EvalResult, TaskMetrics, TextModel, TextReport, TextSettings};
-use crate::data::{ItemId, Split, User};
+use crate::data::{ItemId, Split, TextField, User};
 use crate::decode::likeliest;
 use crate::eval::{TextScores, response_losses};
 use crate::inference::ItemTokens;
@@ -16,7 +15,7 @@ use crate::inference::{Continuation, generate};
 use crate::model::Llama;
 use crate::run::artifacts::{Trained, extended_backbone, load_index, precision};
 use crate::run::{Monitor, Run, Stage};
-use crate::tasks::{Direction, Field, Prompts, Sample};
+use crate::tasks::{Direction, Prompts, Sample};
 use crate::text::Tokenizer;
 use crate::{Result, invalid, rng};
 
@@ -45,28 +44,28 @@ impl TextRequest {
 struct TextTask {
     name: &'static str,
     direction: Direction,
-    field: Field,
+    field: TextField,
     /// Of the items, only those whose texts were kept from training, or only the others.
     held_out: bool,
 }
 
 impl TextTask {
     /// Semantic reconstruction of an item's text.
-    const fn of_item(name: &'static str, field: Field, held_out: bool) -> Self {
+    const fn of_item(name: &'static str, field: TextField, held_out: bool) -> Self {
         Self { name, direction: Direction::IndexToText, field, held_out }
     }
 }
 
 /// Semantic reconstruction of items' texts, and preference reconstruction of the test target's title.
 const TASKS: [TextTask; 5] = [
-    TextTask::of_item("item_title", Field::Title, false),
-    TextTask::of_item("item_description", Field::Description, false),
-    TextTask::of_item("new_title", Field::Title, true),
-    TextTask::of_item("new_description", Field::Description, true),
+    TextTask::of_item("item_title", TextField::Title, false),
+    TextTask::of_item("item_description", TextField::Description, false),
+    TextTask::of_item("new_title", TextField::Title, true),
+    TextTask::of_item("new_description", TextField::Description, true),
     TextTask {
         name: "next_title",
         direction: Direction::HistoryToText,
-        field: Field::Title,
+        field: TextField::Title,
         held_out: false,
     },
 ];
@@ -185,20 +184,10 @@ impl Run {
             let of_item = |(item, _)| case(ItemId::to_string(&item), &[], item);
             items.filter_map(of_item).collect::<Result<_>>()?
         };
-        let limit = limit.unwrap_or(DEFAULT_LIMIT);
-        if all.len() <= limit {
-            return Ok(all);
-        }
         let mut stream = rng::stream(self.config.seed, "text samples", &[position]);
-        let mut picked = vec![false; all.len()];
-        for at in sample(&mut stream, all.len(), limit) {
-            picked[at] = true;
-        }
-        Ok(all
-            .into_iter()
-            .zip(picked)
-            .filter_map(|(case, picked)| picked.then_some(case))
-            .collect())
+        let drawn = rng::subset(&mut stream, all.len(), limit.unwrap_or(DEFAULT_LIMIT));
+        let mut all: Vec<Option<Case>> = all.into_iter().map(Some).collect();
+        Ok(drawn.into_iter().filter_map(|at| all[at].take()).collect())
     }
 
     /// Lets the model write the responses of a batch, always by the likeliest token.

@@ -1,7 +1,7 @@
 //! Building one sample: a filled template, or a user's whole sequence.
 
-use super::template::{Direction, Field, ItemTexts, Piece, Template, Templates, cut_field};
-use crate::data::{Dataset, ItemId};
+use super::template::{Direction, ItemTexts, Piece, Template, Templates, cut_field};
+use crate::data::{Dataset, ItemId, TextField};
 use crate::rng::{self, Rng};
 use crate::text::{Part, TextEncoder, Tokenizer};
 use crate::{Error, Result, invalid};
@@ -135,7 +135,7 @@ impl Prompts {
         if !separator.is_empty() {
             invalid!("tasks/templates.toml: the first sequence template puts text between items");
         }
-        let Some([Piece::Text(text_instruction), Piece::Field(Field::Title), Piece::Text(_)]) =
+        let Some([Piece::Text(text_instruction), Piece::Field(TextField::Title), Piece::Text(_)]) =
             first(Direction::TextToIndex)
         else {
             invalid!(
@@ -253,7 +253,7 @@ impl Prompts {
     pub fn first_text_sample(
         &self,
         direction: Direction,
-        field: Field,
+        field: TextField,
         history: &[ItemId],
         item: ItemId,
     ) -> Result<Option<Sample>> {
@@ -312,7 +312,7 @@ impl Prompts {
                         if i > 0 {
                             parts.push(Part::Text(separator));
                         }
-                        parts.push(Part::Text(self.field(item, Field::Title)));
+                        parts.push(Part::Text(self.field(item, TextField::Title)));
                     }
                 }
             }
@@ -320,7 +320,7 @@ impl Prompts {
         parts
     }
 
-    fn field(&self, item: ItemId, field: Field) -> &str {
+    fn field(&self, item: ItemId, field: TextField) -> &str {
         self.texts.as_ref().map_or("", |texts| texts.field(item, field))
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::data::{Item, User};
+use crate::data::{Item, TextField, User};
 use crate::text::kinds;
 
 const TITLES: [&str; 4] =
@@ -31,7 +31,8 @@ fn prompts(tokenizer: &mut Tokenizer, dataset: &Dataset, longest: usize) -> (Pro
 
 /// A template filled with text alone.
 fn filled(pieces: &[Piece], names: &[String], dataset: &Dataset, history: &[ItemId]) -> String {
-    let text = |item: ItemId, field: Field| format!(" {}", field.of(&dataset.items[item as usize]));
+    let text =
+        |item: ItemId, field: TextField| format!(" {}", field.of(&dataset.items[item as usize]));
     let joined = |texts: Vec<String>, separator: &str| texts.join(separator);
     let target = 3;
     let piece = |piece: &Piece| match piece {
@@ -42,7 +43,7 @@ fn filled(pieces: &[Piece], names: &[String], dataset: &Dataset, history: &[Item
             joined(history.iter().map(|&item| names[item as usize].clone()).collect(), separator)
         }
         Piece::Titles(separator) => {
-            joined(history.iter().map(|&item| text(item, Field::Title)).collect(), separator)
+            joined(history.iter().map(|&item| text(item, TextField::Title)).collect(), separator)
         }
     };
     pieces.iter().map(piece).collect()
@@ -122,7 +123,7 @@ fn titles_and_queries_never_become_item_or_control_tokens() {
             ids.iter().filter(|id| items.contains(id)).count()
         };
         assert_eq!(of_items(&prompts.text(title).unwrap()), 0, "{kind}");
-        let sample = prompts.first_text_sample(Direction::IndexToText, Field::Title, &[], 1);
+        let sample = prompts.first_text_sample(Direction::IndexToText, TextField::Title, &[], 1);
         let sample = sample.unwrap().unwrap();
         let response: Vec<u32> = sample.response().collect();
         assert_eq!(of_items(&response[..response.len() - 1]), 0, "{kind}");

@@ -1,0 +1,34 @@
+//! The texts that an item may have, by name.
+
+use serde::{Deserialize, Serialize};
+
+use super::Item;
+
+/// A text that an item may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TextField {
+    /// What it is called.
+    Title,
+    /// A sentence or more about it.
+    Description,
+    /// Where the shop files it.
+    Categories,
+    /// Who makes it.
+    Brand,
+}
+
+impl TextField {
+    /// All there are.
+    pub const ALL: [Self; 4] = [Self::Title, Self::Description, Self::Categories, Self::Brand];
+
+    /// The text of an item; empty where it has none.
+    pub fn of(self, item: &Item) -> &str {
+        match self {
+            Self::Title => &item.title,
+            Self::Description => &item.description,
+            Self::Categories => &item.categories,
+            Self::Brand => &item.brand,
+        }
+    }
+}
