@@ -18,7 +18,7 @@ const MAY_USE: [(&str, &[&str]); 17] = [
     ("embed", &["data", "index", "ops", "nn", "text", "model"]),
     ("inference", &["data", "index", "ops", "text", "model", "decode", "tasks"]),
     ("eval", &["data", "index", "ops", "model", "decode", "tasks", "inference"]),
-    ("config", &["data", "decode", "embed", "eval", "index", "model", "tasks", "train"]),
+    ("config", &["data", "decode", "embed", "eval", "index", "model", "ops", "tasks", "train"]),
     (
         "run",
         &[

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::synth::SynthConfig;
 use crate::decode::Normalize;
 use crate::model::LoraConfig;
+use crate::ops::Precision;
 use crate::tasks::{SrtSelection, TasksConfig};
 use crate::train::{ContrastConfig, DistillationConfig, StageConfig};
 use crate::{Error, Result, invalid};
@@ -74,7 +75,7 @@ impl Default for DataConfig {
     }
 }
 
-/// A type of floating-point numbers.
+/// What weights are kept in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Float {
@@ -96,7 +97,7 @@ pub struct BackboneConfig {
     pub dtype: Float,
     /// What the values of matrix products are rounded to before they are multiplied; sums and weights
     /// stay in `dtype`. `bf16` takes effect on CPUs with AVX512-BF16.
-    pub precision: Float,
+    pub precision: Precision,
     /// The backbone from scratch, used where there is no path.
     pub scratch: ScratchConfig,
 }
@@ -106,7 +107,7 @@ impl Default for BackboneConfig {
         Self {
             path: None,
             dtype: Float::F32,
-            precision: Float::F32,
+            precision: Precision::Full,
             scratch: ScratchConfig::default(),
         }
     }

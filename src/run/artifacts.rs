@@ -26,10 +26,7 @@ pub(super) fn dtype(float: Float) -> DType {
 
 /// What the run's models multiply in.
 pub(super) fn precision(run: &Run) -> Precision {
-    match run.config.backbone.precision {
-        Float::F32 => Precision::Full,
-        Float::Bf16 => Precision::Bf16,
-    }
+    run.config.backbone.precision
 }
 
 /// The backbone before any stage: the configured checkpoint, or the one made from scratch.

@@ -13,6 +13,7 @@ use crate::data::Split;
 use crate::decode::Normalize;
 use crate::eval::{CONFIDENCE, LegalRate, Metrics, RESAMPLES, Report, TextScores};
 use crate::index::{Method, Order};
+use crate::ops::Precision;
 
 /// A result that the run keeps.
 #[derive(Debug, Clone, PartialEq)]
@@ -206,7 +207,7 @@ pub struct TextSettings {
     pub history: usize,
     pub held_out: f64,
     pub max_text_tokens: usize,
-    pub precision: Float,
+    pub precision: Precision,
     pub seed: u64,
     pub dataset: String,
     pub dataset_fingerprint: String,
