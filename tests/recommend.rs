@@ -350,7 +350,13 @@ fn a_checkpoint_that_does_not_fit_the_index_is_refused() {
         let name = format!("{to}-with-{from}");
         copy_run(to, &name);
         copy("initial", from, &name);
-        refused(&name, &["belongs to another index", "train --stage initial --force"]);
+        refused(
+            &name,
+            &[
+                "not the file that `llmbs train --stage initial` wrote",
+                "train --stage initial --force",
+            ],
+        );
     }
 
     // A model without the rows that its tokenizer counts on.
@@ -359,7 +365,10 @@ fn a_checkpoint_that_does_not_fit_the_index_is_refused() {
         fs::copy(runs.join("llmbs/backbone").join(file), runs.join("short/initial").join(file))
             .unwrap();
     }
-    refused("short", &["the model has", "do not belong together"]);
+    refused(
+        "short",
+        &["initial/config.json", "not the file that `llmbs train --stage initial` wrote"],
+    );
 }
 
 #[test]

@@ -190,15 +190,15 @@ fn table(
     row("legal rate", "", &|e| {
         e.legal_rate.map_or_else(String::new, |rate| format!("{:.4}", rate.share))
     });
-    let by_history = |e: &Ranking<EvalSettings>| e.report.by_history.clone();
-    let by_popularity = |e: &Ranking<EvalSettings>| e.report.by_popularity.clone();
-    let kinds: [(&str, fn(&Ranking<EvalSettings>) -> Vec<Bucket>); 2] =
-        [("history", by_history), ("popularity", by_popularity)];
-    for (by, buckets) in kinds {
+    let buckets = |e: &Ranking<EvalSettings>, by: &str| match by {
+        "history" => e.report.by_history.clone(),
+        _ => e.report.by_popularity.clone(),
+    };
+    for by in ["history", "popularity"] {
         row(&format!("{BUCKET_METRIC} by {by}"), "users", &|_| String::new());
-        for (i, bucket) in buckets(first).iter().enumerate() {
+        for (i, bucket) in buckets(first, by).iter().enumerate() {
             row(&format!("  {}", range(bucket)), &bucket.users.to_string(), &|e| {
-                buckets(e).get(i).map_or_else(String::new, |bucket| {
+                buckets(e, by).get(i).map_or_else(String::new, |bucket| {
                     with_interval(&bucket.metrics, &bucket.intervals, BUCKET_METRIC)
                 })
             });

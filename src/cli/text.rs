@@ -57,17 +57,21 @@ fn table(results: &[(TextModel, TextReport)]) -> String {
         let _ = write!(text, "{name:>14}");
     }
     text.push('\n');
-    let figures: [(&str, fn(&TaskMetrics) -> f64); 4] = [
-        ("perplexity", |task| task.perplexity),
-        ("exact_match", |task| task.scores.exact_match),
-        ("token_f1", |task| task.scores.token_f1),
-        ("rouge_l", |task| task.scores.rouge_l),
-    ];
+    let figures = |task: &TaskMetrics| {
+        let scores = &task.scores;
+        [
+            ("perplexity", task.perplexity),
+            ("exact_match", scores.exact_match),
+            ("token_f1", scores.token_f1),
+            ("rouge_l", scores.rouge_l),
+        ]
+    };
     for (task, of_first) in &first.metrics {
-        for (metric, figure) in figures {
+        for (i, (metric, _)) in figures(of_first).into_iter().enumerate() {
             let _ = write!(text, "{task:<18}{metric:<12}");
             for (_, report) in results {
-                let cell = report.metrics.get(task).map(|found| format!("{:.4}", figure(found)));
+                let cell = report.metrics.get(task);
+                let cell = cell.map(|found| format!("{:.4}", figures(found)[i].1));
                 let _ = write!(text, "{:>14}", cell.unwrap_or_default());
             }
             text.push('\n');

@@ -33,7 +33,7 @@ const LENGTH: Range = Between(1.0, 65_536.0);
 const LEARNING_RATE: Range = Above(0.0, 10.0);
 const WEIGHT: Range = Between(0.0, 1e6);
 
-/// The settings of both SASRecs.
+/// The settings of a `SASRec`, as encoder and as baseline.
 const SASREC: [(&str, Range); 12] = [
     ("dim", WIDTH),
     ("blocks", DEPTH),
@@ -49,7 +49,7 @@ const SASREC: [(&str, Range); 12] = [
     ("learning-rate", LEARNING_RATE),
 ];
 
-/// The settings of both LoRAs.
+/// The settings of an adapter.
 const LORA: [(&str, Range); 3] =
     [("rank", WIDTH), ("alpha", Above(0.0, 1e6)), ("dropout", BelowOne)];
 

@@ -309,7 +309,9 @@ pub(crate) fn softmax(scores: &mut [f32], temperature: f32) {
         || scores.iter_mut().for_each(|s| *s = Float::exp((*s - highest) / temperature)),
     );
     let total: f32 = scores.iter().sum();
-    scores.iter_mut().for_each(|s| *s /= total);
+    for score in scores {
+        *score /= total;
+    }
 }
 
 /// The sum of squares, in blocks of a fixed size.

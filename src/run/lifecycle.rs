@@ -76,8 +76,11 @@ impl Run {
                 return Ok(StageReport::was_done(stage, record));
             }
         }
-        if stage == Stage::Index {
-            index::check(self)?;
+        // What cannot work is refused before anything says that the stage is under way.
+        match stage {
+            Stage::Index => index::check(self)?,
+            Stage::Initial => initial::check(self)?,
+            Stage::Anneal => {}
         }
         let start = Instant::now();
         self.begin(stage, settings, inputs, resumes, None)?;

@@ -167,7 +167,9 @@ impl Trainer<'_> {
                 if let Some((teacher, rows)) = self.teacher.zip(recommended) {
                     let mut shares = vec![0f32; rows.len() * count];
                     for (line, row) in shares.chunks_mut(count).zip(&drawn_to[rows]) {
-                        row.iter().for_each(|&(id, share)| line[(id - first) as usize] = share);
+                        for &(id, share) in row {
+                            line[(id - first) as usize] = share;
+                        }
                     }
                     let shape = (shares.len() / count, count);
                     let shares = Tensor::from_vec(shares, shape, hidden.device())?;

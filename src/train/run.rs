@@ -28,6 +28,19 @@ struct Running {
     seconds: f64,
 }
 
+impl Running {
+    fn report_epoch(
+        &self,
+        validation: Option<f64>,
+        best: bool,
+        observer: &mut dyn Observer,
+    ) -> Result<()> {
+        let Self { tokens, seconds, .. } = *self;
+        let epoch = self.progress.epoch;
+        observer.on_epoch(&EpochReport { epoch, validation, best, tokens, seconds })
+    }
+}
+
 impl Trainer<'_> {
     /// Trains on `samples(epoch)` for all epochs, or on from the state left by an earlier process.
     ///
@@ -107,7 +120,7 @@ impl Trainer<'_> {
                     let since = running.progress.epoch - best;
                     ends = validation.patience > 0 && since >= validation.patience;
                 }
-                None => self.report_epoch(&running, None, false, observer)?,
+                None => running.report_epoch(None, false, observer)?,
             }
             if ends {
                 // A process that finds this state has nothing left to do either.
@@ -218,19 +231,7 @@ impl Trainer<'_> {
             }
         }
         self.swap_average(running)?;
-        self.report_epoch(running, Some(value), best, observer)
-    }
-
-    fn report_epoch(
-        &self,
-        running: &Running,
-        validation: Option<f64>,
-        best: bool,
-        observer: &mut dyn Observer,
-    ) -> Result<()> {
-        let Running { tokens, seconds, .. } = *running;
-        let epoch = running.progress.epoch;
-        observer.on_epoch(&EpochReport { epoch, validation, best, tokens, seconds })
+        running.report_epoch(Some(value), best, observer)
     }
 
     fn swap_average(&self, running: &mut Running) -> Result<()> {

@@ -126,7 +126,7 @@ impl StateDir {
         let read = |name: &str| {
             let path = latest.join(name);
             check(&path, sha256.get(name))?;
-            Ok::<_, Error>(load_safetensors(path, device)?)
+            load_safetensors(path, device)
         };
         put_back(params, &read(PARAMS)?)?;
         adam.restore(progress.step, &read(MOMENTS)?)?;
@@ -201,7 +201,7 @@ mod tests {
         for epoch in 0..200 {
             let best = Some((rng::uniform(&mut stream), epoch));
             let saved = Saved {
-                progress: Progress { best, epoch, ..Progress::default() },
+                progress: Progress { epoch, best, ..Progress::default() },
                 sha256: BTreeMap::new(),
             };
             files::write_json(&path, &saved).unwrap();

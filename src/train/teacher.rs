@@ -143,7 +143,9 @@ impl Teacher {
         };
         let mass: f32 = shares.iter().map(|(_, share)| share).sum();
         if mass > 0.0 {
-            shares.iter_mut().for_each(|(_, share)| *share /= mass);
+            for (_, share) in &mut shares {
+                *share /= mass;
+            }
             shares
         } else {
             // Nothing of the teacher's is below: the target itself is as good as anything.
@@ -192,7 +194,9 @@ mod tests {
     fn dense(rows: &[Vec<(u32, f32)>]) -> Vec<[f32; 4]> {
         let line = |row: &Vec<(u32, f32)>| {
             let mut line = [0.0; 4];
-            row.iter().for_each(|&(id, share)| line[id as usize - 10] = share);
+            for &(id, share) in row {
+                line[id as usize - 10] = share;
+            }
             line
         };
         rows.iter().map(line).collect()

@@ -19,6 +19,22 @@ use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::train::{Contrast, Projectors, Teacher, TrainOutcome, Trainer, Validation};
 use crate::{Result, files, invalid};
 
+/// Refuses a run whose index was made with matrices that are gone: without them the loss would be another.
+pub(in crate::run) fn check(run: &Run) -> Result<()> {
+    for name in ["semantic", "behavior"] {
+        let file = format!("{name}.safetensors");
+        let path = run.dir.join("index").join(&file);
+        if run.manifest.output(Stage::Index, &file).is_some() && !path.exists() {
+            invalid!(
+                "{}: is gone, though the index was made with it; put it back, or make the index anew \
+                 with `llmbs index --force`",
+                path.display()
+            );
+        }
+    }
+    Ok(())
+}
+
 pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> {
     let config = &run.config.train;
     let index = load_index(run)?;

@@ -27,9 +27,12 @@ pub(in crate::run) fn build(
     let (config, num_items) = (&run.config, run.dataset.num_items());
     let (method, order) = (config.index.method, config.index.order);
     if vectors.is_empty() || method == Method::Random {
-        let codes = |plan: &TreePlan| match method.is_residual() {
-            true => vec![plan.branching; plan.levels],
-            false => plan.num_codes(num_items),
+        let codes = |plan: &TreePlan| {
+            if method.is_residual() {
+                vec![plan.branching; plan.levels]
+            } else {
+                plan.num_codes(num_items)
+            }
         };
         let codes: Vec<usize> = plans.iter().flat_map(codes).collect();
         let index = ItemIndex::random(num_items, &codes, config.seed)?;
