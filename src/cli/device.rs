@@ -1,9 +1,8 @@
 //! The device that `--device` names.
 
-use std::panic;
 use std::str::FromStr;
 
-use anyhow::bail;
+use anyhow::{anyhow, bail};
 use candle_core::Device;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,27 +40,15 @@ pub(super) fn open(choice: DeviceChoice) -> anyhow::Result<Device> {
 fn cuda(ordinal: usize) -> anyhow::Result<Device> {
     if cfg!(not(feature = "cuda")) {
         bail!(
-            "--device cuda:{ordinal}: this program was built without CUDA; build it with \
-             scripts/build-cuda.sh, or use --device cpu"
+            "--device cuda:{ordinal}: this program was built without CUDA (cargo build --release \
+             --features cuda); use --device cpu"
         );
     }
-    // Where CUDA's libraries are missing, candle does not fail but panics; that is not for the user to read.
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(|_| {}));
-    let opened = panic::catch_unwind(|| Device::new_cuda(ordinal));
-    panic::set_hook(hook);
-    match opened {
-        Ok(Ok(device)) => Ok(device),
-        Ok(Err(e)) => {
-            let first = e.to_string();
-            let first = first.lines().next().unwrap_or_default();
-            bail!("--device cuda:{ordinal}: there is no such device ({first}); use --device cpu")
-        }
-        Err(_) => bail!(
-            "--device cuda:{ordinal}: CUDA's driver or its libraries (cuBLAS, cuRAND, NVRTC) are not \
-             there: put their folders on LD_LIBRARY_PATH, or use --device cpu"
-        ),
-    }
+    Device::new_cuda(ordinal).map_err(|e| {
+        let cause = e.to_string();
+        let first = cause.lines().next().unwrap_or_default();
+        anyhow!("--device cuda:{ordinal}: there is no such device ({first}); use --device cpu")
+    })
 }
 
 #[cfg(test)]
@@ -74,7 +61,7 @@ mod tests {
         if cfg!(not(feature = "cuda")) {
             assert!(open(DeviceChoice::Auto).unwrap().is_cpu());
             let error = open(DeviceChoice::Cuda(3)).unwrap_err().to_string();
-            assert!(error.contains("cuda:3") && error.contains("build-cuda.sh"), "{error}");
+            assert!(error.contains("cuda:3") && error.contains("--features cuda"), "{error}");
         }
     }
 }
