@@ -34,7 +34,7 @@ const LEARNING_RATE: Range = Above(0.0, 10.0);
 const WEIGHT: Range = Between(0.0, 1e6);
 
 /// The settings of a `SASRec`, as encoder and as baseline.
-const SASREC: [(&str, Range); 12] = [
+const SASREC: [(&str, Range); 13] = [
     ("dim", WIDTH),
     ("blocks", DEPTH),
     ("heads", DEPTH),
@@ -47,6 +47,7 @@ const SASREC: [(&str, Range); 12] = [
     ("patience", COUNT),
     ("batch-size", COUNT),
     ("learning-rate", LEARNING_RATE),
+    ("weight-decay", WEIGHT),
 ];
 
 /// The settings of an adapter.
@@ -73,7 +74,7 @@ const STAGE: [(&str, Range); 15] = [
 ];
 
 /// What stands in one table alone.
-const SINGLE: [(&str, Range); 54] = [
+const SINGLE: [(&str, Range); 60] = [
     ("seed", Any),
     ("data.history", LENGTH),
     ("data.synthetic.seed", Any),
@@ -128,6 +129,12 @@ const SINGLE: [(&str, Range); 54] = [
     ("train.contrast.negatives", COUNT),
     ("train.distillation.weight", Between(0.0, 1.0)),
     ("train.distillation.temperature", Above(0.0, 100.0)),
+    ("train.selection.targets-per-user", COUNT),
+    ("train.selection.max-samples", COUNT),
+    ("train.validation.users", COUNT_OR_NONE),
+    ("train.validation.beam", COUNT),
+    ("train.validation.patience", COUNT_OR_NONE),
+    ("eval.beam", COUNT),
     ("eval.batch", COUNT),
 ];
 
@@ -143,43 +150,28 @@ const GROUPS: [(&str, &[(&str, Range)]); 8] = [
     ("train.anneal.", &STAGE),
 ];
 
-/// Keys without a group of their own.
-const REST: [(&str, Range); 8] = [
-    ("index.behavior.sasrec.weight-decay", WEIGHT),
-    ("baseline.sasrec.weight-decay", WEIGHT),
-    ("train.selection.targets-per-user", COUNT),
-    ("train.selection.max-samples", COUNT),
-    ("train.validation.users", COUNT_OR_NONE),
-    ("train.validation.beam", COUNT),
-    ("train.validation.patience", COUNT_OR_NONE),
-    ("eval.beam", COUNT),
-];
-
 /// What is wrong with the numbers of `config`, each with its key, its value and its range.
 pub(super) fn violations(config: &RunConfig) -> Result<Vec<String>> {
     let value =
         Value::try_from(config).map_err(|e| Error::Invalid(format!("configuration: {e}")))?;
     let mut wrong = Vec::new();
     visit("", &value, &mut |key, number| {
-        let holds = match range(key) {
-            Some(range) => holds(range, number),
-            None => false,
+        let must = match range(key) {
+            Some(range) if holds(range, number) => return,
+            Some(range) => words(range),
+            None => "has no range".into(),
         };
-        if !holds {
-            let must = range(key).map_or_else(|| "has no range".into(), words);
-            wrong.push(format!("{key} = {number}: {must}"));
-        }
+        wrong.push(format!("{key} = {number}: {must}"));
     });
     Ok(wrong)
 }
 
 /// The range of the number, or of each number of the list, with this dotted key.
 fn range(key: &str) -> Option<Range> {
-    let of_group = GROUPS.iter().find_map(|(prefix, group)| {
+    GROUPS.iter().find_map(|(prefix, group)| {
         let name = key.strip_prefix(prefix)?;
-        group.iter().find(|(known, _)| *known == name)
-    });
-    of_group.or_else(|| REST.iter().find(|(known, _)| *known == key)).map(|(_, range)| *range)
+        group.iter().find(|(known, _)| *known == name).map(|(_, range)| *range)
+    })
 }
 
 fn holds(range: Range, number: f64) -> bool {
