@@ -81,17 +81,7 @@ pub fn train(bench: TrainBench, seed: u64, device: &Device) -> Result<TrainSpeed
         checkpointing: bench.checkpointing,
         ..StageConfig::default()
     };
-    let trainer = Trainer {
-        config: &config,
-        lora_dropout: 0.0,
-        seed,
-        model: &model,
-        params: &params,
-        levels: None,
-        contrast: None,
-        teacher: None,
-        state: None,
-    };
+    let trainer = Trainer::new(&config, seed, &model, &params);
     let mut times = Times::default();
     let samples = |epoch| Ok(random_samples(bench, llama.vocab_size, seed, epoch));
     let outcome = trainer.run(&samples, None, &mut times)?;

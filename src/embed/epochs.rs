@@ -45,7 +45,7 @@ pub(super) struct Trained<W> {
 /// Runs at most `most` epochs and keeps the weights of the one with the highest figure, the last where there
 /// is no figure; ends when it has not risen for `patience` epochs.
 ///
-/// `epoch` trains the epoch it is given, from 1, and reports of it; `weights` copies the network.
+/// `epoch` trains the epoch it is given, from 1; it reports of it and copies the weights.
 pub(super) fn early_stopping<W>(
     most: usize,
     patience: usize,

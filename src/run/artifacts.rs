@@ -1,6 +1,5 @@
 //! What a run folder holds, read: the index and its matrices, the models and their vocabularies.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use candle_core::{DType, Device, Tensor};
@@ -144,8 +143,7 @@ impl Trained {
 
     /// The model with unmerged, trainable adapters.
     pub(super) fn adapted(&self, run: &Run, adapters: &Adapters) -> Result<Llama> {
-        let adapters: BTreeMap<_, _> = adapters.clone();
-        Ok(Llama::with_lora(&self.config, &self.weights, &adapters)?.with_precision(precision(run)))
+        Ok(Llama::with_lora(&self.config, &self.weights, adapters)?.with_precision(precision(run)))
     }
 }
 

@@ -21,8 +21,6 @@ struct Running {
     average: Option<Average>,
     progress: Progress,
     workspace: Workspace,
-    schedule: Schedule,
-    total_steps: u64,
     /// Of this process.
     tokens: usize,
     seconds: f64,
@@ -83,9 +81,8 @@ impl Trainer<'_> {
         }
         let per_epoch = epoch_samples.len().div_ceil(config.batch) as u64;
         let all_steps = per_epoch * config.epochs;
-        running.total_steps = config.max_steps.map_or(all_steps, |max| max.min(all_steps));
-        running.schedule =
-            Schedule::new(config.learning_rate, config.warmup_ratio, running.total_steps);
+        let total_steps = config.max_steps.map_or(all_steps, |max| max.min(all_steps));
+        let schedule = Schedule::new(config.learning_rate, config.warmup_ratio, total_steps);
         let memory = self.memory(&epoch_samples);
         observer.on_start(memory)?;
         let outcome = |running: &Running, finished| TrainOutcome {
@@ -101,37 +98,32 @@ impl Trainer<'_> {
         {
             self.rate(&mut running, validation, state.as_ref(), observer)?;
         }
-        while running.progress.step < running.total_steps && !running.progress.ended {
+        while running.progress.step < total_steps && !running.progress.ended {
             // The next epoch's samples are made while this one trains.
             let next = running.progress.epoch + 1;
-            let upcoming = (next * per_epoch < running.total_steps)
-                .then(|| scope.spawn(move || samples(next)));
-            if self.epoch(&mut running, &epoch_samples, state.as_ref(), observer)? == Control::Stop
+            let upcoming =
+                (next * per_epoch < total_steps).then(|| scope.spawn(move || samples(next)));
+            if self.epoch(&mut running, &schedule, &epoch_samples, state.as_ref(), observer)?
+                == Control::Stop
             {
                 return Ok(outcome(&running, false));
             }
             running.progress.epoch += 1;
             running.progress.batches = 0;
-            let mut ends = false;
             match validation.as_mut() {
                 Some(validation) => {
                     self.rate(&mut running, validation, state.as_ref(), observer)?;
                     let best = running.progress.best.map_or(0, |(_, epoch)| epoch);
                     let since = running.progress.epoch - best;
-                    ends = validation.patience > 0 && since >= validation.patience;
+                    // A process that finds this state has nothing left to do either.
+                    running.progress.ended =
+                        validation.patience > 0 && since >= validation.patience;
                 }
                 None => running.report_epoch(None, false, observer)?,
-            }
-            if ends {
-                // A process that finds this state has nothing left to do either.
-                running.progress.ended = true;
             }
             self.save(&running, state.as_ref())?;
             if let Some(upcoming) = upcoming {
                 epoch_samples = upcoming.join().unwrap_or_else(|panic| resume_unwind(panic))?;
-            }
-            if ends {
-                break;
             }
         }
         match (&state, running.progress.best) {
@@ -163,8 +155,6 @@ impl Trainer<'_> {
             average,
             progress: left.unwrap_or_default(),
             workspace: Workspace::default(),
-            schedule: Schedule::new(0.0, 0.0, 0),
-            total_steps: 0,
             tokens: 0,
             seconds: 0.0,
         })
@@ -174,17 +164,18 @@ impl Trainer<'_> {
     fn epoch(
         &self,
         running: &mut Running,
+        schedule: &Schedule,
         samples: &[Sample],
         state: Option<&StateDir>,
         observer: &mut dyn Observer,
     ) -> Result<Control> {
         let config = self.config;
         for batch in samples.chunks(config.batch).skip(running.progress.batches) {
-            if running.progress.step >= running.total_steps {
+            if running.progress.step >= schedule.total() {
                 break;
             }
             let start = Instant::now();
-            let lr = running.schedule.at(running.progress.step);
+            let lr = schedule.at(running.progress.step);
             let (losses, gradient_norm) = self.step(running, batch, lr)?;
             let tokens: usize = batch.iter().map(|s| s.ids.len()).sum();
             let elapsed = start.elapsed().as_secs_f64();
@@ -194,7 +185,7 @@ impl Trainer<'_> {
             let step = running.progress.step;
             let control = observer.on_step(&StepReport {
                 step,
-                total_steps: running.total_steps,
+                total_steps: schedule.total(),
                 epoch: running.progress.epoch + 1,
                 losses,
                 learning_rate: lr,

@@ -15,6 +15,11 @@ impl Schedule {
         Self { peak, warmup, total }
     }
 
+    /// The steps of the run.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
     /// The learning rate of step `step`, from 0.
     pub fn at(&self, step: u64) -> f64 {
         if step < self.warmup {

@@ -74,12 +74,11 @@ impl Teacher {
     /// # Errors
     /// A sample whose labels are not the codes of its target items.
     pub fn distributions(&self, samples: &[Sample]) -> Result<Vec<Vec<(u32, f32)>>> {
-        let samples: Vec<&Sample> = samples.iter().filter(|s| s.recommends).collect();
+        let levels = self.places.first().map_or(0, Vec::len);
         let (mut histories, mut rows, mut targets) = (Vec::new(), Vec::new(), Vec::new());
         let mut tokens = 0;
-        for sample in samples {
+        for sample in samples.iter().filter(|s| s.recommends) {
             let of_sample = &sample.items[sample.first_target..];
-            let levels = self.places.first().map_or(0, Vec::len);
             if sample.first_target == 0 || of_sample.len() * levels != sample.labels.len() {
                 invalid!("a teacher needs samples that tell their items");
             }
@@ -105,7 +104,6 @@ impl Teacher {
         let states = ops::embedding(&self.network.states(&histories, None)?.detach(), &rows)?;
         let scores = ops::linear(&states, &self.network.items().detach(), ops::Precision::Full)?;
         let mut scores: Vec<f32> = scores.flatten_all()?.to_vec1()?;
-        let levels = self.places[0].len();
         let of_targets = scores.par_chunks_mut(self.places.len()).zip(&targets);
         let distributions = of_targets.map(|(scores, &target)| {
             softmax(scores, self.config.temperature as f32);

@@ -33,6 +33,23 @@ pub struct Trainer<'a> {
     pub state: Option<&'a Path>,
 }
 
+impl<'a> Trainer<'a> {
+    /// A run with the loss of the labels over the whole vocabulary alone, too short to be resumed.
+    pub fn new(config: &'a StageConfig, seed: u64, model: &'a Llama, params: &'a Params) -> Self {
+        Self {
+            config,
+            lora_dropout: 0.0,
+            seed,
+            model,
+            params,
+            levels: None,
+            contrast: None,
+            teacher: None,
+            state: None,
+        }
+    }
+}
+
 /// How the epochs of a run are told apart.
 pub struct Validation<'a> {
     /// The figure of the model as it is, the higher the better.

@@ -91,7 +91,7 @@ impl Run {
             None => self.train_baseline(request, &dir, monitor)?,
         };
         let users: Vec<usize> = (0..self.dataset.users.len()).collect();
-        let settings = self.baseline_settings(request, &dir, users.len())?;
+        let settings = self.baseline_settings(request, &training, users.len());
         let kept = kept(&dir, request.split);
         if let Some(found) = kept.find(&settings, force)? {
             return Ok(found);
@@ -274,16 +274,16 @@ impl Run {
     fn baseline_settings(
         &self,
         request: BaselineRequest,
-        dir: &Path,
+        training: &Training,
         users: usize,
-    ) -> Result<BaselineSettings> {
+    ) -> BaselineSettings {
         let (score, config) = match request.baseline {
             Baseline::SasRec => (
                 "inner product of the history's state and the item's embedding",
                 json!(self.config.baseline.sasrec),
             ),
         };
-        Ok(BaselineSettings {
+        BaselineSettings {
             model: request.baseline.name().into(),
             split: request.split,
             users,
@@ -300,9 +300,9 @@ impl Run {
             dataset_fingerprint: self.dataset.fingerprint.clone(),
             config,
             validation: format!("{VALIDATION} of all users chose the epoch"),
-            model_digest: files::digest(&dir.join("model.safetensors"))?,
+            model_digest: training.model_sha256.clone(),
             git_revision: GIT_REVISION.into(),
-        })
+        }
     }
 }
 

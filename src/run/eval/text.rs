@@ -10,8 +10,7 @@ use super::result::{EvalResult, TaskMetrics, TextModel, TextReport, TextSettings
 use crate::data::{ItemId, Split, TextField, User};
 use crate::decode::likeliest;
 use crate::eval::{TextScores, response_losses};
-use crate::inference::ItemTokens;
-use crate::inference::{Continuation, generate};
+use crate::inference::{Continuation, ItemTokens, generate};
 use crate::model::Llama;
 use crate::run::artifacts::{Trained, extended_backbone, load_index, precision};
 use crate::run::{Monitor, Run, Stage};

@@ -26,7 +26,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
     let model = trained.adapted(run, &adapters)?;
     tracing::info!("stage anneal: {} weights are trained", params.num_trained());
 
-    let prompts = trained.tokens.prompts(&run.dataset, &run.config.train.tasks)?;
+    let prompts = trained.tokens.prompts(&run.dataset, &config.tasks)?;
     let tasks = config.tasks.sequence_only();
     let samples = |epoch| {
         let history = run.config.data.history;

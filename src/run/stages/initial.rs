@@ -10,12 +10,13 @@ use crate::config::{TrainEmbeddings, Tuning};
 use crate::inference::ItemTokens;
 use crate::model::adapter::{self, Adapters};
 use crate::model::llama::{EMBEDDING, HEAD};
-use crate::model::{Llama, Weights, load_safetensors, save_folder, save_safetensors};
+use crate::model::{Llama, LlamaConfig, Weights, load_safetensors, save_folder, save_safetensors};
 use crate::nn::Params;
 use crate::run::artifacts::{extended_backbone, levels_apart, load_index, load_matrix, precision};
 use crate::run::eval::ValidationMetric;
 use crate::run::log::TrainLog;
 use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
+use crate::tasks::SrtSelection;
 use crate::train::{Contrast, Projectors, Teacher, TrainOutcome, Trainer, Validation};
 use crate::{Result, files, invalid};
 
@@ -63,14 +64,14 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
         weights.values().map(Tensor::elem_count).sum::<usize>()
     );
 
-    let prompts = tokens.prompts(&run.dataset, &run.config.train.tasks)?;
+    let prompts = tokens.prompts(&run.dataset, &config.tasks)?;
     let contrast = !projectors.is_empty();
     let samples = |epoch| {
         let history = run.config.data.history;
         config.tasks.epoch(
             &run.dataset,
             &prompts,
-            crate::tasks::SrtSelection::default(),
+            SrtSelection::default(),
             history,
             contrast,
             run.config.seed,
@@ -126,7 +127,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
 /// Registers what the configuration lets training change; gives the adapters of `tuning = "lora"`.
 fn make_trainable(
     run: &Run,
-    llama: &crate::model::LlamaConfig,
+    llama: &LlamaConfig,
     weights: &mut Weights,
     first_new: usize,
     params: &mut Params,

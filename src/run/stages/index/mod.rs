@@ -133,17 +133,7 @@ fn prepare_scratch(run: &Run, monitor: &mut dyn Monitor) -> Result<Vec<PathBuf>>
             *weight = params.insert(name.clone(), weight)?;
         }
         let model = Llama::new(&llama, &weights)?.with_precision(precision(run));
-        let trainer = Trainer {
-            config: &config.train.warmup,
-            lora_dropout: 0.0,
-            seed: config.seed,
-            model: &model,
-            params: &params,
-            levels: None,
-            contrast: None,
-            teacher: None,
-            state: None,
-        };
+        let trainer = Trainer::new(&config.train.warmup, config.seed, &model, &params);
         let mut log = TrainLog::new(run, "warmup", config.train.warmup.log_every, monitor);
         trainer.run(&|epoch| Ok(shuffled(&samples, config.seed, epoch)), None, &mut log)?;
     }
