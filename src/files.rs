@@ -70,6 +70,12 @@ pub(crate) fn replace_with(
     fs::rename(&temporary, path)
 }
 
+/// Copies a file, whole or not at all; creates the parent folder.
+pub fn copy(from: &Path, to: &Path) -> Result<()> {
+    let mut source = fs::File::open(from).map_err(Error::io(from))?;
+    write_with(to, |file| std::io::copy(&mut source, file).map(drop))
+}
+
 /// Writes `bytes` as the whole of a file.
 pub fn write(path: &Path, bytes: &[u8]) -> Result<()> {
     write_with(path, |file| file.write_all(bytes))
@@ -92,6 +98,16 @@ pub fn write_json_lines<T: Serialize>(path: &Path, values: &[T]) -> Result<()> {
         }
         Ok(())
     })
+}
+
+/// Reads a file with JSON on every line; an error names the file, the line and what is wrong.
+pub fn read_json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
+    let text = fs::read_to_string(path).map_err(Error::io(path))?;
+    let read = |(i, line)| {
+        serde_json::from_str(line)
+            .map_err(|e| Error::Invalid(format!("{}:{}: {e}", path.display(), i + 1)))
+    };
+    text.lines().enumerate().map(read).collect()
 }
 
 /// Reads a JSON file; an error names the file, the line and what is wrong.

@@ -30,6 +30,8 @@ pub mod config;
 
 pub mod run;
 
+pub mod ablate;
+
 pub mod bench;
 
 pub mod cli;

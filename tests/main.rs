@@ -4,6 +4,7 @@
 
 mod common;
 
+mod ablate;
 mod baseline;
 mod cli;
 mod decoding;

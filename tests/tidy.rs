@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which modules a module may use, besides `error`, `rng` and `files`.
-const MAY_USE: [(&str, &[&str]); 17] = [
+const MAY_USE: [(&str, &[&str]); 18] = [
     ("data", &[]),
     ("index", &["data"]),
     ("ops", &[]),
@@ -37,8 +37,9 @@ const MAY_USE: [(&str, &[&str]); 17] = [
             "train",
         ],
     ),
+    ("ablate", &["config", "data", "eval", "run"]),
     ("bench", &["decode", "index", "inference", "model", "nn", "ops", "tasks", "train"]),
-    ("cli", &["bench", "config", "data", "decode", "run"]),
+    ("cli", &["ablate", "bench", "config", "data", "decode", "run"]),
     ("main", &["cli"]),
 ];
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use super::ablate::AblateArgs;
 use super::baseline::BaselineArgs;
 use super::bench::BenchCommand;
 use super::data::DataCommand;
@@ -69,6 +70,8 @@ pub(super) enum Command {
     Recommend(RecommendArgs),
     /// Index, both training stages and evaluation: whatever is not done yet
     Run,
+    /// Train variants of the configuration with several seeds and compare them (docs/ablations.md)
+    Ablate(AblateArgs),
     /// Print the resolved configuration
     Config,
     /// Time the engines on random input

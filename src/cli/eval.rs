@@ -38,6 +38,9 @@ pub(super) struct EvalArgs {
     /// Test each metric against the same evaluation of another run, user by user
     #[arg(long, value_name = "OTHER_RUN")]
     pub(super) compare: Option<PathBuf>,
+    /// Rank together with a trained baseline, such as RUN/baseline/sasrec/seed-1; several are averaged
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) fuse: Vec<PathBuf>,
     /// As JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -66,8 +69,9 @@ pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::R
         None => vec![false],
     };
     let split = args.split.unwrap_or(Split::Test);
-    let request = |adapter, beam| EvalRequest { split, adapter, beam, limit: args.limit };
-    let requests: Vec<Vec<EvalRequest>> = adapters
+    let (limit, fuse) = (args.limit, args.fuse.as_slice());
+    let request = |adapter, beam| EvalRequest { split, adapter, beam, limit, fuse };
+    let requests: Vec<Vec<EvalRequest<'_>>> = adapters
         .iter()
         .map(|&adapter| beams.iter().map(|&beam| request(adapter, beam)).collect())
         .collect();
@@ -230,6 +234,13 @@ fn footnotes(evaluations: &[&Shown], settings: &EvalSettings) -> String {
         settings.source,
         settings.seed,
     );
+    for ranking in evaluations.iter().map(|shown| &shown.ranking) {
+        if let (Some(fusion), Some(weight)) = (&ranking.settings.fusion, ranking.fusion_weight) {
+            let models: Vec<&str> = fusion.models.keys().map(String::as_str).collect();
+            let (adapter, models) = (&ranking.settings.adapter, models.join(", "));
+            let _ = writeln!(text, "adapter {adapter}: ranked with {models}, weight {weight:.2}");
+        }
+    }
     text
 }
 

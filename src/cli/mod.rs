@@ -1,6 +1,7 @@
 //! The command line: parses arguments, runs the library, prints results. Results go to stdout, logs and
 //! progress to stderr; exit code 0, 1 for a failure, 2 for usage.
 
+mod ablate;
 mod args;
 mod baseline;
 mod bench;
@@ -67,6 +68,11 @@ fn run(args: &Args) -> anyhow::Result<()> {
     if let Command::Bench { command } = &args.command {
         return bench::run(command, args.seed.unwrap_or_default(), args.device);
     }
+    if let Command::Ablate(asked) = &args.command {
+        let configure = |set: &[String]| Ok(resolve(args, set)?.0);
+        let (device, mut bars) = (device::open(args.device)?, Bars::new(args.quiet));
+        return ablate::run(asked, args.run.as_deref(), &configure, &device, &mut bars);
+    }
     let (config, run_dir) = configuration(args)?;
     match &args.command {
         Command::Config => out(&config.to_toml()?),
@@ -85,7 +91,10 @@ fn run(args: &Args) -> anyhow::Result<()> {
                 Command::Generate(generate) => generate::run(&run, generate, args.seed),
                 Command::Recommend(recommend) => recommend::recommend(&run, recommend, &mut bars),
                 Command::Run => whole(&mut run, &mut bars),
-                Command::Config | Command::Data { .. } | Command::Bench { .. } => Ok(()),
+                Command::Config
+                | Command::Data { .. }
+                | Command::Bench { .. }
+                | Command::Ablate(_) => Ok(()),
             }
         }
     }
@@ -93,12 +102,21 @@ fn run(args: &Args) -> anyhow::Result<()> {
 
 /// The configuration and run folder that the arguments and the place they are given in lead to.
 fn configuration(args: &Args) -> anyhow::Result<(RunConfig, PathBuf)> {
+    let (config, name) = resolve(args, &[])?;
+    let run_dir = args.run.clone().unwrap_or_else(|| PathBuf::from("runs").join(name));
+    config.check()?;
+    Ok((config, run_dir))
+}
+
+/// The configuration, with settings more than those of the arguments, and its name.
+fn resolve(args: &Args, set: &[String]) -> crate::Result<(RunConfig, String)> {
     let mut overrides = args.set.clone();
     // A text may be drawn with another seed than the model was trained with.
     let draws_alone = matches!(args.command, Command::Generate(_));
     if let Some(seed) = args.seed.filter(|_| !draws_alone) {
         overrides.push(format!("seed={seed}"));
     }
+    overrides.extend_from_slice(set);
     let of_run = args.run.as_ref().map(|dir| dir.join("config.toml")).filter(|path| path.exists());
     let here = PathBuf::from("llmbs.toml");
     let file = args.config.clone().or(of_run).or_else(|| here.exists().then_some(here));
@@ -108,9 +126,7 @@ fn configuration(args: &Args) -> anyhow::Result<(RunConfig, PathBuf)> {
     };
     let name = file.as_ref().and_then(|path| path.file_stem());
     let name = name.map_or_else(|| "demo".into(), |stem| stem.to_string_lossy().into_owned());
-    let run_dir = args.run.clone().unwrap_or_else(|| PathBuf::from("runs").join(name));
-    config.check()?;
-    Ok((config, run_dir))
+    Ok((config, name))
 }
 
 fn set_threads(threads: Option<usize>) -> anyhow::Result<()> {

@@ -16,15 +16,15 @@ pub const CONFIDENCE: f64 = 0.95;
 pub type Intervals = PerMetric<[f64; 2]>;
 
 /// How many classes of ranks there are: one for each that counts, and one for all others.
-pub(super) const RANKS: usize = DEPTH + 1;
+const RANKS: usize = DEPTH + 1;
 
 /// The class of a rank: users of one class gain the same in every metric.
-pub(super) fn class_of(rank: Option<usize>) -> usize {
+fn class_of(rank: Option<usize>) -> usize {
     rank.filter(|&r| r <= DEPTH).unwrap_or(0)
 }
 
 /// The rank that stands for a class.
-pub(super) fn rank_of_class(class: usize) -> Option<usize> {
+fn rank_of_class(class: usize) -> Option<usize> {
     (class > 0).then_some(class)
 }
 

@@ -6,9 +6,9 @@ use rand::RngCore as _;
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::bootstrap::{RANKS, class_of, intervals_of_means, rank_of_class};
+use super::bootstrap::intervals_of_means;
 use super::evaluator::Prediction;
-use super::metrics::{COUNT, Metrics, PerMetric, gains};
+use super::metrics::{COUNT, PerMetric, gains};
 use crate::{Result, invalid, rng};
 
 /// How often the two models change places at random.
@@ -33,31 +33,38 @@ pub struct Difference {
 }
 
 /// Compares two models on the same users by the `rank` of each target: [`Prediction::rank`], or the one with
-/// the history left out.
+/// the history left out. Each has been trained at least once; of several trainings, with other seeds, a user's
+/// results are averaged.
 ///
 /// # Errors
 /// If the users or their targets are not the same.
 pub fn compare(
-    this: &[Prediction],
-    other: &[Prediction],
+    this: &[&[Prediction]],
+    other: &[&[Prediction]],
     rank: fn(&Prediction) -> Option<usize>,
     seed: u64,
 ) -> Result<PerMetric<Difference>> {
-    let pairs = paired_ranks(this, other, rank)?;
-    let (these, others): (Vec<_>, Vec<_>) = pairs.iter().copied().unzip();
-    let classes: Vec<usize> =
-        pairs.iter().map(|&(a, b)| class_of(a) * RANKS + class_of(b)).collect();
-    let gains: Vec<[f64; COUNT]> = (0..RANKS * RANKS)
-        .map(|class| {
-            let [a, b] = [class / RANKS, class % RANKS].map(|c| gains(rank_of_class(c)));
-            std::array::from_fn(|metric| a[metric] - b[metric])
-        })
-        .collect();
-    let (these, others) = (Metrics::of(&these), Metrics::of(&others));
-    let intervals = intervals_of_means(&classes, &gains, seed);
-    let p_values = p_values(&classes, &gains, seed);
+    let Some(&users) = this.first() else {
+        invalid!("there is nothing to compare");
+    };
+    let (these, others) = (mean_gains(users, this, rank)?, mean_gains(users, other, rank)?);
+    // Users whose difference is the same in every metric are of one class.
+    let (mut class_of, mut classes, mut differences) = (HashMap::new(), Vec::new(), Vec::new());
+    for (a, b) in these.iter().zip(&others) {
+        let difference: [f64; COUNT] = std::array::from_fn(|metric| a[metric] - b[metric]);
+        let class = *class_of.entry(difference.map(f64::to_bits)).or_insert_with(|| {
+            differences.push(difference);
+            differences.len() - 1
+        });
+        classes.push(class);
+    }
+    let intervals = intervals_of_means(&classes, &differences, seed);
+    let p_values = p_values(&classes, &differences, seed);
+    let mean = |gains: &[[f64; COUNT]], metric: usize| {
+        gains.iter().map(|gains| gains[metric]).sum::<f64>() / gains.len() as f64
+    };
     Ok(PerMetric::from_fn(|metric| {
-        let (this, other) = (these.values()[metric], others.values()[metric]);
+        let (this, other) = (mean(&these, metric), mean(&others, metric));
         Difference {
             this,
             other,
@@ -68,34 +75,39 @@ pub fn compare(
     }))
 }
 
-/// Each user's rank in this model's list and in the other's.
-fn paired_ranks(
-    this: &[Prediction],
-    other: &[Prediction],
+/// What each of `users` gains on average over `trainings`, by metric.
+fn mean_gains(
+    users: &[Prediction],
+    trainings: &[&[Prediction]],
     rank: fn(&Prediction) -> Option<usize>,
-) -> Result<Vec<(Option<usize>, Option<usize>)>> {
-    let mut others: HashMap<&str, &Prediction> =
-        other.iter().map(|p| (p.user.as_str(), p)).collect();
-    let mut pairs = Vec::with_capacity(this.len());
-    for p in this {
-        let Some(same) = others.remove(p.user.as_str()) else {
-            invalid!("user {:?} is in this run's predictions only", p.user);
-        };
-        if same.target != p.target {
-            invalid!(
-                "the target of user {:?} is item {} here and item {} there",
-                p.user,
-                p.target,
-                same.target
-            );
+) -> Result<Vec<[f64; COUNT]>> {
+    let mut sums = vec![[0.0; COUNT]; users.len()];
+    for predictions in trainings {
+        let mut of_user: HashMap<&str, &Prediction> =
+            predictions.iter().map(|p| (p.user.as_str(), p)).collect();
+        for (p, sum) in users.iter().zip(&mut sums) {
+            let Some(same) = of_user.remove(p.user.as_str()) else {
+                invalid!("user {:?} is in this run's predictions only", p.user);
+            };
+            if same.target != p.target {
+                invalid!(
+                    "the target of user {:?} is item {} here and item {} there",
+                    p.user,
+                    p.target,
+                    same.target
+                );
+            }
+            for (sum, gain) in sum.iter_mut().zip(gains(rank(same))) {
+                *sum += gain;
+            }
         }
-        pairs.push((rank(p), rank(same)));
+        // In the file's order, so that the same user is named every time.
+        if let Some(left) = predictions.iter().find(|p| of_user.contains_key(p.user.as_str())) {
+            invalid!("user {:?} is in the other run's predictions only", left.user);
+        }
     }
-    // In the file's order, so that the same user is named every time.
-    if let Some(left) = other.iter().find(|p| others.contains_key(p.user.as_str())) {
-        invalid!("user {:?} is in the other run's predictions only", left.user);
-    }
-    Ok(pairs)
+    let count = trainings.len() as f64;
+    Ok(sums.into_iter().map(|sum| sum.map(|sum| sum / count)).collect())
 }
 
 /// The paired randomisation test, two-sided: how often a difference at least as large as the one seen comes
@@ -162,8 +174,14 @@ mod tests {
         ranks.iter().enumerate().map(|(user, &rank)| at(user, rank)).collect()
     }
 
+    fn over_seeds(this: &[Vec<Prediction>], other: &[Vec<Prediction>]) -> PerMetric<Difference> {
+        let [this, other] = [this, other].map(|all| all.iter().map(Vec::as_slice).collect());
+        let (this, other): (Vec<&[Prediction]>, Vec<&[Prediction]>) = (this, other);
+        compare(&this, &other, Prediction::rank, 1).unwrap()
+    }
+
     fn recall(this: &[Option<usize>], other: &[Option<usize>]) -> Difference {
-        *compare(&all(this), &all(other), Prediction::rank, 1).unwrap().get("recall@1").unwrap()
+        *over_seeds(&[all(this)], &[all(other)]).get("recall@1").unwrap()
     }
 
     #[test]
@@ -204,15 +222,26 @@ mod tests {
     fn users_are_matched_by_id_in_any_order() {
         let this = all(&[Some(1), None, Some(3)]);
         let mut other = all(&[None, Some(2), Some(3)]);
-        let straight = compare(&this, &other, Prediction::rank, 1).unwrap();
+        let straight = over_seeds(&[this.clone()], &[other.clone()]);
         other.reverse();
-        assert_eq!(compare(&this, &other, Prediction::rank, 1).unwrap(), straight);
+        assert_eq!(over_seeds(&[this], &[other]), straight);
+    }
+
+    #[test]
+    fn a_user_counts_once_however_many_seeds_there_are() {
+        // 5 users, each found by this model with one seed of two: half a hit each, and 2 of 2^5 tosses.
+        let (hit, miss) = (Some(1), None);
+        let this = [all(&[hit, miss, hit, miss, hit]), all(&[miss, hit, miss, hit, miss])];
+        let found = over_seeds(&this, &[all(&[None; 5])]);
+        let recall = found.get("recall@1").unwrap();
+        assert_eq!((recall.this, recall.interval), (0.5, [0.5, 0.5]));
+        assert!((recall.p_value - 2.0 / 32.0).abs() < 0.01, "{}", recall.p_value);
     }
 
     #[test]
     fn other_users_or_targets_are_refused_by_name() {
         let error = |this: &[Prediction], other: &[Prediction]| {
-            compare(this, other, Prediction::rank, 1).unwrap_err().to_string()
+            compare(&[this], &[other], Prediction::rank, 1).unwrap_err().to_string()
         };
         let two = all(&[Some(1), None]);
         assert!(error(&two, &two[..1]).contains("user \"1\" is in this run's predictions only"));
@@ -229,7 +258,7 @@ mod tests {
         let other: Vec<_> = (0..300).map(|u| (u % 4 > 0).then_some(u % 19 + 1)).collect();
         let with_threads = |threads: usize| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            pool.install(|| compare(&all(&this), &all(&other), Prediction::rank, 5).unwrap())
+            pool.install(|| over_seeds(&[all(&this)], &[all(&other)]))
         };
         assert_eq!(with_threads(1), with_threads(3));
     }

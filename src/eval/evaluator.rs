@@ -179,6 +179,18 @@ impl Recommender<'_> {
         protocol: Protocol,
         on_batch: &mut dyn FnMut(usize),
     ) -> Result<Evaluation> {
+        let found = self.search(dataset, users, protocol, on_batch)?;
+        Ok(Evaluation::of(dataset, protocol, found))
+    }
+
+    /// What is found for `users`, by both rules, in the dataset's order.
+    pub(super) fn search(
+        &self,
+        dataset: &Dataset,
+        users: &[usize],
+        protocol: Protocol,
+        on_batch: &mut dyn FnMut(usize),
+    ) -> Result<Vec<(usize, Found)>> {
         // Users of like history length share a batch, so that no level of it waits for one long row.
         let mut order = users.to_vec();
         let history = |user: usize| protocol.history(&dataset.users[user]);
@@ -191,7 +203,7 @@ impl Recommender<'_> {
         })?;
         let mut by_user: Vec<(usize, Found)> = order.into_iter().zip(found).collect();
         by_user.sort_by_key(|(user, _)| *user);
-        Ok(Evaluation::of(dataset, protocol, by_user))
+        Ok(by_user)
     }
 }
 

@@ -124,6 +124,19 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for PerMetric<T> {
 }
 
 impl Metrics {
+    /// The mean and the sample standard deviation of each metric over trainings with different seeds; the
+    /// deviation of fewer than two is 0.
+    pub fn over_seeds(of_seeds: &[Self]) -> [Self; 2] {
+        let sum = |of: &dyn Fn(&Self) -> f64| of_seeds.iter().map(of).sum::<f64>();
+        let count = of_seeds.len() as f64;
+        let means = Self::from_fn(|metric| sum(&|m| m.values()[metric]) / count);
+        let deviations = Self::from_fn(|metric| {
+            let square = |m: &Self| (m.values()[metric] - means.values()[metric]).powi(2);
+            (sum(&square) / (count - 1.0).max(1.0)).sqrt()
+        });
+        [means, deviations]
+    }
+
     /// The metrics of users whose target stands at these ranks (from 1; `None`: not in the list).
     pub fn of(ranks: &[Option<usize>]) -> Self {
         let mut sums = [0.0; COUNT];
@@ -144,6 +157,17 @@ pub fn rank_of<T: PartialEq>(target: &T, ranked: impl IntoIterator<Item = T>) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_deviation_over_seeds_is_that_of_a_sample() {
+        let of = |values: &[f64]| {
+            let metrics: Vec<Metrics> =
+                values.iter().map(|&value| Metrics::from_names(|_| value)).collect();
+            Metrics::over_seeds(&metrics).map(|m| m.values()[3])
+        };
+        assert_eq!(of(&[1.0, 2.0, 6.0]), [3.0, 7f64.sqrt()]);
+        assert_eq!(of(&[0.25]), [0.25, 0.0]);
+    }
 
     #[test]
     fn metrics_by_hand() {

@@ -4,6 +4,7 @@
 mod bootstrap;
 mod compare;
 mod evaluator;
+mod fusion;
 mod metrics;
 mod protocol;
 mod ranking;
@@ -13,6 +14,7 @@ mod text;
 pub use bootstrap::{CONFIDENCE, Intervals, RESAMPLES, intervals};
 pub use compare::{Difference, PERMUTATIONS, compare};
 pub use evaluator::{Evaluation, LegalRate, Popularity, Prediction, Recommender};
+pub use fusion::Fusion;
 pub use metrics::{
     DEPTH, Metrics, PerMetric, metric_names, ndcg_at_k, rank_of, recall_at_k, reciprocal_rank_at_k,
 };

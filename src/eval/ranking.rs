@@ -50,7 +50,7 @@ pub fn evaluate_scores(
 }
 
 /// The `k` items of the highest scores that are not left out, best first, ties by item id.
-fn top(scores: &[f32], k: usize, items: &[Item], left_out: &[ItemId]) -> Vec<Ranked> {
+pub(super) fn top(scores: &[f32], k: usize, items: &[Item], left_out: &[ItemId]) -> Vec<Ranked> {
     let mut best: Vec<Ranked> = Vec::with_capacity(k + 1);
     for ((&score, item), _) in scores.iter().zip(0..).zip(items).filter(|(_, item)| !item.is_gap) {
         // Items come by id, so one that only draws level stands behind.

@@ -1,13 +1,13 @@
 //! When a stage is run, resumed, refused or stale: what it builds on and what decides it.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use serde_json::Value;
 
 use super::digests;
-use super::manifest::{self, Import, Record, Status};
+use super::manifest::{self, Import, Manifest, Record, Status};
 use super::stage::Stage;
 use super::stages::{Made, anneal, index, initial};
 use super::{GIT_REVISION, MANIFEST, Monitor, Run, peak_memory_bytes};
@@ -45,6 +45,38 @@ impl Run {
     /// Whether a stage's result stands, whole and not stale; of which settings, is not asked here.
     pub fn is_done(&self, stage: Stage) -> bool {
         self.manifest.stages.get(&stage).is_some_and(|r| r.status == Status::Done)
+    }
+
+    /// Takes over the stages that the run in `other` has made from the settings and inputs of this one and
+    /// that are not begun here: their files are copied.
+    pub fn take_over(&mut self, other: &Path, manifest: &Manifest) -> Result<()> {
+        for stage in Stage::ALL {
+            let found = manifest.stages.get(&stage).filter(|record| record.status == Status::Done);
+            let Some(record) = found.filter(|_| !self.manifest.stages.contains_key(&stage)) else {
+                continue;
+            };
+            if self.require_before(stage).is_err()
+                || record.settings != manifest::settings(stage, &self.config)?
+                || record.inputs != self.inputs(stage)
+            {
+                return Ok(());
+            }
+            digests::check(other, stage, record)?;
+            self.claim()?;
+            for name in record.outputs.keys() {
+                files::copy(&other.join(name), &self.dir.join(name))?;
+            }
+            self.manifest.stages.insert(stage, record.clone());
+            self.save_manifest()?;
+            files::write(&self.dir.join("config.toml"), self.config.to_toml()?.as_bytes())?;
+            tracing::info!(
+                "{}: {} is taken over from {}",
+                self.dir.display(),
+                stage.what(),
+                other.display()
+            );
+        }
+        Ok(())
     }
 
     /// Runs a stage, unless it is done; `force` redoes it.

@@ -85,12 +85,8 @@ impl Teacher {
             let history = &sample.items[..sample.items.len() - 1];
             let from = history.len().saturating_sub(self.network.history());
             if from > sample.first_target - 1 {
-                invalid!(
-                    "the teacher reads {} items, a sample has {}: set index.behavior.sasrec.history \
-                     to data.history or more",
-                    self.network.history(),
-                    history.len()
-                );
+                let (reads, holds) = (self.network.history(), history.len());
+                invalid!("the teacher reads {reads} items, a sample has {holds}");
             }
             let first = tokens + (sample.first_target - 1 - from) as u32;
             rows.extend(first..first + of_sample.len() as u32);

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::kept::Kept;
-use super::result::{BaselineSettings, Bootstrap, EvalResult, OverSeeds, Ranking, TrainingSummary};
+use super::result::{
+    BaselineSettings, Bootstrap, EvalResult, FusionSettings, OverSeeds, Ranking, TrainingSummary,
+};
 use crate::data::Split;
 use crate::embed::train_sasrec;
 use crate::eval::{ItemScorer, Metrics, Report, evaluate_scores};
@@ -23,7 +25,8 @@ use crate::{Result, files, invalid};
 const VALIDATION: &str = "ndcg@10";
 
 /// A recommender to compare with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Baseline {
     /// Causal self-attention over item ids.
     SasRec,
@@ -47,6 +50,13 @@ pub struct BaselineRequest {
     pub split: Split,
     /// The seed it is trained with.
     pub seed: u64,
+}
+
+impl BaselineRequest {
+    /// Where the model and its results stand in the run folder `dir`.
+    pub fn folder(self, dir: &Path) -> PathBuf {
+        folder(dir, self.baseline).join(format!("seed-{}", self.seed))
+    }
 }
 
 /// `training.json`: how a trained baseline came about.
@@ -84,7 +94,7 @@ impl Run {
         monitor: &mut dyn Monitor,
     ) -> Result<EvalResult<Ranking<BaselineSettings>>> {
         self.claim()?;
-        let dir = self.baseline_dir(request.baseline).join(format!("seed-{}", request.seed));
+        let dir = request.folder(&self.dir);
         let found = if force { None } else { self.found_training(request, &dir)? };
         let (scorer, training) = match found {
             Some(training) => (self.load_baseline(request, &dir, &training)?, training),
@@ -132,7 +142,7 @@ impl Run {
         let excluded: Vec<Metrics> =
             reports.iter().map(|report| report.metrics_history_excluded).collect();
         let ([metrics, deviations], [others, other_deviations]) =
-            (over_seeds(&by_seed), over_seeds(&excluded));
+            (Metrics::over_seeds(&by_seed), Metrics::over_seeds(&excluded));
         let seeds = OverSeeds {
             metrics,
             standard_deviations: deviations,
@@ -145,13 +155,56 @@ impl Run {
             by_seed_history_excluded: excluded,
             settings: first.settings.clone(),
         };
-        let path = self.baseline_dir(baseline).join(format!("{split}.json"));
+        let path = folder(&self.dir, baseline).join(format!("{split}.json"));
         files::write_json(&path, &seeds)?;
         Ok((seeds, path))
     }
 
-    fn baseline_dir(&self, baseline: Baseline) -> PathBuf {
-        self.dir.join("baseline").join(baseline.name())
+    /// The trained baselines in `folders`.
+    ///
+    /// # Errors
+    /// Names a folder that has none, or one of other settings or data than this run's.
+    pub(super) fn scorers(&self, folders: &[PathBuf]) -> Result<Vec<Box<dyn ItemScorer>>> {
+        let scorer = |dir: &PathBuf| {
+            let (request, training) = self.trained_in(dir)?;
+            self.load_baseline(request, dir, &training)
+        };
+        folders.iter().map(scorer).collect()
+    }
+
+    /// What decides how the baselines in `folders` rank with a model.
+    pub(super) fn fusion_settings(&self, folders: &[PathBuf]) -> Result<FusionSettings> {
+        let mut models = BTreeMap::new();
+        for dir in folders {
+            let (BaselineRequest { baseline, seed, .. }, training) = self.trained_in(dir)?;
+            models.insert(format!("{} seed {seed}", baseline.name()), training.model_sha256);
+        }
+        let metric = &self.config.train.validation.metric;
+        Ok(FusionSettings {
+            score: "logarithm of the weighted mean of both probabilities".into(),
+            weight: format!("{metric} of all users of the validation split chose it"),
+            models,
+        })
+    }
+
+    /// The baseline that stands in `dir`, and how it came about.
+    fn trained_in(&self, dir: &Path) -> Result<(BaselineRequest, Training)> {
+        if !is_baseline(dir) {
+            invalid!(
+                "{}: holds no trained baseline (training.json): `llmbs baseline sasrec` makes one, in \
+                 RUN/baseline/sasrec/seed-N",
+                dir.display()
+            );
+        }
+        let found: Training = files::read_json(&dir.join("training.json"))?;
+        let Some(seed) = found.settings.get("seed").and_then(Value::as_u64) else {
+            invalid!("{}: tells no seed", dir.join("training.json").display());
+        };
+        let request = BaselineRequest { baseline: Baseline::SasRec, split: Split::Valid, seed };
+        let Some(training) = self.found_training(request, dir)? else {
+            invalid!("{}: is gone", dir.display());
+        };
+        Ok((request, training))
     }
 
     /// The settings that decide what training makes.
@@ -306,6 +359,11 @@ impl Run {
     }
 }
 
+/// The folder of a baseline's models in the run folder `dir`.
+fn folder(dir: &Path, baseline: Baseline) -> PathBuf {
+    dir.join("baseline").join(baseline.name())
+}
+
 /// Where the result of a split stands in a baseline's folder.
 pub(super) fn kept(dir: &Path, split: Split) -> Kept {
     Kept::new(dir, &split.to_string())
@@ -314,35 +372,4 @@ pub(super) fn kept(dir: &Path, split: Split) -> Kept {
 /// Whether `dir` is the folder of a trained baseline.
 pub(in crate::run) fn is_baseline(dir: &Path) -> bool {
     dir.join("training.json").exists()
-}
-
-/// Mean and sample standard deviation of each metric.
-fn over_seeds(of_seeds: &[Metrics]) -> [Metrics; 2] {
-    let of = |part: fn((f64, Option<f64>)) -> f64| {
-        Metrics::from_names(|name| {
-            let values: Vec<f64> = of_seeds.iter().filter_map(|m| m.get(name).copied()).collect();
-            part(mean_and_deviation(&values))
-        })
-    };
-    [of(|(mean, _)| mean), of(|(_, deviation)| deviation.unwrap_or(0.0))]
-}
-
-/// The mean and the sample standard deviation; that of fewer than two values is none.
-fn mean_and_deviation(values: &[f64]) -> (f64, Option<f64>) {
-    let n = values.len() as f64;
-    let mean = values.iter().sum::<f64>() / n;
-    let squares: f64 = values.iter().map(|v| (v - mean).powi(2)).sum();
-    (mean, (values.len() > 1).then(|| (squares / (n - 1.0)).sqrt()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_deviation_is_that_of_a_sample() {
-        let (mean, deviation) = mean_and_deviation(&[1.0, 2.0, 6.0]);
-        assert_eq!((mean, deviation), (3.0, Some(7f64.sqrt())));
-        assert_eq!(mean_and_deviation(&[0.25]), (0.25, None));
-    }
 }

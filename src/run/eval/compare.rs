@@ -1,6 +1,5 @@
 //! Two runs compared, user by user.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -36,18 +35,18 @@ impl Run {
     ///
     /// # Errors
     /// Names what is missing and the command that makes it, or the setting that differs.
-    pub fn check_comparable(&self, request: EvalRequest, other: &Path) -> Result<()> {
+    pub fn check_comparable(&self, request: EvalRequest<'_>, other: &Path) -> Result<()> {
         self.other_settings(request, other).map(|_| ())
     }
 
     /// Compares an evaluation of this run, which has been made, with the same of the run in `other`, or with
     /// that of the baseline in `other`.
-    pub fn compare(&self, request: EvalRequest, other: &Path) -> Result<Comparison> {
+    pub fn compare(&self, request: EvalRequest<'_>, other: &Path) -> Result<Comparison> {
         let (this_settings, other_settings) = self.other_settings(request, other)?;
-        let this = read_predictions(&request.kept(&self.dir).lines)?;
-        let others = read_predictions(&kept_in(request, other).lines)?;
+        let this: Vec<Prediction> = files::read_json_lines(&request.kept(&self.dir).lines)?;
+        let others: Vec<Prediction> = files::read_json_lines(&kept_in(request, other).lines)?;
         let compared = |rank: fn(&Prediction) -> Option<usize>| {
-            eval::compare(&this, &others, rank, self.config.seed).map_err(|e| {
+            eval::compare(&[&this], &[&others], rank, self.config.seed).map_err(|e| {
                 let (this, other) = (self.dir.display(), other.display());
                 Error::Invalid(format!("{this} and {other} cannot be compared: {e}"))
             })
@@ -73,7 +72,7 @@ impl Run {
     }
 
     /// The settings of both evaluations.
-    fn other_settings(&self, request: EvalRequest, other: &Path) -> Result<(Value, Value)> {
+    fn other_settings(&self, request: EvalRequest<'_>, other: &Path) -> Result<(Value, Value)> {
         let (kept, command) = (kept_in(request, other), request.command());
         let dir = other.display();
         if !kept.result.exists() || !kept.lines.exists() {
@@ -85,7 +84,7 @@ impl Run {
         }
         let found: Value = files::read_json(&kept.result)?;
         let theirs = found["settings"].clone();
-        let mine = self.eval_settings(request, self.users_of(request).len());
+        let mine = self.eval_settings(request, self.users_of(request).len())?;
         let mine = serde_json::to_value(mine).map_err(|e| Error::Invalid(e.to_string()))?;
         for (key, what) in
             [("dataset_fingerprint", "dataset"), ("split", "split"), ("users", "number of users")]
@@ -111,7 +110,7 @@ impl Run {
 }
 
 /// The same evaluation in another run folder, or of a baseline in its own.
-fn kept_in(request: EvalRequest, other: &Path) -> Kept {
+fn kept_in(request: EvalRequest<'_>, other: &Path) -> Kept {
     if is_baseline(other) { baseline::kept(other, request.split) } else { request.kept(other) }
 }
 
@@ -131,14 +130,4 @@ fn is_of_its_models(dir: &Path, settings: &Value) -> Result<bool> {
         let standing = manifest.stages.get(&stage).and_then(|record| record.outputs.get(file));
         settings[key].as_str().is_none_or(|used| standing.is_some_and(|found| found == used))
     }))
-}
-
-/// Reads a `.predictions.jsonl` file.
-fn read_predictions(path: &Path) -> Result<Vec<Prediction>> {
-    let text = fs::read_to_string(path).map_err(Error::io(path))?;
-    let read = |(i, line)| {
-        serde_json::from_str(line)
-            .map_err(|e| Error::Invalid(format!("{}:{}: {e}", path.display(), i + 1)))
-    };
-    text.lines().enumerate().map(read).collect()
 }

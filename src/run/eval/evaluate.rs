@@ -1,6 +1,6 @@
 //! Evaluating and using the models of a run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use super::kept::Kept;
@@ -8,7 +8,7 @@ use super::result::{Bootstrap, EvalResult, EvalSettings, Performance, Ranking};
 use crate::config::Float;
 use crate::data::{ItemId, Split};
 use crate::decode::BeamSearch;
-use crate::eval::{Evaluation, Popularity, Protocol, Recommender, Report};
+use crate::eval::{Evaluation, Fusion, ItemScorer, Popularity, Protocol, Recommender, Report};
 use crate::index::Trie;
 use crate::inference::ItemTokens;
 use crate::model::Llama;
@@ -27,7 +27,7 @@ const FULL_BATCH_BEAM: usize = 20;
 
 /// What to evaluate.
 #[derive(Debug, Clone, Copy)]
-pub struct EvalRequest {
+pub struct EvalRequest<'a> {
     /// The split.
     pub split: Split,
     /// Whether the annealing adapter is on.
@@ -36,13 +36,16 @@ pub struct EvalRequest {
     pub beam: usize,
     /// Only the first this many users.
     pub limit: Option<usize>,
+    /// Folders of trained baselines that rank with the model; none for the model alone.
+    pub fuse: &'a [PathBuf],
 }
 
-impl EvalRequest {
+impl EvalRequest<'_> {
     /// The name of the result, without extension.
     pub(in crate::run) fn name(&self) -> String {
         let limit = self.limit.map_or(String::new(), |n| format!("-lim{n}"));
-        format!("{}-{}-b{}{limit}", self.split, self.adapter_switch(), self.beam)
+        let fused = if self.fuse.is_empty() { "" } else { "-fused" };
+        format!("{}-{}-b{}{limit}{fused}", self.split, self.adapter_switch(), self.beam)
     }
 
     /// Where the result stands in the run folder `dir`.
@@ -54,7 +57,9 @@ impl EvalRequest {
     pub(in crate::run) fn command(&self) -> String {
         let limit = self.limit.map_or(String::new(), |n| format!(" --limit {n}"));
         let (split, adapter, beam) = (self.split, self.adapter_switch(), self.beam);
-        format!("eval --split {split} --adapter {adapter} --beam {beam}{limit}")
+        let fuse: String =
+            self.fuse.iter().map(|dir| format!(" --fuse {}", dir.display())).collect();
+        format!("eval --split {split} --adapter {adapter} --beam {beam}{limit}{fuse}")
     }
 
     fn adapter_switch(&self) -> &'static str {
@@ -66,13 +71,13 @@ impl Run {
     /// Evaluates a trained model on a split; the result is kept, and found again unless `force` is set.
     pub fn evaluate(
         &self,
-        request: EvalRequest,
+        request: EvalRequest<'_>,
         force: bool,
         monitor: &mut dyn Monitor,
     ) -> Result<EvalResult<Ranking<EvalSettings>>> {
         self.require_model(request.adapter)?;
         let users = self.users_of(request);
-        let settings = self.eval_settings(request, users.len());
+        let settings = self.eval_settings(request, users.len())?;
         let kept = request.kept(&self.dir);
         if let Some(found) = kept.find(&settings, force)? {
             return Ok(found);
@@ -84,10 +89,20 @@ impl Run {
         let recommender = self.recommender(&model, &trained.tokens, &prompts, &trie, request.beam);
         let protocol = self.protocol(request.split);
 
+        let scorers = self.scorers(request.fuse)?;
         let start = Instant::now();
+        let weight = match settings.fusion {
+            Some(_) => Some(self.choose_weight(&recommender, &scorers, monitor)?),
+            None => None,
+        };
         let what = format!("evaluate {}", request.name());
-        let evaluation = with_progress(monitor, &what, users.len(), |on_batch| {
-            recommender.evaluate(&self.dataset, &users, protocol, on_batch)
+        let evaluation = with_progress(monitor, &what, users.len(), |on_batch| match weight {
+            Some(weight) => {
+                let (data, users) = (&self.dataset, &users);
+                let fusion = Fusion::of(&recommender, &scorers, data, users, protocol, on_batch)?;
+                Ok(fusion.evaluation(weight))
+            }
+            None => recommender.evaluate(&self.dataset, &users, protocol, on_batch),
         })?;
         let seconds = start.elapsed().as_secs_f64();
 
@@ -99,7 +114,25 @@ impl Run {
         })?;
 
         let ranking = self.ranking(&evaluation, &users, protocol, settings, seconds);
-        kept.write(Ranking { legal_rate: Some(legal_rate), ..ranking }, &evaluation.predictions)
+        let told = Ranking { legal_rate: Some(legal_rate), fusion_weight: weight, ..ranking };
+        kept.write(told, &evaluation.predictions)
+    }
+
+    /// The weight of the scorers beside the model, chosen on the validation split.
+    fn choose_weight(
+        &self,
+        recommender: &Recommender<'_>,
+        scorers: &[Box<dyn ItemScorer>],
+        monitor: &mut dyn Monitor,
+    ) -> Result<f64> {
+        let users: Vec<usize> = (0..self.dataset.users.len()).collect();
+        let protocol = self.protocol(Split::Valid);
+        let what = "choose the weight on the validation split";
+        let fusion = with_progress(monitor, what, users.len(), |on_batch| {
+            Fusion::of(recommender, scorers, &self.dataset, &users, protocol, on_batch)
+        })?;
+        let metric = &self.config.train.validation.metric;
+        Ok(fusion.choose(|metrics| metrics.get(metric).copied().unwrap_or_default()))
     }
 
     /// What is told of every evaluation, whatever ranked the items; it took `seconds`.
@@ -121,6 +154,7 @@ impl Run {
             popularity_history_excluded,
             settings,
             performance: self.performance(seconds, Some(users.len() as f64 / seconds)),
+            fusion_weight: None,
             legal_rate: None,
             training: None,
         }
@@ -138,7 +172,7 @@ impl Run {
     }
 
     /// The users an evaluation is about, by their positions in the dataset.
-    pub(in crate::run) fn users_of(&self, request: EvalRequest) -> Vec<usize> {
+    pub(in crate::run) fn users_of(&self, request: EvalRequest<'_>) -> Vec<usize> {
         let all = self.dataset.users.len();
         (0..request.limit.map_or(all, |n| n.min(all))).collect()
     }
@@ -179,13 +213,22 @@ impl Run {
     }
 
     /// What decides an evaluation's outcome.
-    pub(super) fn eval_settings(&self, request: EvalRequest, users: usize) -> EvalSettings {
+    pub(super) fn eval_settings(
+        &self,
+        request: EvalRequest<'_>,
+        users: usize,
+    ) -> Result<EvalSettings> {
         let digest = |stage: Stage, file: &str| self.manifest.output(stage, file).map(String::from);
         let backbone = &self.config.backbone;
         let rounds = self.device.is_cpu() && precision(self).takes_effect();
         let index = &self.config.index;
-        EvalSettings {
+        let fusion = match request.fuse {
+            [] => None,
+            folders => Some(self.fusion_settings(folders)?),
+        };
+        Ok(EvalSettings {
             split: request.split,
+            fusion,
             users,
             limit: request.limit,
             history: self.config.data.history,
@@ -222,7 +265,7 @@ impl Run {
                 .filter(|_| request.adapter),
             files: self.files_of(if request.adapter { &Stage::ALL } else { &Stage::ALL[..2] }),
             git_revision: crate::run::GIT_REVISION.into(),
-        }
+        })
     }
 }
 

@@ -11,9 +11,10 @@ use serde_json::Value;
 use crate::config::{Float, ItemTokenInit};
 use crate::data::Split;
 use crate::decode::Normalize;
-use crate::eval::{CONFIDENCE, LegalRate, Metrics, RESAMPLES, Report, TextScores};
+use crate::eval::{CONFIDENCE, LegalRate, Metrics, Prediction, RESAMPLES, Report, TextScores};
 use crate::index::{Method, Order};
 use crate::ops::Precision;
+use crate::{Result, files};
 
 /// A result that the run keeps.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,6 +25,13 @@ pub struct EvalResult<R> {
     pub path: PathBuf,
     /// It stood there already.
     pub was_done: bool,
+}
+
+impl<S> EvalResult<Ranking<S>> {
+    /// What was recommended, a line a user.
+    pub fn predictions(&self) -> Result<Vec<Prediction>> {
+        files::read_json_lines(&self.path.with_extension("predictions.jsonl"))
+    }
 }
 
 /// The evaluation of whatever ranks items; `S` are its settings.
@@ -40,6 +48,9 @@ pub struct Ranking<S> {
     pub settings: S,
     /// What it took.
     pub performance: Performance,
+    /// The weight of the baselines that ranked with the model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fusion_weight: Option<f64>,
     /// How much of what is written without the trie names an item; of a language model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub legal_rate: Option<LegalRate>,
@@ -97,6 +108,8 @@ impl Bootstrap {
 #[expect(missing_docs, reason = "docs/evaluation.md has a line on each")]
 pub struct EvalSettings {
     pub split: Split,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fusion: Option<FusionSettings>,
     pub users: usize,
     pub limit: Option<usize>,
     pub history: usize,
@@ -129,6 +142,16 @@ pub struct EvalSettings {
     pub adapter_digest: Option<String>,
     pub files: BTreeMap<String, String>,
     pub git_revision: String,
+}
+
+/// What ranks with a language model, and how its weight is chosen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "docs/evaluation.md has a line on each")]
+pub struct FusionSettings {
+    pub score: String,
+    pub weight: String,
+    /// The digest of each baseline's model, by its name and seed.
+    pub models: BTreeMap<String, String>,
 }
 
 /// What decides the evaluation of a baseline.

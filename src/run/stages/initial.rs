@@ -2,22 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 
-use super::Made;
+use super::{Made, teacher};
 use crate::config::{TrainEmbeddings, Tuning};
-use crate::inference::ItemTokens;
 use crate::model::adapter::{self, Adapters};
 use crate::model::llama::{EMBEDDING, HEAD};
-use crate::model::{Llama, LlamaConfig, Weights, load_safetensors, save_folder, save_safetensors};
+use crate::model::{Llama, LlamaConfig, Weights, save_folder, save_safetensors};
 use crate::nn::Params;
 use crate::run::artifacts::{extended_backbone, levels_apart, load_index, load_matrix, precision};
 use crate::run::eval::ValidationMetric;
 use crate::run::log::TrainLog;
 use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::tasks::SrtSelection;
-use crate::train::{Contrast, Projectors, Teacher, TrainOutcome, Trainer, Validation};
+use crate::train::{Contrast, Projectors, TrainOutcome, Trainer, Validation};
 use crate::{Result, files, invalid};
 
 /// Refuses a run whose index was made with matrices that are gone: without them the loss would be another.
@@ -33,7 +32,7 @@ pub(in crate::run) fn check(run: &Run) -> Result<()> {
             );
         }
     }
-    Ok(())
+    teacher::check(run)
 }
 
 pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> {
@@ -78,7 +77,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
             epoch,
         )
     };
-    let teacher = teacher(run, &tokens)?;
+    let teacher = teacher::teacher(run, &tokens)?;
     let state = run.dir.join("initial/state");
     let lora_dropout = if adapters.is_empty() { 0.0 } else { config.lora.dropout };
     let trainer = Trainer {
@@ -151,27 +150,6 @@ fn make_trainable(
         }
     }
     Ok(adapters)
-}
-
-/// The SASRec of z^b as teacher, where the configuration asks for one.
-fn teacher(run: &Run, tokens: &ItemTokens) -> Result<Option<Teacher>> {
-    const FILE: &str = "sasrec/model.safetensors";
-    let config = run.config.train.distillation;
-    if config.weight == 0.0 {
-        return Ok(None);
-    }
-    if run.manifest.output(Stage::Index, FILE).is_none() {
-        invalid!(
-            "train.distillation.weight = {} needs a teacher, which is the SASRec of z^b, and the index has \
-             none: make it with index.behavior.encoder = \"sasrec\", or set the weight to 0",
-            config.weight
-        );
-    }
-    let sasrec = &run.config.index.behavior.sasrec;
-    let network = sasrec.network(run.dataset.num_items(), run.config.seed)?;
-    network.set_weights(&load_safetensors(run.dir.join("index").join(FILE), &Device::Cpu)?)?;
-    let (first, width) = (tokens.vocabulary.first, tokens.added - 1);
-    Ok(Some(Teacher::new(network, config, &tokens.items, first, width)))
 }
 
 /// The figures of a finished training run.

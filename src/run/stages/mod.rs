@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 pub(super) mod anneal;
 pub(super) mod index;
 pub(super) mod initial;
+mod teacher;
 
 /// What a stage, or a part of one, made.
 #[derive(Debug, Default)]

@@ -1,0 +1,139 @@
+//! Ablations: variants of a configuration, each trained with several seeds and compared user by user.
+//!
+//! Every cell, a variant with a seed, is a run folder of its own. A stage that another cell has made from the same
+//! settings and inputs is taken over from it. What is finished is not done again, what was cut off goes on.
+
+mod spec;
+mod table;
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+
+use crate::config::RunConfig;
+use crate::run::{
+    BaselineRequest, EvalRequest, EvalResult, Manifest, Monitor, Ranking, Run, Stage,
+};
+use crate::{Error, Result};
+use table::Outcome;
+
+pub use spec::{Spec, Variant};
+pub use table::{Row, Rule, Table};
+
+/// The folder of the baselines, beside those of the variants.
+const BASELINES: &str = "baselines";
+
+/// Trains and evaluates every variant with every seed, in folders below `dir`.
+///
+/// `configure` resolves the configuration with some settings more, as `--set` takes them.
+///
+/// # Errors
+/// Names the variant and what is wrong with it: with its settings, before anything is trained.
+pub fn ablate(
+    spec: &Spec,
+    dir: &Path,
+    configure: &dyn Fn(&[String]) -> Result<RunConfig>,
+    device: &Device,
+    monitor: &mut dyn Monitor,
+) -> Result<Table> {
+    let variants = spec.variants();
+    let mut cells = Vec::new();
+    for &seed in &spec.seeds {
+        let own = configure(&[format!("seed={seed}")])?;
+        let of_variant = |variant: &Variant| {
+            let settings = [&variant.set[..], &[format!("seed={seed}")]].concat();
+            let config = configure(&settings).and_then(|config| config.check().map(|()| config));
+            config.map_err(|e| Error::Invalid(format!("variant {:?}: {e}", variant.name)))
+        };
+        let configs: Vec<RunConfig> = variants.iter().map(of_variant).collect::<Result<_>>()?;
+        cells.push((seed, own, configs));
+    }
+    let mut rows = Rows::default();
+    for (seed, own, configs) in cells {
+        let seed_dir = |name: &str| dir.join(name).join(format!("seed-{seed}"));
+        let run = Run::open(&seed_dir(BASELINES), own, device.clone())?;
+        let baselines = rows.take_baselines(spec, &run, seed, monitor)?;
+        let mut made: Vec<(PathBuf, Manifest)> = Vec::new();
+        for (variant, config) in variants.iter().zip(configs) {
+            let mut run = Run::open(&seed_dir(&variant.folder()), config, device.clone())?;
+            for (other, manifest) in &made {
+                run.take_over(other, manifest)?;
+            }
+            for stage in stages(spec) {
+                run.stage(stage, false, monitor)?;
+            }
+            rows.take_variant(spec, &variant.name, &run, &baselines, monitor)?;
+            made.push((run.dir().to_path_buf(), run.manifest().clone()));
+        }
+    }
+    let reference = spec.reference.as_ref().unwrap_or(&variants[0].name);
+    Table::new(spec, reference, &rows.0)
+}
+
+/// The stages of every variant.
+fn stages(spec: &Spec) -> impl Iterator<Item = Stage> + use<> {
+    let anneal = spec.anneal.then_some(Stage::Anneal);
+    [Stage::Index, Stage::Initial].into_iter().chain(anneal)
+}
+
+/// The outcomes of every row, in the order in which the rows came.
+#[derive(Debug, Default)]
+struct Rows(Vec<(String, Vec<Outcome>)>);
+
+impl Rows {
+    /// Trains and evaluates the baselines; gives their names and folders.
+    fn take_baselines(
+        &mut self,
+        spec: &Spec,
+        run: &Run,
+        seed: u64,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Vec<(&'static str, PathBuf)>> {
+        let mut folders = Vec::new();
+        for &baseline in &spec.baselines {
+            let request = BaselineRequest { baseline, split: spec.split, seed };
+            let result = run.baseline(request, false, monitor)?;
+            let seconds = result.report.training.as_ref().map_or(0.0, |training| training.seconds);
+            self.add(baseline.name(), &result, seconds)?;
+            folders.push((baseline.name(), request.folder(run.dir())));
+        }
+        Ok(folders)
+    }
+
+    /// Evaluates the models of a variant, alone and, where that is asked for, with each baseline.
+    fn take_variant(
+        &mut self,
+        spec: &Spec,
+        name: &str,
+        run: &Run,
+        baselines: &[(&'static str, PathBuf)],
+        monitor: &mut dyn Monitor,
+    ) -> Result<()> {
+        for stage in stages(spec).filter(|stage| *stage != Stage::Index) {
+            let adapter = stage == Stage::Anneal;
+            let name = format!("{name}{}", if adapter { ", annealed" } else { "" });
+            let until = run.manifest().stages.iter().filter(|(made, _)| **made <= stage);
+            let seconds = until.map(|(_, record)| record.seconds).sum();
+            let beam = run.config().eval.beam;
+            let alone = EvalRequest { split: spec.split, adapter, beam, limit: None, fuse: &[] };
+            self.add(&name, &run.evaluate(alone, false, monitor)?, seconds)?;
+            for (baseline, folder) in baselines.iter().filter(|_| spec.fuse) {
+                let fused = EvalRequest { fuse: std::slice::from_ref(folder), ..alone };
+                let name = format!("{name}, with {baseline}");
+                self.add(&name, &run.evaluate(fused, false, monitor)?, seconds)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn add<S>(&mut self, name: &str, result: &EvalResult<Ranking<S>>, seconds: f64) -> Result<()> {
+        let report = &result.report.report;
+        let metrics = [report.metrics, report.metrics_history_excluded];
+        let outcome = Outcome { metrics, predictions: result.predictions()?, seconds };
+        match self.0.iter_mut().find(|(row, _)| row == name) {
+            Some((_, outcomes)) => outcomes.push(outcome),
+            None => self.0.push((name.to_string(), vec![outcome])),
+        }
+        Ok(())
+    }
+}

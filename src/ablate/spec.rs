@@ -1,0 +1,188 @@
+//! What an ablation asks for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::BASELINES;
+use crate::data::Split;
+use crate::run::{Baseline, metric_names};
+use crate::{Error, Result, invalid};
+
+/// The file behind `llmbs ablate` (docs/ablations.md).
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Spec {
+    /// The seeds every variant is trained with.
+    pub seeds: Vec<u64>,
+    /// The split of all users that is ranked.
+    pub split: Split,
+    /// Whether the annealing adapter is trained as well and has a row of its own.
+    pub anneal: bool,
+    /// Baselines, trained with the same seeds, that have rows of their own.
+    pub baselines: Vec<Baseline>,
+    /// Whether every model is also ranked together with each baseline, in a row of its own.
+    pub fuse: bool,
+    /// The metrics of the table.
+    pub metrics: Vec<String>,
+    /// The row that the others are tested against; absent, the first variant.
+    pub reference: Option<String>,
+    /// What differs; absent, the configuration as it is, under the name `base`.
+    pub variant: Vec<Variant>,
+    /// Values of a setting: every variant is run with each, of several settings with each combination.
+    pub grid: BTreeMap<String, Vec<toml::Value>>,
+}
+
+impl Default for Spec {
+    fn default() -> Self {
+        Self {
+            seeds: vec![1, 2, 3],
+            split: Split::Valid,
+            anneal: false,
+            baselines: Vec::new(),
+            fuse: false,
+            metrics: vec!["recall@10".into(), "ndcg@10".into()],
+            reference: None,
+            variant: Vec::new(),
+            grid: BTreeMap::new(),
+        }
+    }
+}
+
+/// A name for some settings.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Variant {
+    /// The name, as in the table.
+    pub name: String,
+    /// Settings as `--set` takes them, `key=value`.
+    #[serde(default)]
+    pub set: Vec<String>,
+}
+
+impl Variant {
+    /// The name as that of a folder.
+    pub(super) fn folder(&self) -> String {
+        let plain = |c: char| c.is_alphanumeric() || "._=-".contains(c);
+        let name: String = self.name.chars().map(|c| if plain(c) { c } else { '-' }).collect();
+        name.trim_start_matches('.').to_string()
+    }
+}
+
+impl Spec {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong.
+    pub fn load(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let fault = |e: &dyn std::fmt::Display| Error::Invalid(format!("{}: {e}", path.display()));
+        let spec: Self = toml::from_str(&text).map_err(|e| fault(&e.to_string().trim_end()))?;
+        spec.check().map_err(|e| fault(&e))?;
+        Ok(spec)
+    }
+
+    fn check(&self) -> Result<()> {
+        let seeds: BTreeSet<u64> = self.seeds.iter().copied().collect();
+        if seeds.is_empty() || seeds.len() < self.seeds.len() {
+            invalid!("seeds = {:?}: name at least one, each once", self.seeds);
+        }
+        for metric in &self.metrics {
+            if !metric_names().any(|name| name == metric) {
+                let known: Vec<&str> = metric_names().collect();
+                invalid!("metrics: {metric:?} is none of {}", known.join(", "));
+            }
+        }
+        if self.metrics.is_empty() {
+            invalid!("metrics = []: name at least one");
+        }
+        if self.fuse && self.baselines.is_empty() {
+            invalid!("fuse = true needs baselines, for example baselines = [\"sasrec\"]");
+        }
+        if let Some((key, _)) = self.grid.iter().find(|(_, values)| values.is_empty()) {
+            invalid!("grid: {key} = []: give it at least one value");
+        }
+        let mut folders = BTreeSet::new();
+        for variant in self.variants() {
+            let folder = variant.folder();
+            if folder.is_empty() || folder == BASELINES || !folders.insert(folder) {
+                invalid!("variant {:?}: every variant needs a name of its own", variant.name);
+            }
+        }
+        Ok(())
+    }
+
+    /// The variants with every combination of the grid.
+    pub(super) fn variants(&self) -> Vec<Variant> {
+        let base = Variant { name: "base".into(), set: Vec::new() };
+        let mut variants = if self.variant.is_empty() { vec![base] } else { self.variant.clone() };
+        for (key, values) in &self.grid {
+            let with = |variant: &Variant, value: &toml::Value| {
+                let setting = format!("{key}={value}");
+                let name = format!("{}, {setting}", variant.name);
+                Variant { name, set: [variant.set.clone(), vec![setting]].concat() }
+            };
+            let with_each = |v: &Variant| values.iter().map(|value| with(v, value)).collect();
+            variants = variants.iter().flat_map::<Vec<_>, _>(with_each).collect();
+        }
+        variants
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(text: &str) -> Result<Spec> {
+        let spec: Spec = toml::from_str(text).map_err(|e| Error::Invalid(e.to_string()))?;
+        spec.check().map(|()| spec)
+    }
+
+    #[test]
+    fn a_grid_is_crossed_with_the_variants() {
+        let text = r#"
+            [[variant]]
+            name = "plain"
+            [[variant]]
+            name = "taught"
+            set = ["train.distillation.weight=0.5"]
+            [grid]
+            "train.initial.dropout" = [0.1, 0.3]
+            "train.tuning" = ["full"]
+        "#;
+        let variants = spec(text).unwrap().variants();
+        let names: Vec<&str> = variants.iter().map(|v| v.name.as_str()).collect();
+        let expected = [
+            r#"plain, train.initial.dropout=0.1, train.tuning="full""#,
+            r#"plain, train.initial.dropout=0.3, train.tuning="full""#,
+            r#"taught, train.initial.dropout=0.1, train.tuning="full""#,
+            r#"taught, train.initial.dropout=0.3, train.tuning="full""#,
+        ];
+        assert_eq!(names, expected);
+        assert_eq!(
+            variants[2].set,
+            ["train.distillation.weight=0.5", "train.initial.dropout=0.1", "train.tuning=\"full\""]
+        );
+        assert_eq!(variants[0].folder(), "plain--train.initial.dropout=0.1--train.tuning=-full-");
+        assert_eq!(spec("").unwrap().variants()[0].name, "base");
+    }
+
+    #[test]
+    fn what_cannot_be_run_is_refused() {
+        for (text, word) in [
+            ("seeds = []", "seeds"),
+            ("seeds = [1, 1]", "each once"),
+            ("metrics = [\"recall@11\"]", "recall@11"),
+            ("fuse = true", "baselines"),
+            ("baselines = [\"bert\"]", "bert"),
+            ("[grid]\nseed = []", "seed = []"),
+            ("[[variant]]\nname = \"a b\"\n[[variant]]\nname = \"a-b\"", "a-b"),
+            ("[[variant]]\nname = \"..\"", "name of its own"),
+            ("variants = 3", "variants"),
+        ] {
+            let error = spec(text).unwrap_err().to_string();
+            assert!(error.contains(word), "{text}: {error}");
+        }
+    }
+}

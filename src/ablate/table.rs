@@ -1,0 +1,243 @@
+//! What an ablation found, a row a variant.
+
+use std::fmt::Write as _;
+
+use serde::Serialize;
+
+use super::Spec;
+use crate::eval::{Difference, Prediction, compare};
+use crate::run::{Metrics, PerMetric};
+use crate::{Result, invalid};
+
+/// Both rules of what is ranked, as the table names them.
+const RULES: [&str; 2] = ["history ranked", "history left out"];
+
+/// The evaluation of one seed.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// By rule.
+    pub(super) metrics: [Metrics; 2],
+    pub(super) predictions: Vec<Prediction>,
+    /// What training took.
+    pub(super) seconds: f64,
+}
+
+/// A row of the table.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    /// What was evaluated.
+    pub name: String,
+    /// Wall-clock seconds of training, the mean over seeds; what another row shares with it included.
+    pub seconds: f64,
+    /// All items ranked, then with the user's own left out.
+    pub rules: [Rule; 2],
+}
+
+/// What a row came to by one rule.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Rule {
+    /// The rule.
+    pub rule: &'static str,
+    /// Means over seeds.
+    pub metrics: Metrics,
+    /// Sample standard deviations over seeds; 0 for one seed.
+    pub standard_deviations: Metrics,
+    /// A paired test against the reference, users' results averaged over seeds; none for itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub against_reference: Option<PerMetric<Difference>>,
+}
+
+/// An ablation's result.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Table {
+    /// The seeds of every row.
+    pub seeds: Vec<u64>,
+    /// The split that was ranked.
+    pub split: String,
+    /// The row that the others are tested against.
+    pub reference: String,
+    /// The metrics that are shown.
+    #[serde(skip)]
+    pub shown: Vec<String>,
+    /// The rows, in the order of the specification.
+    pub rows: Vec<Row>,
+}
+
+impl Table {
+    /// `outcomes` has those of every row, by seed.
+    pub(super) fn new(
+        spec: &Spec,
+        reference: &str,
+        outcomes: &[(String, Vec<Outcome>)],
+    ) -> Result<Self> {
+        let Some((_, of_reference)) = outcomes.iter().find(|(name, _)| name == reference) else {
+            let names: Vec<&str> = outcomes.iter().map(|(name, _)| name.as_str()).collect();
+            invalid!("reference = {reference:?} is no row: the rows are {}", names.join("; "));
+        };
+        let others = lists(of_reference);
+        let mut rows = Vec::new();
+        for (name, of_row) in outcomes {
+            let these = lists(of_row);
+            let rule = |rule: usize, rank: fn(&Prediction) -> Option<usize>| -> Result<Rule> {
+                let by_seed: Vec<Metrics> = of_row.iter().map(|o| o.metrics[rule]).collect();
+                let [metrics, standard_deviations] = Metrics::over_seeds(&by_seed);
+                let against_reference = match name == reference {
+                    true => None,
+                    false => Some(compare(&these, &others, rank, spec.seeds[0])?),
+                };
+                Ok(Rule { rule: RULES[rule], metrics, standard_deviations, against_reference })
+            };
+            let seconds = of_row.iter().map(|o| o.seconds).sum::<f64>() / of_row.len() as f64;
+            let rules = [rule(0, Prediction::rank)?, rule(1, |p| p.rank_history_excluded)?];
+            rows.push(Row { name: name.clone(), seconds, rules });
+        }
+        Ok(Self {
+            seeds: spec.seeds.clone(),
+            split: spec.split.to_string(),
+            reference: reference.to_string(),
+            shown: spec.metrics.clone(),
+            rows,
+        })
+    }
+
+    /// A table to read: a block a rule, a line a row, means with their deviations, and p of the difference.
+    pub fn text(&self) -> String {
+        let seeds: Vec<String> = self.seeds.iter().map(u64::to_string).collect();
+        let width = self.rows.iter().map(|row| row.name.chars().count()).max().unwrap_or(0).max(16);
+        let mut text = String::new();
+        for (i, rule) in RULES.iter().enumerate() {
+            let _ = write!(text, "{rule:<width$}");
+            for metric in &self.shown {
+                let _ = write!(text, "{metric:>18}{:>18}", "difference, p");
+            }
+            let _ = writeln!(text, "{:>9}", "training");
+            for row in &self.rows {
+                let _ = write!(text, "{:<width$}", row.name);
+                for metric in &self.shown {
+                    let cell = row.rules[i].cell(metric);
+                    let mean = format!("{:.4} ({:.4})", cell.mean, cell.deviation);
+                    let test = cell.test.map_or_else(String::new, |d| {
+                        format!("{:+.4} {:.4}", d.difference, d.p_value)
+                    });
+                    let _ = write!(text, "{mean:>18}{test:>18}");
+                }
+                let _ = writeln!(text, "{:>7.0} s", row.seconds);
+            }
+        }
+        let _ = writeln!(
+            text,
+            "{} split, seeds {}: means (standard deviations); differences from {}, p of a paired \
+             randomisation test over users",
+            self.split,
+            seeds.join(", "),
+            self.reference,
+        );
+        text
+    }
+
+    /// A line a row, rule and metric.
+    pub fn csv(&self) -> String {
+        let mut text =
+            String::from("row,rule,metric,mean,standard_deviation,difference,low,high,p\n");
+        for row in &self.rows {
+            for rule in &row.rules {
+                for (metric, _) in rule.metrics.iter() {
+                    let cell = rule.cell(metric);
+                    let name = row.name.replace('"', "\"\"");
+                    let _ = write!(text, "\"{name}\",{},{metric}", rule.rule);
+                    let _ = write!(text, ",{},{}", cell.mean, cell.deviation);
+                    let _ = match cell.test {
+                        Some(Difference { difference, interval: [low, high], p_value, .. }) => {
+                            writeln!(text, ",{difference},{low},{high},{p_value}")
+                        }
+                        None => writeln!(text, ",,,,"),
+                    };
+                }
+            }
+        }
+        text
+    }
+}
+
+/// The predictions by seed.
+fn lists(outcomes: &[Outcome]) -> Vec<&[Prediction]> {
+    outcomes.iter().map(|outcome| outcome.predictions.as_slice()).collect()
+}
+
+/// One metric of a row.
+struct Cell {
+    mean: f64,
+    deviation: f64,
+    test: Option<Difference>,
+}
+
+impl Rule {
+    fn cell(&self, metric: &str) -> Cell {
+        Cell {
+            mean: self.metrics.get(metric).copied().unwrap_or_default(),
+            deviation: self.standard_deviations.get(metric).copied().unwrap_or_default(),
+            test: self.against_reference.and_then(|tests| tests.get(metric).copied()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Users of whom the first `hits` find their target at once.
+    fn outcome(hits: usize) -> Outcome {
+        let prediction = |user: usize| {
+            let target = if user < hits { 0 } else { 1 };
+            let rank = (user < hits).then_some(1);
+            Prediction {
+                user: user.to_string(),
+                target: 0,
+                items: vec![target],
+                scores: vec![0.0],
+                rank_history_excluded: rank,
+            }
+        };
+        let predictions: Vec<Prediction> = (0..40).map(prediction).collect();
+        let ranks: Vec<Option<usize>> = predictions.iter().map(Prediction::rank).collect();
+        let metrics = Metrics::of(&ranks);
+        Outcome { metrics: [metrics; 2], predictions, seconds: 60.0 }
+    }
+
+    fn table(reference: &str) -> Result<Table> {
+        let outcomes = [
+            ("base".to_string(), vec![outcome(10), outcome(14)]),
+            ("with \"more\"".to_string(), vec![outcome(30), outcome(30)]),
+        ];
+        let (seeds, metrics) = (vec![1, 2], vec!["recall@10".into()]);
+        Table::new(&Spec { seeds, metrics, ..Spec::default() }, reference, &outcomes)
+    }
+
+    #[test]
+    fn rows_have_mean_deviation_and_a_test() {
+        let text = table("base").unwrap().text();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 7, "{text}");
+        // 10 and 14 of 40: 0.25 and 0.35.
+        assert!(lines[1].starts_with("base") && lines[1].contains("0.3000 (0.0707)"), "{text}");
+        assert!(lines[2].contains("0.7500 (0.0000)           +0.4500 0.0001"), "{text}");
+        assert!(lines[2].ends_with("60 s") && lines[6].contains("seeds 1, 2"), "{text}");
+    }
+
+    #[test]
+    fn csv_has_a_line_for_everything() {
+        let csv = table("base").unwrap().csv();
+        assert_eq!(csv.lines().count(), 1 + 2 * 2 * 8, "{csv}");
+        assert!(csv.contains("\"base\",history ranked,recall@10,0.3,"), "{csv}");
+        assert!(
+            csv.contains("\"with \"\"more\"\"\",history left out,ndcg@10,0.75,0,0.45,"),
+            "{csv}"
+        );
+    }
+
+    #[test]
+    fn a_reference_that_is_no_row_is_refused_with_the_rows() {
+        let error = table("bass").unwrap_err().to_string();
+        assert!(error.contains("bass") && error.contains("base; with"), "{error}");
+    }
+}

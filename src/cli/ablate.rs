@@ -1,0 +1,42 @@
+//! `llmbs ablate`: variants of the configuration, trained with several seeds and compared.
+
+use std::path::{Path, PathBuf};
+
+use candle_core::Device;
+use clap::Args as ClapArgs;
+
+use super::progress::Bars;
+use super::show::{self, out};
+use crate::ablate::{Spec, ablate};
+use crate::config::RunConfig;
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct AblateArgs {
+    /// What to vary (docs/ablations.md)
+    spec: PathBuf,
+    /// As JSON, every metric
+    #[arg(long, conflicts_with = "csv")]
+    json: bool,
+    /// As CSV, every metric
+    #[arg(long)]
+    csv: bool,
+}
+
+/// Run folders lie below `dir`, or below runs/, under the specification's name.
+pub(super) fn run(
+    asked: &AblateArgs,
+    dir: Option<&Path>,
+    configure: &dyn Fn(&[String]) -> crate::Result<RunConfig>,
+    device: &Device,
+    bars: &mut Bars,
+) -> anyhow::Result<()> {
+    let spec = Spec::load(&asked.spec)?;
+    let name = asked.spec.file_stem().unwrap_or_default();
+    let dir = dir.map_or_else(|| PathBuf::from("runs").join(name), Path::to_path_buf);
+    let table = ablate(&spec, &dir, configure, device, bars)?;
+    match asked {
+        AblateArgs { json: true, .. } => show::json(&table),
+        AblateArgs { csv: true, .. } => out(&table.csv()),
+        _ => out(&table.text()),
+    }
+}

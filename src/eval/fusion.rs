@@ -1,0 +1,196 @@
+//! A generator and scorers of all items, ranked together.
+//!
+//! An item's probability is the weighted mean of two: that of its tokens, 0 for an item that the generator's
+//! search did not find, and the mean of what a softmax makes of each scorer's scores. So whoever is surer of a
+//! user has more of a say for that user.
+
+use std::collections::BTreeMap;
+
+use rayon::prelude::*;
+
+use super::evaluator::{Evaluation, Recommender};
+use super::metrics::{DEPTH, Metrics};
+use super::protocol::Protocol;
+use super::ranking::{ItemScorer, top};
+use crate::Result;
+use crate::data::{Dataset, Item, ItemId};
+use crate::decode::{Found, Ranked};
+use crate::ops::slices::softmax;
+
+/// Users scored together.
+const BATCH: usize = 256;
+/// The weights that [`Fusion::choose`] tries are multiples of this, from 0 to 1.
+const STEP: f64 = 0.05;
+
+/// An item that may be among a user's best, whatever the weight.
+#[derive(Debug, Clone, Copy)]
+struct Candidate {
+    item: ItemId,
+    generated: f32,
+    scored: f32,
+}
+
+/// What a generator and scorers say of some users.
+#[derive(Debug)]
+pub struct Fusion<'a> {
+    dataset: &'a Dataset,
+    protocol: Protocol,
+    /// Users by their positions in the dataset, with the items that can be among their best.
+    users: Vec<(usize, Vec<Candidate>)>,
+}
+
+impl<'a> Fusion<'a> {
+    /// Asks the generator and the scorers (at least one) about `users`, positions in the dataset.
+    ///
+    /// `on_batch` hears how many users the generator is done with.
+    pub fn of(
+        recommender: &Recommender<'_>,
+        scorers: &[Box<dyn ItemScorer>],
+        dataset: &'a Dataset,
+        users: &[usize],
+        protocol: Protocol,
+        on_batch: &mut dyn FnMut(usize),
+    ) -> Result<Self> {
+        let found = recommender.search(dataset, users, protocol, on_batch)?;
+        let mut with_candidates = Vec::with_capacity(users.len());
+        for batch in found.chunks(BATCH) {
+            let histories: Vec<&[ItemId]> =
+                batch.iter().map(|(user, _)| protocol.history(&dataset.users[*user])).collect();
+            let scores = mean_probabilities(scorers, &histories, dataset.num_items())?;
+            let rows = scores.par_chunks(dataset.num_items()).zip(batch);
+            let of_batch: Vec<_> = rows
+                .map(|(scores, (user, found))| {
+                    let left_out = protocol.left_out(&dataset.users[*user]);
+                    (*user, candidates(&dataset.items, left_out, found, scores))
+                })
+                .collect();
+            with_candidates.extend(of_batch);
+        }
+        Ok(Self { dataset, protocol, users: with_candidates })
+    }
+
+    /// The evaluation of what the scorers, with this weight, and the generator, with the rest, say together.
+    pub fn evaluation(&self, weight: f64) -> Evaluation {
+        let fused = |(user, candidates): &(usize, Vec<Candidate>)| {
+            let left_out = self.protocol.left_out(&self.dataset.users[*user]);
+            (*user, rank(candidates, weight as f32, left_out))
+        };
+        let found: Vec<(usize, Found)> = self.users.par_iter().map(fused).collect();
+        Evaluation::of(self.dataset, self.protocol, found)
+    }
+
+    /// The weight of the scorers under which `figure` is highest; the smallest of several.
+    pub fn choose(&self, figure: impl Fn(&Metrics) -> f64) -> f64 {
+        let mut best = (f64::NEG_INFINITY, 0.0);
+        for step in 0..=(1.0 / STEP).round() as usize {
+            let weight = step as f64 * STEP;
+            let value = figure(&self.evaluation(weight).metrics);
+            if value > best.0 {
+                best = (value, weight);
+            }
+        }
+        best.1
+    }
+}
+
+/// The mean of the scorers' distributions over all items, (histories, items).
+fn mean_probabilities(
+    scorers: &[Box<dyn ItemScorer>],
+    histories: &[&[ItemId]],
+    num_items: usize,
+) -> Result<Vec<f32>> {
+    let mut mean = vec![0f32; histories.len() * num_items];
+    let share = 1.0 / scorers.len() as f32;
+    for scorer in scorers {
+        let mut scores = scorer.scores(histories)?;
+        let rows = scores.par_chunks_mut(num_items).zip(mean.par_chunks_mut(num_items));
+        rows.for_each(|(scores, mean)| {
+            softmax(scores, 1.0);
+            mean.iter_mut().zip(scores).for_each(|(mean, p)| *mean += share * *p);
+        });
+    }
+    Ok(mean)
+}
+
+/// What either finds by either rule: an item that the generator did not find is behind those that the scorers
+/// put before it.
+fn candidates(
+    items: &[Item],
+    left_out: &[ItemId],
+    found: &Found,
+    probabilities: &[f32],
+) -> Vec<Candidate> {
+    let generated: BTreeMap<ItemId, f32> =
+        found.ranked.iter().chain(&found.others).map(|r| (r.item, r.score.exp())).collect();
+    let scored = [&[][..], left_out]
+        .into_iter()
+        .flat_map(|left_out| top(probabilities, DEPTH, items, left_out));
+    let mut items: Vec<ItemId> = scored.map(|r| r.item).chain(generated.keys().copied()).collect();
+    items.sort_unstable();
+    items.dedup();
+    let candidate = |item: ItemId| Candidate {
+        item,
+        generated: generated.get(&item).copied().unwrap_or_default(),
+        scored: probabilities[item as usize],
+    };
+    items.into_iter().map(candidate).collect()
+}
+
+/// The best candidates, with and without those left out, ties by item id; scores are logarithms.
+fn rank(candidates: &[Candidate], weight: f32, left_out: &[ItemId]) -> Found {
+    let together = |c: &Candidate| {
+        let p = (1.0 - weight) * c.generated + weight * c.scored;
+        (p > 0.0).then_some(Ranked { item: c.item, score: p.ln() })
+    };
+    let mut ranked: Vec<Ranked> = candidates.iter().filter_map(together).collect();
+    ranked.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.item.cmp(&b.item)));
+    let others = ranked.iter().filter(|r| !left_out.contains(&r.item)).take(DEPTH).copied();
+    let others = others.collect();
+    ranked.truncate(DEPTH);
+    Found { ranked, others }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Fixed(Vec<f32>);
+
+    impl ItemScorer for Fixed {
+        fn scores(&self, histories: &[&[ItemId]]) -> Result<Vec<f32>> {
+            Ok(histories.iter().flat_map(|_| self.0.clone()).collect())
+        }
+    }
+
+    #[test]
+    fn scorers_are_averaged_as_distributions() {
+        let ln = |p: [f32; 3]| Box::new(Fixed(p.map(f32::ln).to_vec())) as Box<dyn ItemScorer>;
+        let scorers = [ln([0.5, 0.25, 0.25]), ln([0.1, 0.8, 0.1])];
+        let mean = mean_probabilities(&scorers, &[&[0], &[1]], 3).unwrap();
+        for row in mean.chunks(3) {
+            let expected = [0.3, 0.525, 0.175];
+            assert!(row.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{row:?}");
+        }
+    }
+
+    #[test]
+    fn a_weight_of_none_ranks_as_the_generator_and_one_as_the_scorers() {
+        let generated = [0.5f32, 0.0, 0.25, 0.0];
+        let scored = [0.1f32, 0.6, 0.2, 0.1];
+        let found = |items: &[ItemId]| -> Vec<Ranked> {
+            let ranked = |&item: &ItemId| Ranked { item, score: generated[item as usize].ln() };
+            items.iter().map(ranked).collect()
+        };
+        let found = Found { ranked: found(&[0, 2]), others: found(&[2]) };
+        let candidates = candidates(&vec![Item::default(); 4], &[0], &found, &scored);
+        let order = |weight, left_out: &[ItemId]| {
+            let Found { ranked, others } = rank(&candidates, weight, left_out);
+            let items = |of: Vec<Ranked>| of.iter().map(|r| r.item).collect::<Vec<_>>();
+            (items(ranked), items(others))
+        };
+        assert_eq!(order(0.0, &[0]), (vec![0, 2], vec![2]));
+        assert_eq!(order(1.0, &[]).0, [1, 2, 0, 3]);
+        // 0.3, 0.3, 0.225, 0.05: equal ones by id.
+        assert_eq!(order(0.5, &[]).0, [0, 1, 2, 3]);
+    }
+}

@@ -1,0 +1,158 @@
+//! `llmbs ablate`, models ranked together with baselines, and what cannot teach, as a user meets them.
+
+use std::fs;
+use std::path::Path;
+
+use crate::common::program::{fails, run, tiny};
+use serde_json::Value;
+
+const SPEC: &str = r#"
+seeds = [1, 2]
+baselines = ["sasrec"]
+fuse = true
+reference = "sasrec"
+
+[[variant]]
+name = "plain"
+
+[[variant]]
+name = "slow rate"
+set = ["train.initial.learning-rate=1e-4"]
+"#;
+
+const SASREC: [&str; 6] = [
+    "--set",
+    "baseline.sasrec.dim=8",
+    "--set",
+    "baseline.sasrec.feed-forward=8",
+    "--set",
+    "baseline.sasrec.epochs=2",
+];
+
+fn file(path: impl AsRef<Path>) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+#[test]
+fn variants_share_stages_and_stand_in_one_table() {
+    let dir = tiny();
+    let dir = dir.path();
+    fs::write(dir.join("rates.toml"), SPEC).unwrap();
+    let ablate = |more: &[&'static str]| [&SASREC[..], &["ablate", "rates.toml"], more].concat();
+    let (text, log) = run(dir, &ablate(&[]), 0);
+    for row in ["sasrec ", "plain ", "plain, with sasrec ", "slow rate ", "slow rate, with sasrec "]
+    {
+        assert_eq!(text.lines().filter(|line| line.starts_with(row)).count(), 2, "{row}: {text}");
+    }
+    assert_eq!(log.matches("the item index is taken over from").count(), 2, "{log}");
+    let [plain, slow] = ["plain", "slow-rate"].map(|name| dir.join("runs/rates").join(name));
+    let index = |of: &Path| fs::read(of.join("seed-2/index/index.json")).unwrap();
+    assert_eq!(index(&plain), index(&slow));
+    let digest = |of: &Path| {
+        let manifest = file(of.join("seed-2/manifest.json"));
+        manifest["stages"]["initial"]["outputs"]["initial/model.safetensors"].clone()
+    };
+    assert_ne!(digest(&plain), digest(&slow));
+
+    // Nothing is trained again, and the table is the same.
+    let (json, log) = run(dir, &ablate(&["--json"]), 0);
+    assert!(!log.contains("train"), "{log}");
+    let table: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&table["seeds"], &table["reference"]), (&[1, 2].into(), &"sasrec".into()));
+    let row = |name: &str| {
+        let rows = table["rows"].as_array().unwrap().iter();
+        rows.clone().find(|row| row["name"] == name).unwrap()["rules"].clone()
+    };
+    // The mean of what the two runs say of themselves.
+    let of_seed = |seed: u64| file(plain.join(format!("seed-{seed}/eval/valid-off-b20.json")));
+    let (one, two) = (of_seed(1), of_seed(2));
+    for (rule, key) in ["metrics", "metrics_history_excluded"].into_iter().enumerate() {
+        let value = |of: &Value| of[key]["ndcg@10"].as_f64().unwrap();
+        let mean = row("plain")[rule]["metrics"]["ndcg@10"].as_f64().unwrap();
+        assert!((mean - (value(&one) + value(&two)) / 2.0).abs() < 1e-12);
+        assert!(row("plain")[rule]["against_reference"]["ndcg@10"]["p_value"].is_number());
+        assert!(row("sasrec")[rule].get("against_reference").is_none());
+    }
+    let (csv, _) = run(dir, &ablate(&["--csv"]), 0);
+    assert_eq!(csv.lines().count(), 1 + 5 * 2 * 8);
+}
+
+#[test]
+fn what_cannot_be_run_is_told_before_anything_is_trained() {
+    let dir = tiny();
+    let dir = dir.path();
+    let spec = "[[variant]]\nname = \"none\"\nset = [\"eval.beam=0\"]\n";
+    fs::write(dir.join("wrong.toml"), spec).unwrap();
+    fails(dir, &["ablate", "wrong.toml"], &["variant \"none\"", "eval.beam"]);
+    fs::write(dir.join("wrong.toml"), "seeds = [1, 1]\n").unwrap();
+    fails(dir, &["ablate", "wrong.toml"], &["wrong.toml", "each once"]);
+    fails(dir, &["ablate", "gone.toml"], &["gone.toml"]);
+    assert!(!dir.join("runs").exists());
+}
+
+#[test]
+fn a_model_is_ranked_together_with_a_baseline() {
+    let dir = tiny();
+    let dir = dir.path();
+    for words in [&["run"][..], &["baseline", "sasrec", "--split", "valid"]] {
+        run(dir, &[&SASREC[..], words].concat(), 0);
+    }
+    let folder = "runs/llmbs/baseline/sasrec/seed-42";
+    let eval = |words: &[&'static str]| {
+        let eval = ["eval", "--adapter", "off", "--fuse", folder];
+        [&SASREC[..], &eval, words].concat()
+    };
+    let (text, _) = run(dir, &eval(&["--split", "valid"]), 0);
+    assert!(text.contains("adapter off: ranked with sasrec seed 42, weight "), "{text}");
+    let results = dir.join("runs/llmbs/eval");
+    let fused = file(results.join("valid-off-b20-fused.json"));
+    run(dir, &["eval", "--adapter", "off", "--split", "valid"], 0);
+    let alone = file(results.join("valid-off-b20.json"));
+    let sasrec = file(dir.join(folder).join("valid.json"));
+    // The weight is the best of those tried, which have either alone at their ends.
+    let metric = |of: &Value| of["metrics"]["ndcg@10"].as_f64().unwrap();
+    assert!(metric(&fused) >= metric(&alone).max(metric(&sasrec)) - 1e-9, "{text}");
+    let weight = &fused["fusion_weight"];
+    assert!((0.0..=1.0).contains(&weight.as_f64().unwrap()));
+    assert!(alone.get("fusion_weight").is_none());
+
+    // On the test split the weight is that of the validation split, and the result is found again.
+    let test = || serde_json::from_str::<Value>(&run(dir, &eval(&["--json"]), 0).0).unwrap();
+    let first = test();
+    assert_eq!((&first["fusion_weight"], &first["settings"]["split"]), (weight, &"test".into()));
+    assert_eq!(test(), first);
+
+    let other = ["--set", "baseline.sasrec.dim=16", "eval", "--fuse", folder];
+    fails(dir, &other, &[folder, "baseline.sasrec.dim was 8, is now 16"]);
+    fails(dir, &["eval", "--fuse", "runs/llmbs"], &["runs/llmbs", "no trained baseline"]);
+}
+
+#[test]
+fn what_cannot_teach_is_refused_before_training() {
+    let dir = tiny();
+    let dir = dir.path();
+    let set = |settings: &[&'static str], words: &[&'static str]| {
+        let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+        settings.chain(words.iter().copied()).collect::<Vec<_>>()
+    };
+    let (weight, train) = ("train.distillation.weight=0.5", ["train", "--stage", "initial"]);
+    run(dir, &["--run", "din", "index"], 0);
+    let of_din = [&["--run", "din"], &set(&[weight], &train)[..]].concat();
+    fails(dir, &of_din, &["needs a teacher", "encoder = \"sasrec\""]);
+
+    let short = [
+        "index.behavior.encoder=sasrec",
+        "index.behavior.sasrec.dim=8",
+        "index.behavior.sasrec.epochs=1",
+        "index.behavior.sasrec.history=4",
+        weight,
+    ];
+    run(dir, &[&["--run", "short"], &set(&short, &["index"])[..]].concat(), 0);
+    let of_short = [&["--run", "short"], &set(&short, &train)[..]].concat();
+    let error = ["index.behavior.sasrec.history = 4", "20 items of data.history"];
+    fails(dir, &of_short, &error);
+    // Neither says that the stage is under way.
+    for name in ["din", "short"] {
+        assert!(file(dir.join(name).join("manifest.json"))["stages"].get("initial").is_none());
+    }
+}
