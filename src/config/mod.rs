@@ -237,9 +237,9 @@ pub enum TrainEmbeddings {
 pub enum ItemTokenInit {
     /// At the mean of the known rows, with noise of their spread.
     Mean,
-    /// At the mean of the known rows, moved by their spread towards the z^s of the items that carry
-    /// the token; for behavior tokens, towards what a linear map makes of their z^b.
-    Centroid,
+    /// At the mean of the known rows, moved by their spread so that tokens of items alike in z^s and z^b,
+    /// both whitened, lie together.
+    Whitened,
 }
 
 /// `[eval]`
@@ -400,6 +400,8 @@ mod tests {
         for text in [
             DEMO,
             include_str!("../../configs/beauty.toml"),
+            include_str!("../../configs/sports.toml"),
+            include_str!("../../configs/instruments.toml"),
             include_str!("../../configs/beauty-smollm2.toml"),
             include_str!("../../configs/beauty-llama7b.toml"),
         ] {

@@ -1,71 +1,58 @@
 //! Where the rows of item tokens point to when they are to begin at what is known of their items.
-//!
-//! z^s lies in the backbone's own hidden space, in which the head compares hidden states with its rows; a
-//! semantic token points from the mean z^s to that of the items that carry it. The mean itself says
-//! nothing of a token: all z^s are nearly parallel. z^b is taken there by ridge regression (Hoerl and
-//! Kennard, 1970).
 
-use linfa_linalg::cholesky::SolveCInplace;
-use ndarray::{Array2, ArrayView2, Axis};
+use ndarray::{Array2, ArrayView2, Axis, s};
 
-use crate::index::{ItemIndex, Source};
+use super::whiten::{unit_rows, whitened};
+use crate::index::ItemIndex;
 use crate::{Error, Result, invalid};
 
-/// The penalty of the regression, as a share of the mean variance of a feature of z^b.
-const RIDGE: f64 = 0.01;
-
-/// A direction for every item token in the order of the vocabulary, (item tokens, columns of `semantic`),
-/// from z^s and z^b, (items, dim).
+/// A direction for every item token in the order of the vocabulary, (item tokens, `width`), such that tokens of
+/// items that are alike point alike: side by side z^s and z^b, (items, dim), both whitened, each as long as the
+/// other. Where both are wider together, the last columns of z^s are left out: whitened columns say as much as
+/// each other.
 ///
 /// # Errors
-/// Where the index has levels that say nothing of the items.
+/// Where there is neither, or z^b alone is wider.
 pub fn item_token_directions(
     index: &ItemIndex,
-    semantic: &Array2<f32>,
+    semantic: Option<&Array2<f32>>,
     behavior: Option<&Array2<f32>>,
+    width: usize,
 ) -> Result<Array2<f32>> {
-    let semantic = centered(semantic);
-    let mapped = behavior.map(|behavior| regression(&centered(behavior), &semantic)).transpose()?;
-    let mut directions = Vec::new();
+    let behavior = behavior.map(whitened).transpose()?;
+    let left = match &behavior {
+        Some(z) if z.ncols() > width => {
+            invalid!(
+                "train.item-token-init = \"whitened\": z^b has {} columns, the backbone {width}: set \
+                 train.item-token-init = \"mean\"",
+                z.ncols()
+            )
+        }
+        Some(z) => width - z.ncols(),
+        None => width,
+    };
+    let semantic = semantic.map(whitened).transpose()?;
+    let semantic = semantic.map(|z| z.slice(s![.., ..left.min(z.ncols())]).to_owned());
+    let mut joined = Array2::zeros((index.num_items(), width));
+    let mut start = 0;
+    for z in [semantic, behavior].into_iter().flatten() {
+        let end = start + z.ncols();
+        joined.slice_mut(s![.., start..end]).assign(&unit_rows(z.mapv(f64::from)));
+        start = end;
+    }
+    if start == 0 {
+        invalid!(
+            "train.item-token-init = \"whitened\" needs z^s or z^b, and the index has neither; set \
+             train.item-token-init = \"mean\""
+        );
+    }
+    let mut directions = Array2::zeros((0, width));
     for (level, range) in index.level_ranges().into_iter().enumerate() {
-        let embeddings = match (index.levels()[level].source, &mapped) {
-            (Source::Semantic, _) => &semantic,
-            (Source::Behavior, Some(mapped)) => mapped,
-            (other, _) => invalid!(
-                "train.item-token-init = \"centroid\" has nothing to go by for levels of source \
-                 \"{other}\"; set train.item-token-init = \"mean\""
-            ),
-        };
-        let positions = |item| index.item_positions(item)[level] as usize;
-        let centroids = sums_by(embeddings.view(), range.len(), positions);
-        directions.extend(centroids.into_iter().map(|value| value as f32));
+        let position = |item| index.item_positions(item)[level] as usize;
+        let sums = sums_by(joined.view(), range.len(), position);
+        directions.append(Axis(0), sums.view()).map_err(|e| Error::Invalid(e.to_string()))?;
     }
-    let width = semantic.ncols();
-    Array2::from_shape_vec((directions.len() / width, width), directions)
-        .map_err(|e| Error::Invalid(e.to_string()))
-}
-
-/// Rows less their mean.
-fn centered(matrix: &Array2<f32>) -> Array2<f64> {
-    let matrix = matrix.mapv(f64::from);
-    match matrix.mean_axis(Axis(0)) {
-        Some(mean) => matrix - mean,
-        None => matrix,
-    }
-}
-
-/// What a linear map makes of `from`, (items, m), that takes it as near to `to`, (items, n), as the
-/// penalty lets it; both centered.
-fn regression(from: &Array2<f64>, to: &Array2<f64>) -> Result<Array2<f64>> {
-    let mut gram = from.t().dot(from);
-    let variance = gram.diag().mean().unwrap_or_default();
-    // Features that never vary would leave the system without a solution.
-    let penalty = (RIDGE * variance).max(f64::MIN_POSITIVE.sqrt());
-    gram.diag_mut().mapv_inplace(|value| value + penalty);
-    let map = gram
-        .solvec_into(from.t().dot(to))
-        .map_err(|e| Error::Invalid(format!("z^b cannot be mapped to z^s: {e}")))?;
-    Ok(from.dot(&map))
+    Ok(directions.mapv(|value| value as f32))
 }
 
 /// The sums of the rows that share a number below `count`.
@@ -87,25 +74,38 @@ mod tests {
     use ndarray::array;
 
     use super::*;
+    use crate::index::{Level, Source};
 
     #[test]
-    fn a_linear_relation_is_found_and_kept() {
-        let z = array![[1.0f32, 2.0], [-1.0, 0.5], [0.25, -3.0], [2.0, 1.0], [0.0, -0.5]];
-        let from = centered(&z);
-        let to = from.dot(&array![[1.0, 0.0, 2.0], [-1.0, 3.0, 0.5]]);
-        // The penalty takes a hundredth and a little.
-        let near = |found: &Array2<f64>| {
-            let error = (found - &to).mapv(f64::abs).sum();
-            error < 0.03 * to.mapv(f64::abs).sum()
-        };
-        let found = regression(&from, &to).unwrap();
-        assert!(near(&found), "{found} is not {to}");
-        // A feature that says nothing, and the same one twice: no unique map, but a finite one.
-        let constant = regression(&Array2::zeros((5, 2)), &to).unwrap();
-        assert!(constant.iter().all(|v| *v == 0.0));
-        let twice = ndarray::concatenate![Axis(1), from, from];
-        let again = regression(&twice, &to).unwrap();
-        assert!(near(&again), "{again} is not {to}");
+    fn directions_stand_side_by_side_and_are_added_by_token() {
+        // Items 0 and 1 share their first code; each has a second of its own.
+        let level = |num_codes| Level { source: Source::Semantic, num_codes };
+        let codes = vec![0, 0, 0, 1, 1, 2];
+        let index = ItemIndex::new(vec![level(2), level(3)], codes).unwrap();
+        let semantic = array![[5.0f32, 1.0, 0.5], [6.0, 1.5, 2.0], [7.0, -1.0, 1.0]];
+        let behavior = array![[1.0f32, 0.0], [0.0, 3.0], [-1.0, 1.0]];
+        let all = |width| item_token_directions(&index, Some(&semantic), Some(&behavior), width);
+        let found = all(4).unwrap();
+        assert_eq!(found.dim(), (5, 4));
+        let (s, b) = (whitened(&semantic).unwrap(), whitened(&behavior).unwrap());
+        for item in 0..3 {
+            let own = found.row(2 + item);
+            let left = s.slice(s![item, ..2]).mapv(f64::from);
+            let scale = left.dot(&left).sqrt();
+            let expected = left.iter().map(|x| x / scale).chain(b.row(item).mapv(f64::from));
+            for (value, expected) in own.iter().zip(expected) {
+                assert!((f64::from(*value) - expected).abs() < 1e-6, "{found}");
+            }
+        }
+        let shared = &found.row(2) + &found.row(3);
+        assert!((&found.row(0) - &shared).iter().all(|x| x.abs() < 1e-6), "{found}");
+        assert_eq!(found.row(1), found.row(4));
+        // One of them is enough, and what is too wide or missing is refused.
+        let alone = item_token_directions(&index, None, Some(&behavior), 4).unwrap();
+        assert!(alone.slice(s![.., 2..]).iter().all(|x| *x == 0.0));
+        assert!(all(1).unwrap_err().to_string().contains("2 columns"));
+        let none = item_token_directions(&index, None, None, 4).unwrap_err();
+        assert!(none.to_string().contains("neither"), "{none}");
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod rq_vae;
 mod sasrec;
 mod semantic;
 mod texts;
+mod whiten;
 
 pub use behavior::{
     BehaviorEmbedding, DinConfig, Encoder, EncoderConfig, train_behavior_embedding,

@@ -43,35 +43,16 @@ pub(super) fn extended_backbone(
     let tokens = ItemTokens::extend(tokenizer, index)?;
     let first = tokens.vocabulary.first as usize;
     init::resize(&mut config, &mut weights, first, tokens.added, run.config.seed)?;
-    if run.config.train.item_token_init == ItemTokenInit::Centroid {
-        let directions = directions(run, index, config.hidden_size)?;
+    if run.config.train.item_token_init == ItemTokenInit::Whitened {
+        let (semantic, behavior) = (load_matrix(run, "semantic")?, load_matrix(run, "behavior")?);
+        let (semantic, behavior) = (semantic.as_ref(), behavior.as_ref());
+        let rows = item_token_directions(index, semantic, behavior, config.hidden_size)?;
+        let shape = rows.dim();
+        let values = rows.into_raw_vec_and_offset().0;
+        let directions = Tensor::from_vec(values, shape, &Device::Cpu)?.to_device(&run.device)?;
         init::point_rows(&config, &mut weights, first, &directions)?;
     }
     Ok((config, weights, tokens))
-}
-
-/// Where the rows of the item tokens are to point, (item tokens, `hidden_size`).
-fn directions(run: &Run, index: &ItemIndex, hidden_size: usize) -> Result<Tensor> {
-    const SETTING: &str = "train.item-token-init = \"centroid\"";
-    let source = run.config.index.source;
-    let Some(semantic) = load_matrix(run, "semantic")? else {
-        invalid!(
-            "{SETTING} needs z^s, which an index of source \"{source}\" does not have; set \
-             index.source = \"unit\" or \"semantic\", or train.item-token-init = \"mean\""
-        );
-    };
-    if semantic.ncols() != hidden_size {
-        invalid!(
-            "{SETTING} needs z^s of the backbone's width, {hidden_size}: the imported \
-             index.semantic.embeddings have {} columns; set train.item-token-init = \"mean\"",
-            semantic.ncols()
-        );
-    }
-    let behavior = load_matrix(run, "behavior")?;
-    let rows = item_token_directions(index, &semantic, behavior.as_ref())?;
-    let shape = rows.dim();
-    let values = rows.into_raw_vec_and_offset().0;
-    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?.to_device(&run.device)?)
 }
 
 fn backbone_path(run: &Run) -> String {
