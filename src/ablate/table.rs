@@ -220,7 +220,7 @@ mod tests {
         assert_eq!(lines.len(), 7, "{text}");
         // 10 and 14 of 40: 0.25 and 0.35.
         assert!(lines[1].starts_with("base") && lines[1].contains("0.3000 (0.0707)"), "{text}");
-        assert!(lines[2].contains("0.7500 (0.0000)           +0.4500 0.0001"), "{text}");
+        assert!(lines[2].contains("0.7500 (0.0000)    +0.4500 0.0001"), "{text}");
         assert!(lines[2].ends_with("60 s") && lines[6].contains("seeds 1, 2"), "{text}");
     }
 

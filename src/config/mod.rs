@@ -401,7 +401,6 @@ mod tests {
             DEMO,
             include_str!("../../configs/beauty.toml"),
             include_str!("../../configs/sports.toml"),
-            include_str!("../../configs/instruments.toml"),
             include_str!("../../configs/beauty-smollm2.toml"),
             include_str!("../../configs/beauty-llama7b.toml"),
         ] {

@@ -53,10 +53,10 @@ mod tests {
 
     #[test]
     fn all_directions_are_alike_afterwards() {
-        // Far from the origin, one direction a hundred times as wide as the other, both slanted.
+        // Far from the origin, one direction ten times as wide as the other, both slanted.
         let draws = rng::normal(&mut rng::stream(1, "whiten", &[]), 2000, 1.0);
         let z = Array2::from_shape_fn((1000, 2), |(i, j)| {
-            let (a, b) = (100.0 * draws[2 * i], draws[2 * i + 1]);
+            let (a, b) = (10.0 * draws[2 * i], draws[2 * i + 1]);
             if j == 0 { 50.0 + a + b } else { -20.0 + a - b }
         });
         let white = whitened(&z).unwrap();
