@@ -69,7 +69,7 @@ fn variants_share_stages_and_stand_in_one_table() {
     for (rule, key) in ["metrics", "metrics_history_excluded"].into_iter().enumerate() {
         let value = |of: &Value| of[key]["ndcg@10"].as_f64().unwrap();
         let mean = row("plain")[rule]["metrics"]["ndcg@10"].as_f64().unwrap();
-        assert!((mean - (value(&one) + value(&two)) / 2.0).abs() < 1e-12);
+        assert!((mean - f64::midpoint(value(&one), value(&two))).abs() < 1e-12);
         assert!(row("plain")[rule]["against_reference"]["ndcg@10"]["p_value"].is_number());
         assert!(row("sasrec")[rule].get("against_reference").is_none());
     }

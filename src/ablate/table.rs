@@ -81,9 +81,10 @@ impl Table {
             let rule = |rule: usize, rank: fn(&Prediction) -> Option<usize>| -> Result<Rule> {
                 let by_seed: Vec<Metrics> = of_row.iter().map(|o| o.metrics[rule]).collect();
                 let [metrics, standard_deviations] = Metrics::over_seeds(&by_seed);
-                let against_reference = match name == reference {
-                    true => None,
-                    false => Some(compare(&these, &others, rank, spec.seeds[0])?),
+                let against_reference = if name == reference {
+                    None
+                } else {
+                    Some(compare(&these, &others, rank, spec.seeds[0])?)
                 };
                 Ok(Rule { rule: RULES[rule], metrics, standard_deviations, against_reference })
             };
@@ -188,7 +189,7 @@ mod tests {
     /// Users of whom the first `hits` find their target at once.
     fn outcome(hits: usize) -> Outcome {
         let prediction = |user: usize| {
-            let target = if user < hits { 0 } else { 1 };
+            let target = u32::from(user >= hits);
             let rank = (user < hits).then_some(1);
             Prediction {
                 user: user.to_string(),

@@ -222,9 +222,10 @@ mod tests {
     fn users_are_matched_by_id_in_any_order() {
         let this = all(&[Some(1), None, Some(3)]);
         let mut other = all(&[None, Some(2), Some(3)]);
-        let straight = over_seeds(&[this.clone()], &[other.clone()]);
+        let this = [this];
+        let straight = over_seeds(&this, &[other.clone()]);
         other.reverse();
-        assert_eq!(over_seeds(&[this], &[other]), straight);
+        assert_eq!(over_seeds(&this, &[other]), straight);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Evaluating and using the models of a run.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -55,11 +56,15 @@ impl EvalRequest<'_> {
 
     /// The words that ask for it, after `llmbs`.
     pub(in crate::run) fn command(&self) -> String {
-        let limit = self.limit.map_or(String::new(), |n| format!(" --limit {n}"));
         let (split, adapter, beam) = (self.split, self.adapter_switch(), self.beam);
-        let fuse: String =
-            self.fuse.iter().map(|dir| format!(" --fuse {}", dir.display())).collect();
-        format!("eval --split {split} --adapter {adapter} --beam {beam}{limit}{fuse}")
+        let mut command = format!("eval --split {split} --adapter {adapter} --beam {beam}");
+        if let Some(limit) = self.limit {
+            let _ = write!(command, " --limit {limit}");
+        }
+        for dir in self.fuse {
+            let _ = write!(command, " --fuse {}", dir.display());
+        }
+        command
     }
 
     fn adapter_switch(&self) -> &'static str {
