@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# What holds on a GPU, on a machine with one and without a network: the checks of all operations on the device
+# beside the CPU, the demo on CUDA beside the CPU, and training and generation beside PyTorch. Prints one table.
+#
+#   scripts/gpu-check.sh BINARY
+#
+# BINARY is what scripts/build-cuda.sh built; llmbs-tests beside it has the checks. CUDA's libraries have to be on
+# LD_LIBRARY_PATH; those of a PyTorch that PYTHON (python3) has are found by themselves. OUT is a folder for logs.
+set -uo pipefail
+binary="$(realpath "${1:?the program that scripts/build-cuda.sh built}")"
+tests="$(dirname "$binary")/llmbs-tests"
+cd "$(dirname "$0")/.."
+python="${PYTHON:-python3}"
+out="${OUT:-$(mktemp -d)}"
+libraries="$("$python" -c 'import glob, os, site
+for root in site.getsitepackages() + [site.getusersitepackages()]:
+    print(":".join(glob.glob(os.path.join(root, "nvidia", "*", "lib"))))' 2>/dev/null | paste -sd:)"
+export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:-}:$libraries"
+
+failed=0
+row() { printf '| %-44s | %-22s |\n' "$1" "$2"; }
+run() { # NAME COMMAND…: a row that says whether it went well.
+    local name="$1"
+    shift
+    if "$@" >"$out/${name// /-}.log" 2>&1; then row "$name" ok; else row "$name" FAILED && failed=1; fi
+}
+figure() { # NAME PATTERN COMMAND…: a row with the number behind "PATTERN": in JSON.
+    local name="$1" key="$2" value
+    shift 2
+    value="$("$@" 2>"$out/${name// /-}.log" | "$python" -c '
+import json, sys
+print("%.4g" % json.load(sys.stdin)[sys.argv[1]])' "$key" 2>/dev/null)" || value=FAILED
+    row "$name" "${value:-FAILED}"
+}
+metrics() { # RUN: Recall@10 and NDCG@10 of the demo.
+    "$python" -c 'import json, sys
+m = json.load(open(sys.argv[1] + "/eval/test-on-b20.json"))["metrics"]
+print("%.4f %.4f" % (m["recall@10"], m["ndcg@10"]))' "$1" 2>/dev/null || echo FAILED
+}
+
+row check result
+row "--------" "------"
+if [[ -x "$tests" ]]; then
+    LLMBS_TEST_DEVICE=cuda run "operations on the device" "$tests" ops::
+fi
+for device in cpu cuda; do
+    run "demo on $device" "$binary" --device "$device" --config configs/demo.toml --run "$out/demo-$device" run
+    row "demo on $device: Recall@10, NDCG@10" "$(metrics "$out/demo-$device")"
+done
+for dtype in f32 bf16; do
+    figure "train tiny $dtype, tokens/s" tokens_per_s \
+        "$binary" --device cuda bench train --shape tiny --dtype $dtype --batch 32 --seq 128 --steps 20 --json
+    figure "generate tiny $dtype, users/s" users_per_s \
+        "$binary" --device cuda bench generate --shape tiny --dtype $dtype --batch 64 --prompt 128 --json
+    if "$python" -c 'import torch, transformers' 2>/dev/null; then
+        row "PyTorch train tiny $dtype" "$("$python" scripts/peers/torch_train.py tiny $dtype 32 128 20 2>&1 | tail -1)"
+        row "Hugging Face generate tiny $dtype" \
+            "$("$python" scripts/peers/torch_generate.py tiny $dtype 4 128 2>&1 | tail -1)"
+    fi
+done
+echo "logs: $out"
+exit $failed
