@@ -59,9 +59,11 @@ line six "${base[@]}" index.semantic.levels=3 index.behavior.levels=3
 line eight "${base[@]}" index.semantic.levels=4 index.behavior.levels=4
 # Figure 5 of the paper: sources at one length and one number of codes a level. Trees of one source would have far
 # fewer codes a level than those of two.
-for source in unit semantic behavior random; do
-    line "source-$source" "${base[@]}" index.method=residual-kmeans index.source=$source
-done
+source=("${base[@]}" index.method=residual-kmeans)
+line source-unit "${source[@]}" index.source=unit
+line source-semantic "${source[@]}" index.source=semantic index.semantic.levels=4
+line source-behavior "${source[@]}" index.source=behavior index.behavior.levels=4
+line source-random "${source[@]}" index.source=random
 # Identity: from codes that share their rows to an item of its own.
 line two-64 "${base[@]}" index.shared=true index.method=residual-kmeans index.semantic.levels=1 \
     index.behavior.levels=1 index.semantic.k=64 index.behavior.k=64

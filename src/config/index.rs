@@ -12,7 +12,7 @@ use crate::index::{IndexSettings, Method, Numbering, Order, Source, TreeSettings
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct IndexConfig {
-    /// Which signal the codes come from. An index of one source has the levels of both.
+    /// Which signal the codes come from. An index of one source has that source's levels.
     pub source: Source,
     /// How the vectors of a source become codes. `random` draws codes and keeps the vectors for the
     /// contrastive loss; `source = "random"` does without vectors.

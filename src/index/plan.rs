@@ -120,11 +120,10 @@ pub struct IndexSettings {
 impl IndexSettings {
     /// The parts of the index, semantic before behavior.
     ///
-    /// Every source gets the same total number of levels, so that sources are compared at equal
-    /// length (paper, figure 5): `unit` a part of each signal, `semantic` and `behavior` one part
-    /// with the levels of both, `random` two parts with the code ranges of `unit`. Trees branch as little
-    /// as their levels allow; codebooks have `k` codes. The method `random` draws over the ranges that the
-    /// source has in trees, so that an index and the random one beside it differ in meaning alone.
+    /// `unit` has a part of each signal, `semantic` and `behavior` their own alone, `random` two parts with the
+    /// code ranges of `unit`. Trees branch as little as their levels allow; codebooks have `k` codes. The
+    /// method `random` draws over the ranges that the source has in trees, so that an index and the random
+    /// one beside it differ in meaning alone.
     ///
     /// # Errors
     /// If the settings leave no room for `num_items` items.
@@ -138,20 +137,14 @@ impl IndexSettings {
             let branching = if residual { k.min(num_items) } else { fewest };
             Ok::<_, crate::Error>(TreePlan { source, levels, branching })
         };
-        let [semantic, behavior] = [self.semantic.k, self.behavior.k];
-        let total = lengths[0] + lengths[1];
-        let pair = |sources: [Source; 2]| {
-            Ok(vec![
-                part(sources[0], semantic, lengths[0])?,
-                part(sources[1], behavior, lengths[1])?,
-            ])
-        };
+        let semantic = |source| part(source, self.semantic.k, lengths[0]);
+        let behavior = |source| part(source, self.behavior.k, lengths[1]);
         match self.source {
-            Source::Random => pair([Source::Random; 2]),
+            Source::Random => Ok(vec![semantic(Source::Random)?, behavior(Source::Random)?]),
             Source::Unit if self.shared => self.shared_plan(lengths, num_items),
-            Source::Unit => pair([Source::Semantic, Source::Behavior]),
-            Source::Semantic => Ok(vec![part(Source::Semantic, semantic, total)?]),
-            Source::Behavior => Ok(vec![part(Source::Behavior, behavior, total)?]),
+            Source::Unit => Ok(vec![semantic(Source::Semantic)?, behavior(Source::Behavior)?]),
+            Source::Semantic => Ok(vec![semantic(Source::Semantic)?]),
+            Source::Behavior => Ok(vec![behavior(Source::Behavior)?]),
         }
     }
 
@@ -230,16 +223,29 @@ mod tests {
     }
 
     #[test]
-    fn every_source_gets_the_same_number_of_levels() {
+    fn a_source_alone_has_its_own_levels() {
         let plans = |source| IndexSettings { source, ..PAPER }.plan(12_101).unwrap();
         assert_eq!(
             plans(Source::Semantic),
-            [TreePlan { source: Source::Semantic, levels: 4, branching: 11 }]
+            [TreePlan { source: Source::Semantic, levels: 2, branching: 111 }]
+        );
+        // One token an item.
+        let one = IndexSettings {
+            source: Source::Behavior,
+            method: Method::ResidualKmeans,
+            behavior: TreeSettings { k: 20_000, levels: 1 },
+            ..PAPER
+        };
+        assert_eq!(
+            one.plan(12_101).unwrap(),
+            [TreePlan { source: Source::Behavior, levels: 1, branching: 12_101 }]
         );
         assert_eq!(plans(Source::Unit).iter().map(|t| t.branching).collect::<Vec<_>>(), [111, 111]);
         assert_eq!(plans(Source::Random)[1].source, Source::Random);
         assert_eq!(plans(Source::Unit)[0].num_codes(12_101), [111, 110]);
-        assert_eq!(plans(Source::Behavior)[0].num_codes(12_101), [11, 11, 11, 10]);
+        let four = TreeSettings { k: 256, levels: 4 };
+        let four = IndexSettings { source: Source::Behavior, behavior: four, ..PAPER };
+        assert_eq!(four.plan(12_101).unwrap()[0].num_codes(12_101), [11, 11, 11, 10]);
     }
 
     #[test]
