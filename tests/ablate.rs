@@ -78,6 +78,43 @@ fn variants_share_stages_and_stand_in_one_table() {
 }
 
 #[test]
+fn stages_are_taken_over_where_settings_and_files_are_the_same() {
+    let dir = tiny();
+    let dir = dir.path();
+    let spec = |rates: &str| {
+        let spec = format!(
+            "seeds = [1]\nanneal = true\n[grid]\n\"train.anneal.learning-rate\" = {rates}\n"
+        );
+        fs::write(dir.join("rate.toml"), spec).unwrap();
+    };
+    let folder =
+        |rate: &str| dir.join(format!("runs/rate/base--train.anneal.learning-rate={rate}/seed-1"));
+    spec("[1e-3, 2e-3]");
+    let (text, log) = run(dir, &["ablate", "rate.toml"], 0);
+    for stage in ["the item index", "the model of stage initial"] {
+        assert_eq!(log.matches(&format!("{stage} is taken over from")).count(), 1, "{log}");
+    }
+    assert!(!log.contains("the annealing adapter is taken over"), "{log}");
+    assert!(text.contains("base, train.anneal.learning-rate=0.002, annealed "), "{text}");
+    let model = |rate: &str| fs::read(folder(rate).join("initial/model.safetensors")).unwrap();
+    let first = model("0.001");
+    assert!(first == model("0.002"), "the model is another");
+
+    // A stage of which a file is gone is not taken over but made again: the same.
+    fs::remove_file(folder("0.001").join("initial/model.safetensors")).unwrap();
+    spec("[1e-3, 3e-3]");
+    let (_, log) = run(dir, &["ablate", "rate.toml"], 0);
+    assert!(!log.contains("the model of stage initial is taken over"), "{log}");
+    assert!(first == model("0.003"), "the model is another");
+    // What was altered goes nowhere.
+    let altered = folder("0.001").join("index/index.json");
+    fs::write(&altered, fs::read_to_string(&altered).unwrap() + " ").unwrap();
+    spec("[1e-3, 4e-3]");
+    fails(dir, &["ablate", "rate.toml"], &["index.json", "SHA-256"]);
+    assert!(!folder("0.004").exists());
+}
+
+#[test]
 fn what_cannot_be_run_is_told_before_anything_is_trained() {
     let dir = tiny();
     let dir = dir.path();
@@ -87,6 +124,22 @@ fn what_cannot_be_run_is_told_before_anything_is_trained() {
     fs::write(dir.join("wrong.toml"), "seeds = [1, 1]\n").unwrap();
     fails(dir, &["ablate", "wrong.toml"], &["wrong.toml", "each once"]);
     fails(dir, &["ablate", "gone.toml"], &["gone.toml"]);
+    fs::write(dir.join("one.toml"), "seeds = [1]\n").unwrap();
+    for seed in [["--seed", "3"], ["--set", "seed=3"]] {
+        fails(dir, &[&seed[..], &["ablate", "one.toml"]].concat(), &["one.toml", "`seeds`"]);
+    }
+    // What is compared user by user or ranked together must fit together.
+    let fused = "baselines = [\"sasrec\"]\nfuse = true\n";
+    for (spec, setting) in [
+        ("", "data.synthetic.users=9"),
+        (fused, "data.history=7"),
+        (fused, "baseline.sasrec.dim=4"),
+    ] {
+        let key = setting.split(['.', '=']).next().unwrap();
+        let spec = format!("{spec}[[variant]]\nname = \"other\"\nset = [\"{setting}\"]\n");
+        fs::write(dir.join("wrong.toml"), spec).unwrap();
+        fails(dir, &["ablate", "wrong.toml"], &["variant \"other\"", key, "no variant sets these"]);
+    }
     assert!(!dir.join("runs").exists());
 }
 
@@ -125,6 +178,9 @@ fn a_model_is_ranked_together_with_a_baseline() {
     let other = ["--set", "baseline.sasrec.dim=16", "eval", "--fuse", folder];
     fails(dir, &other, &[folder, "baseline.sasrec.dim was 8, is now 16"]);
     fails(dir, &["eval", "--fuse", "runs/llmbs"], &["runs/llmbs", "no trained baseline"]);
+    let twice = eval(&["--fuse", folder]);
+    fails(dir, &twice, &[folder, "both hold sasrec seed 42"]);
+    fails(dir, &["eval", "--task", "text", "--fuse", folder], &["--fuse", "--task recommend"]);
 }
 
 #[test]

@@ -12,9 +12,10 @@ use candle_core::Device;
 
 use crate::config::RunConfig;
 use crate::run::{
-    BaselineRequest, EvalRequest, EvalResult, Manifest, Monitor, Ranking, Run, Stage,
+    Baseline, BaselineRequest, EvalRequest, EvalResult, Manifest, Monitor, Ranking, Run, Stage,
 };
-use crate::{Error, Result};
+use crate::{Error, Result, invalid};
+use spec::row;
 use table::Outcome;
 
 pub use spec::{Spec, Variant};
@@ -42,13 +43,17 @@ pub fn ablate(
         let own = configure(&[format!("seed={seed}")])?;
         let of_variant = |variant: &Variant| {
             let settings = [&variant.set[..], &[format!("seed={seed}")]].concat();
-            let config = configure(&settings).and_then(|config| config.check().map(|()| config));
-            config.map_err(|e| Error::Invalid(format!("variant {:?}: {e}", variant.name)))
+            let checked = configure(&settings).and_then(|config| {
+                config.check()?;
+                check_shared(spec, &own, &config)?;
+                Ok(config)
+            });
+            checked.map_err(|e| Error::Invalid(format!("variant {:?}: {e}", variant.name)))
         };
         let configs: Vec<RunConfig> = variants.iter().map(of_variant).collect::<Result<_>>()?;
         cells.push((seed, own, configs));
     }
-    let mut rows = Rows::default();
+    let mut rows = Rows(spec.rows().into_iter().map(|name| (name, Vec::new())).collect());
     for (seed, own, configs) in cells {
         let seed_dir = |name: &str| dir.join(name).join(format!("seed-{seed}"));
         let run = Run::open(&seed_dir(BASELINES), own, device.clone())?;
@@ -66,8 +71,23 @@ pub fn ablate(
             made.push((run.dir().to_path_buf(), run.manifest().clone()));
         }
     }
-    let reference = spec.reference.as_ref().unwrap_or(&variants[0].name);
-    Table::new(spec, reference, &rows.0)
+    Table::new(spec, &rows.0)
+}
+
+/// Refuses a variant whose users are not those of the others, or that a shared baseline cannot rank with.
+fn check_shared(spec: &Spec, own: &RunConfig, config: &RunConfig) -> Result<()> {
+    if own.data.path != config.data.path || own.data.synthetic != config.data.synthetic {
+        invalid!(
+            "data.path, data.synthetic: variants are compared user by user, so no variant sets these"
+        );
+    }
+    if spec.fuse && (own.data.history, &own.baseline) != (config.data.history, &config.baseline) {
+        invalid!(
+            "data.history, baseline: with fuse = true all variants rank with the same baselines, so no variant \
+             sets these"
+        );
+    }
+    Ok(())
 }
 
 /// The stages of every variant.
@@ -76,26 +96,26 @@ fn stages(spec: &Spec) -> impl Iterator<Item = Stage> + use<> {
     [Stage::Index, Stage::Initial].into_iter().chain(anneal)
 }
 
-/// The outcomes of every row, in the order in which the rows came.
-#[derive(Debug, Default)]
+/// The outcomes of every row, by seed, in the order of the table.
+#[derive(Debug)]
 struct Rows(Vec<(String, Vec<Outcome>)>);
 
 impl Rows {
-    /// Trains and evaluates the baselines; gives their names and folders.
+    /// Trains and evaluates the baselines; gives their folders.
     fn take_baselines(
         &mut self,
         spec: &Spec,
         run: &Run,
         seed: u64,
         monitor: &mut dyn Monitor,
-    ) -> Result<Vec<(&'static str, PathBuf)>> {
+    ) -> Result<Vec<(Baseline, PathBuf)>> {
         let mut folders = Vec::new();
         for &baseline in &spec.baselines {
             let request = BaselineRequest { baseline, split: spec.split, seed };
             let result = run.baseline(request, false, monitor)?;
             let seconds = result.report.training.as_ref().map_or(0.0, |training| training.seconds);
             self.add(baseline.name(), &result, seconds)?;
-            folders.push((baseline.name(), request.folder(run.dir())));
+            folders.push((baseline, request.folder(run.dir())));
         }
         Ok(folders)
     }
@@ -106,20 +126,19 @@ impl Rows {
         spec: &Spec,
         name: &str,
         run: &Run,
-        baselines: &[(&'static str, PathBuf)],
+        baselines: &[(Baseline, PathBuf)],
         monitor: &mut dyn Monitor,
     ) -> Result<()> {
         for stage in stages(spec).filter(|stage| *stage != Stage::Index) {
             let adapter = stage == Stage::Anneal;
-            let name = format!("{name}{}", if adapter { ", annealed" } else { "" });
             let until = run.manifest().stages.iter().filter(|(made, _)| **made <= stage);
             let seconds = until.map(|(_, record)| record.seconds).sum();
             let beam = run.config().eval.beam;
             let alone = EvalRequest { split: spec.split, adapter, beam, limit: None, fuse: &[] };
-            self.add(&name, &run.evaluate(alone, false, monitor)?, seconds)?;
-            for (baseline, folder) in baselines.iter().filter(|_| spec.fuse) {
+            self.add(&row(name, adapter, None), &run.evaluate(alone, false, monitor)?, seconds)?;
+            for &(baseline, ref folder) in baselines.iter().filter(|_| spec.fuse) {
                 let fused = EvalRequest { fuse: std::slice::from_ref(folder), ..alone };
-                let name = format!("{name}, with {baseline}");
+                let name = row(name, adapter, Some(baseline));
                 self.add(&name, &run.evaluate(fused, false, monitor)?, seconds)?;
             }
         }
@@ -130,9 +149,8 @@ impl Rows {
         let report = &result.report.report;
         let metrics = [report.metrics, report.metrics_history_excluded];
         let outcome = Outcome { metrics, predictions: result.predictions()?, seconds };
-        match self.0.iter_mut().find(|(row, _)| row == name) {
-            Some((_, outcomes)) => outcomes.push(outcome),
-            None => self.0.push((name.to_string(), vec![outcome])),
+        if let Some((_, outcomes)) = self.0.iter_mut().find(|(row, _)| row == name) {
+            outcomes.push(outcome);
         }
         Ok(())
     }

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use super::BASELINES;
 use crate::data::Split;
@@ -31,6 +32,7 @@ pub struct Spec {
     /// What differs; absent, the configuration as it is, under the name `base`.
     pub variant: Vec<Variant>,
     /// Values of a setting: every variant is run with each, of several settings with each combination.
+    #[serde(deserialize_with = "grid")]
     pub grid: BTreeMap<String, Vec<toml::Value>>,
 }
 
@@ -109,8 +111,38 @@ impl Spec {
             if folder.is_empty() || folder == BASELINES || !folders.insert(folder) {
                 invalid!("variant {:?}: every variant needs a name of its own", variant.name);
             }
+            if let Some(setting) = variant.set.iter().find(|setting| is_seed(setting)) {
+                invalid!("variant {:?}: {setting}: `seeds` says what to train with", variant.name);
+            }
+        }
+        let rows = self.rows();
+        let mut names = BTreeSet::new();
+        if let Some(twice) = rows.iter().find(|name| !names.insert(name.as_str())) {
+            invalid!("two rows would be called {twice:?}: the rows are {}", rows.join("; "));
+        }
+        if let Some(reference) = self.reference.as_ref().filter(|name| !rows.contains(name)) {
+            invalid!("reference = {reference:?} is no row: the rows are {}", rows.join("; "));
         }
         Ok(())
+    }
+
+    /// The names of all rows, in the order of the table.
+    pub(super) fn rows(&self) -> Vec<String> {
+        let mut rows: Vec<String> = self.baselines.iter().map(|b| b.name().to_string()).collect();
+        for variant in self.variants() {
+            for adapter in [false, true].into_iter().filter(|adapter| self.anneal || !adapter) {
+                rows.push(row(&variant.name, adapter, None));
+                let fused = self.baselines.iter().filter(|_| self.fuse);
+                rows.extend(fused.map(|&baseline| row(&variant.name, adapter, Some(baseline))));
+            }
+        }
+        rows
+    }
+
+    /// The row that the others are tested against.
+    pub(super) fn reference(&self) -> String {
+        let first = || row(&self.variants()[0].name, false, None);
+        self.reference.clone().unwrap_or_else(first)
     }
 
     /// The variants with every combination of the grid.
@@ -128,6 +160,43 @@ impl Spec {
         }
         variants
     }
+}
+
+/// Reads `[grid]`: a dotted key that is not quoted is a table in a table.
+fn grid<'de, D: Deserializer<'de>>(
+    from: D,
+) -> std::result::Result<BTreeMap<String, Vec<toml::Value>>, D::Error> {
+    let mut tables = vec![(String::new(), toml::Table::deserialize(from)?)];
+    let mut grid = BTreeMap::new();
+    while let Some((prefix, table)) = tables.pop() {
+        for (key, value) in table {
+            let key = format!("{prefix}{key}");
+            match value {
+                toml::Value::Table(table) => tables.push((format!("{key}."), table)),
+                toml::Value::Array(values) => {
+                    grid.insert(key, values);
+                }
+                value => {
+                    let list = format!("{key} = {value}: give a list of values, [{value}, …]");
+                    return Err(D::Error::custom(list));
+                }
+            }
+        }
+    }
+    Ok(grid)
+}
+
+/// The name of the row of a variant: of its model, with or without the annealing adapter, alone or ranked
+/// together with a baseline.
+pub(super) fn row(variant: &str, adapter: bool, with: Option<Baseline>) -> String {
+    let annealed = if adapter { ", annealed" } else { "" };
+    let with = with.map_or_else(String::new, |baseline| format!(", with {}", baseline.name()));
+    format!("{variant}{annealed}{with}")
+}
+
+/// Whether a setting, `key=value`, is the seed.
+fn is_seed(setting: &str) -> bool {
+    setting.split('=').next().is_some_and(|key| key.trim() == "seed")
 }
 
 #[cfg(test)]
@@ -149,7 +218,7 @@ mod tests {
             set = ["train.distillation.weight=0.5"]
             [grid]
             "train.initial.dropout" = [0.1, 0.3]
-            "train.tuning" = ["full"]
+            train.tuning = ["full"]
         "#;
         let variants = spec(text).unwrap().variants();
         let names: Vec<&str> = variants.iter().map(|v| v.name.as_str()).collect();
@@ -169,6 +238,22 @@ mod tests {
     }
 
     #[test]
+    fn baselines_come_first_and_what_is_fused_after_the_model() {
+        let text =
+            "anneal = true\nbaselines = [\"sasrec\"]\nfuse = true\nreference = \"base, annealed\"";
+        let spec = spec(text).unwrap();
+        let expected = [
+            "sasrec",
+            "base",
+            "base, with sasrec",
+            "base, annealed",
+            "base, annealed, with sasrec",
+        ];
+        assert_eq!(spec.rows(), expected);
+        assert_eq!(spec.reference(), "base, annealed");
+    }
+
+    #[test]
     fn what_cannot_be_run_is_refused() {
         for (text, word) in [
             ("seeds = []", "seeds"),
@@ -177,9 +262,16 @@ mod tests {
             ("fuse = true", "baselines"),
             ("baselines = [\"bert\"]", "bert"),
             ("[grid]\nseed = []", "seed = []"),
+            ("[grid]\ntrain.tuning = \"full\"", "[\"full\", …]"),
             ("[[variant]]\nname = \"a b\"\n[[variant]]\nname = \"a-b\"", "a-b"),
             ("[[variant]]\nname = \"..\"", "name of its own"),
             ("variants = 3", "variants"),
+            ("[[variant]]\nname = \"a\"\nset = [\"seed=3\"]", "seed=3"),
+            ("[grid]\nseed = [1, 2]", "seed=1"),
+            ("baselines = [\"sasrec\", \"sasrec\"]", "called \"sasrec\""),
+            ("baselines = [\"sasrec\"]\n[[variant]]\nname = \"sasrec\"", "called \"sasrec\""),
+            ("anneal = true\nvariant = [{ name = \"a\" }, { name = \"a, annealed\" }]", "annealed"),
+            ("reference = \"bass\"", "bass\" is no row: the rows are base"),
         ] {
             let error = spec(text).unwrap_err().to_string();
             assert!(error.contains(word), "{text}: {error}");

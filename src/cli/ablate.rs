@@ -13,7 +13,7 @@ use crate::config::RunConfig;
 #[derive(Debug, ClapArgs)]
 pub(super) struct AblateArgs {
     /// What to vary (docs/ablations.md)
-    spec: PathBuf,
+    pub(super) spec: PathBuf,
     /// As JSON, every metric
     #[arg(long, conflicts_with = "csv")]
     json: bool,

@@ -22,7 +22,7 @@ use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
@@ -69,6 +69,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
         return bench::run(command, args.seed.unwrap_or_default(), args.device);
     }
     if let Command::Ablate(asked) = &args.command {
+        if args.seed.is_some() || args.set.iter().any(|setting| setting.starts_with("seed=")) {
+            bail!("{}: its `seeds` say what to train with; leave --seed out", asked.spec.display());
+        }
         let configure = |set: &[String]| Ok(resolve(args, set)?.0);
         let (device, mut bars) = (device::open(args.device)?, Bars::new(args.quiet));
         return ablate::run(asked, args.run.as_deref(), &configure, &device, &mut bars);

@@ -12,9 +12,16 @@ use super::switch::Switch;
 use crate::run::{Run, Stage, TaskMetrics, TextModel, TextReport, TextRequest};
 
 pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::Result<()> {
-    if !args.beam.is_empty() || args.split.is_some() || args.compare.is_some() {
+    let of_rankings = [
+        !args.beam.is_empty(),
+        args.split.is_some(),
+        args.compare.is_some(),
+        !args.fuse.is_empty(),
+    ];
+    if of_rankings.contains(&true) {
         bail!(
-            "--beam, --split and --compare are for --task recommend: texts are of the test targets"
+            "--beam, --split, --compare and --fuse are for --task recommend: texts are of the test \
+             targets"
         );
     }
     if args.limit == Some(0) {

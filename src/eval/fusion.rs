@@ -4,8 +4,6 @@
 //! search did not find, and the mean of what a softmax makes of each scorer's scores. So whoever is surer of a
 //! user has more of a say for that user.
 
-use std::collections::BTreeMap;
-
 use rayon::prelude::*;
 
 use super::evaluator::{Evaluation, Recommender};
@@ -13,7 +11,7 @@ use super::metrics::{DEPTH, Metrics};
 use super::protocol::Protocol;
 use super::ranking::{ItemScorer, top};
 use crate::Result;
-use crate::data::{Dataset, Item, ItemId};
+use crate::data::{Dataset, ItemId};
 use crate::decode::{Found, Ranked};
 use crate::ops::slices::softmax;
 
@@ -35,8 +33,9 @@ struct Candidate {
 pub struct Fusion<'a> {
     dataset: &'a Dataset,
     protocol: Protocol,
-    /// Users by their positions in the dataset, with the items that can be among their best.
-    users: Vec<(usize, Vec<Candidate>)>,
+    /// Users by their positions in the dataset, with the items that can be among their best: all ranked, then
+    /// with those of the user left out.
+    users: Vec<(usize, [Vec<Candidate>; 2])>,
 }
 
 impl<'a> Fusion<'a> {
@@ -60,8 +59,10 @@ impl<'a> Fusion<'a> {
             let rows = scores.par_chunks(dataset.num_items()).zip(batch);
             let of_batch: Vec<_> = rows
                 .map(|(scores, (user, found))| {
-                    let left_out = protocol.left_out(&dataset.users[*user]);
-                    (*user, candidates(&dataset.items, left_out, found, scores))
+                    let best = |left_out| top(scores, DEPTH, &dataset.items, left_out);
+                    let others = best(protocol.left_out(&dataset.users[*user]));
+                    let ranked = candidates(&found.ranked, &best(&[]), scores);
+                    (*user, [ranked, candidates(&found.others, &others, scores)])
                 })
                 .collect();
             with_candidates.extend(of_batch);
@@ -71,9 +72,9 @@ impl<'a> Fusion<'a> {
 
     /// The evaluation of what the scorers, with this weight, and the generator, with the rest, say together.
     pub fn evaluation(&self, weight: f64) -> Evaluation {
-        let fused = |(user, candidates): &(usize, Vec<Candidate>)| {
-            let left_out = self.protocol.left_out(&self.dataset.users[*user]);
-            (*user, rank(candidates, weight as f32, left_out))
+        let fused = |(user, [ranked, others]): &(usize, [Vec<Candidate>; 2])| {
+            let weight = weight as f32;
+            (*user, Found { ranked: rank(ranked, weight), others: rank(others, weight) })
         };
         let found: Vec<(usize, Found)> = self.users.par_iter().map(fused).collect();
         Evaluation::of(self.dataset, self.protocol, found)
@@ -112,47 +113,34 @@ fn mean_probabilities(
     Ok(mean)
 }
 
-/// What either finds by either rule: an item that the generator did not find is behind those that the scorers
-/// put before it.
-fn candidates(
-    items: &[Item],
-    left_out: &[ItemId],
-    found: &Found,
-    probabilities: &[f32],
-) -> Vec<Candidate> {
-    let generated: BTreeMap<ItemId, f32> =
-        found.ranked.iter().chain(&found.others).map(|r| (r.item, r.score.exp())).collect();
-    let scored = [&[][..], left_out]
-        .into_iter()
-        .flat_map(|left_out| top(probabilities, DEPTH, items, left_out));
-    let mut items: Vec<ItemId> = scored.map(|r| r.item).chain(generated.keys().copied()).collect();
-    items.sort_unstable();
-    items.dedup();
-    let candidate = |item: ItemId| Candidate {
+/// What either finds: an item that the generator did not find is behind those that the scorers put before it.
+fn candidates(generated: &[Ranked], scored: &[Ranked], probabilities: &[f32]) -> Vec<Candidate> {
+    let candidate = |item: ItemId, generated: f32| Candidate {
         item,
-        generated: generated.get(&item).copied().unwrap_or_default(),
+        generated,
         scored: probabilities[item as usize],
     };
-    items.into_iter().map(candidate).collect()
+    let is_new = |r: &&Ranked| generated.iter().all(|found| found.item != r.item);
+    let others = scored.iter().filter(is_new).map(|r| candidate(r.item, 0.0));
+    generated.iter().map(|r| candidate(r.item, r.score.exp())).chain(others).collect()
 }
 
-/// The best candidates, with and without those left out, ties by item id; scores are logarithms.
-fn rank(candidates: &[Candidate], weight: f32, left_out: &[ItemId]) -> Found {
+/// The best candidates, ties by item id; scores are logarithms.
+fn rank(candidates: &[Candidate], weight: f32) -> Vec<Ranked> {
     let together = |c: &Candidate| {
         let p = (1.0 - weight) * c.generated + weight * c.scored;
         (p > 0.0).then_some(Ranked { item: c.item, score: p.ln() })
     };
     let mut ranked: Vec<Ranked> = candidates.iter().filter_map(together).collect();
     ranked.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.item.cmp(&b.item)));
-    let others = ranked.iter().filter(|r| !left_out.contains(&r.item)).take(DEPTH).copied();
-    let others = others.collect();
     ranked.truncate(DEPTH);
-    Found { ranked, others }
+    ranked
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::{Item, Split, User};
 
     struct Fixed(Vec<f32>);
 
@@ -175,22 +163,29 @@ mod tests {
 
     #[test]
     fn a_weight_of_none_ranks_as_the_generator_and_one_as_the_scorers() {
-        let generated = [0.5f32, 0.0, 0.25, 0.0];
         let scored = [0.1f32, 0.6, 0.2, 0.1];
-        let found = |items: &[ItemId]| -> Vec<Ranked> {
-            let ranked = |&item: &ItemId| Ranked { item, score: generated[item as usize].ln() };
-            items.iter().map(ranked).collect()
-        };
-        let found = Found { ranked: found(&[0, 2]), others: found(&[2]) };
-        let candidates = candidates(&vec![Item::default(); 4], &[0], &found, &scored);
-        let order = |weight, left_out: &[ItemId]| {
-            let Found { ranked, others } = rank(&candidates, weight, left_out);
-            let items = |of: Vec<Ranked>| of.iter().map(|r| r.item).collect::<Vec<_>>();
-            (items(ranked), items(others))
-        };
-        assert_eq!(order(0.0, &[0]), (vec![0, 2], vec![2]));
-        assert_eq!(order(1.0, &[]).0, [1, 2, 0, 3]);
+        let ranked = |item: ItemId, p: f32| Ranked { item, score: p.ln() };
+        let generated = [ranked(0, 0.5), ranked(2, 0.25)];
+        let best = [1, 2, 0, 3].map(|item| ranked(item, scored[item as usize]));
+        let candidates = candidates(&generated, &best, &scored);
+        let order = |weight| rank(&candidates, weight).iter().map(|r| r.item).collect::<Vec<_>>();
+        assert_eq!(order(0.0), [0, 2]);
+        assert_eq!(order(1.0), [1, 2, 0, 3]);
         // 0.3, 0.3, 0.225, 0.05: equal ones by id.
-        assert_eq!(order(0.5, &[]).0, [0, 1, 2, 3]);
+        assert_eq!(order(0.5), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn each_rule_ranks_what_its_own_search_found() {
+        let user = User { id: "a".into(), items: vec![0, 1, 2] };
+        let dataset = Dataset::new("Three", vec![user], vec![Item::default(); 4]).unwrap();
+        let protocol = Protocol { split: Split::Test, max_history: 20 };
+        let found = |item, generated| vec![Candidate { item, generated, scored: 0.25 }];
+        let users = vec![(0, [found(3, 0.5), found(2, 0.25)])];
+        let evaluation = Fusion { dataset: &dataset, protocol, users }.evaluation(0.5);
+        let [prediction] = &evaluation.predictions[..] else { panic!("one user") };
+        assert_eq!((&prediction.items, prediction.rank()), (&vec![3], None));
+        assert_eq!(prediction.rank_history_excluded, Some(1));
+        assert!((prediction.scores[0] - 0.375f32.ln()).abs() < 1e-6);
     }
 }

@@ -48,7 +48,7 @@ impl Run {
     }
 
     /// Takes over the stages that the run in `other` has made from the settings and inputs of this one and
-    /// that are not begun here: their files are copied.
+    /// that are not begun here: their files are copied, where all are still there.
     pub fn take_over(&mut self, other: &Path, manifest: &Manifest) -> Result<()> {
         for stage in Stage::ALL {
             let found = manifest.stages.get(&stage).filter(|record| record.status == Status::Done);
@@ -59,6 +59,9 @@ impl Run {
                 || record.settings != manifest::settings(stage, &self.config)?
                 || record.inputs != self.inputs(stage)
             {
+                return Ok(());
+            }
+            if !record.outputs.keys().all(|name| other.join(name).exists()) {
                 return Ok(());
             }
             digests::check(other, stage, record)?;

@@ -175,9 +175,18 @@ impl Run {
     /// What decides how the baselines in `folders` rank with a model.
     pub(super) fn fusion_settings(&self, folders: &[PathBuf]) -> Result<FusionSettings> {
         let mut models = BTreeMap::new();
+        let mut dirs: BTreeMap<String, &Path> = BTreeMap::new();
         for dir in folders {
             let (BaselineRequest { baseline, seed, .. }, training) = self.trained_in(dir)?;
-            models.insert(format!("{} seed {seed}", baseline.name()), training.model_sha256);
+            let name = format!("{} seed {seed}", baseline.name());
+            if let Some(other) = dirs.insert(name.clone(), dir) {
+                invalid!(
+                    "{} and {}: both hold {name}; give each baseline once",
+                    other.display(),
+                    dir.display()
+                );
+            }
+            models.insert(name, training.model_sha256);
         }
         let metric = &self.config.train.validation.metric;
         Ok(FusionSettings {
@@ -196,14 +205,16 @@ impl Run {
                 dir.display()
             );
         }
-        let found: Training = files::read_json(&dir.join("training.json"))?;
-        let Some(seed) = found.settings.get("seed").and_then(Value::as_u64) else {
-            invalid!("{}: tells no seed", dir.join("training.json").display());
+        let path = dir.join("training.json");
+        let training: Training = files::read_json(&path)?;
+        let Some(seed) = training.settings.get("seed").and_then(Value::as_u64) else {
+            invalid!(
+                "{}: tells no seed; redo the baseline with `llmbs baseline sasrec --force`",
+                path.display()
+            );
         };
         let request = BaselineRequest { baseline: Baseline::SasRec, split: Split::Valid, seed };
-        let Some(training) = self.found_training(request, dir)? else {
-            invalid!("{}: is gone", dir.display());
-        };
+        self.check_training(request, dir, &training)?;
         Ok((request, training))
     }
 
@@ -223,12 +234,18 @@ impl Run {
             return Ok(None);
         }
         let found: Training = files::read_json(&path)?;
+        self.check_training(request, dir, &found)?;
+        Ok(Some(found))
+    }
+
+    /// Refuses a model, in `dir`, of other settings or data than this run's.
+    fn check_training(&self, request: BaselineRequest, dir: &Path, found: &Training) -> Result<()> {
         let mut differ = differences(&found.settings, &self.training_settings(request)?);
         if found.dataset_fingerprint != self.dataset.fingerprint {
             differ.push("the dataset has changed since".into());
         }
         if differ.is_empty() {
-            return Ok(Some(found));
+            return Ok(());
         }
         invalid!(
             "{}: the model was made with another configuration or input: {}; go back, choose another \

@@ -9,7 +9,7 @@ use super::result::{Bootstrap, EvalResult, EvalSettings, Performance, Ranking};
 use crate::config::Float;
 use crate::data::{ItemId, Split};
 use crate::decode::BeamSearch;
-use crate::eval::{Evaluation, Fusion, ItemScorer, Popularity, Protocol, Recommender, Report};
+use crate::eval::{Evaluation, Fusion, Popularity, Protocol, Recommender, Report};
 use crate::index::Trie;
 use crate::inference::ItemTokens;
 use crate::model::Llama;
@@ -94,21 +94,30 @@ impl Run {
         let recommender = self.recommender(&model, &trained.tokens, &prompts, &trie, request.beam);
         let protocol = self.protocol(request.split);
 
-        let scorers = self.scorers(request.fuse)?;
-        let start = Instant::now();
-        let weight = match settings.fusion {
-            Some(_) => Some(self.choose_weight(&recommender, &scorers, monitor)?),
-            None => None,
-        };
         let what = format!("evaluate {}", request.name());
-        let evaluation = with_progress(monitor, &what, users.len(), |on_batch| match weight {
-            Some(weight) => {
-                let (data, users) = (&self.dataset, &users);
-                let fusion = Fusion::of(&recommender, &scorers, data, users, protocol, on_batch)?;
-                Ok(fusion.evaluation(weight))
-            }
-            None => recommender.evaluate(&self.dataset, &users, protocol, on_batch),
-        })?;
+        let start = Instant::now();
+        let (evaluation, weight) = if settings.fusion.is_none() {
+            let evaluation = with_progress(monitor, &what, users.len(), |on_batch| {
+                recommender.evaluate(&self.dataset, &users, protocol, on_batch)
+            })?;
+            (evaluation, None)
+        } else {
+            let scorers = self.scorers(request.fuse)?;
+            let mut fusion = |what: &str, users: &[usize], protocol| {
+                with_progress(monitor, what, users.len(), |on_batch| {
+                    Fusion::of(&recommender, &scorers, &self.dataset, users, protocol, on_batch)
+                })
+            };
+            let asked = fusion(&what, &users, protocol)?;
+            let all: Vec<usize> = (0..self.dataset.users.len()).collect();
+            let weight = if (request.split, &users) == (Split::Valid, &all) {
+                self.weight(&asked)
+            } else {
+                let what = "choose the weight on the validation split";
+                self.weight(&fusion(what, &all, self.protocol(Split::Valid))?)
+            };
+            (asked.evaluation(weight), Some(weight))
+        };
         let seconds = start.elapsed().as_secs_f64();
 
         let asked = sample_of(&users, LEGAL_RATE_USERS, self.config.seed, "legal rate users");
@@ -123,21 +132,10 @@ impl Run {
         kept.write(told, &evaluation.predictions)
     }
 
-    /// The weight of the scorers beside the model, chosen on the validation split.
-    fn choose_weight(
-        &self,
-        recommender: &Recommender<'_>,
-        scorers: &[Box<dyn ItemScorer>],
-        monitor: &mut dyn Monitor,
-    ) -> Result<f64> {
-        let users: Vec<usize> = (0..self.dataset.users.len()).collect();
-        let protocol = self.protocol(Split::Valid);
-        let what = "choose the weight on the validation split";
-        let fusion = with_progress(monitor, what, users.len(), |on_batch| {
-            Fusion::of(recommender, scorers, &self.dataset, &users, protocol, on_batch)
-        })?;
+    /// The weight of the scorers beside the model that is best for what is known of the validation split.
+    fn weight(&self, of_validation: &Fusion<'_>) -> f64 {
         let metric = &self.config.train.validation.metric;
-        Ok(fusion.choose(|metrics| metrics.get(metric).copied().unwrap_or_default()))
+        of_validation.choose(|metrics| metrics.get(metric).copied().unwrap_or_default())
     }
 
     /// What is told of every evaluation, whatever ranked the items; it took `seconds`.

@@ -5,6 +5,7 @@ use candle_core::Device;
 use crate::inference::ItemTokens;
 use crate::model::load_safetensors;
 use crate::run::{Run, Stage};
+use crate::tasks::Layout;
 use crate::train::Teacher;
 use crate::{Result, invalid};
 
@@ -24,7 +25,8 @@ pub(super) fn check(run: &Run) -> Result<()> {
         );
     }
     let (reads, holds) = (run.config.index.behavior.sasrec.history, run.config.data.history);
-    if reads < holds {
+    // A sample of one target needs no state but that of its last items.
+    if reads < holds && run.config.train.tasks.layout == Layout::Sequence {
         invalid!(
             "index.behavior.sasrec.history = {reads}: the teacher of train.distillation must read the \
              {holds} items of data.history"
