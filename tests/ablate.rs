@@ -156,7 +156,7 @@ fn a_model_is_ranked_together_with_a_baseline() {
         [&SASREC[..], &eval, words].concat()
     };
     let (text, _) = run(dir, &eval(&["--split", "valid"]), 0);
-    assert!(text.contains("adapter off: ranked with sasrec seed 42, weight "), "{text}");
+    assert!(text.contains("adapter off: ranked with sasrec seed 42, weight of the "), "{text}");
     let results = dir.join("runs/llmbs/eval");
     let fused = file(results.join("valid-off-b20-fused.json"));
     run(dir, &["eval", "--adapter", "off", "--split", "valid"], 0);
@@ -177,10 +177,64 @@ fn a_model_is_ranked_together_with_a_baseline() {
 
     let other = ["--set", "baseline.sasrec.dim=16", "eval", "--fuse", folder];
     fails(dir, &other, &[folder, "baseline.sasrec.dim was 8, is now 16"]);
-    fails(dir, &["eval", "--fuse", "runs/llmbs"], &["runs/llmbs", "no trained baseline"]);
+    fails(dir, &["eval", "--fuse", "runs"], &["runs: holds neither", "llmbs baseline"]);
     let twice = eval(&["--fuse", folder]);
-    fails(dir, &twice, &[folder, "both hold sasrec seed 42"]);
+    fails(dir, &twice, &[folder, "both hold one model, sasrec seed 42"]);
     fails(dir, &["eval", "--task", "text", "--fuse", folder], &["--fuse", "--task recommend"]);
+}
+
+#[test]
+fn models_of_several_runs_rank_together() {
+    let dir = tiny();
+    let dir = dir.path();
+    for seed in ["1", "2"] {
+        for words in [&["index"][..], &["train", "--stage", "initial"]] {
+            run(dir, &[&["--seed", seed, "--run", seed], words].concat(), 0);
+        }
+    }
+    let eval = |words: &[&'static str]| [&["--seed", "1", "--run", "1", "eval"], words].concat();
+    let (text, _) = run(dir, &eval(&["--fuse", "2"]), 0);
+    assert!(text.contains("adapter off: ranked with llmbs seed 2\n"), "{text}");
+    let fused = file(dir.join("1/eval/test-off-b20-fused.json"));
+    assert!(fused.get("fusion_weight").is_none());
+    assert_eq!(fused["settings"]["fusion"]["weight"], Value::Null);
+
+    // Each list has the means of what both give an item.
+    let lists = |of: &str, name: &str| -> Vec<Value> {
+        let text = fs::read_to_string(dir.join(format!("{of}/eval/{name}.predictions.jsonl")));
+        text.unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    for seed in ["1", "2"] {
+        run(dir, &["--seed", seed, "--run", seed, "eval"], 0);
+    }
+    let alone = ["1", "2"].map(|of| lists(of, "test-off-b20"));
+    for (user, together) in lists("1", "test-off-b20-fused").iter().enumerate() {
+        let of = |list: &Value| -> Vec<(u64, f64)> {
+            let ids = list["items"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap());
+            let scores = list["scores"].as_array().unwrap().iter().map(|s| s.as_f64().unwrap());
+            ids.zip(scores).collect()
+        };
+        for (item, score) in of(together) {
+            let probability = |list: &Vec<Value>| {
+                let found = of(&list[user]).into_iter().find(|(id, _)| *id == item);
+                found.map_or(0.0, |(_, score)| score.exp())
+            };
+            let mean = alone.iter().map(probability).sum::<f64>() / 2.0;
+            assert!((score.exp() - mean).abs() < 1e-6, "user {user}, item {item}");
+        }
+    }
+
+    fails(dir, &eval(&["--fuse", "1"]), &["1 and 1: both hold one model, llmbs seed 1"]);
+    let missing = eval(&["--adapter", "off", "--fuse", "3"]);
+    fails(dir, &missing, &["3: holds neither"]);
+    let short = ["--seed", "3", "--run", "3", "--set", "data.history=7", "index"];
+    run(dir, &short, 0);
+    fails(dir, &eval(&["--fuse", "3"]), &["3: data.history is 7 there, 20 here"]);
+    run(dir, &["--seed", "4", "--run", "4", "index"], 0);
+    fails(dir, &eval(&["--fuse", "4"]), &["4: the model of stage initial is not there yet"]);
+    let other = ["--seed", "5", "--run", "5", "--set", "data.synthetic.users=70", "index"];
+    run(dir, &other, 0);
+    fails(dir, &eval(&["--fuse", "5"]), &["5: its dataset is not this run's"]);
 }
 
 #[test]

@@ -38,7 +38,8 @@ pub(super) struct EvalArgs {
     /// Test each metric against the same evaluation of another run, user by user
     #[arg(long, value_name = "OTHER_RUN")]
     pub(super) compare: Option<PathBuf>,
-    /// Rank together with a trained baseline, such as RUN/baseline/sasrec/seed-1; several are averaged
+    /// Rank together with the model of another run, or with a trained baseline such as
+    /// RUN/baseline/sasrec/seed-1; several are averaged
     #[arg(long, value_name = "FOLDER")]
     pub(super) fuse: Vec<PathBuf>,
     /// As JSON
@@ -235,10 +236,16 @@ fn footnotes(evaluations: &[&Shown], settings: &EvalSettings) -> String {
         settings.seed,
     );
     for ranking in evaluations.iter().map(|shown| &shown.ranking) {
-        if let (Some(fusion), Some(weight)) = (&ranking.settings.fusion, ranking.fusion_weight) {
-            let models: Vec<&str> = fusion.models.keys().map(String::as_str).collect();
+        if let Some(fusion) = &ranking.settings.fusion {
+            let models: Vec<String> = fusion.models.iter().map(ToString::to_string).collect();
             let (adapter, models) = (&ranking.settings.adapter, models.join(", "));
-            let _ = writeln!(text, "adapter {adapter}: ranked with {models}, weight {weight:.2}");
+            let weight = ranking.fusion_weight;
+            let weight = weight.map(|w| format!(", weight of the baselines {w:.2}"));
+            let _ = writeln!(
+                text,
+                "adapter {adapter}: ranked with {models}{}",
+                weight.unwrap_or_default()
+            );
         }
     }
     text

@@ -15,6 +15,7 @@ use crate::model::Llama;
 use crate::tasks::Prompts;
 
 /// A model with all it needs to recommend.
+#[derive(Clone, Copy)]
 pub struct Recommender<'a> {
     /// The backbone, adapter included if it is on.
     pub model: &'a Llama,

@@ -1,8 +1,10 @@
-//! A generator and scorers of all items, ranked together.
+//! Generators and scorers of all items, ranked together.
 //!
-//! An item's probability is the weighted mean of two: that of its tokens, 0 for an item that the generator's
-//! search did not find, and the mean of what a softmax makes of each scorer's scores. So whoever is surer of a
-//! user has more of a say for that user.
+//! An item's probability is the weighted mean of two: the mean of what the generators give its tokens, 0 from
+//! one whose search did not find it, and the mean of what a softmax makes of each scorer's scores. So whoever
+//! is surer of a user has more of a say for that user.
+
+use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
@@ -28,7 +30,7 @@ struct Candidate {
     scored: f32,
 }
 
-/// What a generator and scorers say of some users.
+/// What generators and scorers say of some users.
 #[derive(Debug)]
 pub struct Fusion<'a> {
     dataset: &'a Dataset,
@@ -39,38 +41,46 @@ pub struct Fusion<'a> {
 }
 
 impl<'a> Fusion<'a> {
-    /// Asks the generator and the scorers (at least one) about `users`, positions in the dataset.
+    /// Asks the generators (at least one) and the scorers about `users`, positions in the dataset.
     ///
-    /// `on_batch` hears how many users the generator is done with.
+    /// `on_batch` hears how many users the generators are done with, one after another.
     pub fn of(
-        recommender: &Recommender<'_>,
+        generators: &[Recommender<'_>],
         scorers: &[Box<dyn ItemScorer>],
         dataset: &'a Dataset,
         users: &[usize],
         protocol: Protocol,
         on_batch: &mut dyn FnMut(usize),
     ) -> Result<Self> {
-        let found = recommender.search(dataset, users, protocol, on_batch)?;
+        let mut found = Vec::with_capacity(generators.len());
+        for generator in generators {
+            let before = found.len() * users.len();
+            let mut on_batch = |done| on_batch(before + done);
+            found.push(generator.search(dataset, users, protocol, &mut on_batch)?);
+        }
         let mut with_candidates = Vec::with_capacity(users.len());
-        for batch in found.chunks(BATCH) {
+        for batch in users.chunks(BATCH) {
+            let done = with_candidates.len();
             let histories: Vec<&[ItemId]> =
-                batch.iter().map(|(user, _)| protocol.history(&dataset.users[*user])).collect();
+                batch.iter().map(|&user| protocol.history(&dataset.users[user])).collect();
             let scores = mean_probabilities(scorers, &histories, dataset.num_items())?;
-            let rows = scores.par_chunks(dataset.num_items()).zip(batch);
-            let of_batch: Vec<_> = rows
-                .map(|(scores, (user, found))| {
-                    let best = |left_out| top(scores, DEPTH, &dataset.items, left_out);
-                    let others = best(protocol.left_out(&dataset.users[*user]));
-                    let ranked = candidates(&found.ranked, &best(&[]), scores);
-                    (*user, [ranked, candidates(&found.others, &others, scores)])
-                })
-                .collect();
+            let of_batch = batch.par_iter().enumerate().map(|(at, &user)| {
+                let scores = scores.chunks(dataset.num_items()).nth(at).unwrap_or_default();
+                let best = |left_out| top(scores, DEPTH, &dataset.items, left_out);
+                let others = best(protocol.left_out(&dataset.users[user]));
+                let of_user = || found.iter().map(|of| &of[done + at].1);
+                let ranked = of_user().flat_map(|found| &found.ranked);
+                let ranked = candidates(ranked, generators.len(), &best(&[]), scores);
+                let found = of_user().flat_map(|found| &found.others);
+                (user, [ranked, candidates(found, generators.len(), &others, scores)])
+            });
+            let of_batch: Vec<_> = of_batch.collect();
             with_candidates.extend(of_batch);
         }
         Ok(Self { dataset, protocol, users: with_candidates })
     }
 
-    /// The evaluation of what the scorers, with this weight, and the generator, with the rest, say together.
+    /// The evaluation of what the scorers, with this weight, and the generators, with the rest, say together.
     pub fn evaluation(&self, weight: f64) -> Evaluation {
         let fused = |(user, [ranked, others]): &(usize, [Vec<Candidate>; 2])| {
             let weight = weight as f32;
@@ -94,12 +104,15 @@ impl<'a> Fusion<'a> {
     }
 }
 
-/// The mean of the scorers' distributions over all items, (histories, items).
+/// The mean of the scorers' distributions over all items, (histories, items); nothing where there are none.
 fn mean_probabilities(
     scorers: &[Box<dyn ItemScorer>],
     histories: &[&[ItemId]],
     num_items: usize,
 ) -> Result<Vec<f32>> {
+    if scorers.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut mean = vec![0f32; histories.len() * num_items];
     let share = 1.0 / scorers.len() as f32;
     for scorer in scorers {
@@ -113,16 +126,24 @@ fn mean_probabilities(
     Ok(mean)
 }
 
-/// What either finds: an item that the generator did not find is behind those that the scorers put before it.
-fn candidates(generated: &[Ranked], scored: &[Ranked], probabilities: &[f32]) -> Vec<Candidate> {
-    let candidate = |item: ItemId, generated: f32| Candidate {
+/// What `generators` generators and the scorers find. An item that no generator found is behind those that the
+/// scorers put before it.
+fn candidates<'a>(
+    generated: impl Iterator<Item = &'a Ranked>,
+    generators: usize,
+    scored: &[Ranked],
+    probabilities: &[f32],
+) -> Vec<Candidate> {
+    let mut means: BTreeMap<ItemId, f32> = scored.iter().map(|r| (r.item, 0.0)).collect();
+    for found in generated {
+        *means.entry(found.item).or_default() += found.score.exp() / generators as f32;
+    }
+    let candidate = |(item, generated)| Candidate {
         item,
         generated,
-        scored: probabilities[item as usize],
+        scored: probabilities.get(item as usize).copied().unwrap_or_default(),
     };
-    let is_new = |r: &&Ranked| generated.iter().all(|found| found.item != r.item);
-    let others = scored.iter().filter(is_new).map(|r| candidate(r.item, 0.0));
-    generated.iter().map(|r| candidate(r.item, r.score.exp())).chain(others).collect()
+    means.into_iter().map(candidate).collect()
 }
 
 /// The best candidates, ties by item id; scores are logarithms.
@@ -167,12 +188,25 @@ mod tests {
         let ranked = |item: ItemId, p: f32| Ranked { item, score: p.ln() };
         let generated = [ranked(0, 0.5), ranked(2, 0.25)];
         let best = [1, 2, 0, 3].map(|item| ranked(item, scored[item as usize]));
-        let candidates = candidates(&generated, &best, &scored);
+        let candidates = candidates(generated.iter(), 1, &best, &scored);
         let order = |weight| rank(&candidates, weight).iter().map(|r| r.item).collect::<Vec<_>>();
         assert_eq!(order(0.0), [0, 2]);
         assert_eq!(order(1.0), [1, 2, 0, 3]);
         // 0.3, 0.3, 0.225, 0.05: equal ones by id.
         assert_eq!(order(0.5), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn generators_are_averaged_over_all_of_them() {
+        let ranked = |item: ItemId, p: f32| Ranked { item, score: p.ln() };
+        // Item 1 is found by one of two alone.
+        let generated = [ranked(0, 0.25), ranked(1, 0.5), ranked(0, 0.375)];
+        let candidates = candidates(generated.iter(), 2, &[], &[]);
+        let found = rank(&candidates, 0.0);
+        assert_eq!(found.iter().map(|r| r.item).collect::<Vec<_>>(), [0, 1]);
+        for (found, expected) in found.iter().zip([0.3125f32, 0.25]) {
+            assert!((found.score.exp() - expected).abs() < 1e-6, "{found:?}");
+        }
     }
 
     #[test]

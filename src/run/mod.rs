@@ -29,7 +29,7 @@ pub use crate::eval::{Bucket, Metrics, PerMetric, metric_names};
 pub use crate::index::{Likeness, OnCollision, Similarity, Source, Spread};
 pub use eval::{
     Baseline, BaselineRequest, BaselineSettings, Comparison, EvalRequest, EvalResult, EvalSettings,
-    FusionSettings, OverSeeds, Performance, Ranking, TaskMetrics, TextModel, TextReport,
+    FusedModel, FusionSettings, OverSeeds, Performance, Ranking, TaskMetrics, TextModel, TextReport,
     TextRequest, TextSettings, TrainingSummary,
 };
 pub use lifecycle::StageReport;

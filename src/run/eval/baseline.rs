@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::kept::Kept;
 use super::result::{
-    BaselineSettings, Bootstrap, EvalResult, FusionSettings, OverSeeds, Ranking, TrainingSummary,
+    BaselineSettings, Bootstrap, EvalResult, OverSeeds, Ranking, TrainingSummary,
 };
 use crate::data::Split;
 use crate::embed::train_sasrec;
@@ -61,7 +61,7 @@ impl BaselineRequest {
 
 /// `training.json`: how a trained baseline came about.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Training {
+pub(super) struct Training {
     /// The settings that decided it, by dotted key.
     settings: BTreeMap<String, Value>,
     dataset: String,
@@ -76,7 +76,7 @@ struct Training {
     best_epoch: usize,
     epochs: Value,
     /// SHA-256 of the model beside it.
-    model_sha256: String,
+    pub(super) model_sha256: String,
 }
 
 impl Run {
@@ -160,51 +160,8 @@ impl Run {
         Ok((seeds, path))
     }
 
-    /// The trained baselines in `folders`.
-    ///
-    /// # Errors
-    /// Names a folder that has none, or one of other settings or data than this run's.
-    pub(super) fn scorers(&self, folders: &[PathBuf]) -> Result<Vec<Box<dyn ItemScorer>>> {
-        let scorer = |dir: &PathBuf| {
-            let (request, training) = self.trained_in(dir)?;
-            self.load_baseline(request, dir, &training)
-        };
-        folders.iter().map(scorer).collect()
-    }
-
-    /// What decides how the baselines in `folders` rank with a model.
-    pub(super) fn fusion_settings(&self, folders: &[PathBuf]) -> Result<FusionSettings> {
-        let mut models = BTreeMap::new();
-        let mut dirs: BTreeMap<String, &Path> = BTreeMap::new();
-        for dir in folders {
-            let (BaselineRequest { baseline, seed, .. }, training) = self.trained_in(dir)?;
-            let name = format!("{} seed {seed}", baseline.name());
-            if let Some(other) = dirs.insert(name.clone(), dir) {
-                invalid!(
-                    "{} and {}: both hold {name}; give each baseline once",
-                    other.display(),
-                    dir.display()
-                );
-            }
-            models.insert(name, training.model_sha256);
-        }
-        let metric = &self.config.train.validation.metric;
-        Ok(FusionSettings {
-            score: "logarithm of the weighted mean of both probabilities".into(),
-            weight: format!("{metric} of all users of the validation split chose it"),
-            models,
-        })
-    }
-
     /// The baseline that stands in `dir`, and how it came about.
-    fn trained_in(&self, dir: &Path) -> Result<(BaselineRequest, Training)> {
-        if !is_baseline(dir) {
-            invalid!(
-                "{}: holds no trained baseline (training.json): `llmbs baseline sasrec` makes one, in \
-                 RUN/baseline/sasrec/seed-N",
-                dir.display()
-            );
-        }
+    pub(super) fn trained_in(&self, dir: &Path) -> Result<(BaselineRequest, Training)> {
         let path = dir.join("training.json");
         let training: Training = files::read_json(&path)?;
         let Some(seed) = training.settings.get("seed").and_then(Value::as_u64) else {
@@ -256,7 +213,7 @@ impl Run {
         );
     }
 
-    fn load_baseline(
+    pub(super) fn load_baseline(
         &self,
         request: BaselineRequest,
         dir: &Path,

@@ -4,19 +4,15 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use super::generator::Generator;
 use super::kept::Kept;
 use super::result::{Bootstrap, EvalResult, EvalSettings, Performance, Ranking};
 use crate::config::Float;
 use crate::data::{ItemId, Split};
-use crate::decode::BeamSearch;
-use crate::eval::{Evaluation, Fusion, Popularity, Protocol, Recommender, Report};
-use crate::index::Trie;
-use crate::inference::ItemTokens;
-use crate::model::Llama;
-use crate::run::artifacts::{Trained, precision};
+use crate::eval::{Evaluation, Popularity, Protocol, Report};
+use crate::run::artifacts::precision;
 use crate::run::monitor::with_progress;
 use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
-use crate::tasks::Prompts;
 use crate::{Result, rng};
 
 /// So many users at most are asked what they would be recommended without the trie.
@@ -37,7 +33,7 @@ pub struct EvalRequest<'a> {
     pub beam: usize,
     /// Only the first this many users.
     pub limit: Option<usize>,
-    /// Folders of trained baselines that rank with the model; none for the model alone.
+    /// Folders of other runs and of trained baselines that rank with the model; none for the model alone.
     pub fuse: &'a [PathBuf],
 }
 
@@ -87,36 +83,19 @@ impl Run {
         if let Some(found) = kept.find(&settings, force)? {
             return Ok(found);
         }
-        let trained = Trained::load(self)?;
-        let model = trained.model(self, request.adapter)?;
-        let prompts = trained.tokens.prompts(&self.dataset, &self.config.train.tasks)?;
-        let trie = Trie::subset(&trained.index, self.dataset.catalogue())?;
-        let recommender = self.recommender(&model, &trained.tokens, &prompts, &trie, request.beam);
+        let generator = Generator::load(self, request.adapter)?;
+        let recommender = generator.recommender(self, request.beam);
         let protocol = self.protocol(request.split);
 
-        let what = format!("evaluate {}", request.name());
         let start = Instant::now();
-        let (evaluation, weight) = if settings.fusion.is_none() {
+        let (evaluation, weight) = if request.fuse.is_empty() {
+            let what = format!("evaluate {}", request.name());
             let evaluation = with_progress(monitor, &what, users.len(), |on_batch| {
                 recommender.evaluate(&self.dataset, &users, protocol, on_batch)
             })?;
             (evaluation, None)
         } else {
-            let scorers = self.scorers(request.fuse)?;
-            let mut fusion = |what: &str, users: &[usize], protocol| {
-                with_progress(monitor, what, users.len(), |on_batch| {
-                    Fusion::of(&recommender, &scorers, &self.dataset, users, protocol, on_batch)
-                })
-            };
-            let asked = fusion(&what, &users, protocol)?;
-            let all: Vec<usize> = (0..self.dataset.users.len()).collect();
-            let weight = if (request.split, &users) == (Split::Valid, &all) {
-                self.weight(&asked)
-            } else {
-                let what = "choose the weight on the validation split";
-                self.weight(&fusion(what, &all, self.protocol(Split::Valid))?)
-            };
-            (asked.evaluation(weight), Some(weight))
+            self.evaluate_together(request, recommender, &users, monitor)?
         };
         let seconds = start.elapsed().as_secs_f64();
 
@@ -130,12 +109,6 @@ impl Run {
         let ranking = self.ranking(&evaluation, &users, protocol, settings, seconds);
         let told = Ranking { legal_rate: Some(legal_rate), fusion_weight: weight, ..ranking };
         kept.write(told, &evaluation.predictions)
-    }
-
-    /// The weight of the scorers beside the model that is best for what is known of the validation split.
-    fn weight(&self, of_validation: &Fusion<'_>) -> f64 {
-        let metric = &self.config.train.validation.metric;
-        of_validation.choose(|metrics| metrics.get(metric).copied().unwrap_or_default())
     }
 
     /// What is told of every evaluation, whatever ranked the items; it took `seconds`.
@@ -185,28 +158,10 @@ impl Run {
         self.is_done(Stage::Anneal)
     }
 
-    fn require_model(&self, adapter: bool) -> Result<()> {
+    pub(super) fn require_model(&self, adapter: bool) -> Result<()> {
         self.require(Stage::Index)?;
         self.require(Stage::Initial)?;
         if adapter { self.require(Stage::Anneal) } else { Ok(()) }
-    }
-
-    fn recommender<'a>(
-        &self,
-        model: &'a Llama,
-        tokens: &'a ItemTokens,
-        prompts: &'a Prompts,
-        trie: &'a Trie,
-        beam: usize,
-    ) -> Recommender<'a> {
-        Recommender {
-            model,
-            prompts,
-            vocabulary: &tokens.vocabulary,
-            trie,
-            search: BeamSearch { width: beam, normalize: self.config.eval.normalize },
-            batch: self.eval_batch(beam),
-        }
     }
 
     /// How many users are searched for together.
@@ -225,13 +180,9 @@ impl Run {
         let backbone = &self.config.backbone;
         let rounds = self.device.is_cpu() && precision(self).takes_effect();
         let index = &self.config.index;
-        let fusion = match request.fuse {
-            [] => None,
-            folders => Some(self.fusion_settings(folders)?),
-        };
         Ok(EvalSettings {
             split: request.split,
-            fusion,
+            fusion: self.fusion_settings(request)?,
             users,
             limit: request.limit,
             history: self.config.data.history,

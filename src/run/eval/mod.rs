@@ -3,6 +3,8 @@
 mod baseline;
 mod compare;
 mod evaluate;
+mod fused;
+mod generator;
 mod kept;
 mod result;
 mod text;
@@ -12,7 +14,7 @@ pub use baseline::{Baseline, BaselineRequest};
 pub use compare::Comparison;
 pub use evaluate::EvalRequest;
 pub use result::{
-    BaselineSettings, EvalResult, EvalSettings, FusionSettings, OverSeeds, Performance, Ranking,
+    BaselineSettings, EvalResult, EvalSettings, FusedModel, FusionSettings, OverSeeds, Performance, Ranking,
     TaskMetrics, TextModel, TextReport, TextSettings, TrainingSummary,
 };
 pub use text::TextRequest;

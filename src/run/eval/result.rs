@@ -149,9 +149,25 @@ pub struct EvalSettings {
 #[expect(missing_docs, reason = "docs/evaluation.md has a line on each")]
 pub struct FusionSettings {
     pub score: String,
-    pub weight: String,
-    /// The digest of each baseline's model, by its name and seed.
-    pub models: BTreeMap<String, String>,
+    pub weight: Option<String>,
+    pub models: Vec<FusedModel>,
+}
+
+/// A model that ranks with that of a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "docs/evaluation.md has a line on each")]
+pub struct FusedModel {
+    pub model: String,
+    pub seed: u64,
+    pub digest: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter_digest: Option<String>,
+}
+
+impl fmt::Display for FusedModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} seed {}", self.model, self.seed)
+    }
 }
 
 /// What decides the evaluation of a baseline.

@@ -1,0 +1,151 @@
+//! What ranks together with a run's model: the models of other runs, and baselines.
+
+use std::path::Path;
+
+use super::baseline::{BaselineRequest, Training, is_baseline};
+use super::generator::Generator;
+use super::result::{FusedModel, FusionSettings};
+use super::evaluate::EvalRequest;
+use crate::config::RunConfig;
+use crate::data::Split;
+use crate::eval::{Evaluation, Fusion, ItemScorer, Recommender};
+use crate::run::monitor::with_progress;
+use crate::run::{MANIFEST, Monitor, Run, Stage};
+use crate::{Result, invalid};
+
+/// The models beside that of a run.
+struct Others<'a> {
+    baselines: Vec<(&'a Path, BaselineRequest, Training)>,
+    runs: Vec<Run>,
+    models: Vec<FusedModel>,
+}
+
+impl Run {
+    /// What decides how the models in the folders of `request` rank with that of this run; none, where it
+    /// ranks alone.
+    pub(super) fn fusion_settings(&self, request: EvalRequest<'_>) -> Result<Option<FusionSettings>> {
+        if request.fuse.is_empty() {
+            return Ok(None);
+        }
+        let others = self.others(request)?;
+        let metric = &self.config.train.validation.metric;
+        let chosen = format!("{metric} of all users of the validation split chose it");
+        Ok(Some(FusionSettings {
+            score: "logarithm of the weighted mean of the models' and the baselines' probabilities".into(),
+            weight: (!others.baselines.is_empty()).then_some(chosen),
+            models: others.models,
+        }))
+    }
+
+    /// The evaluation of `own`, the model of this run, together with those in the folders of `request`, and
+    /// the weight of the baselines among them.
+    pub(super) fn evaluate_together(
+        &self,
+        request: EvalRequest<'_>,
+        own: Recommender<'_>,
+        users: &[usize],
+        monitor: &mut dyn Monitor,
+    ) -> Result<(Evaluation, Option<f64>)> {
+        let Others { baselines, runs, .. } = self.others(request)?;
+        let loaded = runs.iter().map(|other| Generator::load(other, request.adapter));
+        let loaded: Vec<Generator> = loaded.collect::<Result<_>>()?;
+        let others = loaded.iter().map(|generator| generator.recommender(self, request.beam));
+        let generators: Vec<Recommender<'_>> = [own].into_iter().chain(others).collect();
+        let scorers = baselines
+            .iter()
+            .map(|(dir, asked, training)| self.load_baseline(*asked, dir, training))
+            .collect::<Result<Vec<Box<dyn ItemScorer>>>>()?;
+
+        let mut fusion = |what: &str, users: &[usize], split| {
+            let (all, protocol) = (users.len() * generators.len(), self.protocol(split));
+            with_progress(monitor, what, all, |on_batch| {
+                Fusion::of(&generators, &scorers, &self.dataset, users, protocol, on_batch)
+            })
+        };
+        let asked = fusion(&format!("evaluate {}", request.name()), users, request.split)?;
+        if scorers.is_empty() {
+            return Ok((asked.evaluation(0.0), None));
+        }
+        let metric = &self.config.train.validation.metric;
+        let choose = |of_validation: &Fusion<'_>| {
+            of_validation.choose(|metrics| metrics.get(metric).copied().unwrap_or_default())
+        };
+        let all: Vec<usize> = (0..self.dataset.users.len()).collect();
+        let weight = if request.split == Split::Valid && users == all {
+            choose(&asked)
+        } else {
+            choose(&fusion("choose the weight on the validation split", &all, Split::Valid)?)
+        };
+        Ok((asked.evaluation(weight), Some(weight)))
+    }
+
+    /// What the folders of `request` hold.
+    ///
+    /// # Errors
+    /// Names a folder that holds neither a trained baseline nor a run, one of other data or settings than
+    /// this run's, and one that holds what this run or a folder before it does.
+    fn others<'a>(&self, request: EvalRequest<'a>) -> Result<Others<'a>> {
+        let (mut baselines, mut runs) = (Vec::new(), Vec::new());
+        let mut models = vec![(self.dir.as_path(), self.fused_model(request.adapter))];
+        for dir in request.fuse {
+            let model = if is_baseline(dir) {
+                let (asked, training) = self.trained_in(dir)?;
+                let model = FusedModel {
+                    model: asked.baseline.name().into(),
+                    seed: asked.seed,
+                    digest: training.model_sha256.clone(),
+                    adapter_digest: None,
+                };
+                baselines.push((dir.as_path(), asked, training));
+                model
+            } else {
+                let other = self.other_run(dir, request.adapter)?;
+                let model = other.fused_model(request.adapter);
+                runs.push(other);
+                model
+            };
+            if let Some((same, _)) = models.iter().find(|(_, found)| *found == model) {
+                invalid!(
+                    "{} and {}: both hold one model, {model}; name each model once",
+                    same.display(),
+                    dir.display(),
+                );
+            }
+            models.push((dir, model));
+        }
+        let models = models.into_iter().skip(1).map(|(_, model)| model).collect();
+        Ok(Others { baselines, runs, models })
+    }
+
+    /// The run in `dir`, trained on the same data.
+    fn other_run(&self, dir: &Path, adapter: bool) -> Result<Run> {
+        if !dir.join(MANIFEST).exists() {
+            invalid!(
+                "{}: holds neither a run with a trained model ({MANIFEST}) nor a trained baseline \
+                 (training.json); `llmbs baseline sasrec` makes one of these, in RUN/baseline/sasrec/seed-N",
+                dir.display()
+            );
+        }
+        let config = RunConfig::load(&dir.join("config.toml"), &[])?;
+        let other = Run::open(dir, config, self.device.clone())?;
+        if other.dataset.fingerprint != self.dataset.fingerprint {
+            invalid!("{}: its dataset is not this run's", dir.display());
+        }
+        let (theirs, ours) = (other.config.data.history, self.config.data.history);
+        if theirs != ours {
+            invalid!("{}: data.history is {theirs} there, {ours} here", dir.display());
+        }
+        other.require_model(adapter)?;
+        Ok(other)
+    }
+
+    fn fused_model(&self, adapter: bool) -> FusedModel {
+        let digest = |stage, file| self.manifest.output(stage, file).map(String::from);
+        FusedModel {
+            model: "llmbs".into(),
+            seed: self.config.seed,
+            digest: digest(Stage::Initial, "model.safetensors").unwrap_or_default(),
+            adapter_digest: digest(Stage::Anneal, "adapter_model.safetensors").filter(|_| adapter),
+        }
+    }
+}
