@@ -48,7 +48,6 @@ base=(index.method=hierarchical-kmeans index.shared=false index.semantic.levels=
 line demo
 line trees "${base[@]}"
 line aligned "${base[@]}" index.numbering=aligned
-line whitened "${base[@]}" train.item-token-init=whitened
 line rq-vae "${base[@]}" index.method=rq-vae
 line random-trees "${base[@]}" index.method=random
 line behavior-first "${base[@]}" index.order=behavior-first

@@ -7,8 +7,6 @@ use crate::common::program::{fails, run, tiny};
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value;
 
-const WHITENED: [&str; 2] = ["--set", "train.item-token-init=whitened"];
-
 fn figures(dir: &Path) -> Value {
     let manifest = fs::read_to_string(dir.join("runs/llmbs/manifest.json")).unwrap();
     let manifest: Value = serde_json::from_str(&manifest).unwrap();
@@ -100,42 +98,4 @@ fn an_index_is_made_from_embeddings_of_ones_own() {
     assert_eq!(fs::read(dir.join("runs/llmbs/manifest.json")).unwrap(), manifest);
     // The index that stands does not need the file it was made from.
     run(dir, &with(&["eval"]), 0);
-}
-
-#[test]
-fn item_tokens_may_begin_at_what_is_known_of_their_items() {
-    let dir = tiny();
-    let dir = dir.path();
-    // Nothing is trained: the checkpoint holds the rows as they began.
-    let initial = |run_dir: &str, words: &[&str]| {
-        let fixed = ["--run", run_dir, "--set", "train.initial.learning-rate=1e-12"];
-        for command in [&["index"][..], &["train", "--stage", "initial"]] {
-            run(dir, &[&fixed, words, command].concat(), 0);
-        }
-        let path = dir.join(run_dir).join("initial/model.safetensors");
-        candle_core::safetensors::load(path, &Device::Cpu).unwrap()
-    };
-    let (mean, whitened) = (initial("mean", &[]), initial("whitened", &WHITENED));
-    for name in ["model.embed_tokens.weight", "lm_head.weight"] {
-        let (a, b) = (&mean[name], &whitened[name]);
-        let (a, b) = (a.to_vec2::<f32>().unwrap(), b.to_vec2::<f32>().unwrap());
-        let far =
-            |(x, y): &(&Vec<f32>, &Vec<f32>)| x.iter().zip(*y).any(|(x, y)| (x - y).abs() > 1e-3);
-        let changed = a.iter().zip(&b).filter(far).count();
-        let index = fs::read_to_string(dir.join("whitened/manifest.json")).unwrap();
-        let index: Value = serde_json::from_str(&index).unwrap();
-        let tokens = &index["stages"]["index"]["figures"]["item_tokens"];
-        assert_eq!(changed as u64, tokens.as_u64().unwrap(), "{name}: the item tokens alone");
-    }
-
-    // One source is enough, of any width; none is not.
-    matrix(24, DType::F32).write_npy(dir.join("z.npy")).unwrap();
-    let import = ["--set", "index.semantic.embeddings=z.npy"];
-    for (run_dir, set) in [("import", import), ("behavior", ["--set", "index.source=behavior"])] {
-        initial(run_dir, &[&set[..], &WHITENED].concat());
-    }
-    let random = ["--run", "random", "--set", "index.source=random"];
-    run(dir, &[&random[..], &["index"]].concat(), 0);
-    let train = [&random[..], &WHITENED, &["train", "--stage", "initial"]].concat();
-    fails(dir, &train, &["train.item-token-init = \"whitened\"", "neither"]);
 }

@@ -155,8 +155,6 @@ pub struct TrainConfig {
     pub tuning: Tuning,
     /// Which rows of embedding and head stage `initial` changes.
     pub train_embeddings: TrainEmbeddings,
-    /// Where the rows of the item tokens begin.
-    pub item_token_init: ItemTokenInit,
     /// The adapter of `tuning = "lora"`, merged into the checkpoint when the stage ends.
     pub lora: LoraConfig,
     /// The annealing adapter.
@@ -187,7 +185,6 @@ impl Default for TrainConfig {
         Self {
             tuning: Tuning::Full,
             train_embeddings: TrainEmbeddings::All,
-            item_token_init: ItemTokenInit::Mean,
             lora: LoraConfig::default(),
             adapter: LoraConfig::default(),
             tasks: TasksConfig::default(),
@@ -229,17 +226,6 @@ pub enum TrainEmbeddings {
     New,
     /// None.
     None,
-}
-
-/// Where the rows of the item tokens begin, in the embedding and in an untied head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum ItemTokenInit {
-    /// At the mean of the known rows, with noise of their spread.
-    Mean,
-    /// At the mean of the known rows, moved by their spread so that tokens of items alike in z^s and z^b,
-    /// both whitened, lie together.
-    Whitened,
 }
 
 /// `[eval]`

@@ -3,11 +3,12 @@
 use crate::{Result, invalid};
 
 /// Old keys and what to do instead.
-const RENAMED: [(&str, &str); 5] = [
+const RENAMED: [(&str, &str); 6] = [
     ("train.warmup.validation-users", "the warm-up has no validation: leave it out"),
     ("train.initial.validation-users", "it is train.validation.users now, for both stages"),
     ("train.anneal.validation-users", "it is train.validation.users now, for both stages"),
     ("train.item-softmax", "it is train.level-softmax now, over the tokens of each level"),
+    ("train.item-token-init", "rows begin at the mean of the known ones: leave it out"),
     ("eval.exclude-history", "every evaluation reports both rules now: leave it out"),
 ];
 

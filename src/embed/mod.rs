@@ -3,20 +3,17 @@
 
 mod behavior;
 mod epochs;
-mod item_rows;
 mod matrix;
 mod parts;
 mod rq_vae;
 mod sasrec;
 mod semantic;
 mod texts;
-mod whiten;
 
 pub use behavior::{
     BehaviorEmbedding, DinConfig, Encoder, EncoderConfig, train_behavior_embedding,
 };
 pub use epochs::{EpochReport, Progress};
-pub use item_rows::item_token_directions;
 pub use matrix::{load_embeddings, load_kept, save_embeddings};
 pub use parts::Parts;
 pub use rq_vae::{RqVaeConfig, RqVaeLatents, RqVaeReport, train_rq_vae};

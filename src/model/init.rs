@@ -91,7 +91,9 @@ pub fn resize(
     seed: u64,
 ) -> Result<()> {
     let end = first + new;
-    for name in row_tensors(config) {
+    // The tensors that have a row for each token.
+    let names = if config.tie_word_embeddings { vec![EMBEDDING] } else { vec![EMBEDDING, HEAD] };
+    for name in names {
         let Some(old) = weights.get(name) else {
             invalid!("the checkpoint lacks the tensor {name}");
         };
@@ -112,42 +114,6 @@ pub fn resize(
     Ok(())
 }
 
-/// Lets the rows from `first` on, in the embedding and in an untied head, begin in `directions`, (rows,
-/// hidden): at the mean of the rows before `first`, moved by the spread of these.
-///
-/// So they are as far from the mean as a known row is in the root of the mean square, whatever the
-/// lengths of `directions`. A row whose direction is zero stays.
-pub fn point_rows(
-    config: &LlamaConfig,
-    weights: &mut Weights,
-    first: usize,
-    directions: &Tensor,
-) -> Result<()> {
-    let (rows, hidden) = directions.dims2()?;
-    let lengths = directions.sqr()?.sum_keepdim(1)?.sqrt()?;
-    // (rows, 1) -> (rows, hidden)
-    let pointed = lengths.gt(0f32)?.broadcast_as((rows, hidden))?.contiguous()?;
-    let units = directions.broadcast_div(&lengths)?;
-    for name in row_tensors(config) {
-        let Some(old) = weights.get(name) else {
-            invalid!("the checkpoint lacks the tensor {name}");
-        };
-        let (mean, std) = center_and_spread(&old.narrow(0, 0, first)?)?;
-        let moved = (&units * (std * (hidden as f64).sqrt()))?.broadcast_add(&mean)?;
-        let between = old.narrow(0, first, rows)?.to_dtype(DType::F32)?;
-        let between = pointed.where_cond(&moved, &between)?.to_dtype(old.dtype())?;
-        let after = old.narrow(0, first + rows, old.dim(0)? - first - rows)?;
-        let new = Tensor::cat(&[&old.narrow(0, 0, first)?, &between, &after], 0)?;
-        weights.insert(name.into(), new);
-    }
-    Ok(())
-}
-
-/// The tensors that have a row for each token.
-fn row_tensors(config: &LlamaConfig) -> Vec<&'static str> {
-    if config.tie_word_embeddings { vec![EMBEDDING] } else { vec![EMBEDDING, HEAD] }
-}
-
 /// The mean of some rows, (1, hidden), and the standard deviation of their values from it, in f32.
 fn center_and_spread(rows: &Tensor) -> Result<(Tensor, f64)> {
     let rows = rows.to_dtype(DType::F32)?;
@@ -159,48 +125,6 @@ fn center_and_spread(rows: &Tensor) -> Result<(Tensor, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pointed_rows_lie_at_the_spread_of_the_known_ones_around_their_mean() {
-        let config = LlamaConfig { tie_word_embeddings: false, ..LlamaConfig::tiny_test() };
-        let device = Device::Cpu;
-        let mut weights = scratch(&config, 5, &device).unwrap();
-        let mut grown = config.clone();
-        let first = config.vocab_size;
-        resize(&mut grown, &mut weights, first, 5, 5).unwrap();
-        let before = weights.clone();
-        let hidden = config.hidden_size;
-        let mut directions = rng::normal(&mut rng::stream(1, "directions", &[]), 3 * hidden, 1.0);
-        // The second is like the first, but longer.
-        let (one, rest) = directions.split_at_mut(hidden);
-        rest[..hidden].iter_mut().zip(one).for_each(|(b, a)| *b = *a * 7.0 + 0.01);
-        // Nothing is known of the fourth.
-        directions.extend(vec![0.0; hidden]);
-        let directions = Tensor::from_vec(directions, (4, hidden), &device).unwrap();
-        point_rows(&grown, &mut weights, first, &directions).unwrap();
-        for name in [EMBEDDING, HEAD] {
-            let rows = weights[name].to_vec2::<f32>().unwrap();
-            let known = &rows[..first];
-            let mean: Vec<f32> = (0..hidden)
-                .map(|i| known.iter().map(|row| row[i]).sum::<f32>() / first as f32)
-                .collect();
-            let apart = |row: &[f32]| -> Vec<f32> {
-                row.iter().zip(&mean).map(|(x, mean)| x - mean).collect()
-            };
-            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>();
-            let square = |row: &Vec<f32>| dot(&apart(row), &apart(row));
-            let spread = (known.iter().map(square).sum::<f32>() / first as f32).sqrt();
-            let new: Vec<Vec<f32>> = rows[first..first + 3].iter().map(|r| apart(r)).collect();
-            for row in &new {
-                assert!((dot(row, row).sqrt() / spread - 1.0).abs() < 1e-4, "{name}");
-            }
-            let cosine = |a: usize, b: usize| dot(&new[a], &new[b]) / (spread * spread);
-            assert!(cosine(0, 1) > 0.999 && cosine(0, 2).abs() < 0.6, "{name}");
-            // Known rows, and new ones that nothing was said of, stay.
-            let old = before[name].to_vec2::<f32>().unwrap();
-            assert_eq!((&rows[..first], &rows[first + 3..]), (&old[..first], &old[first + 3..]));
-        }
-    }
 
     #[test]
     fn only_rows_of_items_are_drawn_and_known_rows_stay() {

@@ -2,12 +2,12 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::DType;
 use ndarray::Array2;
 
 use super::{Run, Stage};
-use crate::config::{Float, ItemTokenInit, RunConfig};
-use crate::embed::{item_token_directions, load_embeddings};
+use crate::config::{Float, RunConfig};
+use crate::embed::load_embeddings;
 use crate::index::{ItemIndex, TreePlan, store};
 use crate::inference::ItemTokens;
 use crate::model::adapter::{self, Adapters};
@@ -43,15 +43,6 @@ pub(super) fn extended_backbone(
     let tokens = ItemTokens::extend(tokenizer, index)?;
     let first = tokens.vocabulary.first as usize;
     init::resize(&mut config, &mut weights, first, tokens.added, run.config.seed)?;
-    if run.config.train.item_token_init == ItemTokenInit::Whitened {
-        let (semantic, behavior) = (load_matrix(run, "semantic")?, load_matrix(run, "behavior")?);
-        let (semantic, behavior) = (semantic.as_ref(), behavior.as_ref());
-        let rows = item_token_directions(index, semantic, behavior, config.hidden_size)?;
-        let shape = rows.dim();
-        let values = rows.into_raw_vec_and_offset().0;
-        let directions = Tensor::from_vec(values, shape, &Device::Cpu)?.to_device(&run.device)?;
-        init::point_rows(&config, &mut weights, first, &directions)?;
-    }
     Ok((config, weights, tokens))
 }
 

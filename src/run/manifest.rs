@@ -139,7 +139,6 @@ pub(super) fn settings(stage: Stage, config: &RunConfig) -> Result<BTreeMap<Stri
             "data.history",
             "train.tuning",
             "train.train-embeddings",
-            "train.item-token-init",
             "train.level-softmax",
             "train.lora.",
             "train.tasks.",

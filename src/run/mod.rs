@@ -29,8 +29,8 @@ pub use crate::eval::{Bucket, Metrics, PerMetric, metric_names};
 pub use crate::index::{Likeness, OnCollision, Similarity, Source, Spread};
 pub use eval::{
     Baseline, BaselineRequest, BaselineSettings, Comparison, EvalRequest, EvalResult, EvalSettings,
-    FusedModel, FusionSettings, OverSeeds, Performance, Ranking, TaskMetrics, TextModel, TextReport,
-    TextRequest, TextSettings, TrainingSummary,
+    FusedModel, FusionSettings, OverSeeds, Performance, Ranking, TaskMetrics, TextModel,
+    TextReport, TextRequest, TextSettings, TrainingSummary,
 };
 pub use lifecycle::StageReport;
 pub use manifest::{GIT_REVISION, Import, Manifest, Record, Status};

@@ -8,9 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::kept::Kept;
-use super::result::{
-    BaselineSettings, Bootstrap, EvalResult, OverSeeds, Ranking, TrainingSummary,
-};
+use super::result::{BaselineSettings, Bootstrap, EvalResult, OverSeeds, Ranking, TrainingSummary};
 use crate::data::Split;
 use crate::embed::train_sasrec;
 use crate::eval::{ItemScorer, Metrics, Report, evaluate_scores};

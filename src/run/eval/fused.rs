@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use super::baseline::{BaselineRequest, Training, is_baseline};
+use super::evaluate::EvalRequest;
 use super::generator::Generator;
 use super::result::{FusedModel, FusionSettings};
-use super::evaluate::EvalRequest;
 use crate::config::RunConfig;
 use crate::data::Split;
 use crate::eval::{Evaluation, Fusion, ItemScorer, Recommender};
@@ -23,7 +23,10 @@ struct Others<'a> {
 impl Run {
     /// What decides how the models in the folders of `request` rank with that of this run; none, where it
     /// ranks alone.
-    pub(super) fn fusion_settings(&self, request: EvalRequest<'_>) -> Result<Option<FusionSettings>> {
+    pub(super) fn fusion_settings(
+        &self,
+        request: EvalRequest<'_>,
+    ) -> Result<Option<FusionSettings>> {
         if request.fuse.is_empty() {
             return Ok(None);
         }
@@ -31,7 +34,8 @@ impl Run {
         let metric = &self.config.train.validation.metric;
         let chosen = format!("{metric} of all users of the validation split chose it");
         Ok(Some(FusionSettings {
-            score: "logarithm of the weighted mean of the models' and the baselines' probabilities".into(),
+            score: "logarithm of the weighted mean of the models' and the baselines' probabilities"
+                .into(),
             weight: (!others.baselines.is_empty()).then_some(chosen),
             models: others.models,
         }))

@@ -1,5 +1,6 @@
 //! A trained model with all that it recommends with.
 
+use crate::Result;
 use crate::decode::BeamSearch;
 use crate::eval::Recommender;
 use crate::index::Trie;
@@ -8,7 +9,6 @@ use crate::model::Llama;
 use crate::run::Run;
 use crate::run::artifacts::Trained;
 use crate::tasks::Prompts;
-use crate::Result;
 
 /// The model of a run, its item tokens, its prompts and its catalogue.
 pub(super) struct Generator {

@@ -14,8 +14,8 @@ pub use baseline::{Baseline, BaselineRequest};
 pub use compare::Comparison;
 pub use evaluate::EvalRequest;
 pub use result::{
-    BaselineSettings, EvalResult, EvalSettings, FusedModel, FusionSettings, OverSeeds, Performance, Ranking,
-    TaskMetrics, TextModel, TextReport, TextSettings, TrainingSummary,
+    BaselineSettings, EvalResult, EvalSettings, FusedModel, FusionSettings, OverSeeds, Performance,
+    Ranking, TaskMetrics, TextModel, TextReport, TextSettings, TrainingSummary,
 };
 pub use text::TextRequest;
 pub(super) use validation::ValidationMetric;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::config::{Float, ItemTokenInit};
+use crate::config::Float;
 use crate::data::Split;
 use crate::decode::Normalize;
 use crate::eval::{CONFIDENCE, LegalRate, Metrics, Prediction, RESAMPLES, Report, TextScores};
@@ -252,7 +252,6 @@ pub struct TextSettings {
     pub dataset_fingerprint: String,
     pub index_digest: Option<String>,
     pub backbone: Option<String>,
-    pub item_token_init: Option<ItemTokenInit>,
     pub model_digest: Option<String>,
     pub adapter_digest: Option<String>,
     pub files: BTreeMap<String, String>,

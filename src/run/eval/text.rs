@@ -233,7 +233,6 @@ impl Run {
             dataset_fingerprint: self.dataset.fingerprint.clone(),
             index_digest: digest(Stage::Index, "index.json"),
             backbone: self.config.backbone.path.clone(),
-            item_token_init: (!trained).then_some(self.config.train.item_token_init),
             model_digest: digest(Stage::Initial, "model.safetensors").filter(|_| trained),
             adapter_digest: digest(Stage::Anneal, "adapter_model.safetensors")
                 .filter(|_| request.model == TextModel::On),
