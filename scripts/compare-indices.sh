@@ -29,7 +29,7 @@ import json, sys
 run, seed, settings = sys.argv[1:]
 read = lambda name: json.load(open(f"{run}/{name}"))
 figures = read("manifest.json")["stages"]["index"]["figures"]
-moved = [str(source["moved"]) for source in figures["sources"].values()]
+moved = [str(source["moved"]) for source in figures.get("sources", {}).values()]
 cells = [settings or "(default)", seed, " ".join(map(str, figures["levels"])), " + ".join(moved) or "-"]
 for split in ["valid", "test"]:
     metrics = read(f"eval/{split}-on-b20.json")["metrics"]

@@ -15,7 +15,7 @@ out="${OUT:-$(mktemp -d)}"
 libraries="$("$python" -c 'import glob, os, site
 for root in site.getsitepackages() + [site.getusersitepackages()]:
     print(":".join(glob.glob(os.path.join(root, "nvidia", "*", "lib"))))' 2>/dev/null | paste -sd:)"
-export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:-}:$libraries"
+export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$libraries"
 
 failed=0
 row() { printf '| %-44s | %-22s |\n' "$1" "$2"; }
@@ -24,13 +24,13 @@ run() { # NAME COMMAND…: a row that says whether it went well.
     shift
     if "$@" >"$out/${name// /-}.log" 2>&1; then row "$name" ok; else row "$name" FAILED && failed=1; fi
 }
-figure() { # NAME PATTERN COMMAND…: a row with the number behind "PATTERN": in JSON.
+figure() { # NAME KEY COMMAND…: a row with the number that the command's JSON has under KEY.
     local name="$1" key="$2" value
     shift 2
     value="$("$@" 2>"$out/${name// /-}.log" | "$python" -c '
 import json, sys
-print("%.4g" % json.load(sys.stdin)[sys.argv[1]])' "$key" 2>/dev/null)" || value=FAILED
-    row "$name" "${value:-FAILED}"
+print("%.4g" % json.load(sys.stdin)[sys.argv[1]])' "$key" 2>/dev/null)" || { value=FAILED && failed=1; }
+    row "$name" "$value"
 }
 metrics() { # RUN: Recall@10 and NDCG@10 of the demo.
     "$python" -c 'import json, sys
@@ -42,6 +42,8 @@ row check result
 row "--------" "------"
 if [[ -x "$tests" ]]; then
     LLMBS_TEST_DEVICE=cuda run "operations on the device" "$tests" ops::
+else
+    row "operations on the device" "NOT THERE: $tests" && failed=1
 fi
 for device in cpu cuda; do
     run "demo on $device" "$binary" --device "$device" --config configs/demo.toml --run "$out/demo-$device" run
@@ -50,11 +52,11 @@ done
 for dtype in f32 bf16; do
     figure "train tiny $dtype, tokens/s" tokens_per_s \
         "$binary" --device cuda bench train --shape tiny --dtype $dtype --batch 32 --seq 128 --steps 20 --json
-    figure "generate tiny $dtype, users/s" users_per_s \
+    figure "generate tiny $dtype, batch 64, users/s" users_per_s \
         "$binary" --device cuda bench generate --shape tiny --dtype $dtype --batch 64 --prompt 128 --json
     if "$python" -c 'import torch, transformers' 2>/dev/null; then
         row "PyTorch train tiny $dtype" "$("$python" scripts/peers/torch_train.py tiny $dtype 32 128 20 2>&1 | tail -1)"
-        row "Hugging Face generate tiny $dtype" \
+        row "Hugging Face generate tiny $dtype, batch 4" \
             "$("$python" scripts/peers/torch_generate.py tiny $dtype 4 128 2>&1 | tail -1)"
     fi
 done

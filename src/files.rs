@@ -157,7 +157,15 @@ fn replace_dir(new: &Path, dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Removes a folder if it is there.
+/// Removes a file, if it is there.
+pub fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Removes a folder, if it is there.
 pub fn remove_dir(dir: &Path) -> Result<()> {
     if dir.exists() { fs::remove_dir_all(dir).map_err(Error::io(dir)) } else { Ok(()) }
 }

@@ -20,6 +20,9 @@ name = "slow rate"
 set = ["train.initial.learning-rate=1e-4"]
 "#;
 
+/// More users than are scored together.
+const SHOP: &str = "data.synthetic.users=300";
+
 const SASREC: [&str; 6] = [
     "--set",
     "baseline.sasrec.dim=8",
@@ -45,7 +48,7 @@ fn variants_share_stages_and_stand_in_one_table() {
         assert_eq!(text.lines().filter(|line| line.starts_with(row)).count(), 2, "{row}: {text}");
     }
     assert_eq!(log.matches("the item index is taken over from").count(), 2, "{log}");
-    let [plain, slow] = ["plain", "slow-rate"].map(|name| dir.join("runs/rates").join(name));
+    let [plain, slow] = ["plain", "slow-rate"].map(|name| dir.join("runs/ablate/rates").join(name));
     let index = |of: &Path| fs::read(of.join("seed-2/index/index.json")).unwrap();
     assert_eq!(index(&plain), index(&slow));
     let digest = |of: &Path| {
@@ -55,8 +58,13 @@ fn variants_share_stages_and_stand_in_one_table() {
     assert_ne!(digest(&plain), digest(&slow));
 
     // Nothing is trained again, and the table is the same.
-    let (json, log) = run(dir, &ablate(&["--json"]), 0);
+    let baseline =
+        dir.join("runs/ablate/rates/baselines/seed-1/baseline/sasrec/seed-1/training.json");
+    let trained = fs::read(&baseline).unwrap();
+    let (again, log) = run(dir, &ablate(&[]), 0);
     assert!(!log.contains("train"), "{log}");
+    assert_eq!((again, fs::read(&baseline).unwrap()), (text, trained));
+    let (json, _) = run(dir, &ablate(&["--json"]), 0);
     let table: Value = serde_json::from_str(&json).unwrap();
     assert_eq!((&table["seeds"], &table["reference"]), (&[1, 2].into(), &"sasrec".into()));
     let row = |name: &str| {
@@ -87,8 +95,9 @@ fn stages_are_taken_over_where_settings_and_files_are_the_same() {
         );
         fs::write(dir.join("rate.toml"), spec).unwrap();
     };
-    let folder =
-        |rate: &str| dir.join(format!("runs/rate/base--train.anneal.learning-rate={rate}/seed-1"));
+    let folder = |rate: &str| {
+        dir.join(format!("runs/ablate/rate/base--train.anneal.learning-rate={rate}/seed-1"))
+    };
     spec("[1e-3, 2e-3]");
     let (text, log) = run(dir, &["ablate", "rate.toml"], 0);
     for stage in ["the item index", "the model of stage initial"] {
@@ -128,6 +137,12 @@ fn what_cannot_be_run_is_told_before_anything_is_trained() {
     for seed in [["--seed", "3"], ["--set", "seed=3"]] {
         fails(dir, &[&seed[..], &["ablate", "one.toml"]].concat(), &["one.toml", "`seeds`"]);
     }
+    fails(dir, &["--set", "seed = 3", "ablate", "one.toml"], &["one.toml", "`seeds`"]);
+    // What cannot become an index is found for every variant before the first is trained, and so is what
+    // stands in a folder and was made with other settings.
+    let small = "[[variant]]\nname = \"base\"\n[[variant]]\nname = \"small\"\nset = [\"index.behavior.k=2\"]\n";
+    fs::write(dir.join("wrong.toml"), small).unwrap();
+    fails(dir, &["ablate", "wrong.toml"], &["variant \"small\"", "raise k"]);
     // What is compared user by user or ranked together must fit together.
     let fused = "baselines = [\"sasrec\"]\nfuse = true\n";
     for (spec, setting) in [
@@ -141,6 +156,8 @@ fn what_cannot_be_run_is_told_before_anything_is_trained() {
         fails(dir, &["ablate", "wrong.toml"], &["variant \"other\"", key, "no variant sets these"]);
     }
     assert!(!dir.join("runs").exists());
+    run(dir, &["--run", "one", "index"], 0);
+    fails(dir, &["--run", "one", "ablate", "one.toml"], &["one: is a run"]);
 }
 
 #[test]
@@ -189,7 +206,8 @@ fn models_of_several_runs_rank_together() {
     let dir = dir.path();
     for seed in ["1", "2"] {
         for words in [&["index"][..], &["train", "--stage", "initial"]] {
-            run(dir, &[&["--seed", seed, "--run", seed], words].concat(), 0);
+            let shop = ["--set", SHOP, "--seed", seed, "--run", seed];
+            run(dir, &[&shop, words].concat(), 0);
         }
     }
     let eval = |words: &[&'static str]| [&["--seed", "1", "--run", "1", "eval"], words].concat();
@@ -227,10 +245,13 @@ fn models_of_several_runs_rank_together() {
     fails(dir, &eval(&["--fuse", "1"]), &["1 and 1: both hold one model, llmbs seed 1"]);
     let missing = eval(&["--adapter", "off", "--fuse", "3"]);
     fails(dir, &missing, &["3: holds neither"]);
-    let short = ["--seed", "3", "--run", "3", "--set", "data.history=7", "index"];
+    let compared = eval(&["--fuse", "2", "--compare", "2"]);
+    let (text, _) = run(dir, &compared, 0);
+    assert!(text.contains("against 2: adapter off"), "{text}");
+    let short = ["--seed", "3", "--run", "3", "--set", SHOP, "--set", "data.history=7", "index"];
     run(dir, &short, 0);
     fails(dir, &eval(&["--fuse", "3"]), &["3: data.history is 7 there, 20 here"]);
-    run(dir, &["--seed", "4", "--run", "4", "index"], 0);
+    run(dir, &["--seed", "4", "--run", "4", "--set", SHOP, "index"], 0);
     fails(dir, &eval(&["--fuse", "4"]), &["4: the model of stage initial is not there yet"]);
     let other = ["--seed", "5", "--run", "5", "--set", "data.synthetic.users=70", "index"];
     run(dir, &other, 0);
@@ -245,24 +266,30 @@ fn what_cannot_teach_is_refused_before_training() {
         let settings = settings.iter().flat_map(|setting| ["--set", setting]);
         settings.chain(words.iter().copied()).collect::<Vec<_>>()
     };
-    let (weight, train) = ("train.distillation.weight=0.5", ["train", "--stage", "initial"]);
-    run(dir, &["--run", "din", "index"], 0);
-    let of_din = [&["--run", "din"], &set(&[weight], &train)[..]].concat();
-    fails(dir, &of_din, &["needs a teacher", "encoder = \"sasrec\""]);
-
-    let short = [
+    let weight = "train.distillation.weight=0.5";
+    fails(dir, &set(&[weight], &["index"]), &["needs a teacher", "encoder = \"sasrec\""]);
+    let sasrec = [
         "index.behavior.encoder=sasrec",
         "index.behavior.sasrec.dim=8",
         "index.behavior.sasrec.epochs=1",
-        "index.behavior.sasrec.history=4",
         weight,
     ];
-    run(dir, &[&["--run", "short"], &set(&short, &["index"])[..]].concat(), 0);
-    let of_short = [&["--run", "short"], &set(&short, &train)[..]].concat();
-    let error = ["index.behavior.sasrec.history = 4", "20 items of data.history"];
-    fails(dir, &of_short, &error);
-    // Neither says that the stage is under way.
-    for name in ["din", "short"] {
-        assert!(file(dir.join(name).join("manifest.json"))["stages"].get("initial").is_none());
+    for (setting, error) in [
+        ("index.behavior.sasrec.history=4", "must read the 20 items of data.history"),
+        ("index.source=semantic", "an index.source of behavior"),
+        ("index.behavior.embeddings=z.npy", "without index.behavior.embeddings"),
+    ] {
+        fails(dir, &set(&[&sasrec[..], &[setting]].concat(), &["index"]), &[error]);
     }
+    assert!(!dir.join("runs").exists());
+
+    // An index that was made elsewhere has no teacher, whatever the configuration says.
+    run(dir, &["--run", "made", "index"], 0);
+    let import =
+        [&["--run", "other"][..], &set(&sasrec, &["index", "import"]), &["made/index/index.json"]];
+    run(dir, &import.concat(), 0);
+    let train = [&["--run", "other"][..], &set(&sasrec, &["train", "--stage", "initial"])].concat();
+    fails(dir, &train, &["needs a teacher", "set the weight to 0"]);
+    // It is not said that the stage is under way.
+    assert!(file(dir.join("other/manifest.json"))["stages"].get("initial").is_none());
 }

@@ -12,13 +12,14 @@ use candle_core::Device;
 
 use crate::config::RunConfig;
 use crate::run::{
-    Baseline, BaselineRequest, EvalRequest, EvalResult, Manifest, Monitor, Ranking, Run, Stage,
+    Baseline, BaselineRequest, EvalRequest, EvalResult, MANIFEST, Manifest, Monitor, Ranking, Run,
+    Stage,
 };
 use crate::{Error, Result, invalid};
 use spec::row;
 use table::Outcome;
 
-pub use spec::{Spec, Variant};
+pub use spec::{Spec, Variant, is_seed};
 pub use table::{Row, Rule, Table};
 
 /// The folder of the baselines, beside those of the variants.
@@ -29,7 +30,8 @@ const BASELINES: &str = "baselines";
 /// `configure` resolves the configuration with some settings more, as `--set` takes them.
 ///
 /// # Errors
-/// Names the variant and what is wrong with it: with its settings, before anything is trained.
+/// Names the variant and what is wrong with it, before anything is trained: with its settings, with what they
+/// ask of the data, or with what stands in its folder.
 pub fn ablate(
     spec: &Spec,
     dir: &Path,
@@ -37,15 +39,21 @@ pub fn ablate(
     device: &Device,
     monitor: &mut dyn Monitor,
 ) -> Result<Table> {
+    spec.check()?;
+    if dir.join(MANIFEST).exists() {
+        invalid!("{}: is a run; name another folder with --run", dir.display());
+    }
     let variants = spec.variants();
+    let seed_dir = |name: &str, seed: u64| dir.join(name).join(format!("seed-{seed}"));
     let mut cells = Vec::new();
     for &seed in &spec.seeds {
         let own = configure(&[format!("seed={seed}")])?;
         let of_variant = |variant: &Variant| {
             let settings = [&variant.set[..], &[format!("seed={seed}")]].concat();
             let checked = configure(&settings).and_then(|config| {
-                config.check()?;
                 check_shared(spec, &own, &config)?;
+                let folder = seed_dir(&variant.folder(), seed);
+                Run::open(&folder, config.clone(), device.clone())?.check_stages()?;
                 Ok(config)
             });
             checked.map_err(|e| Error::Invalid(format!("variant {:?}: {e}", variant.name)))
@@ -55,12 +63,15 @@ pub fn ablate(
     }
     let mut rows = Rows(spec.rows().into_iter().map(|name| (name, Vec::new())).collect());
     for (seed, own, configs) in cells {
-        let seed_dir = |name: &str| dir.join(name).join(format!("seed-{seed}"));
-        let run = Run::open(&seed_dir(BASELINES), own, device.clone())?;
-        let baselines = rows.take_baselines(spec, &run, seed, monitor)?;
+        let baselines = if spec.baselines.is_empty() {
+            Vec::new()
+        } else {
+            let run = Run::open(&seed_dir(BASELINES, seed), own, device.clone())?;
+            rows.take_baselines(spec, &run, seed, monitor)?
+        };
         let mut made: Vec<(PathBuf, Manifest)> = Vec::new();
         for (variant, config) in variants.iter().zip(configs) {
-            let mut run = Run::open(&seed_dir(&variant.folder()), config, device.clone())?;
+            let mut run = Run::open(&seed_dir(&variant.folder(), seed), config, device.clone())?;
             for (other, manifest) in &made {
                 run.take_over(other, manifest)?;
             }
@@ -101,21 +112,21 @@ fn stages(spec: &Spec) -> impl Iterator<Item = Stage> + use<> {
 struct Rows(Vec<(String, Vec<Outcome>)>);
 
 impl Rows {
-    /// Trains and evaluates the baselines; gives their folders.
+    /// Trains and evaluates the baselines; gives their folders and the seconds of their training.
     fn take_baselines(
         &mut self,
         spec: &Spec,
         run: &Run,
         seed: u64,
         monitor: &mut dyn Monitor,
-    ) -> Result<Vec<(Baseline, PathBuf)>> {
+    ) -> Result<Vec<(Baseline, PathBuf, f64)>> {
         let mut folders = Vec::new();
         for &baseline in &spec.baselines {
             let request = BaselineRequest { baseline, split: spec.split, seed };
             let result = run.baseline(request, false, monitor)?;
             let seconds = result.report.training.as_ref().map_or(0.0, |training| training.seconds);
             self.add(baseline.name(), &result, seconds)?;
-            folders.push((baseline, request.folder(run.dir())));
+            folders.push((baseline, request.folder(run.dir()), seconds));
         }
         Ok(folders)
     }
@@ -126,7 +137,7 @@ impl Rows {
         spec: &Spec,
         name: &str,
         run: &Run,
-        baselines: &[(Baseline, PathBuf)],
+        baselines: &[(Baseline, PathBuf, f64)],
         monitor: &mut dyn Monitor,
     ) -> Result<()> {
         for stage in stages(spec).filter(|stage| *stage != Stage::Index) {
@@ -136,10 +147,10 @@ impl Rows {
             let beam = run.config().eval.beam;
             let alone = EvalRequest { split: spec.split, adapter, beam, limit: None, fuse: &[] };
             self.add(&row(name, adapter, None), &run.evaluate(alone, false, monitor)?, seconds)?;
-            for &(baseline, ref folder) in baselines.iter().filter(|_| spec.fuse) {
+            for &(baseline, ref folder, of_baseline) in baselines.iter().filter(|_| spec.fuse) {
                 let fused = EvalRequest { fuse: std::slice::from_ref(folder), ..alone };
                 let name = row(name, adapter, Some(baseline));
-                self.add(&name, &run.evaluate(fused, false, monitor)?, seconds)?;
+                self.add(&name, &run.evaluate(fused, false, monitor)?, seconds + of_baseline)?;
             }
         }
         Ok(())
@@ -149,9 +160,10 @@ impl Rows {
         let report = &result.report.report;
         let metrics = [report.metrics, report.metrics_history_excluded];
         let outcome = Outcome { metrics, predictions: result.predictions()?, seconds };
-        if let Some((_, outcomes)) = self.0.iter_mut().find(|(row, _)| row == name) {
-            outcomes.push(outcome);
-        }
+        let Some((_, outcomes)) = self.0.iter_mut().find(|(row, _)| row == name) else {
+            invalid!("{name:?} is no row of the table");
+        };
+        outcomes.push(outcome);
         Ok(())
     }
 }

@@ -11,6 +11,9 @@ use crate::data::Split;
 use crate::run::{Baseline, metric_names};
 use crate::{Error, Result, invalid};
 
+/// The most bytes that the name of a folder has on common file systems.
+const FOLDER: usize = 255;
+
 /// The file behind `llmbs ablate` (docs/ablations.md).
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
@@ -85,7 +88,8 @@ impl Spec {
         Ok(spec)
     }
 
-    fn check(&self) -> Result<()> {
+    /// Refuses what cannot be run or told apart.
+    pub(super) fn check(&self) -> Result<()> {
         let seeds: BTreeSet<u64> = self.seeds.iter().copied().collect();
         if seeds.is_empty() || seeds.len() < self.seeds.len() {
             invalid!("seeds = {:?}: name at least one, each once", self.seeds);
@@ -105,14 +109,32 @@ impl Spec {
         if let Some((key, _)) = self.grid.iter().find(|(_, values)| values.is_empty()) {
             invalid!("grid: {key} = []: give it at least one value");
         }
+        let key_of =
+            |setting: &str| setting.split('=').next().unwrap_or_default().trim().to_string();
+        for Variant { name, set } in &self.variant {
+            if let Some(key) = set.iter().map(|s| key_of(s)).find(|key| self.grid.contains_key(key))
+            {
+                invalid!("variant {name:?}: sets {key}, which the grid varies");
+            }
+        }
         let mut folders = BTreeSet::new();
         for variant in self.variants() {
             let folder = variant.folder();
-            if folder.is_empty() || folder == BASELINES || !folders.insert(folder) {
-                invalid!("variant {:?}: every variant needs a name of its own", variant.name);
+            let name = &variant.name;
+            if folder.is_empty() || folder.len() > FOLDER || folder == BASELINES {
+                invalid!(
+                    "variant {name:?}: its folder would be {folder:?}; give it a name that a folder can have, \
+                     of at most {FOLDER} bytes and other than {BASELINES:?}"
+                );
             }
+            if folders.contains(&folder) {
+                invalid!(
+                    "variant {name:?}: its folder, {folder:?}, is another's; name it otherwise"
+                );
+            }
+            folders.insert(folder);
             if let Some(setting) = variant.set.iter().find(|setting| is_seed(setting)) {
-                invalid!("variant {:?}: {setting}: `seeds` says what to train with", variant.name);
+                invalid!("variant {name:?}: {setting}: `seeds` says what to train with");
             }
         }
         let rows = self.rows();
@@ -174,7 +196,9 @@ fn grid<'de, D: Deserializer<'de>>(
             match value {
                 toml::Value::Table(table) => tables.push((format!("{key}."), table)),
                 toml::Value::Array(values) => {
-                    grid.insert(key, values);
+                    if grid.insert(key.clone(), values).is_some() {
+                        return Err(D::Error::custom(format!("{key}: twice")));
+                    }
                 }
                 value => {
                     let list = format!("{key} = {value}: give a list of values, [{value}, …]");
@@ -195,7 +219,7 @@ pub(super) fn row(variant: &str, adapter: bool, with: Option<Baseline>) -> Strin
 }
 
 /// Whether a setting, `key=value`, is the seed.
-fn is_seed(setting: &str) -> bool {
+pub fn is_seed(setting: &str) -> bool {
     setting.split('=').next().is_some_and(|key| key.trim() == "seed")
 }
 
@@ -264,7 +288,13 @@ mod tests {
             ("[grid]\nseed = []", "seed = []"),
             ("[grid]\ntrain.tuning = \"full\"", "[\"full\", …]"),
             ("[[variant]]\nname = \"a b\"\n[[variant]]\nname = \"a-b\"", "a-b"),
-            ("[[variant]]\nname = \"..\"", "name of its own"),
+            ("[[variant]]\nname = \"..\"", "a folder can have"),
+            ("[[variant]]\nname = \"baselines\"", "other than \"baselines\""),
+            ("[grid]\ntrain.tuning = [1]\n\"train.tuning\" = [2]", "train.tuning: twice"),
+            (
+                "variant = [{ name = \"a\", set = [\"train.tuning =1\"] }]\n[grid]\ntrain.tuning = [1]",
+                "the grid varies",
+            ),
             ("variants = 3", "variants"),
             ("[[variant]]\nname = \"a\"\nset = [\"seed=3\"]", "seed=3"),
             ("[grid]\nseed = [1, 2]", "seed=1"),

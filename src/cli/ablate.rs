@@ -22,7 +22,7 @@ pub(super) struct AblateArgs {
     csv: bool,
 }
 
-/// Run folders lie below `dir`, or below runs/, under the specification's name.
+/// Run folders lie below `dir`, or below runs/ablate/, under the specification's name.
 pub(super) fn run(
     asked: &AblateArgs,
     dir: Option<&Path>,
@@ -32,7 +32,7 @@ pub(super) fn run(
 ) -> anyhow::Result<()> {
     let spec = Spec::load(&asked.spec)?;
     let name = asked.spec.file_stem().unwrap_or_default();
-    let dir = dir.map_or_else(|| PathBuf::from("runs").join(name), Path::to_path_buf);
+    let dir = dir.map_or_else(|| PathBuf::from("runs/ablate").join(name), Path::to_path_buf);
     let table = ablate(&spec, &dir, configure, device, bars)?;
     match asked {
         AblateArgs { json: true, .. } => show::json(&table),

@@ -281,8 +281,9 @@ fn compared(comparison: &Comparison, settings: &EvalSettings) -> String {
             );
         }
     }
-    let visible =
-        |key: &str| !key.ends_with("_digest") && !["git_revision", "files"].contains(&key);
+    let visible = |key: &str| {
+        !key.ends_with("_digest") && !["git_revision", "files", "fusion"].contains(&key)
+    };
     let differing: Vec<String> = comparison
         .settings
         .iter()

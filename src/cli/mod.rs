@@ -26,6 +26,7 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
+use crate::ablate::is_seed;
 use crate::config::{DEMO, RunConfig};
 use crate::run::{Run, Stage};
 use args::{Args, Command};
@@ -69,7 +70,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         return bench::run(command, args.seed.unwrap_or_default(), args.device);
     }
     if let Command::Ablate(asked) = &args.command {
-        if args.seed.is_some() || args.set.iter().any(|setting| setting.starts_with("seed=")) {
+        if args.seed.is_some() || args.set.iter().any(|setting| is_seed(setting)) {
             bail!("{}: its `seeds` say what to train with; leave --seed out", asked.spec.display());
         }
         let configure = |set: &[String]| Ok(resolve(args, set)?.0);
@@ -120,7 +121,8 @@ fn resolve(args: &Args, set: &[String]) -> crate::Result<(RunConfig, String)> {
         overrides.push(format!("seed={seed}"));
     }
     overrides.extend_from_slice(set);
-    let of_run = args.run.as_ref().map(|dir| dir.join("config.toml")).filter(|path| path.exists());
+    let of_run = args.run.as_ref().filter(|_| !matches!(args.command, Command::Ablate(_)));
+    let of_run = of_run.map(|dir| dir.join("config.toml")).filter(|path| path.exists());
     let here = PathBuf::from("llmbs.toml");
     let file = args.config.clone().or(of_run).or_else(|| here.exists().then_some(here));
     let config = match &file {

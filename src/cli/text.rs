@@ -9,7 +9,7 @@ use super::eval::EvalArgs;
 use super::progress::Bars;
 use super::show::{self, out};
 use super::switch::Switch;
-use crate::run::{Run, Stage, TaskMetrics, TextModel, TextReport, TextRequest};
+use crate::run::{Run, TaskMetrics, TextModel, TextReport, TextRequest};
 
 pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::Result<()> {
     let of_rankings = [
@@ -30,7 +30,7 @@ pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::R
     let models = match args.adapter {
         Some(Switch::On) => vec![TextModel::On],
         Some(Switch::Off) => vec![TextModel::Off],
-        None if run.is_done(Stage::Anneal) => {
+        None if run.has_adapter() => {
             vec![TextModel::Backbone, TextModel::Off, TextModel::On]
         }
         None => vec![TextModel::Backbone, TextModel::Off],

@@ -12,9 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::synth::SynthConfig;
 use crate::decode::Normalize;
+use crate::embed::Encoder;
+use crate::index::Source;
 use crate::model::LoraConfig;
 use crate::ops::Precision;
-use crate::tasks::{SrtSelection, TasksConfig};
+use crate::tasks::{Layout, SrtSelection, TasksConfig};
 use crate::train::{ContrastConfig, DistillationConfig, StageConfig};
 use crate::{Error, Result, invalid};
 
@@ -307,6 +309,27 @@ impl RunConfig {
                 && scratch.num_attention_heads.is_multiple_of(scratch.num_key_value_heads),
             "backbone.scratch.num-attention-heads must be a multiple of num-key-value-heads",
         );
+        let (weight, behavior) = (self.train.distillation.weight, &self.index.behavior);
+        let learns = behavior.encoder == Encoder::SasRec
+            && behavior.embeddings.is_none()
+            && matches!(self.index.source, Source::Unit | Source::Behavior);
+        need(
+            weight == 0.0 || learns,
+            &format!(
+                "train.distillation.weight = {weight} needs a teacher, which is the SASRec of z^b: set \
+                 index.behavior.encoder = \"sasrec\", without index.behavior.embeddings and with an index.source \
+                 of behavior, or set the weight to 0"
+            ),
+        );
+        let (reads, holds) = (behavior.sasrec.history, self.data.history);
+        // A sample of one target needs no state but that of its last items.
+        need(
+            weight == 0.0 || reads >= holds || self.train.tasks.layout == Layout::Prefix,
+            &format!(
+                "index.behavior.sasrec.history = {reads}: the teacher of train.distillation must read the \
+                 {holds} items of data.history"
+            ),
+        );
         for (name, sasrec) in [
             ("index.behavior.sasrec", &self.index.behavior.sasrec),
             ("baseline.sasrec", &self.baseline.sasrec),
@@ -383,17 +406,16 @@ mod tests {
 
     #[test]
     fn shipped_configurations_hold() {
-        for text in [
-            DEMO,
-            include_str!("../../configs/beauty.toml"),
-            include_str!("../../configs/sports.toml"),
-            include_str!("../../configs/beauty-smollm2.toml"),
-            include_str!("../../configs/beauty-llama7b.toml"),
-        ] {
-            let at = |set: &[String]| RunConfig::parse(text, "shipped", set).unwrap().check();
-            at(&["data.path=FOLDER".to_string()]).unwrap();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("configs");
+        let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let files: Vec<PathBuf> = files.collect();
+        assert!(files.len() >= 6, "{files:?}");
+        for file in files {
+            let at = |set: &[String]| RunConfig::load(&file, set).unwrap().check();
+            at(&["data.path=FOLDER".to_string()])
+                .unwrap_or_else(|e| panic!("{}: {e}", file.display()));
             // A preset of a dataset never runs on the synthetic shop in its place.
-            if text != DEMO {
+            if !file.ends_with("demo.toml") {
                 let error = at(&[]).unwrap_err().to_string();
                 assert!(error.contains("--set data.path=FOLDER"), "{error}");
             }

@@ -19,8 +19,8 @@ use crate::ops::slices::softmax;
 
 /// Users scored together.
 const BATCH: usize = 256;
-/// The weights that [`Fusion::choose`] tries are multiples of this, from 0 to 1.
-const STEP: f64 = 0.05;
+/// So many steps there are from 0 to 1 between the weights that [`Fusion::choose`] tries.
+const STEPS: u32 = 20;
 
 /// An item that may be among a user's best, whatever the weight.
 #[derive(Debug, Clone, Copy)]
@@ -41,7 +41,7 @@ pub struct Fusion<'a> {
 }
 
 impl<'a> Fusion<'a> {
-    /// Asks the generators (at least one) and the scorers about `users`, positions in the dataset.
+    /// Asks the generators (at least one) and the scorers about `users`, ascending positions in the dataset.
     ///
     /// `on_batch` hears how many users the generators are done with, one after another.
     pub fn of(
@@ -68,7 +68,13 @@ impl<'a> Fusion<'a> {
                 let scores = scores.chunks(dataset.num_items()).nth(at).unwrap_or_default();
                 let best = |left_out| top(scores, DEPTH, &dataset.items, left_out);
                 let others = best(protocol.left_out(&dataset.users[user]));
-                let of_user = || found.iter().map(|of| &of[done + at].1);
+                let of_user = || {
+                    found.iter().map(|of| {
+                        let (found_for, found) = &of[done + at];
+                        debug_assert_eq!(*found_for, user);
+                        found
+                    })
+                };
                 let ranked = of_user().flat_map(|found| &found.ranked);
                 let ranked = candidates(ranked, generators.len(), &best(&[]), scores);
                 let found = of_user().flat_map(|found| &found.others);
@@ -93,8 +99,8 @@ impl<'a> Fusion<'a> {
     /// The weight of the scorers under which `figure` is highest; the smallest of several.
     pub fn choose(&self, figure: impl Fn(&Metrics) -> f64) -> f64 {
         let mut best = (f64::NEG_INFINITY, 0.0);
-        for step in 0..=(1.0 / STEP).round() as usize {
-            let weight = step as f64 * STEP;
+        for step in 0..=STEPS {
+            let weight = f64::from(step) / f64::from(STEPS);
             let value = figure(&self.evaluation(weight).metrics);
             if value > best.0 {
                 best = (value, weight);

@@ -58,14 +58,8 @@ pub fn min_levels(num_items: usize, k: usize) -> Result<usize> {
 pub struct TreeSettings {
     /// The largest number of children of a node.
     pub k: usize,
-    /// The number of levels; 0 for as few as `k` allows.
+    /// The number of levels.
     pub levels: usize,
-}
-
-impl TreeSettings {
-    fn levels(self, num_items: usize) -> Result<usize> {
-        if self.levels == 0 { min_levels(num_items, self.k) } else { Ok(self.levels) }
-    }
 }
 
 /// One source's levels of an index to be built: a tree, codebooks, or random codes.
@@ -128,20 +122,19 @@ impl IndexSettings {
     /// # Errors
     /// If the settings leave no room for `num_items` items.
     pub fn plan(&self, num_items: usize) -> Result<Vec<TreePlan>> {
-        let lengths = [self.semantic.levels(num_items)?, self.behavior.levels(num_items)?];
         let residual = self.method.is_residual();
-        let part = |source, k: usize, levels| {
+        let part = |source, TreeSettings { k, levels }| {
             let source = if self.method == Method::Random { Source::Random } else { source };
             // Asked of codebooks too, whose k stays as it is: it refuses a k that is too small.
             let fewest = branching(num_items, k, levels)?;
             let branching = if residual { k.min(num_items) } else { fewest };
             Ok::<_, crate::Error>(TreePlan { source, levels, branching })
         };
-        let semantic = |source| part(source, self.semantic.k, lengths[0]);
-        let behavior = |source| part(source, self.behavior.k, lengths[1]);
+        let semantic = |source| part(source, self.semantic);
+        let behavior = |source| part(source, self.behavior);
         match self.source {
             Source::Random => Ok(vec![semantic(Source::Random)?, behavior(Source::Random)?]),
-            Source::Unit if self.shared => self.shared_plan(lengths, num_items),
+            Source::Unit if self.shared => self.shared_plan(num_items),
             Source::Unit => Ok(vec![semantic(Source::Semantic)?, behavior(Source::Behavior)?]),
             Source::Semantic => Ok(vec![semantic(Source::Semantic)?]),
             Source::Behavior => Ok(vec![behavior(Source::Behavior)?]),
@@ -151,19 +144,17 @@ impl IndexSettings {
     /// The parts of a shared index: only together do their tuples suffice for all items. Trees have
     /// the smallest branching b with `b^(all levels)` at least twice the number of items, or `k`:
     /// with room to spare most items keep the leaf they belong to.
-    fn shared_plan(&self, lengths: [usize; 2], num_items: usize) -> Result<Vec<TreePlan>> {
-        let enough = branching(2 * num_items, usize::MAX, lengths[0] + lengths[1])?;
-        let part = |source, settings: TreeSettings, levels| {
+    fn shared_plan(&self, num_items: usize) -> Result<Vec<TreePlan>> {
+        let levels = [self.semantic.levels, self.behavior.levels];
+        let enough = branching(2 * num_items, usize::MAX, levels[0] + levels[1])?;
+        let part = |source, TreeSettings { k, levels }| {
             let most = if self.method.is_residual() { num_items.max(2) } else { enough };
-            TreePlan { source, levels, branching: settings.k.min(most) }
+            TreePlan { source, levels, branching: k.min(most) }
         };
-        let parts = vec![
-            part(Source::Semantic, self.semantic, lengths[0]),
-            part(Source::Behavior, self.behavior, lengths[1]),
-        ];
+        let parts =
+            vec![part(Source::Semantic, self.semantic), part(Source::Behavior, self.behavior)];
         let room = parts.iter().fold(1u128, |room, part| room.saturating_mul(part.room()));
         if room < num_items as u128 {
-            let levels = lengths;
             let k = [self.semantic.k, self.behavior.k];
             return Err(IndexError::NoSharedRoom { k, levels, room, num_items }.into());
         }
@@ -187,7 +178,7 @@ mod tests {
         order: Order::SemanticFirst,
         shared: false,
         semantic: TreeSettings { k: 256, levels: 2 },
-        behavior: TreeSettings { k: 256, levels: 0 },
+        behavior: TreeSettings { k: 256, levels: 2 },
     };
 
     #[test]

@@ -82,6 +82,24 @@ impl Run {
         Ok(())
     }
 
+    /// Refuses what [`Self::stage`] would: stages that stand here and were made with other settings, or settings
+    /// that cannot become an index of these data.
+    ///
+    /// # Errors
+    /// Names what differs from the run that made what is there, or what cannot be.
+    pub fn check_stages(&self) -> Result<()> {
+        if !self.is_done(Stage::Index) {
+            return index::check(self);
+        }
+        for (&stage, record) in
+            self.manifest.stages.iter().filter(|(stage, _)| self.is_done(**stage))
+        {
+            let settings = self.settings(stage)?;
+            manifest::compare(&self.dir, stage, record, &settings, &self.inputs(stage))?;
+        }
+        Ok(())
+    }
+
     /// Runs a stage, unless it is done; `force` redoes it.
     ///
     /// # Errors

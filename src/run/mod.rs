@@ -44,7 +44,7 @@ pub use stage::Stage;
 pub use stages::index::ImportRequest;
 
 /// What makes a folder a run.
-const MANIFEST: &str = "manifest.json";
+pub const MANIFEST: &str = "manifest.json";
 
 /// A run folder with its configuration and data.
 #[derive(Debug)]

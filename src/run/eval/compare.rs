@@ -39,8 +39,8 @@ impl Run {
         self.other_settings(request, other).map(|_| ())
     }
 
-    /// Compares an evaluation of this run, which has been made, with the same of the run in `other`, or with
-    /// that of the baseline in `other`.
+    /// Compares an evaluation of this run, which has been made, with the same of the run in `other`, where its
+    /// model ranks alone, or with that of the baseline in `other`.
     pub fn compare(&self, request: EvalRequest<'_>, other: &Path) -> Result<Comparison> {
         let (this_settings, other_settings) = self.other_settings(request, other)?;
         let this: Vec<Prediction> = files::read_json_lines(&request.kept(&self.dir).lines)?;
@@ -73,7 +73,10 @@ impl Run {
 
     /// The settings of both evaluations.
     fn other_settings(&self, request: EvalRequest<'_>, other: &Path) -> Result<(Value, Value)> {
-        let (kept, command) = (kept_in(request, other), request.command());
+        let kept = kept_in(request, other);
+        let others = self.others(request)?;
+        let request = EvalRequest { fuse: &[], ..request };
+        let command = request.command();
         let dir = other.display();
         if !kept.result.exists() || !kept.lines.exists() {
             invalid!(
@@ -84,7 +87,7 @@ impl Run {
         }
         let found: Value = files::read_json(&kept.result)?;
         let theirs = found["settings"].clone();
-        let mine = self.eval_settings(request, self.users_of(request).len())?;
+        let mine = self.eval_settings(request, others.settings(self));
         let mine = serde_json::to_value(mine).map_err(|e| Error::Invalid(e.to_string()))?;
         for (key, what) in
             [("dataset_fingerprint", "dataset"), ("split", "split"), ("users", "number of users")]
@@ -109,9 +112,13 @@ impl Run {
     }
 }
 
-/// The same evaluation in another run folder, or of a baseline in its own.
+/// The same evaluation in another run folder, of its model alone, or of a baseline in its own.
 fn kept_in(request: EvalRequest<'_>, other: &Path) -> Kept {
-    if is_baseline(other) { baseline::kept(other, request.split) } else { request.kept(other) }
+    if is_baseline(other) {
+        baseline::kept(other, request.split)
+    } else {
+        EvalRequest { fuse: &[], ..request }.kept(other)
+    }
 }
 
 /// Whether the models that stand in a run folder are those an evaluation was made with.

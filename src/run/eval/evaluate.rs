@@ -1,12 +1,11 @@
 //! Evaluating and using the models of a run.
 
-use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use super::fused::{self, Together};
 use super::generator::Generator;
-use super::kept::Kept;
-use super::result::{Bootstrap, EvalResult, EvalSettings, Performance, Ranking};
+use super::request::EvalRequest;
+use super::result::{Bootstrap, EvalResult, EvalSettings, FusionSettings, Performance, Ranking};
 use crate::config::Float;
 use crate::data::{ItemId, Split};
 use crate::eval::{Evaluation, Popularity, Protocol, Report};
@@ -22,52 +21,6 @@ const LEGAL_RATE_USERS: usize = 500;
 /// step holds no more hypotheses.
 const FULL_BATCH_BEAM: usize = 20;
 
-/// What to evaluate.
-#[derive(Debug, Clone, Copy)]
-pub struct EvalRequest<'a> {
-    /// The split.
-    pub split: Split,
-    /// Whether the annealing adapter is on.
-    pub adapter: bool,
-    /// Beam width.
-    pub beam: usize,
-    /// Only the first this many users.
-    pub limit: Option<usize>,
-    /// Folders of other runs and of trained baselines that rank with the model; none for the model alone.
-    pub fuse: &'a [PathBuf],
-}
-
-impl EvalRequest<'_> {
-    /// The name of the result, without extension.
-    pub(in crate::run) fn name(&self) -> String {
-        let limit = self.limit.map_or(String::new(), |n| format!("-lim{n}"));
-        let fused = if self.fuse.is_empty() { "" } else { "-fused" };
-        format!("{}-{}-b{}{limit}{fused}", self.split, self.adapter_switch(), self.beam)
-    }
-
-    /// Where the result stands in the run folder `dir`.
-    pub(super) fn kept(&self, dir: &Path) -> Kept {
-        Kept::new(&dir.join("eval"), &self.name())
-    }
-
-    /// The words that ask for it, after `llmbs`.
-    pub(in crate::run) fn command(&self) -> String {
-        let (split, adapter, beam) = (self.split, self.adapter_switch(), self.beam);
-        let mut command = format!("eval --split {split} --adapter {adapter} --beam {beam}");
-        if let Some(limit) = self.limit {
-            let _ = write!(command, " --limit {limit}");
-        }
-        for dir in self.fuse {
-            let _ = write!(command, " --fuse {}", dir.display());
-        }
-        command
-    }
-
-    fn adapter_switch(&self) -> &'static str {
-        if self.adapter { "on" } else { "off" }
-    }
-}
-
 impl Run {
     /// Evaluates a trained model on a split; the result is kept, and found again unless `force` is set.
     pub fn evaluate(
@@ -78,7 +31,8 @@ impl Run {
     ) -> Result<EvalResult<Ranking<EvalSettings>>> {
         self.require_model(request.adapter)?;
         let users = self.users_of(request);
-        let settings = self.eval_settings(request, users.len())?;
+        let others = self.others(request)?;
+        let settings = self.eval_settings(request, others.settings(self));
         let kept = request.kept(&self.dir);
         if let Some(found) = kept.find(&settings, force)? {
             return Ok(found);
@@ -87,17 +41,16 @@ impl Run {
         let recommender = generator.recommender(self, request.beam);
         let protocol = self.protocol(request.split);
 
-        let start = Instant::now();
-        let (evaluation, weight) = if request.fuse.is_empty() {
+        let Together { evaluation, weight, seconds } = if request.fuse.is_empty() {
             let what = format!("evaluate {}", request.name());
+            let start = Instant::now();
             let evaluation = with_progress(monitor, &what, users.len(), |on_batch| {
                 recommender.evaluate(&self.dataset, &users, protocol, on_batch)
             })?;
-            (evaluation, None)
+            Together { evaluation, weight: None, seconds: start.elapsed().as_secs_f64() }
         } else {
-            self.evaluate_together(request, recommender, &users, monitor)?
+            others.evaluate(self, request, recommender, &users, monitor)?
         };
-        let seconds = start.elapsed().as_secs_f64();
 
         let asked = sample_of(&users, LEGAL_RATE_USERS, self.config.seed, "legal rate users");
         let histories: Vec<&[ItemId]> =
@@ -170,19 +123,22 @@ impl Run {
         (most * FULL_BATCH_BEAM / beam).clamp(1, most)
     }
 
-    /// What decides an evaluation's outcome.
+    /// What decides an evaluation's outcome, ranked alone or as `fusion` says.
     pub(super) fn eval_settings(
         &self,
         request: EvalRequest<'_>,
-        users: usize,
-    ) -> Result<EvalSettings> {
+        fusion: Option<FusionSettings>,
+    ) -> EvalSettings {
+        let users = self.users_of(request).len();
+        let alone = "sum of the log-probabilities of all item tokens";
+        let score = fusion.as_ref().map_or(alone, |_| fused::SCORE);
         let digest = |stage: Stage, file: &str| self.manifest.output(stage, file).map(String::from);
         let backbone = &self.config.backbone;
         let rounds = self.device.is_cpu() && precision(self).takes_effect();
         let index = &self.config.index;
-        Ok(EvalSettings {
+        EvalSettings {
             split: request.split,
-            fusion: self.fusion_settings(request)?,
+            fusion,
             users,
             limit: request.limit,
             history: self.config.data.history,
@@ -192,7 +148,7 @@ impl Run {
             beam: request.beam,
             exhaustive: request.beam >= self.dataset.num_items(),
             normalize: self.config.eval.normalize,
-            score: "sum of the log-probabilities of all item tokens".into(),
+            score: score.into(),
             length_penalty: "none".into(),
             eos: "never".into(),
             temperature: 1.0,
@@ -219,7 +175,7 @@ impl Run {
                 .filter(|_| request.adapter),
             files: self.files_of(if request.adapter { &Stage::ALL } else { &Stage::ALL[..2] }),
             git_revision: crate::run::GIT_REVISION.into(),
-        })
+        }
     }
 }
 

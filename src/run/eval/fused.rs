@@ -1,10 +1,11 @@
 //! What ranks together with a run's model: the models of other runs, and baselines.
 
 use std::path::Path;
+use std::time::Instant;
 
 use super::baseline::{BaselineRequest, Training, is_baseline};
-use super::evaluate::EvalRequest;
 use super::generator::Generator;
+use super::request::EvalRequest;
 use super::result::{FusedModel, FusionSettings};
 use crate::config::RunConfig;
 use crate::data::Split;
@@ -13,82 +14,89 @@ use crate::run::monitor::with_progress;
 use crate::run::{MANIFEST, Monitor, Run, Stage};
 use crate::{Result, invalid};
 
+/// How what ranks together scores an item.
+pub(super) const SCORE: &str =
+    "logarithm of the weighted mean of the models' and the baselines' probabilities";
+
 /// The models beside that of a run.
-struct Others<'a> {
+pub(super) struct Others<'a> {
     baselines: Vec<(&'a Path, BaselineRequest, Training)>,
     runs: Vec<Run>,
     models: Vec<FusedModel>,
 }
 
-impl Run {
-    /// What decides how the models in the folders of `request` rank with that of this run; none, where it
-    /// ranks alone.
-    pub(super) fn fusion_settings(
-        &self,
-        request: EvalRequest<'_>,
-    ) -> Result<Option<FusionSettings>> {
-        if request.fuse.is_empty() {
-            return Ok(None);
-        }
-        let others = self.others(request)?;
-        let metric = &self.config.train.validation.metric;
+/// What models say together.
+pub(super) struct Together {
+    pub(super) evaluation: Evaluation,
+    /// The weight of the baselines, where there are some.
+    pub(super) weight: Option<f64>,
+    /// What the ranking took, the choice of the weight left out.
+    pub(super) seconds: f64,
+}
+
+impl Others<'_> {
+    /// What decides how they rank with the model of `run`; nothing, where there are none.
+    pub(super) fn settings(&self, run: &Run) -> Option<FusionSettings> {
+        let metric = &run.config.train.validation.metric;
         let chosen = format!("{metric} of all users of the validation split chose it");
-        Ok(Some(FusionSettings {
-            score: "logarithm of the weighted mean of the models' and the baselines' probabilities"
-                .into(),
-            weight: (!others.baselines.is_empty()).then_some(chosen),
-            models: others.models,
-        }))
+        (!self.models.is_empty()).then(|| FusionSettings {
+            weight: (!self.baselines.is_empty()).then_some(chosen),
+            models: self.models.clone(),
+        })
     }
 
-    /// The evaluation of `own`, the model of this run, together with those in the folders of `request`, and
-    /// the weight of the baselines among them.
-    pub(super) fn evaluate_together(
+    /// The evaluation of `own`, the model of `run`, together with these.
+    pub(super) fn evaluate(
         &self,
+        run: &Run,
         request: EvalRequest<'_>,
         own: Recommender<'_>,
         users: &[usize],
         monitor: &mut dyn Monitor,
-    ) -> Result<(Evaluation, Option<f64>)> {
-        let Others { baselines, runs, .. } = self.others(request)?;
-        let loaded = runs.iter().map(|other| Generator::load(other, request.adapter));
+    ) -> Result<Together> {
+        let loaded = self.runs.iter().map(|other| Generator::load(other, request.adapter));
         let loaded: Vec<Generator> = loaded.collect::<Result<_>>()?;
-        let others = loaded.iter().map(|generator| generator.recommender(self, request.beam));
+        let others = loaded.iter().map(|generator| generator.recommender(run, request.beam));
         let generators: Vec<Recommender<'_>> = [own].into_iter().chain(others).collect();
-        let scorers = baselines
+        let scorers = self
+            .baselines
             .iter()
-            .map(|(dir, asked, training)| self.load_baseline(*asked, dir, training))
+            .map(|(dir, asked, training)| run.load_baseline(*asked, dir, training))
             .collect::<Result<Vec<Box<dyn ItemScorer>>>>()?;
 
         let mut fusion = |what: &str, users: &[usize], split| {
-            let (all, protocol) = (users.len() * generators.len(), self.protocol(split));
+            let (all, protocol) = (users.len() * generators.len(), run.protocol(split));
             with_progress(monitor, what, all, |on_batch| {
-                Fusion::of(&generators, &scorers, &self.dataset, users, protocol, on_batch)
+                Fusion::of(&generators, &scorers, &run.dataset, users, protocol, on_batch)
             })
         };
+        let start = Instant::now();
         let asked = fusion(&format!("evaluate {}", request.name()), users, request.split)?;
+        let seconds = start.elapsed().as_secs_f64();
         if scorers.is_empty() {
-            return Ok((asked.evaluation(0.0), None));
+            return Ok(Together { evaluation: asked.evaluation(0.0), weight: None, seconds });
         }
-        let metric = &self.config.train.validation.metric;
+        let metric = &run.config.train.validation.metric;
         let choose = |of_validation: &Fusion<'_>| {
             of_validation.choose(|metrics| metrics.get(metric).copied().unwrap_or_default())
         };
-        let all: Vec<usize> = (0..self.dataset.users.len()).collect();
+        let all: Vec<usize> = (0..run.dataset.users.len()).collect();
         let weight = if request.split == Split::Valid && users == all {
             choose(&asked)
         } else {
             choose(&fusion("choose the weight on the validation split", &all, Split::Valid)?)
         };
-        Ok((asked.evaluation(weight), Some(weight)))
+        Ok(Together { evaluation: asked.evaluation(weight), weight: Some(weight), seconds })
     }
+}
 
+impl Run {
     /// What the folders of `request` hold.
     ///
     /// # Errors
     /// Names a folder that holds neither a trained baseline nor a run, one of other data or settings than
     /// this run's, and one that holds what this run or a folder before it does.
-    fn others<'a>(&self, request: EvalRequest<'a>) -> Result<Others<'a>> {
+    pub(super) fn others<'a>(&self, request: EvalRequest<'a>) -> Result<Others<'a>> {
         let (mut baselines, mut runs) = (Vec::new(), Vec::new());
         let mut models = vec![(self.dir.as_path(), self.fused_model(request.adapter))];
         for dir in request.fuse {
@@ -133,11 +141,14 @@ impl Run {
         let config = RunConfig::load(&dir.join("config.toml"), &[])?;
         let other = Run::open(dir, config, self.device.clone())?;
         if other.dataset.fingerprint != self.dataset.fingerprint {
-            invalid!("{}: its dataset is not this run's", dir.display());
+            invalid!("{}: its dataset is not this run's; name runs of one dataset", dir.display());
         }
         let (theirs, ours) = (other.config.data.history, self.config.data.history);
         if theirs != ours {
-            invalid!("{}: data.history is {theirs} there, {ours} here", dir.display());
+            invalid!(
+                "{}: data.history is {theirs} there, {ours} here; name runs trained with one length",
+                dir.display()
+            );
         }
         other.require_model(adapter)?;
         Ok(other)

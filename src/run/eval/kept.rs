@@ -42,12 +42,13 @@ impl Kept {
         Ok(Some(EvalResult { report, path: self.result.clone(), was_done: true }))
     }
 
-    /// Writes a result, its lines first: where the result stands, they do.
+    /// Writes a result, its lines first: where the result stands, they do. The one before goes before its lines.
     pub(super) fn write<R: Serialize, L: Serialize>(
         self,
         report: R,
         lines: &[L],
     ) -> Result<EvalResult<R>> {
+        files::remove(&self.result)?;
         files::write_json_lines(&self.lines, lines)?;
         files::write_json(&self.result, &report)?;
         Ok(EvalResult { report, path: self.result, was_done: false })
@@ -60,5 +61,25 @@ impl Run {
         let outputs = |stage| self.manifest().stages.get(stage).map(|record| &record.outputs);
         let files = stages.iter().filter_map(outputs).flatten();
         files.map(|(path, digest)| (path.clone(), digest.clone())).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_write_that_ends_early_leaves_no_result_beside_other_lines() {
+        let dir = tempfile::tempdir().unwrap();
+        let kept = || Kept::new(dir.path(), "test");
+        let (one, other) = (json!({ "settings": 1 }), json!({ "settings": 2 }));
+        kept().write(one, &["one"]).unwrap();
+        assert!(kept().find::<Value>(&1, false).unwrap().is_some());
+        // Lines that cannot be written.
+        std::fs::remove_file(kept().lines).unwrap();
+        std::fs::create_dir(kept().lines).unwrap();
+        kept().write(other, &["other"]).unwrap_err();
+        assert!(kept().find::<Value>(&1, false).unwrap().is_none());
     }
 }

@@ -6,13 +6,14 @@ mod evaluate;
 mod fused;
 mod generator;
 mod kept;
+mod request;
 mod result;
 mod text;
 mod validation;
 
 pub use baseline::{Baseline, BaselineRequest};
 pub use compare::Comparison;
-pub use evaluate::EvalRequest;
+pub use request::EvalRequest;
 pub use result::{
     BaselineSettings, EvalResult, EvalSettings, FusedModel, FusionSettings, OverSeeds, Performance,
     Ranking, TaskMetrics, TextModel, TextReport, TextSettings, TrainingSummary,

@@ -148,7 +148,6 @@ pub struct EvalSettings {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "docs/evaluation.md has a line on each")]
 pub struct FusionSettings {
-    pub score: String,
     pub weight: Option<String>,
     pub models: Vec<FusedModel>,
 }

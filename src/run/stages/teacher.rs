@@ -5,31 +5,22 @@ use candle_core::Device;
 use crate::inference::ItemTokens;
 use crate::model::load_safetensors;
 use crate::run::{Run, Stage};
-use crate::tasks::Layout;
 use crate::train::Teacher;
 use crate::{Result, invalid};
 
 /// The SASRec of z^b in the folder of the index.
 const FILE: &str = "sasrec/model.safetensors";
 
-/// Refuses a configuration whose teacher is missing or reads less than a sample holds.
+/// Refuses an index that has no teacher where the configuration, which [`RunConfig::check`] has seen, wants one:
+/// one that was imported.
+///
+/// [`RunConfig::check`]: crate::config::RunConfig::check
 pub(super) fn check(run: &Run) -> Result<()> {
     let weight = run.config.train.distillation.weight;
-    if weight == 0.0 {
-        return Ok(());
-    }
-    if run.manifest.output(Stage::Index, FILE).is_none() {
+    if weight > 0.0 && run.manifest.output(Stage::Index, FILE).is_none() {
         invalid!(
             "train.distillation.weight = {weight} needs a teacher, which is the SASRec of z^b, and the index \
-             has none: make it with index.behavior.encoder = \"sasrec\", or set the weight to 0"
-        );
-    }
-    let (reads, holds) = (run.config.index.behavior.sasrec.history, run.config.data.history);
-    // A sample of one target needs no state but that of its last items.
-    if reads < holds && run.config.train.tasks.layout == Layout::Sequence {
-        invalid!(
-            "index.behavior.sasrec.history = {reads}: the teacher of train.distillation must read the \
-             {holds} items of data.history"
+             has none: set the weight to 0"
         );
     }
     Ok(())

@@ -1,0 +1,53 @@
+//! What is asked of the models of a run, and where the answer stands.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use super::kept::Kept;
+use crate::data::Split;
+
+/// What to evaluate.
+#[derive(Debug, Clone, Copy)]
+pub struct EvalRequest<'a> {
+    /// The split.
+    pub split: Split,
+    /// Whether the annealing adapter is on.
+    pub adapter: bool,
+    /// Beam width.
+    pub beam: usize,
+    /// Only the first this many users.
+    pub limit: Option<usize>,
+    /// Folders of other runs and of trained baselines that rank with the model; none for the model alone.
+    pub fuse: &'a [PathBuf],
+}
+
+impl EvalRequest<'_> {
+    /// The name of the result, without extension.
+    pub(in crate::run) fn name(&self) -> String {
+        let limit = self.limit.map_or(String::new(), |n| format!("-lim{n}"));
+        let fused = if self.fuse.is_empty() { "" } else { "-fused" };
+        format!("{}-{}-b{}{limit}{fused}", self.split, self.adapter_switch(), self.beam)
+    }
+
+    /// Where the result stands in the run folder `dir`.
+    pub(super) fn kept(&self, dir: &Path) -> Kept {
+        Kept::new(&dir.join("eval"), &self.name())
+    }
+
+    /// The words that ask for it, after `llmbs`.
+    pub(in crate::run) fn command(&self) -> String {
+        let (split, adapter, beam) = (self.split, self.adapter_switch(), self.beam);
+        let mut command = format!("eval --split {split} --adapter {adapter} --beam {beam}");
+        if let Some(limit) = self.limit {
+            let _ = write!(command, " --limit {limit}");
+        }
+        for dir in self.fuse {
+            let _ = write!(command, " --fuse {}", dir.display());
+        }
+        command
+    }
+
+    pub(super) fn adapter_switch(&self) -> &'static str {
+        if self.adapter { "on" } else { "off" }
+    }
+}
