@@ -12,6 +12,7 @@ tests="$(dirname "$binary")/llmbs-tests"
 cd "$(dirname "$0")/.."
 python="${PYTHON:-python3}"
 out="${OUT:-$(mktemp -d)}"
+mkdir -p "$out"
 libraries="$("$python" -c 'import glob, os, site
 for root in site.getsitepackages() + [site.getusersitepackages()]:
     print(":".join(glob.glob(os.path.join(root, "nvidia", "*", "lib"))))' 2>/dev/null | paste -sd:)"
@@ -22,12 +23,12 @@ row() { printf '| %-44s | %-22s |\n' "$1" "$2"; }
 run() { # NAME COMMAND…: a row that says whether it went well.
     local name="$1"
     shift
-    if "$@" >"$out/${name// /-}.log" 2>&1; then row "$name" ok; else row "$name" FAILED && failed=1; fi
+    if "$@" >"$out/${name//[^A-Za-z0-9]/-}.log" 2>&1; then row "$name" ok; else row "$name" FAILED && failed=1; fi
 }
 figure() { # NAME KEY COMMAND…: a row with the number that the command's JSON has under KEY.
     local name="$1" key="$2" value
     shift 2
-    value="$("$@" 2>"$out/${name// /-}.log" | "$python" -c '
+    value="$("$@" 2>"$out/${name//[^A-Za-z0-9]/-}.log" | "$python" -c '
 import json, sys
 print("%.4g" % json.load(sys.stdin)[sys.argv[1]])' "$key" 2>/dev/null)" || { value=FAILED && failed=1; }
     row "$name" "$value"
