@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::program::{fails, run, tiny};
+use crate::common::program::{fails, run, tiny, train};
 use serde_json::Value;
 
 const SPEC: &str = r#"
@@ -205,10 +205,7 @@ fn models_of_several_runs_rank_together() {
     let dir = tiny();
     let dir = dir.path();
     for seed in ["1", "2"] {
-        for words in [&["index"][..], &["train", "--stage", "initial"]] {
-            let shop = ["--set", SHOP, "--seed", seed, "--run", seed];
-            run(dir, &[&shop, words].concat(), 0);
-        }
+        train(dir, &["--set", SHOP, "--seed", seed, "--run", seed]);
     }
     let eval = |words: &[&'static str]| [&["--seed", "1", "--run", "1", "eval"], words].concat();
     let (text, _) = run(dir, &eval(&["--fuse", "2"]), 0);

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::program::{fails, run, tiny};
+use crate::common::program::{fails, run, tiny, train};
 
 #[test]
 fn the_whole_pipeline_runs_stage_by_stage_and_knows_what_is_done() {
@@ -144,9 +144,7 @@ fn runs_are_compared_user_by_user_or_refused_with_the_reason() {
     let dir = tiny();
     let dir = dir.path();
     for seed in ["1", "2"] {
-        for command in [&["index"][..], &["train", "--stage", "initial"]] {
-            run(dir, &[&["--run", seed, "--seed", seed], command].concat(), 0);
-        }
+        train(dir, &["--run", seed, "--seed", seed]);
     }
     let compare = |other| ["--run", "1", "eval", "--compare", other];
     let command = "run `llmbs --run 2 eval --split test --adapter off --beam 20` first";

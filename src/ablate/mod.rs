@@ -19,7 +19,7 @@ use crate::{Error, Result, invalid};
 use spec::row;
 use table::Outcome;
 
-pub use spec::{Spec, Variant, is_seed};
+pub use spec::{Spec, Variant};
 pub use table::{Row, Rule, Table};
 
 /// The folder of the baselines, beside those of the variants.

@@ -7,6 +7,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use super::BASELINES;
+use crate::config::key_of;
 use crate::data::Split;
 use crate::run::{Baseline, metric_names};
 use crate::{Error, Result, invalid};
@@ -109,10 +110,9 @@ impl Spec {
         if let Some((key, _)) = self.grid.iter().find(|(_, values)| values.is_empty()) {
             invalid!("grid: {key} = []: give it at least one value");
         }
-        let key_of =
-            |setting: &str| setting.split('=').next().unwrap_or_default().trim().to_string();
         for Variant { name, set } in &self.variant {
-            if let Some(key) = set.iter().map(|s| key_of(s)).find(|key| self.grid.contains_key(key))
+            if let Some(key) =
+                set.iter().map(|s| key_of(s)).find(|key| self.grid.contains_key(*key))
             {
                 invalid!("variant {name:?}: sets {key}, which the grid varies");
             }
@@ -127,13 +127,12 @@ impl Spec {
                      of at most {FOLDER} bytes and other than {BASELINES:?}"
                 );
             }
-            if folders.contains(&folder) {
+            if !folders.insert(folder.clone()) {
                 invalid!(
                     "variant {name:?}: its folder, {folder:?}, is another's; name it otherwise"
                 );
             }
-            folders.insert(folder);
-            if let Some(setting) = variant.set.iter().find(|setting| is_seed(setting)) {
+            if let Some(setting) = variant.set.iter().find(|setting| key_of(setting) == "seed") {
                 invalid!("variant {name:?}: {setting}: `seeds` says what to train with");
             }
         }
@@ -216,11 +215,6 @@ pub(super) fn row(variant: &str, adapter: bool, with: Option<Baseline>) -> Strin
     let annealed = if adapter { ", annealed" } else { "" };
     let with = with.map_or_else(String::new, |baseline| format!(", with {}", baseline.name()));
     format!("{variant}{annealed}{with}")
-}
-
-/// Whether a setting, `key=value`, is the seed.
-pub fn is_seed(setting: &str) -> bool {
-    setting.split('=').next().is_some_and(|key| key.trim() == "seed")
 }
 
 #[cfg(test)]

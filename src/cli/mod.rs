@@ -26,8 +26,7 @@ use anyhow::{Context, bail};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use crate::ablate::is_seed;
-use crate::config::{DEMO, RunConfig};
+use crate::config::{DEMO, RunConfig, key_of};
 use crate::run::{Run, Stage};
 use args::{Args, Command};
 use eval::{EvalArgs, EvalTask};
@@ -70,7 +69,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         return bench::run(command, args.seed.unwrap_or_default(), args.device);
     }
     if let Command::Ablate(asked) = &args.command {
-        if args.seed.is_some() || args.set.iter().any(|setting| is_seed(setting)) {
+        if args.seed.is_some() || args.set.iter().any(|setting| key_of(setting) == "seed") {
             bail!("{}: its `seeds` say what to train with; leave --seed out", asked.spec.display());
         }
         let configure = |set: &[String]| Ok(resolve(args, set)?.0);

@@ -355,6 +355,11 @@ fn merge(table: &mut toml::Table, over: toml::Table) {
     }
 }
 
+/// The key of a setting, `key.path=value`.
+pub fn key_of(setting: &str) -> &str {
+    setting.split('=').next().unwrap_or_default().trim()
+}
+
 /// Applies `key.path=value`; a value that is no TOML is taken as a string.
 fn set(table: &mut toml::Table, text: &str) -> Result<()> {
     let Some((path, value)) = text.split_once('=') else {

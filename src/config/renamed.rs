@@ -1,5 +1,6 @@
 //! Settings of earlier versions: refused with what has become of them.
 
+use super::key_of;
 use crate::{Result, invalid};
 
 /// Old keys and what to do instead.
@@ -23,8 +24,7 @@ pub(super) fn refuse(text: &str, origin: &str, overrides: &[String]) -> Result<(
         {
             invalid!("{origin}: there is no setting {key} any more: {instead}");
         }
-        let names = |text: &&String| text.split('=').next().is_some_and(|name| name.trim() == key);
-        if let Some(text) = overrides.iter().find(names) {
+        if let Some(text) = overrides.iter().find(|text| key_of(text) == key) {
             invalid!("--set {text}: there is no setting {key} any more: {instead}");
         }
     }

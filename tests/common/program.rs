@@ -56,6 +56,13 @@ pub(crate) fn tiny() -> tempfile::TempDir {
     dir
 }
 
+/// Makes the index and the model of stage initial, both with these words before the command.
+pub(crate) fn train(dir: &Path, words: &[&str]) {
+    for command in [&["index"][..], &["train", "--stage", "initial"]] {
+        run(dir, &[words, command].concat(), 0);
+    }
+}
+
 /// Runs, expects exit code `code`, and gives stdout and stderr.
 pub(crate) fn run(dir: &Path, args: &[&str], code: i32) -> (String, String) {
     let output = llmbs(dir).args(args).output().unwrap();

@@ -9,7 +9,7 @@ use super::EvalRequest;
 use super::baseline::{self, is_baseline};
 use super::kept::Kept;
 use crate::eval::{self, Difference, PERMUTATIONS, PerMetric, Prediction};
-use crate::run::{Manifest, Run, Stage};
+use crate::run::{MANIFEST, Manifest, Run, Stage};
 use crate::{Error, Result, files, invalid};
 
 /// An evaluation of this run beside the same of another.
@@ -123,7 +123,7 @@ fn kept_in(request: EvalRequest<'_>, other: &Path) -> Kept {
 
 /// Whether the models that stand in a run folder are those an evaluation was made with.
 fn is_of_its_models(dir: &Path, settings: &Value) -> Result<bool> {
-    let path = dir.join("manifest.json");
+    let path = dir.join(MANIFEST);
     if !path.exists() {
         // The evaluation alone was copied here.
         return Ok(true);
