@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What holds on a GPU, on a machine with one and without a network: the checks of all operations on the device
-# beside the CPU, the demo on CUDA beside the CPU, and training and generation beside PyTorch. Prints one table.
+# beside the CPU, training and generation beside PyTorch, and the demo on CUDA beside the CPU. Prints one table, with
+# the seconds since the start.
 #
 #   scripts/gpu-check.sh BINARY
 #
@@ -19,7 +20,7 @@ for root in site.getsitepackages() + [site.getusersitepackages()]:
 export LD_LIBRARY_PATH="${LD_LIBRARY_PATH:+$LD_LIBRARY_PATH:}$libraries"
 
 failed=0
-row() { printf '| %-44s | %-22s |\n' "$1" "$2"; }
+row() { printf '| %-44s | %-22s | %4s |\n' "$1" "$2" "${3:-$SECONDS}"; }
 run() { # NAME COMMAND…: a row that says whether it went well.
     local name="$1"
     shift
@@ -39,17 +40,13 @@ m = json.load(open(sys.argv[1] + "/eval/test-on-b20.json"))["metrics"]
 print("%.4f %.4f" % (m["recall@10"], m["ndcg@10"]))' "$1" 2>/dev/null || echo FAILED
 }
 
-row check result
-row "--------" "------"
+row check result s
+row "--------" "------" "--"
 if [[ -x "$tests" ]]; then
     LLMBS_TEST_DEVICE=cuda run "operations on the device" "$tests" ops::
 else
     row "operations on the device" "NOT THERE: $tests" && failed=1
 fi
-for device in cpu cuda; do
-    run "demo on $device" "$binary" --device "$device" --config configs/demo.toml --run "$out/demo-$device" run
-    row "demo on $device: Recall@10, NDCG@10" "$(metrics "$out/demo-$device")"
-done
 for dtype in f32 bf16; do
     figure "train tiny $dtype, tokens/s" tokens_per_s \
         "$binary" --device cuda bench train --shape tiny --dtype $dtype --batch 32 --seq 128 --steps 20 --json
@@ -60,6 +57,10 @@ for dtype in f32 bf16; do
         row "Hugging Face generate tiny $dtype, batch 4" \
             "$("$python" scripts/peers/torch_generate.py tiny $dtype 4 128 2>&1 | tail -1)"
     fi
+done
+for device in cpu cuda; do
+    run "demo on $device" "$binary" --device "$device" --config configs/demo.toml --run "$out/demo-$device" run
+    row "demo on $device: Recall@10, NDCG@10" "$(metrics "$out/demo-$device")"
 done
 echo "logs: $out"
 exit $failed

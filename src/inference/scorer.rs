@@ -133,7 +133,10 @@ impl<'a> BatchScorer<'a> {
         histories: &[Vec<u32>],
         search: impl Fn(&mut LlamaScorer<'_>, Range<usize>) -> Result<Vec<T>> + Sync,
     ) -> Result<Vec<T>> {
-        while self.scorers.len() < histories.len().div_ceil(SHARE) {
+        // A device serves one thread: it divides a batch itself.
+        let on_cpu = self.model.device().is_cpu();
+        let share = if on_cpu { SHARE } else { histories.len().max(1) };
+        while self.scorers.len() < histories.len().div_ceil(share) {
             let (model, vocabulary) = (self.model, self.vocabulary);
             self.scorers.push(LlamaScorer::new(
                 model,
@@ -142,11 +145,18 @@ impl<'a> BatchScorer<'a> {
                 &self.instruction,
             )?);
         }
-        let shares = self.scorers.par_iter_mut().zip(histories.par_chunks(SHARE));
-        let found = shares.enumerate().map(|(i, (scorer, share))| {
-            scorer.start(share)?;
-            search(scorer, i * SHARE..i * SHARE + share.len())
-        });
+        let of_share = |i: usize, scorer: &mut LlamaScorer<'_>, histories: &[Vec<u32>]| {
+            scorer.start(histories)?;
+            search(scorer, i * share..i * share + histories.len())
+        };
+        if !on_cpu {
+            return match self.scorers.first_mut() {
+                Some(scorer) if !histories.is_empty() => of_share(0, scorer, histories),
+                _ => Ok(Vec::new()),
+            };
+        }
+        let shares = self.scorers.par_iter_mut().zip(histories.par_chunks(share));
+        let found = shares.enumerate().map(|(i, (scorer, share))| of_share(i, scorer, share));
         Ok(found.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 }

@@ -91,17 +91,22 @@ impl Gradients {
     /// The Euclidean norm over all gradients together.
     pub fn norm(&self) -> Result<f64> {
         let mut sum = 0.0;
+        let mut of_tensors = Vec::new();
         for grad in self.map.values() {
-            sum += match grad {
-                Gradient::Values(values) => slices::sum_of_squares(values),
+            match grad {
+                Gradient::Values(values) => sum += slices::sum_of_squares(values),
                 Gradient::Rows(rows) => {
-                    rows.values().map(|row| slices::sum_of_squares(row)).sum::<f64>()
+                    sum += rows.values().map(|row| slices::sum_of_squares(row)).sum::<f64>();
                 }
                 Gradient::Tensor(grad) => {
-                    let grad = grad.to_dtype(DType::F32)?;
-                    f64::from(grad.sqr()?.sum_all()?.to_scalar::<f32>()?)
+                    of_tensors.push(grad.to_dtype(DType::F32)?.sqr()?.sum_all()?);
                 }
-            };
+            }
+        }
+        if !of_tensors.is_empty() {
+            // Read together: a device is waited for once.
+            let of_tensors: Vec<f32> = Tensor::stack(&of_tensors, 0)?.to_vec1()?;
+            sum += of_tensors.into_iter().map(f64::from).sum::<f64>();
         }
         Ok(sum.sqrt())
     }

@@ -18,10 +18,16 @@ pub(super) fn values(t: &Tensor) -> Vec<f64> {
     t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
+/// `t` with the type of `other` and on its device.
+pub(super) fn beside(t: &Tensor, other: &Tensor) -> Result<Tensor> {
+    let t = t.to_dtype(other.dtype())?;
+    // CUDA has no tensor without elements.
+    if t.elem_count() == 0 { Ok(t) } else { t.to_device(other.device()) }
+}
+
 /// The weighted sum that stands for a loss; the weights are random, so that no gradient cancels.
 fn loss(output: &Tensor) -> Tensor {
-    let weights = random(output.shape(), 99).to_dtype(output.dtype()).unwrap();
-    let weights = weights.to_device(output.device()).unwrap();
+    let weights = beside(&random(output.shape(), 99), output).unwrap();
     (output * weights).unwrap().sum_all().unwrap()
 }
 

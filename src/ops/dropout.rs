@@ -30,7 +30,7 @@ pub fn dropout(x: &Tensor, p: f64, key: u64) -> Result<Tensor> {
 }
 
 fn composed_dropout(x: &Tensor, mask: &Mask) -> Result<Tensor> {
-    let factors: Vec<f32> = (0..x.elem_count()).map(|i| mask.factor(i)).collect();
+    let factors: Vec<f32> = (0..x.elem_count()).into_par_iter().map(|i| mask.factor(i)).collect();
     let factors = Tensor::from_vec(factors, x.shape(), x.device())?.to_dtype(x.dtype())?;
     (x * factors)? / (1.0 - mask.p)
 }

@@ -323,7 +323,9 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::ops::check::{check, fused_equals_composed, random, same_on_any_threads, values};
+    use crate::ops::check::{
+        beside, check, fused_equals_composed, random, same_on_any_threads, values,
+    };
 
     /// 70 queries and 900 negatives, of which some are the target of a query.
     fn many(f: impl Fn(&[Tensor], &dyn Fn(&[Tensor]) -> Result<Tensor>)) {
@@ -331,8 +333,7 @@ mod tests {
         let targets: Vec<u32> = (0..70).map(|i| i * 40).collect();
         let negative_ids: Vec<u32> = (0..900).collect();
         f(&[random((70, 6), 1)], &|t| {
-            let dtype = t[0].dtype();
-            let (positives, negatives) = (positives.to_dtype(dtype)?, negatives.to_dtype(dtype)?);
+            let (positives, negatives) = (beside(&positives, &t[0])?, beside(&negatives, &t[0])?);
             let contrast = Contrast {
                 positives: &positives,
                 negatives: &negatives,
@@ -380,9 +381,8 @@ mod tests {
             Contrast { negatives: &random((0, 5), 1), negative_ids: &[], ..contrast };
         for contrast in [contrast, no_negatives] {
             check(&[random((3, 5), 1)], |t| {
-                let dtype = t[0].dtype();
                 let [positives, negatives] =
-                    [contrast.positives, contrast.negatives].map(|x| x.to_dtype(dtype).unwrap());
+                    [contrast.positives, contrast.negatives].map(|x| beside(x, &t[0]).unwrap());
                 let contrast =
                     Contrast { positives: &positives, negatives: &negatives, ..contrast };
                 Ok(info_nce(&t[0], &contrast)?.losses)

@@ -126,7 +126,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
-    use crate::ops::check::{check, random, same_on_any_threads, values};
+    use crate::ops::check::{beside, check, random, same_on_any_threads, values};
 
     fn angles(tokens: usize, half: usize) -> (Tensor, Tensor) {
         let angle = random((tokens, half), 7);
@@ -138,8 +138,7 @@ mod tests {
         for (tokens, heads, head_dim) in [(3, 2, 6), (70, 1, 2), (1, 3, 40)] {
             let (cos, sin) = angles(tokens, head_dim / 2);
             check(&[random((tokens, heads, head_dim), 1)], |t| {
-                let dtype = t[0].dtype();
-                rope(&t[0], &cos.to_dtype(dtype)?, &sin.to_dtype(dtype)?)
+                rope(&t[0], &beside(&cos, &t[0])?, &beside(&sin, &t[0])?)
             });
         }
     }

@@ -76,6 +76,7 @@ impl KvCache {
     pub fn truncate(&mut self, len: usize) -> Result<()> {
         match &mut self.held {
             Held::Nothing => {}
+            Held::Graph(layers) if len == 0 => layers.clear(),
             Held::Graph(layers) => {
                 for side in layers.iter_mut().flat_map(|(k, v)| [k, v]) {
                     *side = side.narrow(0, 0, len)?.contiguous()?;

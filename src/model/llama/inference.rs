@@ -30,6 +30,13 @@ impl Llama {
         match self.pass_by_hand() {
             Some(Inner::Full) => self.infer_by_hand::<f32>(input, cache, rows),
             Some(Inner::Half) => self.infer_by_hand::<bf16>(input, cache, rows),
+            // CUDA has no tensor without elements.
+            None if rows.is_empty() || input.ids.is_empty() => {
+                if !input.ids.is_empty() {
+                    self.frozen().hidden(input, Some(cache), DropoutPair::default())?;
+                }
+                Tensor::zeros((0, self.config.hidden_size), self.activation_dtype(), &Device::Cpu)
+            }
             None => {
                 let hidden = self.frozen().hidden(input, Some(cache), DropoutPair::default())?;
                 hidden.index_select(&Tensor::new(rows, hidden.device())?, 0)
