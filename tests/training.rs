@@ -455,6 +455,37 @@ fn a_resumed_run_equals_an_uninterrupted_one() {
 }
 
 #[test]
+fn few_samples_are_passed_over_until_there_are_enough_steps() {
+    let fixture = fixture();
+    // Full batches alone, so that the batches of two passes together are those of the passes.
+    let count = samples(&fixture, 0).len();
+    let batch = (1..=64).rev().find(|&batch| count.is_multiple_of(batch)).unwrap();
+    let per_pass = (count / batch) as u64;
+    assert!(batch > 8, "{count} samples");
+    let train_config = || StageConfig { max_steps: None, batch, ..train_config() };
+    let config = |epochs, min_steps| StageConfig { epochs, min_steps, ..train_config() };
+    let run = |config: &StageConfig, state: Option<&std::path::Path>, stop_after| {
+        let trained = trainable(&fixture);
+        let (record, outcome) = train(&fixture, &trained, config, state, stop_after);
+        (record.losses, outcome.unwrap().steps, values(&trained.params))
+    };
+    let repeated = config(2, 2 * per_pass + 1);
+    let (losses, steps, weights) = run(&repeated, None, 0);
+    assert_eq!((losses.len() as u64, steps), (4 * per_pass, 4 * per_pass));
+    // The passes differ as those of four epochs do.
+    assert_eq!((losses.clone(), steps, weights.clone()), run(&config(4, 0), None, 0));
+    // A process that is stopped in the second pass of the second epoch goes on there.
+    let dir = tempfile::tempdir().unwrap();
+    let stop = 3 * per_pass as usize + 2;
+    let (first, ..) = run(&repeated, Some(dir.path()), stop);
+    let (rest, _, resumed) = run(&repeated, Some(dir.path()), 0);
+    assert_eq!([first, rest].concat(), losses);
+    assert_eq!(resumed, weights);
+    // Enough steps: nothing is repeated.
+    assert_eq!(run(&config(2, 2 * per_pass), None, 0).1, 2 * per_pass);
+}
+
+#[test]
 fn one_and_two_threads_train_the_same_bits() {
     let fixture = fixture();
     let run = |threads: usize, precision| {

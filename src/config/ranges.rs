@@ -55,8 +55,9 @@ const LORA: [(&str, Range); 3] =
     [("rank", WIDTH), ("alpha", Above(0.0, 1e6)), ("dropout", BelowOne)];
 
 /// The settings of a training run.
-const STAGE: [(&str, Range); 15] = [
+const STAGE: [(&str, Range); 16] = [
     ("epochs", COUNT_OR_NONE),
+    ("min-steps", COUNT_OR_NONE),
     ("max-steps", COUNT),
     ("batch", COUNT),
     ("micro-batch", COUNT),

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{Monitor, Run};
-use crate::train::{Control, EpochReport, Losses, Memory, Observer, StepReport};
+use crate::train::{Control, EpochReport, Losses, Observer, Start, StepReport};
 use crate::{Error, Result};
 
 /// Appends to the log and drives a progress display.
@@ -53,8 +53,16 @@ impl<'a> TrainLog<'a> {
 }
 
 impl Observer for TrainLog<'_> {
-    fn on_start(&mut self, memory: Option<Memory>) -> Result<()> {
-        if let Some(memory) = memory {
+    fn on_start(&mut self, start: &Start) -> Result<()> {
+        if start.passes > 1 {
+            tracing::info!(
+                "{}: samples are few: an epoch passes over them {} times, {} steps in all",
+                self.stage,
+                start.passes,
+                start.total_steps
+            );
+        }
+        if let Some(memory) = start.memory {
             let gb = |bytes: u64| bytes as f64 / 1e9;
             tracing::info!(
                 "{}: a step takes about {:.2} GB: weights {:.2}, gradients {:.2}, moments {:.2}, kept \

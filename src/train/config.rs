@@ -8,8 +8,11 @@ use crate::nn::AdamWConfig;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct StageConfig {
-    /// Passes over the samples.
+    /// Epochs: passes over the samples, each followed by a validation.
     pub epochs: u64,
+    /// Steps that the epochs have together at least: where samples are few, an epoch passes over them as often
+    /// as that takes.
+    pub min_steps: u64,
     /// Stop after this many steps, whatever the epochs say.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_steps: Option<u64>,
@@ -44,6 +47,7 @@ impl Default for StageConfig {
     fn default() -> Self {
         Self {
             epochs: 3,
+            min_steps: 0,
             max_steps: None,
             batch: 128,
             micro_batch: None,

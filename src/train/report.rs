@@ -69,11 +69,22 @@ pub enum Control {
     Stop,
 }
 
+/// What lies before a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Start {
+    /// What memory a step is expected to take, where that can be told.
+    pub memory: Option<Memory>,
+    /// Passes over the samples in an epoch.
+    pub passes: u64,
+    /// Steps of all epochs.
+    pub total_steps: u64,
+}
+
 /// Hears of a run's progress.
 pub trait Observer {
-    /// Before the first step: what memory it is expected to take, where that can be told.
-    fn on_start(&mut self, memory: Option<Memory>) -> Result<()> {
-        let _ = memory;
+    /// Before the first step.
+    fn on_start(&mut self, start: &Start) -> Result<()> {
+        let _ = start;
         Ok(())
     }
     /// After every step.

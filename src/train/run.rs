@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use rayon::ThreadPoolBuilder;
 
+use super::config::StageConfig;
 use super::gradients::Workspace;
-use super::report::{Control, EpochReport, Losses, Observer, StepReport, TrainOutcome};
+use super::report::{Control, EpochReport, Losses, Observer, Start, StepReport, TrainOutcome};
 use super::schedule::Schedule;
 use super::state::{Progress, StateDir};
 use super::trainer::{Trainer, Validation};
@@ -73,18 +74,25 @@ impl Trainer<'_> {
         }
         let state = self.state.map(StateDir::new);
         let mut running = self.begin(state.as_ref())?;
-        let mut epoch_samples = samples(running.progress.epoch)?;
-        if epoch_samples.is_empty() {
+        let one_pass = samples(running.progress.epoch)?;
+        if one_pass.is_empty() {
             invalid!(
                 "there is nothing to train on: no user has two items before validation and test"
             );
         }
+        let passes = passes(config, one_pass.len());
+        let samples = move |epoch: u64| -> Result<Vec<Sample>> {
+            let passes = (epoch * passes..(epoch + 1) * passes).map(samples);
+            Ok(passes.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+        };
+        let mut epoch_samples =
+            if passes == 1 { one_pass } else { samples(running.progress.epoch)? };
         let per_epoch = epoch_samples.len().div_ceil(config.batch) as u64;
         let all_steps = per_epoch * config.epochs;
         let total_steps = config.max_steps.map_or(all_steps, |max| max.min(all_steps));
         let schedule = Schedule::new(config.learning_rate, config.warmup_ratio, total_steps);
         let memory = self.memory(&epoch_samples);
-        observer.on_start(memory)?;
+        observer.on_start(&Start { memory, passes, total_steps })?;
         let outcome = |running: &Running, finished| TrainOutcome {
             finished,
             best: running.progress.best,
@@ -266,4 +274,10 @@ impl Trainer<'_> {
         }
         Ok((losses, norm))
     }
+}
+
+/// How often an epoch passes over `samples`, so that all epochs have the steps that are asked for.
+fn passes(config: &StageConfig, samples: usize) -> u64 {
+    let steps = samples.div_ceil(config.batch) as u64 * config.epochs;
+    config.min_steps.div_ceil(steps.max(1)).max(1)
 }
