@@ -93,11 +93,18 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
 pub fn write_json_lines<T: Serialize>(path: &Path, values: &[T]) -> Result<()> {
     write_with(path, |file| {
         for value in values {
-            serde_json::to_writer(&mut *file, value)?;
-            file.write_all(b"\n")?;
+            file.write_all(json_line(value)?.as_bytes())?;
         }
         Ok(())
     })
+}
+
+/// `value` as JSON on a line of its own, its end included.
+///
+/// The line and paragraph separators of Unicode are escaped: some readers end a line at them.
+pub fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
+    let text = serde_json::to_string(value)?;
+    Ok(text.replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029") + "\n")
 }
 
 /// Reads a file with JSON on every line; an error names the file, the line and what is wrong.
@@ -173,6 +180,14 @@ pub fn remove_dir(dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_of_json_has_no_other_end() {
+        let text = "a\u{2028}b\u{2029}c\nd \u{85}";
+        let line = json_line(&text).unwrap();
+        assert_eq!(line, "\"a\\u2028b\\u2029c\\nd \u{85}\"\n");
+        assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
+    }
 
     #[test]
     fn plain_names_are_no_paths() {

@@ -62,8 +62,11 @@ fn the_whole_pipeline_runs_stage_by_stage_and_knows_what_is_done() {
     // Redoing the index makes what was built on it stale, and `run` builds it again.
     run(dir, &["index", "--force"], 0);
     fails(dir, &["eval"], &["train --stage initial"]);
-    let (again, _) = run(dir, &["run"], 0);
-    assert_eq!(again, table, "the same seed gives the same metrics");
+    let (beside, _) = run(dir, &["run"], 0);
+    for text in ["sasrec", "adapter on, beside SASRec", "history left out  recall@10"] {
+        assert!(beside.contains(text), "{text} is not in {beside}");
+    }
+    assert_eq!(run(dir, &["eval"], 0).0, table, "the same seed gives the same metrics");
 }
 
 #[test]
@@ -276,6 +279,49 @@ fn datasets_are_written_read_and_refused() {
 }
 
 #[test]
+fn init_writes_a_configuration_that_runs_from_anywhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let shop = ["data.synthetic.users=150", "data.synthetic.items=50", "data.synthetic.groups=5"];
+    let shop = shop.iter().flat_map(|set| ["--set", set]);
+    run(dir, &shop.chain(["data", "synth", "--out", "Shop"]).collect::<Vec<_>>(), 0);
+    let (told, _) = run(dir, &["init", "Shop"], 0);
+    assert!(told.contains("`llmbs run`"), "{told}");
+    let (config, _) = run(dir, &["config"], 0);
+    let path = fs::canonicalize(dir).unwrap().join("Shop");
+    assert!(config.contains(&format!("path = {:?}", path.display().to_string())), "{config}");
+    fs::create_dir(dir.join("elsewhere")).unwrap();
+    let (again, _) = run(&dir.join("elsewhere"), &["--config", "../llmbs.toml", "config"], 0);
+    assert_eq!(again.matches("elsewhere").count(), 1, "{again}");
+    // What is there is kept.
+    fs::write(dir.join("llmbs.toml"), "seed = 7\n").unwrap();
+    fails(dir, &["init", "Shop"], &["llmbs.toml", "--force", "--out"]);
+    assert_eq!(fs::read_to_string(dir.join("llmbs.toml")).unwrap(), "seed = 7\n");
+    run(dir, &["init", "Shop", "--force"], 0);
+    run(dir, &["init", "Shop", "--out", "elsewhere/shop.toml"], 0);
+    let (stats, _) = run(dir, &["--config", "elsewhere/shop.toml", "data", "stats"], 0);
+    assert!(stats.contains("users                  150"), "{stats}");
+    fails(dir, &["init", "Nowhere", "--force"], &["Nowhere", "inter.json"]);
+}
+
+#[test]
+fn shells_and_man_know_every_command() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    for shell in ["bash", "zsh", "fish"] {
+        let (text, _) = run(dir, &["completions", shell], 0);
+        assert!(text.contains("recommend") && text.contains("init"), "{shell}");
+    }
+    run(dir, &["man", "--out", "pages"], 0);
+    for page in ["llmbs.1", "llmbs-recommend.1", "llmbs-bench-train.1"] {
+        assert!(
+            fs::read_to_string(dir.join("pages").join(page)).unwrap().contains(".TH"),
+            "{page}"
+        );
+    }
+}
+
+#[test]
 fn the_resolved_configuration_runs_as_a_file() {
     let dir = tiny();
     let (config, _) = run(dir.path(), &["--seed", "7", "config"], 0);
@@ -327,7 +373,7 @@ fn a_closed_pipe_ends_quietly_and_a_full_disk_is_an_error() {
         &["recommend", "--batch", "requests.jsonl"],
         &["generate", "--prompt", "rose", "--max-tokens", "2"],
         &["bench", "kmeans", "--items", "40", "--dim", "4", "--k", "8", "--json"],
-        &["baseline", "sasrec", "--set", "baseline.sasrec.epochs=1", "--json"],
+        &["baseline", "sasrec", "--json"],
     ];
     for args in commands {
         let (reader, writer) = std::io::pipe().unwrap();

@@ -78,10 +78,10 @@ fn an_index_is_made_from_embeddings_of_ones_own() {
     assert_eq!(projectors["semantic.weight"].dims(), [24, 32]);
 
     let index = fs::read(dir.join("runs/llmbs/index/index.json")).unwrap();
-    fails(dir, &["index"], &["index.semantic.embeddings was \"texts.npy\", is now unset"]);
+    fails(dir, &["index"], &["index.semantic.embeddings was", "texts.npy\", is now unset"]);
     matrix(5, DType::F32).write_npy(dir.join("texts.npy")).unwrap();
-    fails(dir, &with(&["index"]), &["index.semantic.embeddings (texts.npy) has changed since"]);
-    fails(dir, &with(&["eval"]), &["index.semantic.embeddings (texts.npy) has changed since"]);
+    fails(dir, &with(&["index"]), &["texts.npy) has changed since"]);
+    fails(dir, &with(&["eval"]), &["texts.npy) has changed since"]);
 
     // A bad file stops before anything is touched, even when the index is to be redone.
     let manifest = fs::read(dir.join("runs/llmbs/manifest.json")).unwrap();

@@ -69,7 +69,7 @@ fn a_batch_answers_each_line_as_a_single_request_would_be() {
         "",
         r#"{"id": {"page": 4}, "text": "rose body wash"}"#,
         r#"{"history": ["S00004", 5]}"#,
-        r#"{"user": 7}"#,
+        r#"{"user": 7, "page": "home"}"#,
     ];
     write("good.jsonl", &requests.join("\n"));
     let args = ["recommend", "--batch", "good.jsonl", "--top", "5"];
@@ -83,7 +83,9 @@ fn a_batch_answers_each_line_as_a_single_request_would_be() {
     assert_same(&answers[3]["items"], &single(&["--history", "S00004, S00005"]));
     assert_same(&answers[4]["items"], &answers[1]["items"]);
     assert_eq!((&answers[0]["id"], &answers[2]["id"]), (&json!("first"), &json!({"page": 4})));
-    assert!(answers[1].get("id").is_none());
+    // What was asked comes back, but for the history.
+    assert_eq!((&answers[1]["user"], &answers[4]["page"]), (&json!("7"), &json!("home")));
+    assert!(answers[1].get("id").is_none() && answers[0].get("history").is_none());
 
     run(&SHOP, &[args.as_slice(), &["--out", "answers/good.jsonl"]].concat(), 0);
     assert_eq!(fs::read_to_string(SHOP.join("answers/good.jsonl")).unwrap(), stdout);
@@ -94,10 +96,10 @@ fn a_bad_line_of_a_batch_says_what_is_wrong_and_stops_nothing() {
     let requests = [
         r#"{"id": "a", "history": [1]}"#,
         r#"{"id": "b", "history": "#,
-        r#"{"id": "c", "history": [1, 9999]}"#,
+        r#"{"id": "c", "history": [9999]}"#,
         r#"{"id": "d", "history": []}"#,
         r#"{"id": "e", "user": "nobody"}"#,
-        r#"{"id": "f", "users": "7"}"#,
+        r#"{"id": "f", "user": "7", "items": 3}"#,
         r#"{"id": "g", "user": "7", "text": "soap"}"#,
         r#"{"id": "h"}"#,
         r#"{"id": "i", "history": [1.5]}"#,
@@ -107,8 +109,8 @@ fn a_bad_line_of_a_batch_says_what_is_wrong_and_stops_nothing() {
         r#"{"id": "z", "history": [1]}"#,
     ];
     write("bad.jsonl", &format!("\n{}\n", requests.join("\n")));
-    let (stdout, stderr) = run(&SHOP, &["recommend", "--batch", "bad.jsonl"], 0);
-    assert!(stderr.contains("11 of them with an error"), "{stderr}");
+    let (stdout, stderr) = run(&SHOP, &["recommend", "--batch", "bad.jsonl"], 1);
+    assert!(stderr.contains("error: 11 of 13 requests could not be answered"), "{stderr}");
     let answers = json_lines(&stdout);
     assert_eq!(answers.len(), requests.len());
     assert_same(&answers[0]["items"], &answers[12]["items"]);
@@ -117,7 +119,7 @@ fn a_bad_line_of_a_batch_says_what_is_wrong_and_stops_nothing() {
         "9999",
         "history is empty",
         "nobody",
-        "unknown field \"users\"",
+        "no field \"items\"",
         "exactly one of",
         "exactly one of",
         "1.5",
@@ -132,6 +134,27 @@ fn a_bad_line_of_a_batch_says_what_is_wrong_and_stops_nothing() {
         assert!(answers[i].get("items").is_none());
     }
     assert_eq!((&answers[2]["id"], answers[1].get("id")), (&json!("c"), None));
+}
+
+#[test]
+fn an_unknown_item_of_a_batch_is_told_beside_the_answer_from_the_rest() {
+    write("some.jsonl", r#"{"history": [1, "none", 2, 9999]}"#);
+    let (stdout, _) = run(&SHOP, &["recommend", "--batch", "some.jsonl", "--top", "5"], 0);
+    let answer = json_lines(&stdout).remove(0);
+    assert_eq!(answer["unknown"], json!(["none", 9999]));
+    assert_same(&answer["items"], &recommend(&["--history", "1,2", "--top", "5"]));
+}
+
+#[test]
+fn all_users_are_answered_by_their_own_keys() {
+    let args = ["recommend", "--all-users", "--top", "3", "--out", "answers/all.jsonl"];
+    let (stdout, stderr) = run(&SHOP, &args, 0);
+    assert!(stdout.is_empty() && stderr.contains("requests answered"), "{stdout}{stderr}");
+    let answers = json_lines(&fs::read_to_string(SHOP.join("answers/all.jsonl")).unwrap());
+    let users: BTreeSet<&str> = answers.iter().map(|a| a["user"].as_str().unwrap()).collect();
+    assert_eq!(users.len(), answers.len());
+    let of_7 = answers.iter().find(|answer| answer["user"] == "7").unwrap();
+    assert_same(&of_7["items"], &recommend(&["--user", "7", "--top", "3"]));
 }
 
 #[test]
@@ -168,7 +191,8 @@ fn an_excluded_history_is_never_recommended_and_the_list_is_full() {
     let rest: Vec<u64> = ids(&all).into_iter().filter(|i| ![3, 14, 15].contains(i)).collect();
     let exclude = ["--exclude-history", "--history", "3,14,15,3"];
     assert_eq!(ids(&recommend(&[exclude.as_slice(), &["--top", "57"]].concat())), rest);
-    refused(&[exclude.as_slice(), &["--top", "58"]].concat(), &["--top is 58", "only 57"]);
+    let (_, stderr) = run(&SHOP, &[&["recommend", "--top", "58"], &exclude[..]].concat(), 0);
+    assert!(stderr.contains("there are 57 items to recommend, not 58"), "{stderr}");
 
     // Only the last 20 are seen, but none of the 50 comes back.
     let history: Vec<String> = (0..50).map(|item| item.to_string()).collect();
@@ -192,10 +216,12 @@ fn only_the_items_of_a_file_are_recommended() {
         .collect();
     assert_same(&some, &json!(rest));
 
-    refused(&only, &["--top is 10", "only 3 items"]);
+    assert_same(&recommend(&only), &some);
     refused(&[only.as_slice(), &["--top", "2", "--beam", "4"]].concat(), &["--beam is 4"]);
     let excluded = ["--only", "only.txt", "--history", "7", "--top", "3", "--exclude-history"];
-    refused(&excluded, &["only 2"]);
+    assert_eq!(ids(&recommend(&excluded)).len(), 2);
+    let none = ["--only", "only.txt", "--history", "7,12,41", "--exclude-history"];
+    refused(&none, &["all 3 items"]);
     write("unknown.txt", "1\n\nnone\n");
     refused(&["--only", "unknown.txt", "--history", "1"], &["unknown.txt:3", "\"none\""]);
     write("empty.txt", "# nothing\n");
@@ -286,7 +312,7 @@ fn requests_that_cannot_be_met_are_refused() {
     refused(&["--history", ""], &["history is empty"]);
     refused(&["--history", "1,2,-3"], &["no item \"-3\"", "0 to 59", "S00000"]);
     refused(&["--text", " "], &["text is empty"]);
-    refused(&["--history", "1", "--top", "61"], &["--top is 61", "only 60 items"]);
+    assert_eq!(ids(&recommend(&["--history", "1", "--top", "61"])).len(), 60);
     refused(&["--history", "1", "--beam", "61"], &["--beam is 61", "only 60 items"]);
     refused(&["--history", "1", "--top", "0"], &["--top must be at least 1"]);
     refused(&["--history", "1", "--beam", "0"], &["--beam must be at least 1"]);
@@ -303,7 +329,7 @@ fn requests_that_cannot_be_met_are_refused() {
     // A batch that cannot be begun leaves what stands at --out alone.
     write("kept.jsonl", "kept");
     write("one.jsonl", "{\"history\": [1]}");
-    refused(&["--batch", "one.jsonl", "--out", "kept.jsonl", "--top", "99"], &["--top"]);
+    refused(&["--batch", "one.jsonl", "--out", "kept.jsonl", "--beam", "99"], &["--beam"]);
     assert_eq!(fs::read_to_string(SHOP.join("kept.jsonl")).unwrap(), "kept");
 
     // The default beam shrinks to a small catalogue.
@@ -373,8 +399,8 @@ fn a_checkpoint_that_does_not_fit_the_index_is_refused() {
 
 #[test]
 fn the_manual_names_every_field() {
-    write("two.jsonl", "{\"id\": 1, \"history\": [1]}\n{\"id\": 2}\n");
-    let (stdout, _) = run(&SHOP, &["recommend", "--batch", "two.jsonl", "--explain"], 0);
+    write("two.jsonl", "{\"id\": 1, \"history\": [1, \"none\"]}\n{\"id\": 2}\n");
+    let (stdout, _) = run(&SHOP, &["recommend", "--batch", "two.jsonl", "--explain"], 1);
     let mut found = BTreeSet::new();
     for answer in json_lines(&stdout) {
         found.extend(field_names(&answer));

@@ -12,6 +12,7 @@ use super::device::DeviceChoice;
 use super::eval::EvalArgs;
 use super::generate::GenerateArgs;
 use super::index::IndexArgs;
+use super::init::InitArgs;
 use super::recommend::RecommendArgs;
 use super::train::TrainArgs;
 
@@ -55,6 +56,8 @@ pub(super) enum Command {
         #[command(subcommand)]
         command: DataCommand,
     },
+    /// Write a configuration that fits a dataset
+    Init(InitArgs),
     /// Embed the items and build the item index
     Index(IndexArgs),
     /// Train a stage
@@ -68,12 +71,23 @@ pub(super) enum Command {
     /// Recommend items to a user, after a history, or by a description; one, a file of them, or line by
     /// line (docs/recommend.md)
     Recommend(RecommendArgs),
-    /// Index, both training stages and evaluation: whatever is not done yet
+    /// Index, both training stages, and evaluation beside a SASRec: whatever is not done yet
     Run,
     /// Train variants of the configuration with several seeds and compare them (docs/ablations.md)
     Ablate(AblateArgs),
     /// Print the resolved configuration
     Config,
+    /// Print the completions of a shell, to be sourced by it
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write a manual page for each command
+    Man {
+        /// The folder
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
     /// Time the engines on random input
     Bench {
         #[command(subcommand)]

@@ -12,8 +12,17 @@ use super::progress::Bars;
 use super::show::{self, EXCLUDED, decimal, out, with_interval, word};
 use super::switch::Switch;
 use crate::data::Split;
-use crate::run::{Bucket, Comparison, EvalRequest, EvalSettings, Ranking, Run, metric_names};
+use crate::run::{
+    Baseline, BaselineRequest, Bucket, Comparison, EvalRequest, EvalResult, EvalSettings, Ranking,
+    Report, Run, metric_names,
+};
 
+/// What is said in words of a comparison.
+const TOLD: [&str; 2] = ["recall@10", "ndcg@10"];
+/// A difference is established where chance alone brings as large a one less often.
+const SIGNIFICANCE: f64 = 0.05;
+/// Items among what is written without the trie, below which the model does not know the index yet.
+const LOW_LEGAL_RATE: f64 = 0.5;
 /// What the buckets of the table show.
 const BUCKET_METRIC: &str = "recall@10";
 
@@ -59,6 +68,7 @@ pub(super) enum EvalTask {
     Text,
 }
 
+/// Evaluates whatever is asked for and shows it.
 pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::Result<()> {
     let beams = if args.beam.is_empty() { vec![run.config().eval.beam] } else { args.beam.clone() };
     if beams.contains(&0) || args.limit == Some(0) {
@@ -88,9 +98,7 @@ pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::R
     for of_adapter in requests {
         let mut shown = Vec::new();
         for request in of_adapter {
-            let result = run.evaluate(request, args.force, bars)?;
-            let done = if result.was_done { "is there already" } else { "written" };
-            tracing::info!("{} {done}", result.path.display());
+            let result = evaluation(run, request, args.force, bars)?;
             let comparison = args.compare.as_ref().map(|other| run.compare(request, other));
             let comparison = comparison.transpose()?;
             if let Some(comparison) = &comparison {
@@ -137,52 +145,118 @@ fn as_json(by_adapter: Vec<Vec<Shown>>) -> anyhow::Result<Value> {
     Ok(if by_beam.len() == 1 { by_beam.remove(0) } else { by_beam.into() })
 }
 
+/// Evaluates the trained models on the test split beside a SASRec, and says which is better.
+pub(super) fn beside_sasrec(run: &Run, bars: &mut Bars) -> anyhow::Result<()> {
+    let (baseline, split, seed) = (Baseline::SasRec, Split::Test, run.config().seed);
+    let sasrec = BaselineRequest { baseline, split, seed };
+    let result = run.baseline(sasrec, false, bars)?;
+    let folder = sasrec.folder(run.dir());
+    let beam = run.config().eval.beam;
+    let adapters = if run.has_adapter() { vec![true, false] } else { vec![false] };
+    let (mut shown, mut verdicts) = (Vec::new(), String::new());
+    for adapter in adapters {
+        let request = EvalRequest { split, adapter, beam, limit: None, fuse: &[] };
+        let ranking = evaluation(run, request, false, bars)?.report;
+        let heading = of_adapter(&ranking.settings);
+        let _ = writeln!(verdicts, "{heading}, beside SASRec:");
+        verdicts += &verdict(&run.compare(request, &folder)?);
+        shown.push(Shown { ranking, comparison: None });
+    }
+    let evaluations: Vec<&Shown> = shown.iter().collect();
+    let of_sasrec = Column { heading: "sasrec".into(), report: &result.report.report, legal: None };
+    let own = shown.iter().map(|shown| Column::of(shown, of_adapter(&shown.ranking.settings)));
+    let columns: Vec<Column<'_>> = std::iter::once(of_sasrec).chain(own).collect();
+    out(&(table("metric", &evaluations, &columns) + &verdicts))
+}
+
+/// One evaluation; it is said where it stands, and where a model does not know its index.
+fn evaluation(
+    run: &Run,
+    request: EvalRequest<'_>,
+    force: bool,
+    bars: &mut Bars,
+) -> anyhow::Result<EvalResult<Ranking<EvalSettings>>> {
+    let result = run.evaluate(request, force, bars)?;
+    let done = if result.was_done { "is there already" } else { "written" };
+    tracing::info!("{} {done}", result.path.display());
+    if let Some(rate) = &result.report.legal_rate
+        && rate.share < LOW_LEGAL_RATE
+    {
+        tracing::warn!(
+            "without the trie {:.0} % of what is written names an item: the model has not learnt the index; \
+             more steps (train.initial.min-steps) would help",
+            100.0 * rate.share
+        );
+    }
+    Ok(result)
+}
+
+/// What heads the column of a model.
+fn of_adapter(settings: &EvalSettings) -> String {
+    format!("adapter {}", settings.adapter)
+}
+
 /// One table with a column an adapter; where several beams were asked for, one an adapter, with a column a beam.
 fn tables(by_adapter: &[Vec<Shown>]) -> String {
+    let table = |label: &str, evaluations: &[&Shown], heading: &dyn Fn(&EvalSettings) -> String| {
+        let column = |shown: &&'_ Shown| heading(&shown.ranking.settings);
+        let headings: Vec<String> = evaluations.iter().map(column).collect();
+        let columns = evaluations.iter().zip(headings).map(|(shown, h)| Column::of(shown, h));
+        table(label, evaluations, &columns.collect::<Vec<_>>())
+    };
     if by_adapter.iter().all(|beams| beams.len() == 1) {
-        let columns: Vec<&Shown> = by_adapter.iter().flatten().collect();
-        return table("metric", &columns, |settings| format!("adapter {}", settings.adapter));
+        let evaluations: Vec<&Shown> = by_adapter.iter().flatten().collect();
+        return table("metric", &evaluations, &of_adapter);
     }
-    let of_adapter = |beams: &Vec<Shown>| {
-        let columns: Vec<&Shown> = beams.iter().collect();
-        let heading = format!("adapter {}", beams[0].ranking.settings.adapter);
-        table(&heading, &columns, |settings| {
+    let of_beams = |beams: &Vec<Shown>| {
+        let evaluations: Vec<&Shown> = beams.iter().collect();
+        table(&of_adapter(&beams[0].ranking.settings), &evaluations, &|settings| {
             let all = if settings.exhaustive { " (all)" } else { "" };
             format!("beam {}{all}", settings.beam)
         })
     };
-    by_adapter.iter().map(of_adapter).collect::<Vec<_>>().join("\n")
+    by_adapter.iter().map(of_beams).collect::<Vec<_>>().join("\n")
 }
 
-/// Evaluations side by side, with the popularity baseline.
-fn table(
-    heading: &str,
-    evaluations: &[&Shown],
-    column: impl Fn(&EvalSettings) -> String,
-) -> String {
+/// A column of the table: whatever ranks the same users.
+struct Column<'a> {
+    heading: String,
+    report: &'a Report,
+    /// Of a language model.
+    legal: Option<f64>,
+}
+
+impl<'a> Column<'a> {
+    fn of(shown: &'a Shown, heading: String) -> Self {
+        let ranking = &shown.ranking;
+        Self { heading, report: &ranking.report, legal: ranking.legal_rate.map(|rate| rate.share) }
+    }
+}
+
+/// Columns side by side behind popularity; `evaluations` are those of language models among them.
+fn table(label: &str, evaluations: &[&Shown], columns: &[Column<'_>]) -> String {
     let Some(first) = evaluations.first().map(|shown| &shown.ranking) else {
         return String::new();
     };
     let mut text = String::new();
-    let mut row =
-        |label: &str, popularity: &str, cell: &dyn Fn(&Ranking<EvalSettings>) -> String| {
-            let mut line = format!("{label:<24}{popularity:>12}");
-            for evaluation in evaluations {
-                let _ = write!(line, "{:>16}", cell(&evaluation.ranking));
-            }
-            let _ = writeln!(text, "{}", line.trim_end());
-        };
-    row(heading, "popularity", &|e| column(&e.settings));
+    let mut row = |label: &str, popularity: &str, cell: &dyn Fn(&Column<'_>) -> String| {
+        let mut line = format!("{label:<24}{popularity:>12}");
+        for column in columns {
+            let _ = write!(line, "{:>16}", cell(column));
+        }
+        let _ = writeln!(text, "{}", line.trim_end());
+    };
+    row(label, "popularity", &|c| c.heading.clone());
     for name in metric_names() {
-        row(name, &decimal(&first.popularity, name), &|e| {
-            with_interval(&e.report.metrics, &e.report.intervals, name)
+        row(name, &decimal(&first.popularity, name), &|c| {
+            with_interval(&c.report.metrics, &c.report.intervals, name)
         });
     }
     row(EXCLUDED, "", &|_| String::new());
     for name in metric_names() {
         let popularity = decimal(&first.popularity_history_excluded, name);
-        row(&format!("  {name}"), &popularity, &|e| {
-            let report = &e.report;
+        row(&format!("  {name}"), &popularity, &|c| {
+            let report = c.report;
             with_interval(
                 &report.metrics_history_excluded,
                 &report.intervals_history_excluded,
@@ -190,20 +264,18 @@ fn table(
             )
         });
     }
-    row("coverage@10", "", &|e| format!("{:.4}", e.report.coverage.top_10));
-    row("coverage@20", "", &|e| format!("{:.4}", e.report.coverage.top_20));
-    row("legal rate", "", &|e| {
-        e.legal_rate.map_or_else(String::new, |rate| format!("{:.4}", rate.share))
-    });
-    let buckets = |e: &Ranking<EvalSettings>, by: &str| match by {
-        "history" => e.report.by_history.clone(),
-        _ => e.report.by_popularity.clone(),
+    row("coverage@10", "", &|c| format!("{:.4}", c.report.coverage.top_10));
+    row("coverage@20", "", &|c| format!("{:.4}", c.report.coverage.top_20));
+    row("legal rate", "", &|c| c.legal.map_or_else(String::new, |share| format!("{share:.4}")));
+    let buckets = |report: &Report, by: &str| match by {
+        "history" => report.by_history.clone(),
+        _ => report.by_popularity.clone(),
     };
     for by in ["history", "popularity"] {
         row(&format!("{BUCKET_METRIC} by {by}"), "users", &|_| String::new());
-        for (i, bucket) in buckets(first, by).iter().enumerate() {
-            row(&format!("  {}", range(bucket)), &bucket.users.to_string(), &|e| {
-                buckets(e, by).get(i).map_or_else(String::new, |bucket| {
+        for (i, bucket) in buckets(&first.report, by).iter().enumerate() {
+            row(&format!("  {}", range(bucket)), &bucket.users.to_string(), &|c| {
+                buckets(c.report, by).get(i).map_or_else(String::new, |bucket| {
                     with_interval(&bucket.metrics, &bucket.intervals, BUCKET_METRIC)
                 })
             });
@@ -292,6 +364,29 @@ fn compared(comparison: &Comparison, settings: &EvalSettings) -> String {
         .collect();
     if !differing.is_empty() {
         let _ = writeln!(text, "the runs differ in {}", differing.join(", "));
+    }
+    text + &verdict(comparison)
+}
+
+/// Which of both is better, a line a rule and metric.
+fn verdict(comparison: &Comparison) -> String {
+    let both =
+        [("history ranked", &comparison.metrics), (EXCLUDED, &comparison.metrics_history_excluded)];
+    let mut text = String::new();
+    for (rule, metrics) in both {
+        for name in TOLD {
+            let Some(d) = metrics.get(name) else { continue };
+            let word = match d.difference {
+                _ if d.p_value >= SIGNIFICANCE => "no difference established",
+                difference if difference > 0.0 => "better",
+                _ => "WORSE",
+            };
+            let _ = writeln!(
+                text,
+                "  {rule:<16}  {name:<9}  {word}: {:.4} against {:.4}, {:+.4} (p {:.4})",
+                d.this, d.other, d.difference, d.p_value
+            );
+        }
     }
     text
 }

@@ -10,6 +10,8 @@ mod device;
 mod eval;
 mod generate;
 mod index;
+mod init;
+mod manual;
 mod progress;
 mod recommend;
 mod request;
@@ -29,7 +31,7 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{DEMO, RunConfig, key_of};
 use crate::run::{Run, Stage};
 use args::{Args, Command};
-use eval::{EvalArgs, EvalTask};
+use eval::EvalTask;
 use progress::Bars;
 use show::out;
 
@@ -68,6 +70,12 @@ fn run(args: &Args) -> anyhow::Result<()> {
     if let Command::Bench { command } = &args.command {
         return bench::run(command, args.seed.unwrap_or_default(), args.device);
     }
+    match &args.command {
+        Command::Init(asked) => return init::run(asked),
+        Command::Completions { shell } => return manual::completions(*shell),
+        Command::Man { out } => return manual::pages(out),
+        _ => {}
+    }
     if let Command::Ablate(asked) = &args.command {
         if args.seed.is_some() || args.set.iter().any(|setting| key_of(setting) == "seed") {
             bail!("{}: its `seeds` say what to train with; leave --seed out", asked.spec.display());
@@ -96,6 +104,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
                 Command::Run => whole(&mut run, &mut bars),
                 Command::Config
                 | Command::Data { .. }
+                | Command::Init(_)
+                | Command::Completions { .. }
+                | Command::Man { .. }
                 | Command::Bench { .. }
                 | Command::Ablate(_) => Ok(()),
             }
@@ -141,7 +152,7 @@ fn set_threads(threads: Option<usize>) -> anyhow::Result<()> {
         .context("the thread pool could not be started")
 }
 
-/// Index, both stages and evaluation: whatever is not done yet.
+/// Index, both stages, a SASRec to compare with, and the evaluation: whatever is not done yet.
 fn whole(run: &mut Run, bars: &mut Bars) -> anyhow::Result<()> {
     for stage in [Stage::Index, Stage::Initial, Stage::Anneal] {
         let report = run.stage(stage, false, bars)?;
@@ -149,5 +160,5 @@ fn whole(run: &mut Run, bars: &mut Bars) -> anyhow::Result<()> {
             tracing::info!("{line}");
         }
     }
-    eval::evaluate(run, &EvalArgs::default(), bars)
+    eval::beside_sasrec(run, bars)
 }

@@ -9,13 +9,13 @@ use std::time::Instant;
 use anyhow::{Context, bail};
 use clap::Args as ClapArgs;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::progress::Bars;
 use super::request::{self, Request};
 use super::show::{self, out};
 use super::switch::Switch;
-use crate::data::{ItemId, Lookup};
+use crate::data::{ItemId, Lookup, User};
 use crate::files;
 use crate::run::{
     Explanation, Monitor, NamedItem, Query, RecommendOptions, Recommendation, Run, Service,
@@ -31,8 +31,10 @@ const SHORT_TITLE: usize = 40;
 /// The answer to one line.
 #[derive(Debug, Serialize)]
 struct Answer {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    id: Option<Value>,
+    #[serde(flatten)]
+    fields: Map<String, Value>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unknown: Vec<Value>,
     #[serde(flatten)]
     outcome: Outcome,
 }
@@ -49,7 +51,7 @@ enum Outcome {
 #[command(group(
     clap::ArgGroup::new("whom")
         .required(true)
-        .args(["user", "history", "text", "batch", "interactive"])
+        .args(["user", "history", "text", "batch", "all_users", "interactive"])
 ))]
 pub(super) struct RecommendArgs {
     /// A user of the dataset; the history is everything the user took
@@ -64,14 +66,17 @@ pub(super) struct RecommendArgs {
     /// A file of requests, a JSON object a line; the answers are JSON lines in the same order
     #[arg(long, value_name = "FILE")]
     pub(super) batch: Option<PathBuf>,
+    /// Every user of the dataset, each after everything the user took; the answers are JSON lines
+    #[arg(long)]
+    pub(super) all_users: bool,
     /// Load the model once and answer each line of stdin, a history or a JSON object, at once; an empty
     /// line ends
     #[arg(long)]
     pub(super) interactive: bool,
-    /// Where the answers to --batch go [default: stdout]
+    /// Where the answers to --batch and --all-users go [default: stdout]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["user", "history", "text", "interactive"])]
     pub(super) out: Option<PathBuf>,
-    /// How many items
+    /// How many items; fewer where there are not as many to recommend
     #[arg(long, default_value_t = 10)]
     pub(super) top: usize,
     /// Beam width; at least --top in effect [default: eval.beam of the configuration]
@@ -114,11 +119,18 @@ pub(super) fn recommend(run: &Run, args: &RecommendArgs, bars: &mut Bars) -> any
     if let Some(path) = &args.batch {
         let text = fs::read(path).with_context(|| path.display().to_string())?;
         let service = run.service(&catalogue, options)?;
-        return batch(&service, &text, &lookup, args.out.as_deref(), bars);
+        let lines = (1..).zip(text.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii));
+        let lines: Vec<(usize, &[u8])> = lines.filter(|(_, line)| !line.is_empty()).collect();
+        let read = |(line, text): &(usize, &[u8])| Request::from_json(text, *line, &lookup);
+        return batch(&service, &lines, &read, args, bars);
     }
     let service = run.service(&catalogue, options)?;
+    if args.all_users {
+        let users: Vec<(usize, &User)> = (1..).zip(&run.dataset().users).collect();
+        return batch(&service, &users, &|&(line, user)| Request::of_user(user, line), args, bars);
+    }
     match single {
-        Some(query) => one(&service, query, args.json),
+        Some(query) => one(&service, query, args),
         None => interactive(&service, &lookup, args.json),
     }
 }
@@ -147,32 +159,38 @@ fn read_items(path: &Path, lookup: &Lookup) -> anyhow::Result<Vec<ItemId>> {
     Ok(items)
 }
 
-fn one(service: &Service, query: Query, json: bool) -> anyhow::Result<()> {
+fn one(service: &Service, query: Query, args: &RecommendArgs) -> anyhow::Result<()> {
     let items = service.answer(&[query])?.swap_remove(0)?;
-    if json { show::json(&items) } else { out(&table(&items)) }
+    if items.len() < args.top {
+        tracing::info!("there are {} items to recommend, not {}", items.len(), args.top);
+    }
+    if args.json { show::json(&items) } else { out(&table(&items)) }
 }
 
-/// Answers a file of requests, a line each, in their order; a bad line is answered with what is wrong.
-fn batch(
+/// Answers what `request` makes of each of `asked`, a line each, in their order; what cannot be answered has a
+/// line that says why.
+///
+/// # Errors
+/// At the end, if there was any such line.
+fn batch<T>(
     service: &Service,
-    text: &[u8],
-    lookup: &Lookup,
-    out: Option<&Path>,
+    asked: &[T],
+    request: &dyn Fn(&T) -> Request,
+    args: &RecommendArgs,
     bars: &mut Bars,
 ) -> anyhow::Result<()> {
-    let lines = (1..).zip(text.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii));
-    let lines: Vec<(usize, &[u8])> = lines.filter(|(_, line)| !line.is_empty()).collect();
     let start = Instant::now();
-    bars.begin("recommend", lines.len() as u64);
-    let (mut done, mut bad) = (0, 0);
+    bars.begin("recommend", asked.len() as u64);
+    let (mut done, mut bad, mut short) = (0, 0, 0);
     let mut job = |out: &mut dyn Write| -> io::Result<()> {
-        for window in lines.chunks(WINDOW) {
-            let read = |(line, text): &(usize, &[u8])| Request::from_json(text, *line, lookup);
-            let requests = window.iter().map(read).collect();
+        for window in asked.chunks(WINDOW) {
+            let requests = window.iter().map(request).collect();
             for answer in answer(service, requests).map_err(io::Error::other)? {
-                serde_json::to_writer(&mut *out, &answer)?;
-                out.write_all(b"\n")?;
-                bad += usize::from(matches!(answer.outcome, Outcome::Error { .. }));
+                out.write_all(files::json_line(&answer)?.as_bytes())?;
+                match &answer.outcome {
+                    Outcome::Error { .. } => bad += 1,
+                    Outcome::Items { items } => short += usize::from(items.len() < args.top),
+                }
             }
             done += window.len();
             let rate = done as f64 / start.elapsed().as_secs_f64();
@@ -180,15 +198,18 @@ fn batch(
         }
         out.flush()
     };
-    match out {
+    match &args.out {
         Some(path) => files::write_with(path, |file| job(file))?,
         None => job(&mut BufWriter::new(io::stdout().lock())).context("stdout")?,
     }
     bars.end();
     let seconds = start.elapsed().as_secs_f64();
     tracing::info!("{done} requests answered in {seconds:.1} s");
+    if short > 0 {
+        tracing::info!("{short} answers have fewer than {} items: there are no more", args.top);
+    }
     if bad > 0 {
-        tracing::warn!("{bad} of them with an error");
+        bail!("{bad} of {done} requests could not be answered; their lines say why");
     }
     Ok(())
 }
@@ -205,7 +226,7 @@ fn interactive(service: &Service, lookup: &Lookup, json: bool) -> anyhow::Result
         let request = Request::from_line(text, line, lookup);
         for answer in answer(service, vec![request])? {
             let text = match &answer.outcome {
-                _ if json => serde_json::to_string(&answer)? + "\n",
+                _ if json => files::json_line(&answer)?,
                 Outcome::Items { items } => table(items),
                 Outcome::Error { error, .. } => {
                     show::fault(error);
@@ -230,7 +251,10 @@ fn answer(service: &Service, requests: Vec<Request>) -> crate::Result<Vec<Answer
             Err(e) => Outcome::Error { line, error: e.to_string() },
         }
     };
-    let answer = |r: Request| Answer { id: r.id, outcome: outcome(r.line, r.query) };
+    let answer = |r: Request| {
+        let (fields, unknown) = (r.fields, r.unknown);
+        Answer { fields, unknown, outcome: outcome(r.line, r.query) }
+    };
     Ok(requests.into_iter().map(answer).collect())
 }
 

@@ -2,34 +2,46 @@
 
 use serde_json::{Map, Value};
 
-use crate::data::{ItemId, Lookup};
+use crate::data::{ItemId, Lookup, User};
 use crate::run::Query;
 use crate::{Error, Result, invalid};
 
-/// The fields of a request, besides its `id`.
-const FIELDS: [&str; 3] = ["user", "history", "text"];
+/// The fields that say what is asked for.
+const ASKED: [&str; 3] = ["user", "history", "text"];
+
+/// The fields that an answer has of its own.
+const ANSWERED: [&str; 4] = ["items", "unknown", "line", "error"];
 
 /// One line of a file or of stdin.
 #[derive(Debug)]
 pub(super) struct Request {
     /// The line's number, from 1.
     pub(super) line: usize,
-    /// The requester's own name for it, given back with the answer.
-    pub(super) id: Option<Value>,
+    /// What the requester wrote, given back with the answer; without the history, which may be long.
+    pub(super) fields: Map<String, Value>,
+    /// Items of the history that there are not, which the answer does without.
+    pub(super) unknown: Vec<Value>,
     /// What is asked for, or what is wrong with the line.
     pub(super) query: Result<Query>,
 }
 
 impl Request {
-    /// Reads `{"id": …, "user" or "history" or "text": …}`.
+    /// Reads `{"user" or "history" or "text": …, …}`.
     pub(super) fn from_json(text: &[u8], line: usize, lookup: &Lookup) -> Self {
-        let (id, query) = match serde_json::from_slice(text) {
-            Ok(Value::Object(mut fields)) => (fields.shift_remove("id"), query(&fields, lookup)),
-            Ok(other) => (None, wrong(format!("expected an object, found {other}"))),
+        let (mut fields, mut unknown) = (Map::new(), Vec::new());
+        let query = match serde_json::from_slice(text) {
+            Ok(Value::Object(given)) => {
+                fields = given;
+                let query = query(&fields, lookup, &mut unknown);
+                fields.shift_remove("history");
+                fields.retain(|name, _| !ANSWERED.contains(&name.as_str()));
+                query
+            }
+            Ok(other) => wrong(format!("expected an object, found {other}")),
             // The position within the line is serde's column; its line is always 1.
-            Err(e) => (None, wrong(format!("not JSON: {}", e.to_string().replace("line 1 ", "")))),
+            Err(e) => wrong(format!("not JSON: {}", e.to_string().replace("line 1 ", ""))),
         };
-        Self { line, id, query }
+        Self { line, fields, unknown, query }
     }
 
     /// Reads a JSON object, or ids joined by commas.
@@ -41,7 +53,14 @@ impl Request {
             Ok(text) => history(text, lookup),
             Err(_) => wrong("the line is not UTF-8".into()),
         };
-        Self { line, id: None, query }
+        Self { line, fields: Map::new(), unknown: Vec::new(), query }
+    }
+
+    /// What follows everything that `user` took.
+    pub(super) fn of_user(user: &User, line: usize) -> Self {
+        let fields = Map::from_iter([("user".to_string(), user.id.as_str().into())]);
+        let query = Ok(Query::History(user.items.clone()));
+        Self { line, fields, unknown: Vec::new(), query }
     }
 }
 
@@ -60,22 +79,34 @@ pub(super) fn user(key: &str, lookup: &Lookup) -> Result<Query> {
     Ok(Query::History(lookup.user(key)?.items.clone()))
 }
 
-fn query(fields: &Map<String, Value>, lookup: &Lookup) -> Result<Query> {
-    if let Some(unknown) = fields.keys().find(|name| !FIELDS.contains(&name.as_str())) {
-        invalid!(
-            "unknown field {unknown:?}: a request has user, history or text, and perhaps an id"
-        );
+/// What an object asks for; items that there are not go into `unknown`.
+fn query(fields: &Map<String, Value>, lookup: &Lookup, unknown: &mut Vec<Value>) -> Result<Query> {
+    if let Some(name) = ANSWERED.into_iter().find(|name| fields.contains_key(*name)) {
+        invalid!("a request has no field {name:?}: that is one of the answer's own");
     }
-    let mut given = fields.iter();
-    let (Some((name, value)), None) = (given.next(), given.next()) else {
+    let mut asked = ASKED.into_iter().filter_map(|name| Some((name, fields.get(name)?)));
+    let (Some((name, value)), None) = (asked.next(), asked.next()) else {
         invalid!("give exactly one of user, history and text");
     };
-    match (name.as_str(), value) {
+    match (name, value) {
         ("user", Value::String(key)) => user(key, lookup),
         ("user", Value::Number(key)) => user(&key.to_string(), lookup),
-        ("history", Value::Array(items)) => {
-            let items: Result<_> = items.iter().map(|name| item(name, lookup)).collect();
-            Ok(Query::History(items?))
+        ("history", Value::Array(names)) => {
+            let (mut items, mut first) = (Vec::new(), None);
+            for name in names {
+                match item(name, lookup) {
+                    Ok(item) => items.push(item),
+                    Err(e) => {
+                        unknown.push(name.clone());
+                        first.get_or_insert(e);
+                    }
+                }
+            }
+            match first {
+                // Nothing is left to answer from.
+                Some(e) if items.is_empty() => Err(e),
+                _ => Ok(Query::History(items)),
+            }
         }
         ("text", Value::String(text)) => Ok(Query::Text(text.clone())),
         ("history", other) => invalid!("history must be a list of items, found {other}"),

@@ -1,7 +1,8 @@
 //! Results on stdout, and what is printed alike in several commands.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, ErrorKind, IsTerminal, Write as _};
 
 use anyhow::Context;
 use serde::Serialize;
@@ -15,6 +16,7 @@ pub(super) const EXCLUDED: &str = "history left out";
 /// Writes `text` to stdout: results, and nothing else, go there.
 pub(super) fn out(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
+    let text = if stdout.is_terminal() { printable(text) } else { text.into() };
     stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("stdout")
 }
 
@@ -25,7 +27,17 @@ pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
 
 /// Says on stderr what went wrong; that nobody may be listening is no further fault.
 pub(super) fn fault(text: &str) {
-    let _ = writeln!(io::stderr(), "error: {text}");
+    let _ = writeln!(io::stderr(), "error: {}", printable(text));
+}
+
+/// `text` with control characters spelt out, so that no title or id can play with a terminal.
+fn printable(text: &str) -> Cow<'_, str> {
+    let plays = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    if !text.contains(plays) {
+        return text.into();
+    }
+    let spelt = |c: char| if plays(c) { c.escape_default().to_string() } else { c.into() };
+    text.chars().map(spelt).collect::<String>().into()
 }
 
 /// Whether an error says that the reader of a pipe has gone away.
@@ -102,4 +114,15 @@ pub(super) fn decimal(metrics: &Metrics, metric: &str) -> String {
 pub(super) fn word(value: &impl Serialize) -> String {
     let value = serde_json::to_value(value).unwrap_or_default();
     value.to_string().trim_matches('"').to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_spelt_out() {
+        assert_eq!(printable("a\tb\nc é"), "a\tb\nc é");
+        assert_eq!(printable("red \u{1b}[31m\r\u{9b}"), "red \\u{1b}[31m\\r\\u{9b}");
+    }
 }

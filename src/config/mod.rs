@@ -1,7 +1,9 @@
 //! The configuration of a run: one TOML file, every value with a default here, unknown keys refused.
 
 mod baseline;
+mod fitted;
 mod index;
+mod places;
 mod ranges;
 mod renamed;
 mod validation;
@@ -21,6 +23,7 @@ use crate::train::{ContrastConfig, DistillationConfig, StageConfig};
 use crate::{Error, Result, invalid};
 
 pub use baseline::BaselineConfig;
+pub use fitted::{Fit, fitted};
 pub use index::{BehaviorConfig, IndexConfig, SemanticConfig};
 pub use validation::ValidationConfig;
 
@@ -257,6 +260,11 @@ impl RunConfig {
     /// # Errors
     /// Malformed TOML, unknown keys and wrong types, naming `origin` and the key.
     pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
+        Self::parse_in(Path::new(""), text, origin, overrides)
+    }
+
+    /// As [`RunConfig::parse`], with the relative paths of `text` seen from `folder`.
+    fn parse_in(folder: &Path, text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
         let fault = |e: toml::de::Error| Error::Invalid(format!("{origin}: {}", one_line(&e)));
         renamed::refuse(text, origin, overrides)?;
         // Parsed once as it stands, so that a mistake in the file is reported with its line.
@@ -264,19 +272,23 @@ impl RunConfig {
         let mut table = toml::Table::try_from(Self::default())
             .map_err(|e| Error::Invalid(format!("configuration: {e}")))?;
         // Merged key by key: a file that sets one value of a table keeps the defaults of the rest.
-        merge(&mut table, text.parse().map_err(fault)?);
+        let mut file: toml::Table = text.parse().map_err(fault)?;
+        places::make_absolute(&mut file, folder);
+        merge(&mut table, file);
         for text in overrides {
             set(&mut table, text)?;
         }
+        places::make_absolute(&mut table, Path::new(""));
         table
             .try_into()
             .map_err(|e: toml::de::Error| Error::Invalid(format!("--set: {}", one_line(&e))))
     }
 
-    /// Reads a file.
+    /// Reads a file; its relative paths are relative to it, those of `overrides` to the working directory.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
         let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
-        Self::parse(&text, &path.display().to_string(), overrides)
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Self::parse_in(folder, &text, &path.display().to_string(), overrides)
     }
 
     /// The configuration as TOML, every value spelt out.
@@ -407,6 +419,30 @@ mod tests {
         let config = RunConfig::parse(DEMO, "demo.toml", &[]).unwrap();
         let text = config.to_toml().unwrap();
         assert_eq!(RunConfig::parse(&text, "resolved", &[]).unwrap(), config);
+    }
+
+    #[test]
+    fn paths_of_a_file_are_relative_to_it_and_those_of_set_to_the_working_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("model")).unwrap();
+        let file = dir.path().join("shop.toml");
+        let text = "[data]\npath = \"Shop\"\n[backbone]\npath = \"model\"\n\
+                    [index.behavior]\nembeddings = \"z.npy\"\n";
+        std::fs::write(&file, text).unwrap();
+        let config = RunConfig::load(&file, &[]).unwrap();
+        assert_eq!(config.data.path, Some(dir.path().join("Shop")));
+        assert_eq!(config.index.behavior.embeddings, Some(dir.path().join("z.npy")));
+        let model = dir.path().join("model");
+        assert_eq!(config.backbone.path.as_deref(), model.to_str());
+        // A hub id is no path, however much it looks like one.
+        let set = ["data.path=Other".to_string(), "backbone.path=owner/name".to_string()];
+        let config = RunConfig::load(&file, &set).unwrap();
+        assert_eq!(config.data.path, Some(std::env::current_dir().unwrap().join("Other")));
+        assert_eq!(config.backbone.path.as_deref(), Some("owner/name"));
+        // What a run keeps means the same from anywhere.
+        let kept = dir.path().join("kept.toml");
+        std::fs::write(&kept, config.to_toml().unwrap()).unwrap();
+        assert_eq!(RunConfig::load(&kept, &[]).unwrap(), config);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use crate::data::synth::Shop;
 use crate::{Error, Result, files, invalid};
 
 pub use crate::decode::Sampling;
-pub use crate::eval::{Bucket, Metrics, PerMetric, metric_names};
+pub use crate::eval::{Bucket, Metrics, PerMetric, Report, metric_names};
 pub use crate::index::{Likeness, OnCollision, Similarity, Source, Spread};
 pub use eval::{
     Baseline, BaselineRequest, BaselineSettings, Comparison, EvalRequest, EvalResult, EvalSettings,
@@ -125,6 +125,13 @@ pub fn load_dataset(config: &RunConfig) -> Result<Dataset> {
         Some(path) => Ok(Dataset::load(path)?),
         None => Ok(Shop::generate(&config.data.synthetic)?.dataset),
     }
+}
+
+/// Memory that programs can still take, in bytes, where the system says it.
+pub fn free_memory_bytes() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
 }
 
 /// The most memory this process has held, in bytes; 0 where the system does not say.

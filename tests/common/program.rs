@@ -47,6 +47,8 @@ batch = 32
 learning-rate = 3e-3
 [train.anneal]
 learning-rate = 1e-3
+[baseline.sasrec]
+epochs = 2
 ";
 
 /// A folder with [`TINY`] as its configuration.

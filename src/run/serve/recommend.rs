@@ -21,9 +21,9 @@ use crate::{Result, invalid};
 /// What holds for every request to a [`Service`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct RecommendOptions {
-    /// How many items an answer has.
+    /// How many items an answer has, or all there are to recommend.
     pub top: usize,
-    /// Beam width, at least `top` in effect; `None`: that of the configuration, or the number of
+    /// Beam width, in effect at least as wide as the answer is long; `None`: that of the configuration, or the number of
     /// items where there are fewer.
     pub beam: Option<usize>,
     /// Whether the annealing adapter is on; `None`: for histories where there is one, for texts never,
@@ -157,16 +157,14 @@ fn check_sizes(options: &RecommendOptions, num_offered: usize) -> Result<()> {
     if num_offered == 0 {
         invalid!("there is no item to recommend: --only names none");
     }
-    for (flag, size) in [("--top", Some(options.top)), ("--beam", options.beam)] {
-        match size {
-            Some(0) => invalid!("{flag} must be at least 1"),
-            Some(size) if size > num_offered => {
-                invalid!("{flag} is {size}, but there are only {num_offered} items to recommend")
-            }
-            _ => {}
+    match (options.top, options.beam) {
+        (0, _) => invalid!("--top must be at least 1"),
+        (_, Some(0)) => invalid!("--beam must be at least 1"),
+        (_, Some(beam)) if beam > num_offered => {
+            invalid!("--beam is {beam}, but there are only {num_offered} items to recommend")
         }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn no_item(dataset: &Dataset, item: ItemId) -> crate::Error {
@@ -175,8 +173,8 @@ fn no_item(dataset: &Dataset, item: ItemId) -> crate::Error {
 }
 
 impl Service<'_> {
-    /// Answers `queries` in their order, each with exactly [`RecommendOptions::top`] items, best first;
-    /// what is wrong with a query is its own answer.
+    /// Answers `queries` in their order, each with [`RecommendOptions::top`] items, best first, or with as many
+    /// as there are; what is wrong with a query is its own answer.
     ///
     /// # Errors
     /// If the model itself fails.
@@ -230,14 +228,11 @@ impl Service<'_> {
             }
             _ => HashSet::new(),
         };
-        let (top, left) = (self.options.top, self.num_offered - excluded.len());
-        if top > left {
-            invalid!(
-                "--top is {top}, but without the {} items of the history there are only {left} to \
-                 recommend",
-                excluded.len()
-            );
+        let left = self.num_offered - excluded.len();
+        if left == 0 {
+            invalid!("the history holds all {} items there are to recommend", excluded.len());
         }
+        let top = self.options.top.min(left);
         // A beam narrower than the list could not fill it, nor could one that excluded items may take up.
         let beam = self.options.beam.unwrap_or(self.run.config.eval.beam).max(top);
         let width = (beam + excluded.len()).min(self.offered_as.len());

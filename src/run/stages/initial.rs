@@ -104,6 +104,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
     let mut log = TrainLog::new(run, "initial", config.initial.log_every, monitor);
     let outcome = trainer.run(&samples, Some(validation), &mut log)?;
     drop(log);
+    warn(run, &outcome);
 
     // The trained tensors are shared with `weights`: what is saved is what was trained.
     let merged = adapter::merge(&weights, &adapters)?;
@@ -121,6 +122,27 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
     }
     files::remove_dir(&state)?;
     Ok(Made { figures: figures(run, &outcome), ..Made::of(names).within("initial") })
+}
+
+/// Steps below which a backbone has hardly seen its items.
+const FEW_STEPS: u64 = 1_000;
+
+/// Says what a run of training leaves to be gained.
+fn warn(run: &Run, outcome: &TrainOutcome) {
+    let config = &run.config.train.initial;
+    if outcome.steps < FEW_STEPS {
+        tracing::warn!(
+            "stage initial had {} steps, which is few: train.initial.min-steps = 2500 passes over the samples \
+             until there are enough",
+            outcome.steps
+        );
+    }
+    if config.epochs > 1 && outcome.best.is_some_and(|(_, epoch)| epoch == config.epochs) {
+        tracing::warn!(
+            "the last epoch of stage initial was the best: train.initial.epochs above {} may be better",
+            config.epochs
+        );
+    }
 }
 
 /// Registers what the configuration lets training change; gives the adapters of `tuning = "lora"`.

@@ -1,0 +1,273 @@
+//! `llmbs init`: a configuration fitted to a dataset, with the reason beside each value.
+
+use std::path::Path;
+
+use crate::data::Stats;
+
+/// Samples of a step: a user has one an epoch.
+const BATCH: usize = 64;
+/// Steps that stage initial aims at: Amazon Beauty's best epochs lie before them (docs/log.md).
+const STEPS: usize = 5_600;
+/// Steps below which a model knows too little, however few the users are.
+const MIN_STEPS: usize = 2_500;
+/// Users that an epoch is judged by, at most.
+const VALIDATION_USERS: usize = 4_000;
+/// Interactions below which the teacher counts for more than the log: pairs are rare there.
+const FEW_INTERACTIONS: usize = 50_000;
+/// Width of the backbone.
+const HIDDEN: usize = 192;
+/// Tokens of the texts.
+const VOCABULARY: usize = 2_000;
+/// Bytes that a trained weight takes: itself, gradient, two moments and moving average.
+const BYTES_A_WEIGHT: u64 = 20;
+/// Bytes a step works on, and the program itself.
+const WORKING_BYTES: u64 = 1_000_000_000;
+
+/// What a configuration is fitted to.
+#[derive(Debug, Clone, Copy)]
+pub struct Fit<'a> {
+    /// The dataset.
+    pub stats: &'a Stats,
+    /// Its folder, as the configuration names it.
+    pub path: &'a Path,
+    /// Memory that is free, in bytes, where the system says it.
+    pub memory: Option<u64>,
+}
+
+/// The configuration, as TOML with comments.
+pub fn fitted(fit: &Fit<'_>) -> String {
+    let stats = fit.stats;
+    let (users, items) = (stats.users, stats.items);
+    let has_text = stats.items_without_text < items;
+    let path = toml::Value::String(fit.path.display().to_string());
+    let per_epoch = users.div_ceil(BATCH).max(1);
+    let epochs = STEPS.div_ceil(per_epoch).clamp(3, 16);
+    let steps = (per_epoch * epochs).max(MIN_STEPS);
+    let validated = if users > VALIDATION_USERS { VALIDATION_USERS } else { 0 };
+    let texts = if has_text {
+        format!("{} of {items} items have texts", items - stats.items_without_text)
+    } else {
+        "no item has texts".into()
+    };
+    let index = if has_text { both_sources(items) } else { BEHAVIOR_ALONE.into() };
+    let warmup = if has_text { WARMUP } else { "" };
+    let memory = memory(fit, items);
+    let (weight, teacher) = if stats.interactions < FEW_INTERACTIONS {
+        (0.75, "The fewer the interactions, the more the SASRec of the index has to teach.")
+    } else {
+        (
+            0.5,
+            "Half of what is learnt from is what the SASRec of the index expects next: rare pairs.",
+        )
+    };
+    format!(
+        r#"# {name}: {users} users, {items} items, {interactions} interactions; {texts}.
+# Written by `llmbs init`: the recipe of docs/results.md, fitted to these data. `llmbs run` trains and evaluates,
+# `llmbs config` prints every other setting with its value.
+
+[data]
+# Relative to this file.
+path = {path}
+
+[backbone]
+# Products in bf16 where the CPU can (AVX512-BF16), in f32 elsewhere.
+precision = "bf16"
+
+# A backbone from scratch, of about {millions:.1} M parameters: items do not need more, and a CPU trains it.
+[backbone.scratch]
+vocab-size = {VOCABULARY}
+hidden-size = {HIDDEN}
+intermediate-size = 512
+num-hidden-layers = 4
+num-attention-heads = 4
+num-key-value-heads = 4
+tie-word-embeddings = true
+
+[index]
+{index}
+[index.behavior]
+# The number of items, so that each has a code of its own: what it was bought with is remembered for it alone.
+k = {items}
+levels = 1
+# Reads the order of items; it also teaches the model (train.distillation).
+encoder = "sasrec"
+
+[index.behavior.sasrec]
+precision = "bf16"
+
+[train]
+# Codes compete with those of their level alone, as they are ranked in the end.
+level-softmax = true
+{warmup}
+[train.tasks]
+# Tasks on texts cost more time than all else and brought nothing to the next item; 1.0 teaches
+# `recommend` to understand descriptions.
+semantic = 0.0
+preference = 0.0
+
+[train.contrast]
+semantic-weight = 0.0
+behavior-weight = 0.0
+
+[train.distillation]
+# {teacher}
+weight = {weight}
+
+[train.validation]
+# {validation}
+users = {validated}
+# Stop once so many epochs in a row were no better.
+patience = 4
+
+[train.initial]
+# {batches} steps an epoch of one pass over {users} users: {steps} steps in all.
+epochs = {epochs}
+# With fewer an epoch passes over the users several times.
+min-steps = {MIN_STEPS}
+batch = {BATCH}
+learning-rate = 1e-3
+warmup-ratio = 0.03
+dropout = 0.3
+ema = 0.999
+{memory}
+[train.anneal]
+epochs = 1
+batch = {BATCH}
+learning-rate = 3e-4
+"#,
+        name = stats.name,
+        interactions = stats.interactions,
+        millions = weights(items) as f64 / 1e6,
+        batches = per_epoch,
+        validation = if validated == 0 {
+            format!("All {users} users are scored after an epoch.")
+        } else {
+            format!("{validated} of {users} users are enough to tell epochs apart.")
+        },
+    )
+}
+
+/// The index of a dataset without texts.
+const BEHAVIOR_ALONE: &str = r#"# There are no texts to make clusters of: an item is one token.
+source = "behavior"
+method = "residual-kmeans"
+"#;
+
+/// The index of a dataset with texts.
+fn both_sources(items: usize) -> String {
+    format!(
+        r#"# Two tokens an item: a cluster of texts, and the item itself.
+method = "residual-kmeans"
+shared = true
+
+[index.semantic]
+# Clusters of about as many items as there are clusters.
+k = {}
+levels = 1
+"#,
+        clusters(items)
+    )
+}
+
+/// The power of two nearest to the root of the number of items, from 2 to 1024.
+fn clusters(items: usize) -> usize {
+    let exponent = ((items.max(1) as f64).log2() / 2.0).round() as u32;
+    1 << exponent.clamp(1, 10)
+}
+
+const WARMUP: &str = r"
+[train.warmup]
+# The backbone reads the texts first: clusters are made of what it makes of them.
+epochs = 3
+batch = 128
+learning-rate = 1.5e-3
+";
+
+/// Trained weights, about: four blocks, and a row for each token and item.
+fn weights(items: usize) -> u64 {
+    let block = 4 * HIDDEN * HIDDEN + 3 * HIDDEN * 512;
+    (4 * block + (VOCABULARY + items + clusters(items)) * HIDDEN) as u64
+}
+
+/// What is said of memory, with settings where there is little.
+fn memory(fit: &Fit<'_>, items: usize) -> String {
+    let needed = weights(items) * BYTES_A_WEIGHT + WORKING_BYTES;
+    let gb = |bytes: u64| bytes as f64 / 1e9;
+    match fit.memory {
+        Some(free) if free < needed => format!(
+            "# About {:.1} GB are needed, {:.1} are free: less is kept.\ncheckpointing = true\n\n[train.initial.adamw]\n\
+             moments = \"bf16\"\n",
+            gb(needed),
+            gb(free)
+        ),
+        _ => format!("# About {:.1} GB of memory are needed.\n", gb(needed)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RunConfig;
+    use crate::index::Source;
+
+    fn stats(users: usize, items: usize, items_without_text: usize) -> Stats {
+        Stats {
+            name: "Shop".into(),
+            users,
+            short_users: 0,
+            items,
+            interactions: users * 8,
+            density: 0.0,
+            mean_length: 8.0,
+            median_length: 8.0,
+            max_length: 20,
+            items_not_in_training: 0,
+            items_without_text,
+            mean_title_chars: 20.0,
+            fingerprint: String::new(),
+        }
+    }
+
+    fn config(stats: &Stats, memory: Option<u64>) -> (RunConfig, String) {
+        let text = fitted(&Fit { stats, path: Path::new("/data/My \"Shop\""), memory });
+        let config = RunConfig::parse(&text, "fitted", &[]).unwrap();
+        config.check().unwrap();
+        (config, text)
+    }
+
+    #[test]
+    fn a_small_shop_gets_steps_and_a_large_one_few_epochs() {
+        let (small, text) = config(&stats(150, 50, 0), None);
+        assert_eq!(small.data.path.as_deref(), Some(Path::new("/data/My \"Shop\"")));
+        let initial = &small.train.initial;
+        assert_eq!((initial.epochs, initial.min_steps, initial.batch), (16, 2_500, 64));
+        assert_eq!((small.index.semantic.k, small.index.behavior.k), (8, 50));
+        assert_eq!((small.train.validation.users, small.train.distillation.weight), (0, 0.75));
+        assert!(text.contains("3 steps an epoch of one pass over 150 users: 2500 steps"), "{text}");
+        let (beauty, _) = config(&stats(22_363, 12_101, 0), None);
+        assert_eq!((beauty.train.initial.epochs, beauty.index.semantic.k), (16, 128));
+        assert_eq!(beauty.train.validation.users, 4_000);
+        assert_eq!(beauty.train.distillation.weight, 0.5);
+        let (large, _) = config(&stats(1_000_000, 300_000, 0), None);
+        assert_eq!((large.train.initial.epochs, large.index.semantic.k), (3, 512));
+    }
+
+    #[test]
+    fn without_texts_the_index_is_of_behavior() {
+        let (config, text) = config(&stats(1_000, 300, 300), None);
+        assert_eq!(config.index.source, Source::Behavior);
+        assert!(text.contains("no item has texts") && !text.contains("[train.warmup]"), "{text}");
+    }
+
+    #[test]
+    fn little_memory_is_used_sparingly() {
+        // (4 * 442,368 + (2,000 + 1,000,000 + 1,024) * 192) weights of 20 bytes, and a gigabyte.
+        let large = stats(1_000_000, 1_000_000, 0);
+        let (ample, text) = config(&large, Some(6_000_000_000));
+        assert!(text.contains("About 4.9 GB of memory are needed"), "{text}");
+        assert!(!ample.train.initial.checkpointing);
+        let (tight, text) = config(&large, Some(4_000_000_000));
+        assert!(tight.train.initial.checkpointing, "{text}");
+        assert!(tight.to_toml().unwrap().contains("moments = \"bf16\""));
+    }
+}
