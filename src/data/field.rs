@@ -22,6 +22,16 @@ impl TextField {
     /// All there are.
     pub const ALL: [Self; 4] = [Self::Title, Self::Description, Self::Categories, Self::Brand];
 
+    /// The name, as `item.json` has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Title => "title",
+            Self::Description => "description",
+            Self::Categories => "categories",
+            Self::Brand => "brand",
+        }
+    }
+
     /// The text of an item; empty where it has none.
     pub fn of(self, item: &Item) -> &str {
         match self {

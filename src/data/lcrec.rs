@@ -18,8 +18,8 @@ use serde_json::value::RawValue;
 use super::{DataError, Dataset, Item, ItemId, User};
 use crate::files;
 
-const INTER: &str = ".inter.json";
-const ITEM: &str = ".item.json";
+pub(super) const INTER: &str = ".inter.json";
+pub(super) const ITEM: &str = ".item.json";
 
 /// Reads a dataset folder; see [`Dataset::load`].
 pub(super) fn load(dir: &Path) -> Result<Dataset, DataError> {
@@ -57,7 +57,7 @@ pub fn write(dir: &Path, dataset: &Dataset) -> Result<(), DataError> {
 }
 
 /// The X of `X.inter.json`: the folder's own name, or that of the only such file in it.
-fn dataset_name(dir: &Path) -> Result<String, DataError> {
+pub(super) fn dataset_name(dir: &Path) -> Result<String, DataError> {
     if !dir.is_dir() {
         return Err(DataError::NoFolder { path: dir.into() });
     }
@@ -92,7 +92,7 @@ fn folder_name(dir: &Path) -> Option<String> {
     name(dir).or_else(|| name(&dir.canonicalize().ok()?))
 }
 
-fn read<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
     let text = fs::read(path).map_err(|reason| DataError::Io { path: path.into(), reason })?;
     serde_json::from_slice(&text)
         .map_err(|reason| DataError::Malformed { path: path.into(), reason })
@@ -176,25 +176,35 @@ fn replace<K: fmt::Display, V: Serialize>(
     written.map_err(|reason| DataError::Io { path: path.into(), reason })
 }
 
-/// The entries of a JSON object in file order, all keys different.
-struct Entries<V>(Vec<(String, V)>);
+/// The entries of a JSON object in file order; where `UNIQUE`, a key that occurs twice is an error.
+struct Entries<V, const UNIQUE: bool = true>(Vec<(String, V)>);
 
-impl<'de, V: Deserialize<'de>> Deserialize<'de> for Entries<V> {
+/// The entries of a JSON object, whatever its keys.
+pub(super) struct Pairs<V>(pub(super) Vec<(String, V)>);
+
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for Pairs<V> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct EntriesVisitor<V>(PhantomData<V>);
+        let Entries::<V, false>(entries) = Entries::deserialize(deserializer)?;
+        Ok(Self(entries))
+    }
+}
 
-        impl<'de, V: Deserialize<'de>> Visitor<'de> for EntriesVisitor<V> {
-            type Value = Entries<V>;
+impl<'de, V: Deserialize<'de>, const UNIQUE: bool> Deserialize<'de> for Entries<V, UNIQUE> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EntriesVisitor<V, const UNIQUE: bool>(PhantomData<V>);
+
+        impl<'de, V: Deserialize<'de>, const UNIQUE: bool> Visitor<'de> for EntriesVisitor<V, UNIQUE> {
+            type Value = Entries<V, UNIQUE>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Entries<V>, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut keys = HashSet::new();
                 let mut entries = Vec::new();
                 while let Some(key) = map.next_key::<String>()? {
-                    if !keys.insert(key.clone()) {
+                    if UNIQUE && !keys.insert(key.clone()) {
                         return Err(A::Error::custom(format_args!("key {key:?} occurs twice")));
                     }
                     entries.push((key, map.next_value()?));

@@ -16,6 +16,7 @@ mod lookup;
 mod split;
 mod stats;
 pub mod synth;
+mod validate;
 
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ pub use lcrec::{read_new_items, write};
 pub use lookup::Lookup;
 pub use split::Split;
 pub use stats::Stats;
+pub use validate::{Problem, validate};
 
 /// An item's number in its dataset, from 0 without gaps.
 pub type ItemId = u32;
