@@ -68,6 +68,12 @@ fn run(args: &Args) -> anyhow::Result<()> {
     if let Command::Bench { command } = &args.command {
         return bench::run(command, args.seed.unwrap_or_default(), args.device);
     }
+    // Whatever a configuration beside the log says, the log can be imported.
+    if let Command::Data { command } = &args.command
+        && data::imported(command, args.quiet)?
+    {
+        return Ok(());
+    }
     if let Command::Ablate(asked) = &args.command {
         if args.seed.is_some() || args.set.iter().any(|setting| key_of(setting) == "seed") {
             bail!("{}: its `seeds` say what to train with; leave --seed out", asked.spec.display());

@@ -1,9 +1,13 @@
-//! `llmbs data`: figures of a dataset, and the synthetic shop as files.
+//! `llmbs data`: figures of a dataset, imports and exports, and the synthetic shop as files.
+
+mod export;
+mod import;
 
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
+use super::progress::Bars;
 use super::show::{self, out};
 use crate::config::RunConfig;
 use crate::data::synth::Shop;
@@ -18,12 +22,21 @@ pub(super) enum DataCommand {
         #[arg(long)]
         json: bool,
     },
+    Import(Box<import::ImportArgs>),
+    Export(export::ExportArgs),
     /// Write the synthetic shop as a dataset folder
     Synth {
         /// The folder
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
+}
+
+/// Runs an import; false if the command is another.
+pub(super) fn imported(command: &DataCommand, quiet: bool) -> anyhow::Result<bool> {
+    let DataCommand::Import(args) = command else { return Ok(false) };
+    import::run(args, &mut Bars::new(quiet))?;
+    Ok(true)
 }
 
 /// Runs the command on what `config` names.
@@ -33,6 +46,9 @@ pub(super) fn run(command: &DataCommand, config: &RunConfig) -> anyhow::Result<(
             let stats = Stats::of(&load_dataset(config)?);
             if *json { show::json(&stats) } else { out(&stats.to_string()) }
         }
+        // Has no use for a configuration: `import` runs without.
+        DataCommand::Import(_) => Ok(()),
+        DataCommand::Export(args) => export::run(args, config),
         DataCommand::Synth { out } => synthesize(config, out),
     }
 }
