@@ -240,7 +240,9 @@ mod tests {
         #[test]
         fn numbers_are_places_among_the_different(names in prop::collection::vec("[a-c0-9é]{1,3}", 0..200)) {
             let (mut ids, mut batched, mut batch) = (Ids::default(), Ids::default(), Batch::default());
-            names.iter().for_each(|name| batch.push(name));
+            for name in &names {
+                batch.push(name);
+            }
             let numbers = batched.numbers(&batch).unwrap();
             let mut seen: Vec<String> = Vec::new();
             for (name, number) in names.iter().zip(numbers) {

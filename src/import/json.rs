@@ -87,13 +87,15 @@ impl<'w> Objects<'w> {
             return Err((None, None, self.wanted.absent(role)));
         }
         take(&self.record()).map_err(|Wrong { role, what }| {
-            (None, role.map(|role| self.names[role as usize].clone()), what)
+            let name = role.map(|role| self.names[role as usize].clone());
+            (None, name.filter(|name| !name.is_empty()), what)
         })
     }
 
     /// Reads the fields of an object, for [`Objects::record`].
     pub(super) fn fields(&mut self, json: &str) -> Result<(), At> {
         self.found = [None; 8];
+        self.names.iter_mut().for_each(String::clear);
         let mut wrong = None;
         let mut reviews = false;
         let mut reader = serde_json::Deserializer::from_str(json);

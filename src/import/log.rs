@@ -206,7 +206,9 @@ mod tests {
 
     fn sequences(entries: &[(u32, u32, i64)], users: usize) -> (Sequences, u64) {
         let mut log = Log::default();
-        entries.iter().for_each(|&(user, item, time)| log.push(user, item, time));
+        for &(user, item, time) in entries {
+            log.push(user, item, time);
+        }
         log.into_sequences(users)
     }
 

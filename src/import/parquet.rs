@@ -1,10 +1,11 @@
 //! Parquet: the wanted columns, row by row; one page of each is in memory.
 
+use std::cell::Cell;
 use std::fmt;
 use std::fs::File;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -98,9 +99,26 @@ pub(super) fn read(
     Ok(())
 }
 
+thread_local! {
+    /// Whether this thread is about to say itself what went wrong.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Runs what may panic on a file that is no honest Parquet: the library asserts some of what it reads.
 fn guarded<T>(work: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, String> {
-    match panic::catch_unwind(AssertUnwindSafe(work)) {
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |panicked| {
+            if !GUARDED.get() {
+                before(panicked);
+            }
+        }));
+    });
+    GUARDED.set(true);
+    let outcome = panic::catch_unwind(AssertUnwindSafe(work));
+    GUARDED.set(false);
+    match outcome {
         Ok(outcome) => outcome.map_err(|e| e.to_string()),
         Err(_) => {
             Err("its contents contradict themselves, or a column's type is not supported".into())

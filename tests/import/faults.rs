@@ -104,7 +104,7 @@ fn a_bad_line_of_json_is_named_with_its_place() {
         ),
         (
             "{\"user\": \"v\", \"item\": \"c\"}",
-            "log.jsonl:2: field \"\": has no time, but the first row has one",
+            "log.jsonl:2: has no time, but the first row has one",
         ),
         (
             "{\"user\": \"v\", \"item\": \"c\", \"time\": \"x\"}",

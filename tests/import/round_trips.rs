@@ -47,6 +47,7 @@ fn the_synthetic_shop_comes_back_from_every_format() {
     let shop = Shop::generate(&llmbs::data::synth::SynthConfig {
         users: 60,
         items: 40,
+        groups: 5,
         ..Default::default()
     })
     .unwrap();
