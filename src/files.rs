@@ -138,6 +138,31 @@ pub fn digest(path: &Path) -> Result<String> {
     Ok(text)
 }
 
+/// Refuses a folder that is there already, unless it is empty or, with `force`, holds nothing but files whose
+/// names are `ours`: those are what would be replaced.
+pub fn check_free(dir: &Path, force: bool, ours: &dyn Fn(&str) -> bool) -> Result<()> {
+    let shown = dir.display();
+    let entries = match fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
+            invalid!("{shown}: is a file; give the name of a folder")
+        }
+        Err(e) => return Err(Error::io(dir)(e)),
+    };
+    for entry in entries {
+        let name = entry.map_err(Error::io(dir))?.file_name();
+        if !name.to_str().is_some_and(ours) {
+            let name = name.to_string_lossy();
+            invalid!("{shown}: holds {name}, which would be lost; give a folder of its own");
+        }
+        if !force {
+            invalid!("{shown}: is there already; --force replaces it");
+        }
+    }
+    Ok(())
+}
+
 /// Builds the folder `dir` beside its place, `fill` writing into it, and puts it there when it is whole.
 pub fn build_dir<T>(dir: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let new = PathBuf::from(format!("{}.new", dir.display()));

@@ -8,6 +8,8 @@ pub mod files;
 pub mod rng;
 
 pub mod data;
+pub mod export;
+pub mod import;
 pub mod index;
 
 pub mod ops;

@@ -5,8 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which modules a module may use, besides `error`, `rng` and `files`.
-const MAY_USE: [(&str, &[&str]); 18] = [
+const MAY_USE: [(&str, &[&str]); 20] = [
     ("data", &[]),
+    ("export", &["data"]),
+    ("import", &["data"]),
     ("index", &["data"]),
     ("ops", &[]),
     ("nn", &["ops"]),
@@ -39,7 +41,7 @@ const MAY_USE: [(&str, &[&str]); 18] = [
     ),
     ("ablate", &["config", "data", "eval", "run"]),
     ("bench", &["decode", "index", "inference", "model", "nn", "ops", "tasks", "train"]),
-    ("cli", &["ablate", "bench", "config", "data", "decode", "run"]),
+    ("cli", &["ablate", "bench", "config", "data", "decode", "export", "import", "run"]),
     ("main", &["cli"]),
 ];
 

@@ -51,7 +51,7 @@ pub(super) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Look at a dataset, or write the synthetic one
+    /// Import and export datasets, look at one, or write the synthetic one
     Data {
         #[command(subcommand)]
         command: DataCommand,

@@ -70,10 +70,16 @@ fn run(args: &Args) -> anyhow::Result<()> {
     if let Command::Bench { command } = &args.command {
         return bench::run(command, args.seed.unwrap_or_default(), args.device);
     }
+    // Whatever a configuration that is here says, these have no use for it.
     match &args.command {
         Command::Init(asked) => return init::run(asked),
         Command::Completions { shell } => return manual::completions(*shell),
         Command::Man { out } => return manual::pages(out),
+        Command::Data { command }
+            if let Some(done) = data::without_configuration(command, args.quiet) =>
+        {
+            return done;
+        }
         _ => {}
     }
     if let Command::Ablate(asked) = &args.command {

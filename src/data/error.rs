@@ -109,6 +109,34 @@ pub enum DataError {
         /// How many different ids occur.
         distinct: usize,
     },
+    /// A line of `user2id` or `item2id` that is no raw id with its number.
+    #[error("{path}:{line}: a raw id, a tab and its number are expected")]
+    NameLine {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+    },
+    /// Two lines of `user2id` or `item2id` for one number.
+    #[error("{path}:{line}: the number {number} occurred before")]
+    NameTwice {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: usize,
+        /// The number.
+        number: String,
+    },
+    /// A user whom `user2id` leaves out.
+    #[error(
+        "{path}: has no raw id for user {key:?} of inter.json; add the line or remove the file"
+    )]
+    NoName {
+        /// The file.
+        path: PathBuf,
+        /// The user's key.
+        key: String,
+    },
     /// Two items share the id that users know them by.
     #[error("{path}: items {first} and {second} have the same raw id {raw_id:?}")]
     DuplicateRawId {

@@ -15,7 +15,7 @@ use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use super::{DataError, Dataset, Item, ItemId, User};
+use super::{DataError, Dataset, Item, ItemId, User, names};
 use crate::files;
 
 pub(super) const INTER: &str = ".inter.json";
@@ -32,12 +32,14 @@ pub(super) fn load(dir: &Path) -> Result<Dataset, DataError> {
     if users.iter().all(|user| user.id.parse::<u64>().is_ok()) {
         users.sort_by_key(|user| user.id.parse::<u64>().ok());
     }
-    let items = if item.is_file() {
+    names::name_users(&dir.join(format!("{name}{}", names::USERS)), &mut users)?;
+    let mut items = if item.is_file() {
         read_items(&item)?
     } else {
         tracing::info!("{}: not there, so items have no text", item.display());
         items_seen(&inter, &users)?
     };
+    names::name_items(&dir.join(format!("{name}{}", names::ITEMS)), &mut items)?;
     Dataset::checked(name, users, items, &inter, &item)
 }
 
@@ -54,6 +56,30 @@ pub fn write(dir: &Path, dataset: &Dataset) -> Result<(), DataError> {
     replace(&dir.join(format!("{name}{ITEM}")), items)?;
     let users = dataset.users.iter().map(|user| (&user.id, &user.items));
     replace(&dir.join(format!("{name}{INTER}")), users)
+}
+
+/// Writes users by raw id and items as the dataset `name` in the folder `dir`, which is there: numbered from 0
+/// in order, with `X.user2id` and `X.item2id` for the raw ids, which hold no line breaks.
+///
+/// An item without a raw id goes by its number.
+pub fn write_named<'a, U, I>(
+    dir: &Path,
+    name: &str,
+    users: impl Fn() -> U,
+    items: impl Fn() -> I,
+) -> Result<(), DataError>
+where
+    U: Iterator<Item = (&'a str, &'a [ItemId])>,
+    I: Iterator<Item = Item>,
+{
+    let path = |ending: &str| dir.join(format!("{name}{ending}"));
+    let fields = items().enumerate().map(|(id, item)| (id, ItemFields::from(&item)));
+    replace(&path(ITEM), fields)?;
+    let raw_ids =
+        items().enumerate().map(|(id, item)| item.raw_id.unwrap_or_else(|| id.to_string()));
+    names::write_names(&path(names::ITEMS), raw_ids)?;
+    names::write_names(&path(names::USERS), users().map(|(raw, _)| raw))?;
+    replace(&path(INTER), users().map(|(_, items)| items).enumerate())
 }
 
 /// The X of `X.inter.json`: the folder's own name, or that of the only such file in it.

@@ -13,6 +13,7 @@ mod error;
 mod field;
 mod lcrec;
 mod lookup;
+mod names;
 mod split;
 mod stats;
 pub mod synth;
@@ -23,8 +24,9 @@ mod tests;
 
 pub use error::DataError;
 pub use field::TextField;
-pub use lcrec::{read_new_items, write};
+pub use lcrec::{read_new_items, write, write_named};
 pub use lookup::Lookup;
+pub use names::read_names;
 pub use split::Split;
 pub use stats::Stats;
 pub use validate::{Problem, validate};
@@ -63,7 +65,7 @@ impl Item {
 /// A user and all their interactions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    /// The user's key in `inter.json`.
+    /// The user's raw id: what `user2id` says of their key in `inter.json`, else the key itself.
     pub id: String,
     /// Every interaction, oldest first, held-out ones included: see [`User::train`].
     pub items: Vec<ItemId>,
@@ -88,7 +90,8 @@ pub struct Dataset {
 impl Dataset {
     /// Reads a dataset folder in LC-Rec's format: `X/X.inter.json` and, for texts, `X/X.item.json`.
     ///
-    /// Where no file is named after the folder, its only `.inter.json` is taken.
+    /// Where no file is named after the folder, its only `.inter.json` is taken. `X.user2id` and `X.item2id`,
+    /// where they are there, say the raw ids.
     ///
     /// # Errors
     /// Names the file and the line, key, user or id at fault.

@@ -78,6 +78,35 @@ fn raw_ids_are_kept_as_they_are_spelt() {
 }
 
 #[test]
+fn files_of_names_say_the_raw_ids() {
+    let (_parent, dir) = folder(INTER, ITEM);
+    let names = |file: &str, text: &str| fs::write(dir.join(file), text).unwrap();
+    names("shop.user2id", "007\t1\r\nA B\t0\n");
+    names("shop.item2id", "own\t0\nx\t1\nü\t2\n");
+    let data = Dataset::load(&dir).unwrap();
+    let users: Vec<_> = data.users.iter().map(|user| user.id.as_str()).collect();
+    assert_eq!(users, ["A B", "007"]);
+    // What stands with the item goes before.
+    let items: Vec<_> = data.items.iter().map(|item| item.raw_id.as_deref().unwrap()).collect();
+    assert_eq!(items, ["B00", "17", "ü"]);
+    assert_eq!(data.fingerprint, load(INTER, ITEM).unwrap().fingerprint);
+
+    let fails = |text: &str| {
+        names("shop.user2id", text);
+        Dataset::load(&dir).unwrap_err().to_string()
+    };
+    let error = fails("A\t0\n");
+    assert!(error.ends_with("shop.user2id: has no raw id for user \"1\" of inter.json; add the line or remove the file"), "{error}");
+    let error = fails("A\t0\n\nB 1\n");
+    assert!(
+        error.ends_with("shop.user2id:3: a raw id, a tab and its number are expected"),
+        "{error}"
+    );
+    let error = fails("A\t0\nA\t1\n");
+    assert!(error.contains("\"A\" occurs twice"), "{error}");
+}
+
+#[test]
 fn users_are_ordered_by_number_where_keys_are_numbers() {
     let ids = |inter: &str| -> Vec<String> {
         load(inter, ITEM).unwrap().users.into_iter().map(|user| user.id).collect()

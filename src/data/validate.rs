@@ -39,7 +39,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All problems of the dataset in `dir`, by file and in file order; none for one that can be trained on.
+/// All problems of the dataset in `dir`, by file and kind; none for one that can be trained on.
 ///
 /// Beyond what [`super::Dataset::load`] refuses: fields that are no text or have another name, and user texts
 /// that hold the title of what is to be predicted.
@@ -56,6 +56,15 @@ pub fn validate(dir: &Path) -> Result<Vec<Problem>, DataError> {
     if let Some(titles) = titles.filter(|_| texts.is_file()) {
         leaks(&texts, &users, &titles, &mut problems)?;
     }
+    // Files as they were read; in each, one kind after another, as they came up first.
+    let mut kinds: Vec<(PathBuf, &str)> = Vec::new();
+    for problem in &problems {
+        let kind = (problem.path.clone(), problem.kind);
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    problems.sort_by_key(|p| kinds.iter().position(|k| k.0 == p.path && k.1 == p.kind));
     Ok(problems)
 }
 

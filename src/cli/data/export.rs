@@ -1,0 +1,69 @@
+//! `llmbs data export`: what can be typed, and what is printed.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::cli::show;
+use crate::config::RunConfig;
+use crate::data::Dataset;
+use crate::export::{self, Exported, Target};
+use crate::run::load_dataset;
+
+/// Write the dataset in another program's format
+///
+/// `llmbs data import --all-items --keep-duplicates --raw-texts` reads each of them back as the same
+/// dataset; S3-Rec has no texts, they stand in X.items.jsonl for --items. Users with fewer than three
+/// interactions are left out.
+#[derive(Debug, Args)]
+pub(in crate::cli) struct ExportArgs {
+    /// A dataset folder [default: data.path of the configuration]
+    #[arg(value_name = "DATASET")]
+    dataset: Option<PathBuf>,
+    /// lcrec, recbole, s3rec or user-sequence
+    #[arg(long)]
+    format: Target,
+    /// The folder to write
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Replace what was exported to the folder before
+    #[arg(long)]
+    force: bool,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Exports and says what was written.
+pub(in crate::cli) fn run(args: &ExportArgs, config: &RunConfig) -> anyhow::Result<()> {
+    let dataset = match &args.dataset {
+        Some(dir) => Dataset::load(dir)?,
+        None => load_dataset(config)?,
+    };
+    let exported = export::export(&dataset, args.format, &args.out, args.force)?;
+    if args.json {
+        return show::json(&exported);
+    }
+    show::out(&text(&exported, args))
+}
+
+fn text(exported: &Exported, args: &ExportArgs) -> String {
+    let Exported { users, short_users, items, interactions, changed_texts, .. } = exported;
+    let mut text = String::new();
+    let _ = writeln!(text, "{users} users, {items} items, {interactions} interactions");
+    if *short_users > 0 {
+        let _ = writeln!(text, "{short_users} users with fewer than 3 interactions were left out");
+    }
+    if *changed_texts > 0 {
+        let _ = writeln!(
+            text,
+            "{changed_texts} texts changed: {} cannot hold tabs and line breaks, or what looks like a field",
+            args.format
+        );
+    }
+    for file in &exported.files {
+        let _ = writeln!(text, "wrote {}", args.out.join(file).display());
+    }
+    text
+}

@@ -1,0 +1,111 @@
+//! `llmbs data`: figures of a dataset, imports and exports, and the synthetic shop as files.
+
+mod export;
+mod import;
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+use clap::Subcommand;
+
+use super::progress::Bars;
+use super::show::{self, out};
+use crate::config::RunConfig;
+use crate::data::synth::Shop;
+use crate::data::{self, Stats};
+use crate::run::load_dataset;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DataCommand {
+    /// Print statistics of the dataset
+    Stats {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Find every problem of a dataset folder at once; exit code 1 where there is any
+    Validate {
+        /// The folder
+        dir: PathBuf,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    Import(Box<import::ImportArgs>),
+    Export(export::ExportArgs),
+    /// Write the synthetic shop as a dataset folder
+    Synth {
+        /// The folder
+        #[arg(long, value_name = "DIR")]
+        out: PathBuf,
+    },
+}
+
+/// Runs the command if it needs no configuration.
+pub(super) fn without_configuration(
+    command: &DataCommand,
+    quiet: bool,
+) -> Option<anyhow::Result<()>> {
+    match command {
+        DataCommand::Import(args) => Some(import::run(args, &mut Bars::new(quiet))),
+        DataCommand::Validate { dir, json } => Some(validate(dir, *json)),
+        _ => None,
+    }
+}
+
+/// Runs the command on what `config` names.
+pub(super) fn run(command: &DataCommand, config: &RunConfig) -> anyhow::Result<()> {
+    match command {
+        DataCommand::Stats { json } => {
+            let stats = Stats::of(&load_dataset(config)?);
+            if *json { show::json(&stats) } else { out(&stats.to_string()) }
+        }
+        // They run without a configuration.
+        DataCommand::Import(_) | DataCommand::Validate { .. } => Ok(()),
+        DataCommand::Export(args) => export::run(args, config),
+        DataCommand::Synth { out } => synthesize(config, out),
+    }
+}
+
+/// Problems of one kind that are listed; --json has them all.
+const LISTED: usize = 20;
+
+fn validate(dir: &Path, as_json: bool) -> anyhow::Result<()> {
+    let problems = data::validate(dir)?;
+    if as_json {
+        show::json(&problems)?;
+    } else {
+        let mut text = String::new();
+        for of_kind in problems.chunk_by(|a, b| (a.kind, &a.path) == (b.kind, &b.path)) {
+            for problem in of_kind.iter().take(LISTED) {
+                let _ = writeln!(text, "{problem}");
+            }
+            if let Some(more) = of_kind.len().checked_sub(LISTED + 1) {
+                let _ = writeln!(text, "and {} more: {}", more + 1, of_kind[0].kind);
+            }
+        }
+        out(&text)?;
+    }
+    match problems.len() {
+        0 => {
+            tracing::info!("{}: no problems", dir.display());
+            Ok(())
+        }
+        1 => bail!("{}: 1 problem", dir.display()),
+        n => bail!("{}: {n} problems", dir.display()),
+    }
+}
+
+fn synthesize(config: &RunConfig, out: &Path) -> anyhow::Result<()> {
+    let mut shop = Shop::generate(&config.data.synthetic)?;
+    if let Some(name) = out.file_name() {
+        shop.dataset.name = name.to_string_lossy().into_owned();
+    }
+    data::write(out, &shop.dataset)?;
+    let recall = shop.oracle_recall(10);
+    show::out(&format!(
+        "wrote {}\nRecall@10 of an oracle that knows the process: {recall:.4}\n",
+        out.display()
+    ))
+}

@@ -1,0 +1,246 @@
+//! Which column plays which role: as named on the command line, else by the names that are usual.
+
+use super::record::Role;
+
+/// The names given to columns, by role.
+#[derive(Debug, Clone, Default)]
+pub struct Columns {
+    names: [Option<String>; 8],
+    /// The column of the item's id in a file of items, where it has another name there.
+    pub item_key: Option<String>,
+}
+
+impl Columns {
+    /// Names the column of a role; `None` leaves it to the usual names.
+    pub fn set(&mut self, role: Role, name: Option<String>) {
+        self.names[role as usize] = name;
+    }
+
+    /// The name given to the column of a role.
+    pub fn get(&self, role: Role) -> Option<&str> {
+        self.names[role as usize].as_deref()
+    }
+}
+
+/// Usual names, most telling first, without case and punctuation.
+fn usual(role: Role) -> &'static [&'static str] {
+    match role {
+        Role::User => {
+            &["userid", "user", "reviewerid", "uid", "customerid", "customer", "visitorid"]
+        }
+        Role::Item => &[
+            "itemid",
+            "item",
+            "parentasin",
+            "asin",
+            "productid",
+            "product",
+            "sku",
+            "articleid",
+            "movieid",
+            "iid",
+        ],
+        Role::Time => &[
+            "timestamp",
+            "time",
+            "unixreviewtime",
+            "datetime",
+            "date",
+            "eventtime",
+            "createdat",
+            "ts",
+        ],
+        Role::Rating => &["rating", "overall", "stars", "score"],
+        Role::Title => &["title", "name", "itemname", "productname", "movietitle"],
+        Role::Description => &["description", "desc"],
+        Role::Brand => &["brand", "store", "manufacturer"],
+        Role::Categories => &["categories", "category", "genres", "genre"],
+    }
+}
+
+/// Columns that only Amazon's reviews have: the title beside them is the review's.
+const OF_REVIEWS: [&str; 2] = ["reviewerid", "parentasin"];
+
+/// What a reader is to look for.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    roles: Vec<(Role, Option<String>, bool)>,
+    interactions: bool,
+}
+
+impl Wanted {
+    /// Interactions, with a rating if it is needed, and item texts in the same rows.
+    pub(super) fn interactions(columns: &Columns, rating: bool, texts: bool) -> Self {
+        let want = |role: Role, required: bool| {
+            let name = columns.get(role).map(str::to_string);
+            let required = required || name.is_some();
+            (role, name, required)
+        };
+        let mut roles =
+            vec![want(Role::User, true), want(Role::Item, true), want(Role::Time, false)];
+        if rating {
+            roles.push(want(Role::Rating, true));
+        }
+        let texts = Role::TEXTS.into_iter().filter(|&role| texts || columns.get(role).is_some());
+        roles.extend(texts.map(|role| want(role, false)));
+        Self { roles, interactions: true }
+    }
+
+    /// Items with their texts.
+    pub(super) fn items(columns: &Columns) -> Self {
+        let mut roles = vec![(Role::Item, columns.item_key.clone(), true)];
+        let text = |role: Role| {
+            let name = columns.get(role).map(str::to_string);
+            let required = name.is_some();
+            (role, name, required)
+        };
+        roles.extend(Role::TEXTS.into_iter().map(text));
+        Self { roles, interactions: false }
+    }
+
+    /// The roles looked for, and whether a row without one is at fault.
+    pub(super) fn roles(&self) -> impl Iterator<Item = (Role, bool)> {
+        self.roles.iter().map(|&(role, _, required)| (role, required))
+    }
+
+    /// How well a column of this name serves which role; 0 is best.
+    pub(super) fn rank(&self, name: &str) -> Option<(Role, usize)> {
+        let plain = simplified(name);
+        let explicit = self.roles.iter().find(|(_, named, _)| named.as_deref() == Some(name));
+        if let Some(&(role, _, _)) = explicit {
+            return Some((role, 0));
+        }
+        self.roles.iter().filter(|(_, named, _)| named.is_none()).find_map(|&(role, _, _)| {
+            // An item's own file calls it plainly "id".
+            let id = role == Role::Item && !self.interactions && plain == "id";
+            let at = usual(role).iter().position(|usual| *usual == plain);
+            Some((role, if id { usize::MAX } else { at? }))
+        })
+    }
+
+    /// Whether a column of this name says that texts beside it are those of a review.
+    pub(super) fn tells_of_reviews(&self, name: &str) -> bool {
+        self.interactions && OF_REVIEWS.contains(&simplified(name).as_str())
+    }
+
+    /// Whether the column of a text was named, and so holds the item's and not a review's.
+    pub(super) fn is_named(&self, role: Role) -> bool {
+        self.roles.iter().any(|(other, name, _)| *other == role && name.is_some())
+    }
+
+    /// The column of each role in a table with this header.
+    ///
+    /// # Errors
+    /// Says which role has none, and what the columns are.
+    pub(super) fn choose(&self, header: &[String]) -> Result<Vec<(Role, usize)>, String> {
+        let reviews = header.iter().any(|name| self.tells_of_reviews(name));
+        let mut best: [Option<(usize, usize)>; 8] = [None; 8];
+        for (at, name) in header.iter().enumerate() {
+            let Some((role, rank)) = self.rank(name) else { continue };
+            let of_review = reviews && Role::TEXTS.contains(&role) && !self.is_named(role);
+            let slot = &mut best[role as usize];
+            if !of_review && slot.is_none_or(|(other, _)| rank < other) {
+                *slot = Some((rank, at));
+            }
+        }
+        let mut chosen = Vec::new();
+        for (role, named, required) in &self.roles {
+            match best[*role as usize] {
+                Some((_, at)) => chosen.push((*role, at)),
+                None if *required => return Err(self.missing(*role, named.as_deref(), header)),
+                None => {}
+            }
+        }
+        Ok(chosen)
+    }
+
+    fn missing(&self, role: Role, named: Option<&str>, header: &[String]) -> String {
+        let columns = header.join(", ");
+        if let Some(name) = named {
+            return format!("there is no column {name:?}; the columns are {columns}");
+        }
+        let (role, option) = (role.name(), self.option(role));
+        format!("no column looks like the {role}; name it with {option}: {columns}")
+    }
+
+    /// What is said of a row that lacks a role.
+    pub(super) fn absent(&self, role: Role) -> String {
+        let named = self.roles.iter().find(|(other, _, _)| *other == role);
+        match named.and_then(|(_, name, _)| name.as_ref()) {
+            Some(name) => format!("there is no field {name:?}"),
+            None => format!(
+                "no field looks like the {}; name it with {}",
+                role.name(),
+                self.option(role)
+            ),
+        }
+    }
+
+    fn option(&self, role: Role) -> String {
+        let key = role == Role::Item && !self.interactions;
+        if key { "--item-key".into() } else { format!("--{}", role.name()) }
+    }
+}
+
+/// A name without case and punctuation: `user_id`, `userId` and `User-ID` are one.
+fn simplified(name: &str) -> String {
+    name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn choose(wanted: &Wanted, header: &str) -> Result<String, String> {
+        let header: Vec<String> = header.split(',').map(String::from).collect();
+        let chosen = wanted.choose(&header)?;
+        let chosen = chosen.iter().map(|(role, at)| format!("{}={}", role.name(), header[*at]));
+        Ok(chosen.collect::<Vec<_>>().join(" "))
+    }
+
+    #[test]
+    fn usual_names_are_found_whatever_their_spelling() {
+        let wanted = Wanted::interactions(&Columns::default(), false, true);
+        let found = |header| choose(&wanted, header).unwrap();
+        assert_eq!(
+            found("userId,movieId,rating,timestamp"),
+            "user=userId item=movieId time=timestamp"
+        );
+        assert_eq!(found("USER-ID,sku,Title"), "user=USER-ID item=sku title=Title");
+        // The more telling name wins, wherever it stands.
+        assert_eq!(found("user,asin,parent_asin"), "user=user item=parent_asin");
+    }
+
+    #[test]
+    fn the_title_of_a_review_is_no_title_of_an_item_unless_it_is_named() {
+        let header = "rating,title,asin,parent_asin,user_id,timestamp";
+        let wanted = Wanted::interactions(&Columns::default(), true, true);
+        let found = "user=user_id item=parent_asin time=timestamp rating=rating";
+        assert_eq!(choose(&wanted, header).unwrap(), found);
+        let mut columns = Columns::default();
+        columns.set(Role::Title, Some("title".into()));
+        let wanted = Wanted::interactions(&columns, false, true);
+        assert!(choose(&wanted, header).unwrap().ends_with("title=title"));
+        // In a file of items the same names mean the item.
+        let wanted = Wanted::items(&Columns::default());
+        assert_eq!(
+            choose(&wanted, "title,parent_asin,store").unwrap(),
+            "item=parent_asin title=title brand=store"
+        );
+        assert_eq!(choose(&wanted, "id,name").unwrap(), "item=id title=name");
+    }
+
+    #[test]
+    fn a_column_that_is_not_there_is_named_with_those_that_are() {
+        let mut columns = Columns::default();
+        let wanted = Wanted::interactions(&columns, false, false);
+        let error = choose(&wanted, "who,what").unwrap_err();
+        assert_eq!(error, "no column looks like the user; name it with --user: who, what");
+        columns.set(Role::User, Some("whom".into()));
+        let wanted = Wanted::interactions(&columns, false, false);
+        let error = choose(&wanted, "who,item").unwrap_err();
+        assert_eq!(error, "there is no column \"whom\"; the columns are who, item");
+        let error = choose(&Wanted::items(&columns), "who,what").unwrap_err();
+        assert!(error.contains("--item-key"), "{error}");
+    }
+}

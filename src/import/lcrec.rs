@@ -1,0 +1,173 @@
+//! LC-Rec's JSON, an entry at a time: `X.inter.json` and `X.item.json`.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::io::{self, BufReader, Read};
+use std::path::Path;
+
+use serde::Deserializer as _;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::columns::{Columns, Wanted};
+use super::faults::{Faults, quoted};
+use super::json::{Objects, text_of};
+use super::names::Names;
+use super::record::{Record, Role, Take};
+use super::source::{Input, LONGEST_LINE};
+use crate::Error;
+
+/// Reads the sequences. Without names, the raw ids in the items' own file stand for their numbers.
+pub(super) fn read(
+    input: Input,
+    names: &Names,
+    take: &mut Take<'_>,
+    faults: &mut Faults,
+) -> crate::Result<()> {
+    let mut text = String::new();
+    entries(input, faults, &mut |key, value| {
+        let user = names.user(key)?;
+        let items: Vec<&RawValue> = serde_json::from_str(value)
+            .map_err(|_| format!("{} is no list of item ids", quoted(value)))?;
+        for item in items {
+            text.clear();
+            if !text_of(Role::Item, item.get(), &mut text)? {
+                return Err("an item is null".into());
+            }
+            take(&Record::pair(user, names.item(&text)?)).map_err(|wrong| wrong.what)?;
+        }
+        Ok(())
+    })
+}
+
+/// Reads the texts. An item goes by its name in `item2id`, else by its own `item_id` or `asin`, else by its
+/// key: what [`read_names_in_items`] finds.
+pub(super) fn read_items(
+    input: Input,
+    names: &Names,
+    take: &mut Take<'_>,
+    faults: &mut Faults,
+) -> crate::Result<()> {
+    let wanted = Wanted::items(&Columns::default());
+    let mut objects = Objects::new(&wanted);
+    entries(input, faults, &mut |key, value| {
+        objects.fields(value).map_err(|(_, field, what)| match field {
+            Some(field) => format!("field {field:?}: {what}"),
+            None => what,
+        })?;
+        let mut record = objects.record();
+        record.set(Role::Item, Some(names.item(key)?));
+        take(&record).map_err(|wrong| wrong.what)
+    })
+}
+
+/// The raw ids in an items file, by key, for a folder without `item2id`.
+pub(super) fn read_names_in_items(input: Input, names: &mut Names) -> crate::Result<()> {
+    let wanted = Wanted::items(&Columns::default());
+    let mut objects = Objects::new(&wanted);
+    let mut found = std::collections::HashMap::new();
+    entries(input, &mut Faults::new(true), &mut |key, value| {
+        // What is wrong with an entry is told when its texts are read.
+        if objects.fields(value).is_ok() {
+            let name = objects.record().get(Role::Item).unwrap_or(key);
+            found.insert(key.to_string(), name.to_string());
+        }
+        Ok(())
+    })?;
+    names.items = Some(found);
+    Ok(())
+}
+
+/// Gives every entry of a JSON object to `take`, its value as it is spelt.
+fn entries(
+    input: Input,
+    faults: &mut Faults,
+    take: &mut dyn FnMut(&str, &str) -> Result<(), String>,
+) -> crate::Result<()> {
+    input.check_text()?;
+    let path = input.path.clone();
+    let mut failure = None;
+    let reader =
+        BufReader::new(ShortStrings { input, length: 0, in_string: false, escaped: false });
+    let mut reader = serde_json::Deserializer::from_reader(reader);
+    let visitor = Entries { path: &path, faults, take, failure: &mut failure };
+    let read = reader.deserialize_map(visitor).and_then(|()| reader.end());
+    match (failure, read) {
+        (Some(failure), _) => Err(failure),
+        (None, Err(e)) => {
+            let (path, line, column) = (path.display(), e.line(), e.column());
+            let text = e.to_string();
+            let what = text.split(" at line ").next().unwrap_or(&text);
+            Err(Error::Invalid(format!("{path}:{line}:{column}: {what}")))
+        }
+        (None, Ok(())) => Ok(()),
+    }
+}
+
+struct Entries<'e> {
+    path: &'e Path,
+    faults: &'e mut Faults,
+    take: &'e mut dyn FnMut(&str, &str) -> Result<(), String>,
+    /// The crate's error, which serde's cannot hold.
+    failure: &'e mut Option<Error>,
+}
+
+impl<'de> Visitor<'de> for Entries<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut keys = HashSet::new();
+        while let Some(key) = map.next_key::<String>()? {
+            let value: Box<RawValue> = map.next_value()?;
+            let outcome = if keys.contains(&key) {
+                Err("occurs twice".into())
+            } else {
+                (self.take)(&key, value.get())
+            };
+            if let Err(what) = outcome {
+                let place = format!("{}: entry {}", self.path.display(), quoted(&key));
+                if let Err(e) = self.faults.add(&place, &what) {
+                    *self.failure = Some(e);
+                    return Err(A::Error::custom("a bad entry"));
+                }
+            }
+            keys.insert(key);
+        }
+        Ok(())
+    }
+}
+
+/// Refuses a string without end, which a JSON reader would keep whole.
+struct ShortStrings {
+    input: Input,
+    length: usize,
+    in_string: bool,
+    escaped: bool,
+}
+
+impl Read for ShortStrings {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.input.read(buffer)?;
+        for &byte in &buffer[..n] {
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' if self.in_string => self.escaped = true,
+                b'"' => {
+                    self.in_string = !self.in_string;
+                    self.length = 0;
+                }
+                _ => {}
+            }
+            self.length += usize::from(self.in_string);
+        }
+        if self.length > LONGEST_LINE {
+            let what = format!("a string is longer than {} MiB", LONGEST_LINE >> 20);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        Ok(n)
+    }
+}

@@ -1,0 +1,344 @@
+//! Datasets out of the files that shops and other programs have, into the project's own folder.
+//!
+//! A file goes through one of the readers (`table`, `json`, `parquet`, `lcrec`, `sequences`), which yield
+//! rows of fields by role; `collect` makes numbers of ids and keeps 16 bytes an interaction in `log`; rules
+//! drop some; `catalogue` keeps the texts of the items that are left. No file is ever whole in memory: the
+//! most that is kept are 24 bytes an interaction, each raw id (its length and some 30 bytes), and the texts
+//! of the items that are kept.
+//!
+//! Users are numbered in order of first appearance in the files, items in order of first appearance when
+//! one user after another is read, or, where all items of a file of items are kept, in its order.
+
+mod catalogue;
+mod collect;
+mod columns;
+mod faults;
+mod ids;
+mod json;
+mod lcrec;
+mod log;
+mod names;
+mod parquet;
+mod plan;
+mod python;
+mod record;
+mod report;
+mod sequences;
+mod source;
+mod table;
+mod text;
+mod time;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use catalogue::Keep;
+use collect::Collector;
+use columns::Wanted;
+use faults::Faults;
+use log::Sequences;
+use plan::{Plan, Planned, Shape};
+use record::Take;
+use source::{Counter, Input};
+
+use crate::data::{self, Item};
+use crate::{Error, Result, files, invalid};
+
+pub use columns::Columns;
+pub use log::Dropped;
+pub use plan::Format;
+pub use record::Role;
+pub use report::Report;
+pub use source::LONGEST_LINE;
+pub use time::TimeKind;
+
+/// What to import, and by which rules.
+#[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "rules that are on or off")]
+pub struct Request {
+    /// Files or folders of interactions, one after another.
+    pub sources: Vec<PathBuf>,
+    /// Files of item texts; without any, those that belong to the sources' format, or the sources' rows.
+    pub items: Vec<PathBuf>,
+    /// The format of the sources, where it is not to be told from them.
+    pub format: Option<Format>,
+    /// Which column is which.
+    pub columns: Columns,
+    /// Tables have no header: columns are called 1, 2, 3 and on.
+    pub no_header: bool,
+    /// A quote is a character like any other.
+    pub no_quotes: bool,
+    /// Skip and count bad lines.
+    pub lenient: bool,
+    /// Keep users and items with so many interactions at least, iteratively.
+    pub core: u32,
+    /// Keep what a user took more than once.
+    pub keep_duplicates: bool,
+    /// Leave out interactions rated lower.
+    pub min_rating: Option<f64>,
+    /// Leave out items without text.
+    pub drop_textless: bool,
+    /// Keep the items of the files of items that are in no interaction.
+    pub all_items: bool,
+    /// Keep texts as they are.
+    pub raw_texts: bool,
+}
+
+impl Request {
+    /// `source` by the default rules.
+    pub fn new(source: impl Into<PathBuf>) -> Self {
+        Self {
+            sources: vec![source.into()],
+            items: Vec::new(),
+            format: None,
+            columns: Columns::default(),
+            no_header: false,
+            no_quotes: false,
+            lenient: false,
+            core: 1,
+            keep_duplicates: false,
+            min_rating: None,
+            drop_textless: false,
+            all_items: false,
+            raw_texts: false,
+        }
+    }
+
+    /// How many bytes there are to read, as far as is known before.
+    pub fn bytes(&self) -> u64 {
+        let size = |path: &PathBuf| {
+            fs::metadata(path).map_or(0, |m| if m.is_file() { m.len() } else { 0 })
+        };
+        self.sources.iter().chain(&self.items).map(size).sum()
+    }
+}
+
+/// Endings of the files that a dataset folder of ours has.
+const OURS: [&str; 4] = [".inter.json", ".item.json", ".user2id", ".item2id"];
+
+/// Imports into the folder `out`; `show` is told now and then how many bytes were read.
+///
+/// # Errors
+/// If the folder is there and `force` is not given or it holds anything but a dataset; if a file cannot be
+/// read, or has a bad line and the request is not lenient; if nothing is left.
+pub fn import(
+    request: &Request,
+    out: &Path,
+    force: bool,
+    show: &mut dyn FnMut(u64),
+) -> Result<Report> {
+    files::check_free(out, force, &|name| OURS.iter().any(|ours| name.ends_with(ours)))?;
+    let name = match out.file_name().and_then(|name| name.to_str()) {
+        Some(name) => name.to_string(),
+        None => invalid!("{}: give a folder a name of its own", out.display()),
+    };
+    let counter = Counter::default();
+    let plan = Plan::of(request, &counter)?;
+    if plan.items.is_empty() && request.all_items {
+        invalid!("--all-items keeps the items of a file of items; name one with --items");
+    }
+    let mut faults = Faults::new(request.lenient);
+    let mut collector = Collector::default();
+    collector.min_rating = request.min_rating;
+    collector.catalogue.raw = request.raw_texts;
+    read_interactions(request, &plan, &counter, &mut collector, &mut faults, show)?;
+    let rows = collector.log.len() as u64 + collector.low_rated;
+    let (mut sequences, tied) =
+        std::mem::take(&mut collector.log).into_sequences(collector.users.len());
+    let read = sequences.len() as u64;
+
+    let items = collector.items.len();
+    let duplicates = if request.keep_duplicates { 0 } else { sequences.drop_duplicates(items) };
+    let (mut outside_core, mut core_rounds) = sequences.core(request.core, items);
+    let mut counts = sequences.counts(items);
+    read_items(request, &plan, &counter, &mut collector, &counts, &mut faults, show)?;
+    let mut textless = Dropped::default();
+    if request.drop_textless {
+        if collector.catalogue.is_empty() {
+            invalid!(
+                "--drop-textless would drop every item: there are no texts; name a file with --items"
+            );
+        }
+        textless = sequences.drop_items(|item| collector.catalogue.has_text(item), items);
+        // The core of what is left is that of what has text: a core of a part lies within that of the whole.
+        let (more, rounds) = sequences.core(request.core, items);
+        outside_core += more;
+        core_rounds += rounds;
+        counts = sequences.counts(items);
+    }
+    if sequences.len() == 0 {
+        nothing_left(&plan, rows, read, &faults)?;
+    }
+
+    let chosen = numbered(request, &collector, &mut sequences, &counts);
+    let users = || {
+        let all = (0..).zip(sequences.users()).filter(|(_, items)| !items.is_empty());
+        all.map(|(user, items)| (collector.users.name(user), items))
+    };
+    let items = || {
+        chosen.iter().map(|&id| {
+            let raw_id = Some(collector.items.name(id).to_string());
+            Item { raw_id, ..collector.catalogue.get(id).cloned().unwrap_or_default() }
+        })
+    };
+    files::build_dir(out, |dir| Ok(data::write_named(dir, &name, users, items)?))?;
+
+    let paths = |planned: &[Planned]| {
+        planned.iter().map(|file| file.path.display().to_string()).collect::<Vec<_>>()
+    };
+    let catalogue = &collector.catalogue;
+    Ok(Report {
+        sources: paths(&plan.sources),
+        item_files: paths(&plan.items),
+        rows,
+        skipped_lines: faults.count,
+        first_faults: faults.first,
+        min_rating: request.min_rating,
+        below_min_rating: collector.low_rated,
+        keep_duplicates: request.keep_duplicates,
+        duplicates,
+        core: request.core,
+        outside_core,
+        core_rounds,
+        drop_textless: request.drop_textless,
+        textless,
+        times: collector.clock.kind,
+        days: collector.clock.dates(),
+        tied: if collector.clock.kind.is_some() { tied } else { 0 },
+        tied_share: if collector.clock.kind.is_some() {
+            tied as f64 / read.max(1) as f64
+        } else {
+            0.0
+        },
+        listed_items: catalogue.rows,
+        listed_twice: catalogue.twice,
+        unused_items: catalogue.unused,
+        all_items: request.all_items,
+        users: users().count() as u64,
+        short_users: users().filter(|(_, items)| items.len() < 3).count() as u64,
+        items: chosen.len() as u64,
+        items_without_text: chosen.iter().filter(|&&id| !catalogue.has_text(id)).count() as u64,
+        interactions: sequences.len() as u64,
+    })
+}
+
+fn read_interactions(
+    request: &Request,
+    plan: &Plan,
+    counter: &Counter,
+    collector: &mut Collector,
+    faults: &mut Faults,
+    show: &mut dyn FnMut(u64),
+) -> Result<()> {
+    // The title of a review is none of the item's, and a file of items has the better texts.
+    let texts = plan.items.is_empty() && request.format != Some(Format::Amazon);
+    let wanted = Wanted::interactions(&request.columns, request.min_rating.is_some(), texts);
+    for file in &plan.sources {
+        let mut since = 0;
+        let mut take = |record: &record::Record<'_>| {
+            since += 1;
+            if since % 8192 == 0 {
+                show(counter.bytes());
+            }
+            collector.take(record)
+        };
+        read_file(file, counter, &wanted, &mut take, faults)?;
+    }
+    collector.settle().map_err(Error::Invalid)
+}
+
+fn read_items(
+    request: &Request,
+    plan: &Plan,
+    counter: &Counter,
+    collector: &mut Collector,
+    counts: &[u32],
+    faults: &mut Faults,
+    show: &mut dyn FnMut(u64),
+) -> Result<()> {
+    let mut columns = request.columns.clone();
+    if columns.item_key.is_none() && request.no_header {
+        columns.item_key = Some("1".into());
+    }
+    let wanted = Wanted::items(&columns);
+    let keep = Keep { counts, all: request.all_items };
+    for file in &plan.items {
+        let mut since = 0;
+        let Collector { catalogue, items, .. } = &mut *collector;
+        let mut take = |record: &record::Record<'_>| {
+            since += 1;
+            if since % 1024 == 0 {
+                show(counter.bytes());
+            }
+            catalogue.listed(record, items, keep)
+        };
+        read_file(file, counter, &wanted, &mut take, faults)?;
+    }
+    Ok(())
+}
+
+/// Reads a file by its shape.
+fn read_file(
+    file: &Planned,
+    counter: &Counter,
+    wanted: &Wanted,
+    take: &mut Take<'_>,
+    faults: &mut Faults,
+) -> Result<()> {
+    let open = || Input::open(&file.path, counter);
+    match file.shape {
+        Shape::Table(dialect) => table::read(open()?, dialect, wanted, take, faults),
+        Shape::Objects => json::read(open()?, wanted, take, faults),
+        Shape::Parquet => parquet::read(&file.path, counter, wanted, take, faults),
+        Shape::LcrecInter => lcrec::read(open()?, &file.names, take, faults),
+        Shape::LcrecItem => lcrec::read_items(open()?, &file.names, take, faults),
+        Shape::Sequences => sequences::read(open()?, &file.names, take, faults),
+        Shape::PlainText => sequences::read_plain_text(open()?, take, faults),
+    }
+}
+
+/// The items that are written, in the order of their new numbers, by which `sequences` goes from then on.
+fn numbered(
+    request: &Request,
+    collector: &Collector,
+    sequences: &mut Sequences,
+    counts: &[u32],
+) -> Vec<u32> {
+    let mut numbers = vec![u32::MAX; collector.items.len()];
+    let mut chosen = Vec::new();
+    let mut choose = |item: u32| {
+        let number = &mut numbers[item as usize];
+        if *number == u32::MAX {
+            *number = chosen.len() as u32;
+            chosen.push(item);
+        }
+    };
+    if request.all_items {
+        let catalogue = &collector.catalogue;
+        let kept = |&item: &u32| !request.drop_textless || catalogue.has_text(item);
+        catalogue.listed.iter().copied().filter(kept).for_each(&mut choose);
+    }
+    debug_assert_eq!(sequences.len() as u64, counts.iter().map(|&n| u64::from(n)).sum::<u64>());
+    sequences.users().flatten().copied().for_each(choose);
+    sequences.renumber(&numbers);
+    chosen
+}
+
+/// The error where no interaction is left, which says where they went.
+fn nothing_left(plan: &Plan, rows: u64, read: u64, faults: &Faults) -> Result<()> {
+    let files: Vec<_> = plan.sources.iter().map(|file| file.path.display().to_string()).collect();
+    let files = files.join(", ");
+    if rows == 0 {
+        let first =
+            faults.first.first().map_or(String::new(), |fault| format!("; the first: {fault}"));
+        invalid!(
+            "{files}: no interaction could be read; {} lines were skipped{first}",
+            faults.count
+        );
+    }
+    Err(Error::Invalid(format!(
+        "{files}: nothing is left of {rows} interactions ({} rated too low); ask for less with --min-rating, \
+         --core or without --drop-textless",
+        rows - read
+    )))
+}

@@ -1,0 +1,193 @@
+//! Parquet: the wanted columns, row by row; one page of each is in memory.
+
+use std::cell::Cell;
+use std::fmt;
+use std::fs::File;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
+use std::sync::{Arc, Once};
+
+use parquet::errors::ParquetError;
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::{Field, Row};
+use parquet::schema::types::Type;
+
+use super::columns::Wanted;
+use super::faults::Faults;
+use super::json::joined;
+use super::record::{Record, Role, Take, Wrong};
+use super::source::Counter;
+use crate::{Error, invalid};
+
+/// How a file begins and ends.
+pub(super) const MAGIC: &[u8] = b"PAR1";
+
+/// A row of a Parquet file, which has no lines.
+struct RowPlace<'a> {
+    path: &'a Path,
+    row: u64,
+    column: Option<&'a str>,
+}
+
+impl fmt::Display for RowPlace<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: row {}", self.path.display(), self.row)?;
+        self.column.map_or(Ok(()), |name| write!(f, ": column {name}"))
+    }
+}
+
+/// Reads a Parquet file.
+pub(super) fn read(
+    path: &Path,
+    counter: &Counter,
+    wanted: &Wanted,
+    take: &mut Take<'_>,
+    faults: &mut Faults,
+) -> crate::Result<()> {
+    let broken = |e: &dyn fmt::Display| {
+        Error::Invalid(format!("{}: is no Parquet file that can be read: {e}", path.display()))
+    };
+    let file = File::open(path).map_err(Error::io(path))?;
+    let bytes = file.metadata().map_err(Error::io(path))?.len();
+    let reader = guarded(|| SerializedFileReader::new(file)).map_err(|e| broken(&e))?;
+    let metadata = reader.metadata().file_metadata();
+    let fields = metadata.schema().get_fields();
+    let header: Vec<String> = fields.iter().map(|field| field.name().to_string()).collect();
+    let chosen = match wanted.choose(&header) {
+        Ok(chosen) => chosen,
+        Err(what) => invalid!("{}: {what}", path.display()),
+    };
+    let mut places: Vec<usize> = chosen.iter().map(|&(_, at)| at).collect();
+    places.sort_unstable();
+    places.dedup();
+    let projection = places.iter().map(|&at| Arc::clone(&fields[at])).collect();
+    let projection =
+        Type::group_type_builder(metadata.schema().name()).with_fields(projection).build();
+    let projection = projection.map_err(|e| broken(&e))?;
+    let mut rows = guarded(|| reader.get_row_iter(Some(projection))).map_err(|e| broken(&e))?;
+
+    let total = metadata.num_rows().max(1).unsigned_abs();
+    let (mut number, mut counted) = (0, 0);
+    let mut texts: [Option<String>; 8] = Default::default();
+    while let Some(row) = guarded(|| rows.next().transpose()).map_err(|e| broken(&e))? {
+        number += 1;
+        if number % 1024 == 0 {
+            let now = (bytes as f64 * (number as f64 / total as f64).min(1.0)) as u64;
+            counter.add(now - counted);
+            counted = now;
+        }
+        let read = record_of(row, &chosen, &places, &mut texts);
+        let taken = read.and_then(|()| {
+            let lacking =
+                wanted.roles().find(|&(role, must)| must && texts[role as usize].is_none());
+            if let Some((role, _)) = lacking {
+                return Err(Wrong::field(role, "is null"));
+            }
+            let mut record = Record::default();
+            for role in Role::ALL {
+                record.set(role, texts[role as usize].as_deref());
+            }
+            take(&record)
+        });
+        if let Err(wrong) = taken {
+            let at = chosen.iter().find(|(role, _)| Some(*role) == wrong.role);
+            let column = at.map(|&(_, at)| header[at].as_str());
+            faults.add(&RowPlace { path, row: number, column }, &wrong.what)?;
+        }
+    }
+    counter.add(bytes - counted);
+    Ok(())
+}
+
+thread_local! {
+    /// Whether this thread is about to say itself what went wrong.
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs what may panic on a file that is no honest Parquet: the library asserts some of what it reads.
+fn guarded<T>(work: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, String> {
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        let before = panic::take_hook();
+        panic::set_hook(Box::new(move |panicked| {
+            if !GUARDED.get() {
+                before(panicked);
+            }
+        }));
+    });
+    GUARDED.set(true);
+    let outcome = panic::catch_unwind(AssertUnwindSafe(work));
+    GUARDED.set(false);
+    match outcome {
+        Ok(outcome) => outcome.map_err(|e| e.to_string()),
+        Err(_) => {
+            Err("its contents contradict themselves, or a column's type is not supported".into())
+        }
+    }
+}
+
+/// The fields of a row as texts.
+fn record_of(
+    row: Row,
+    chosen: &[(Role, usize)],
+    places: &[usize],
+    texts: &mut [Option<String>; 8],
+) -> Result<(), Wrong> {
+    let mut columns: Vec<_> = row.into_columns().into_iter().map(Some).collect();
+    for &(role, at) in chosen {
+        let place = places.binary_search(&at).unwrap_or(usize::MAX);
+        let field =
+            columns.get_mut(place).and_then(Option::take).map_or(Field::Null, |(_, field)| field);
+        texts[role as usize] = text_of(role, field).map_err(|what| Wrong::field(role, what))?;
+    }
+    Ok(())
+}
+
+fn text_of(role: Role, field: Field) -> Result<Option<String>, String> {
+    let is_text = Role::TEXTS.contains(&role);
+    Ok(Some(match field {
+        Field::Null => return Ok(None),
+        Field::Str(text) => text,
+        Field::Bytes(bytes) => match std::str::from_utf8(bytes.data()) {
+            Ok(text) => text.to_string(),
+            Err(_) => return Err("is no UTF-8".into()),
+        },
+        Field::Byte(_)
+        | Field::Short(_)
+        | Field::Int(_)
+        | Field::Long(_)
+        | Field::UByte(_)
+        | Field::UShort(_)
+        | Field::UInt(_)
+        | Field::ULong(_) => field.to_string(),
+        Field::Float(value) if !matches!(role, Role::User | Role::Item) => value.to_string(),
+        Field::Double(value) if !matches!(role, Role::User | Role::Item) => value.to_string(),
+        Field::TimestampMillis(time) | Field::TimestampMicros(time) if role == Role::Time => {
+            time.to_string()
+        }
+        Field::Date(days) if role == Role::Time => (i64::from(days) * 86400).to_string(),
+        Field::ListInternal(ref list) if is_text => {
+            let mut parts = Vec::new();
+            flatten(list.elements(), &mut parts)?;
+            joined(role, parts)
+        }
+        Field::Float(_) | Field::Double(_) => {
+            return Err(format!(
+                "{field} is a floating-point number; ids are texts or whole numbers, which keep every digit"
+            ));
+        }
+        _ => return Err(format!("holds a value that cannot be the {}", role.name())),
+    }))
+}
+
+fn flatten(elements: &[Field], parts: &mut Vec<String>) -> Result<(), String> {
+    for element in elements {
+        match element {
+            Field::ListInternal(list) => flatten(list.elements(), parts)?,
+            other => {
+                parts.extend(text_of(Role::Title, other.clone())?.filter(|part| !part.is_empty()));
+            }
+        }
+    }
+    Ok(())
+}

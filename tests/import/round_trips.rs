@@ -1,0 +1,217 @@
+//! From a dataset to each format and back: the same dataset.
+
+use std::path::{Path, PathBuf};
+
+use llmbs::data::synth::Shop;
+use llmbs::data::{self, Dataset, Item, ItemId, User};
+use llmbs::export::{Exported, Target, export};
+use llmbs::import::{Request, import};
+use proptest::prelude::*;
+
+const TARGETS: [Target; 4] = [Target::Lcrec, Target::Recbole, Target::S3rec, Target::UserSequence];
+
+/// Exports and imports again.
+fn there_and_back(dataset: &Dataset, target: Target, dir: &Path) -> (Dataset, Exported) {
+    let (there, back) = (dir.join(format!("{target}")), dir.join(format!("back-{target}")));
+    let exported = export(dataset, target, &there, true).unwrap();
+    let source = match target {
+        Target::S3rec => there.join("s3rec.txt"),
+        _ => there.clone(),
+    };
+    let mut request = Request::new(source);
+    let items = there.join("s3rec.items.jsonl");
+    if items.exists() && target == Target::S3rec {
+        request.items = vec![items];
+    }
+    request.all_items = target != Target::S3rec || dataset.has_text();
+    request.keep_duplicates = true;
+    request.raw_texts = true;
+    import(&request, &back, true, &mut |_| ()).unwrap();
+    (Dataset::load(&back).unwrap(), exported)
+}
+
+fn assert_same(dataset: &Dataset, back: &Dataset, target: Target) {
+    let raw = |dataset: &Dataset| -> Vec<String> {
+        let name =
+            |(id, item): (usize, &Item)| item.raw_id.clone().unwrap_or_else(|| id.to_string());
+        dataset.items.iter().enumerate().map(name).collect()
+    };
+    assert_eq!(dataset.users, back.users, "{target}");
+    assert_eq!(raw(dataset), raw(back), "{target}");
+    assert_eq!(dataset.fingerprint, back.fingerprint, "{target}");
+}
+
+#[test]
+fn the_synthetic_shop_comes_back_from_every_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let shop = Shop::generate(&llmbs::data::synth::SynthConfig {
+        users: 60,
+        items: 40,
+        groups: 5,
+        ..Default::default()
+    })
+    .unwrap();
+    for target in TARGETS {
+        let (back, exported) = there_and_back(&shop.dataset, target, dir.path());
+        assert_same(&shop.dataset, &back, target);
+        assert_eq!((exported.users, exported.changed_texts), (60, 0));
+        assert!(
+            exported.files.iter().all(|file| dir
+                .path()
+                .join(target.to_string())
+                .join(file)
+                .is_file())
+        );
+    }
+}
+
+#[test]
+fn an_imported_shop_comes_back_by_the_default_rules() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = "user,item,ts,title\n7,010,3,Soap &amp; more\n7,10,1,\n007,10,1,Foam\n7,ü,2,x\n007,010,2,\n007,q,3,\n";
+    std::fs::write(dir.path().join("log.csv"), log).unwrap();
+    let shop = dir.path().join("Shop");
+    import(&Request::new(dir.path().join("log.csv")), &shop, false, &mut |_| ()).unwrap();
+    let first = Dataset::load(&shop).unwrap();
+    assert_eq!(first.users[0].id, "7");
+    for target in [Target::Lcrec, Target::Recbole, Target::UserSequence] {
+        let there = dir.path().join(format!("{target}"));
+        export(&first, target, &there, false).unwrap();
+        let back = dir.path().join(format!("back-{target}"));
+        import(&Request::new(&there), &back, false, &mut |_| ()).unwrap();
+        assert_same(&first, &Dataset::load(&back).unwrap(), target);
+    }
+}
+
+#[test]
+fn what_a_format_cannot_hold_is_changed_and_counted_or_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let user = |id: &str| User { id: id.into(), items: vec![0, 1, 0] };
+    let item = |raw: &str, title: &str| Item {
+        raw_id: Some(raw.into()),
+        title: title.into(),
+        ..Item::default()
+    };
+    let items = vec![item("a", "two\nlines; brand: none"), item("b", "; price:1;title : x")];
+    let dataset = Dataset::new("shop", vec![user("u")], items).unwrap();
+    let (back, exported) = there_and_back(&dataset, Target::UserSequence, dir.path());
+    assert_eq!(
+        (back.items[0].title.as_str(), exported.changed_texts),
+        ("two lines, brand: none", 3)
+    );
+    assert_eq!(back.items[1].title, ", price:1;title : x");
+    let (back, exported) = there_and_back(&dataset, Target::Recbole, dir.path());
+    assert_eq!(
+        (back.items[0].title.as_str(), exported.changed_texts),
+        ("two lines; brand: none", 1)
+    );
+    let (back, _) = there_and_back(&dataset, Target::Lcrec, dir.path());
+    assert_same(&dataset, &back, Target::Lcrec);
+
+    let spaced =
+        Dataset::new("shop", vec![user("u 1")], vec![item("a", ""), item("b", "")]).unwrap();
+    let error = export(&spaced, Target::UserSequence, &dir.path().join("x"), false).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("the id \"u 1\" is empty or has a space")
+            && error.contains("lcrec, recbole and s3rec can"),
+        "{error}"
+    );
+    let (back, _) = there_and_back(&spaced, Target::Recbole, dir.path());
+    assert_same(&spaced, &back, Target::Recbole);
+    let tabbed =
+        Dataset::new("shop", vec![user("u")], vec![item("a\tb", ""), item("b", "")]).unwrap();
+    for target in TARGETS {
+        let error = export(&tabbed, target, &dir.path().join("x"), false).unwrap_err().to_string();
+        assert!(error.contains("shop: the id \"a\\tb\" is empty or has a"), "{error}");
+    }
+    assert!(!dir.path().join("x").exists());
+}
+
+#[test]
+fn the_files_are_those_of_the_format() {
+    let dir = tempfile::tempdir().unwrap();
+    let item = |title: &str| Item { title: title.into(), brand: "B".into(), ..Item::default() };
+    let users = vec![User { id: "u".into(), items: vec![1, 0, 2] }];
+    let dataset = Dataset::new("shop", users, vec![item("A"), item(""), item("C")]).unwrap();
+    let text = |target: Target, file: &str| {
+        export(&dataset, target, &dir.path().join("X"), true).unwrap();
+        std::fs::read_to_string(dir.path().join("X").join(file)).unwrap()
+    };
+    let inter = "user_id:token\titem_id:token\ttimestamp:float\nu\t1\t0\nu\t0\t1\nu\t2\t2\n";
+    assert_eq!(text(Target::Recbole, "X.inter"), inter);
+    let item = "item_id:token\ttitle:token_seq\tbrand:token_seq\n0\tA\tB\n1\t\tB\n2\tC\tB\n";
+    assert_eq!(text(Target::Recbole, "X.item"), item);
+    assert_eq!(text(Target::S3rec, "X.txt"), "1 2 1 3\n");
+    assert_eq!(text(Target::S3rec, "X.item2id"), "0\t1\n1\t2\n2\t3\n");
+    assert_eq!(text(Target::UserSequence, "user_sequence.txt"), "u 1 0 2\n");
+    let plain = "0 title: A; brand: B\n1 brand: B\n2 title: C; brand: B\n";
+    assert_eq!(text(Target::UserSequence, "item_plain_text.txt"), plain);
+    assert_eq!(text(Target::Lcrec, "X.inter.json"), "{\n\"0\": [1,0,2]\n}\n");
+    assert_eq!(text(Target::Lcrec, "X.user2id"), "u\t0\n");
+    std::fs::write(dir.path().join("X/notes"), "").unwrap();
+    let error =
+        export(&dataset, Target::Lcrec, &dir.path().join("X"), true).unwrap_err().to_string();
+    assert!(error.contains("holds notes, which would be lost"), "{error}");
+}
+
+fn dataset() -> impl Strategy<Value = Dataset> {
+    let id = "[^\\p{Cc}\\s]{1,8}";
+    let text =
+        prop_oneof![Just(String::new()), "[a-c;:<>&\"', üé日\u{2028}]{0,20}", "[^\\p{Cc}]{0,20}"];
+    let item = (id, [text.clone(), text.clone(), text.clone(), text]);
+    let items = prop::collection::vec(item, 3..8);
+    let users = prop::collection::vec((id, prop::collection::vec(0..1000u32, 3..7)), 1..6);
+    (items, users).prop_map(|(mut items, mut users)| {
+        items.sort();
+        items.dedup_by(|a, b| a.0 == b.0);
+        users.sort();
+        users.dedup_by(|a, b| a.0 == b.0);
+        let number = items.len() as ItemId;
+        let items = items.into_iter().map(|(raw, texts)| {
+            let [title, description, brand, categories] = texts.map(|text| text.trim().to_string());
+            Item { title, description, brand, categories, raw_id: Some(raw), is_gap: false }
+        });
+        let users = users.into_iter().map(|(id, taken)| User {
+            id,
+            items: taken.into_iter().map(|item| item % number).collect(),
+        });
+        Dataset::new("shop", users.collect(), items.collect()).unwrap()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn any_dataset_comes_back_from_every_format(dataset in dataset()) {
+        let dir = tempfile::tempdir().unwrap();
+        for target in TARGETS {
+            let (back, exported) = there_and_back(&dataset, target, dir.path());
+            if target == Target::S3rec && !dataset.has_text() {
+                // No file lists the items that nobody took, nor their order.
+                continue;
+            }
+            prop_assert_eq!(exported.changed_texts, 0);
+            assert_same(&dataset, &back, target);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs shared/data"]
+fn shared_beauty_comes_back_from_every_format() {
+    let shared = std::env::var_os("LLMBS_SHARED")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
+    let beauty = Dataset::load(&shared.join("data/Beauty")).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    for target in TARGETS {
+        let (back, _) = there_and_back(&beauty, target, dir.path());
+        assert_same(&beauty, &back, target);
+    }
+    // By default rules as well: its items are numbered by first appearance.
+    let shop = dir.path().join("Shop");
+    import(&Request::new(shared.join("data/Beauty")), &shop, false, &mut |_| ()).unwrap();
+    assert_same(&beauty, &Dataset::load(&shop).unwrap(), Target::Lcrec);
+    data::write(&dir.path().join("again"), &beauty).unwrap();
+}
