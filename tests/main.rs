@@ -17,6 +17,7 @@ mod index_methods;
 mod index_properties;
 mod llama;
 mod recommend;
+mod shop;
 mod text;
 mod tidy;
 mod training;
