@@ -1,5 +1,6 @@
 //! Which column plays which role: as named on the command line, else by the names that are usual.
 
+use super::faults::shown;
 use super::record::Role;
 
 /// The names given to columns, by role.
@@ -61,16 +62,32 @@ fn usual(role: Role) -> &'static [&'static str] {
 /// Columns that only Amazon's reviews have: the title beside them is the review's.
 const OF_REVIEWS: [&str; 2] = ["reviewerid", "parentasin"];
 
+/// So many columns are named to choose from.
+const MOST_NAMED: usize = 30;
+
+/// Which texts are looked for in rows of interactions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Texts {
+    /// None: a file of items has them.
+    Elsewhere,
+    /// Those whose columns were named.
+    Named,
+    /// Those, and those whose columns have usual names.
+    Usual,
+}
+
 /// What a reader is to look for.
 #[derive(Debug)]
 pub(super) struct Wanted {
     roles: Vec<(Role, Option<String>, bool)>,
     interactions: bool,
+    /// How the interactions call the item, which its own file may do too.
+    item: Option<String>,
 }
 
 impl Wanted {
     /// Interactions, with a rating if it is needed, and item texts in the same rows.
-    pub(super) fn interactions(columns: &Columns, rating: bool, texts: bool) -> Self {
+    pub(super) fn interactions(columns: &Columns, rating: bool, texts: Texts) -> Self {
         let want = |role: Role, required: bool| {
             let name = columns.get(role).map(str::to_string);
             let required = required || name.is_some();
@@ -81,9 +98,13 @@ impl Wanted {
         if rating {
             roles.push(want(Role::Rating, true));
         }
-        let texts = Role::TEXTS.into_iter().filter(|&role| texts || columns.get(role).is_some());
-        roles.extend(texts.map(|role| want(role, false)));
-        Self { roles, interactions: true }
+        let is_wanted = |role: &Role| match texts {
+            Texts::Elsewhere => false,
+            Texts::Named => columns.get(*role).is_some(),
+            Texts::Usual => true,
+        };
+        roles.extend(Role::TEXTS.into_iter().filter(is_wanted).map(|role| want(role, false)));
+        Self { roles, interactions: true, item: None }
     }
 
     /// Items with their texts.
@@ -95,12 +116,14 @@ impl Wanted {
             (role, name, required)
         };
         roles.extend(Role::TEXTS.into_iter().map(text));
-        Self { roles, interactions: false }
+        let item = columns.get(Role::Item).map(str::to_string);
+        Self { roles, interactions: false, item }
     }
 
-    /// The roles looked for, and whether a row without one is at fault.
-    pub(super) fn roles(&self) -> impl Iterator<Item = (Role, bool)> {
-        self.roles.iter().map(|&(role, _, required)| (role, required))
+    /// The roles that a row may not lack. A text it may, though its column was named.
+    pub(super) fn musts(&self) -> impl Iterator<Item = Role> {
+        let must = self.roles.iter().filter(|(role, _, must)| *must && !Role::TEXTS.contains(role));
+        must.map(|&(role, _, _)| role)
     }
 
     /// How well a column of this name serves which role; 0 is best.
@@ -109,6 +132,11 @@ impl Wanted {
         let explicit = self.roles.iter().find(|(_, named, _)| named.as_deref() == Some(name));
         if let Some(&(role, _, _)) = explicit {
             return Some((role, 0));
+        }
+        let free =
+            |role: Role| self.roles.iter().any(|(r, named, _)| *r == role && named.is_none());
+        if self.item.as_deref() == Some(name) && free(Role::Item) {
+            return Some((Role::Item, 0));
         }
         self.roles.iter().filter(|(_, named, _)| named.is_none()).find_map(|&(role, _, _)| {
             // An item's own file calls it plainly "id".
@@ -155,7 +183,11 @@ impl Wanted {
     }
 
     fn missing(&self, role: Role, named: Option<&str>, header: &[String]) -> String {
-        let columns = header.join(", ");
+        let mut columns: Vec<String> = header.iter().take(MOST_NAMED).map(|n| shown(n)).collect();
+        if header.len() > MOST_NAMED {
+            columns.push(format!("and {} more", header.len() - MOST_NAMED));
+        }
+        let columns = columns.join(", ");
         if let Some(name) = named {
             return format!("there is no column {name:?}; the columns are {columns}");
         }
@@ -200,7 +232,7 @@ mod tests {
 
     #[test]
     fn usual_names_are_found_whatever_their_spelling() {
-        let wanted = Wanted::interactions(&Columns::default(), false, true);
+        let wanted = Wanted::interactions(&Columns::default(), false, Texts::Usual);
         let found = |header| choose(&wanted, header).unwrap();
         assert_eq!(
             found("userId,movieId,rating,timestamp"),
@@ -214,12 +246,12 @@ mod tests {
     #[test]
     fn the_title_of_a_review_is_no_title_of_an_item_unless_it_is_named() {
         let header = "rating,title,asin,parent_asin,user_id,timestamp";
-        let wanted = Wanted::interactions(&Columns::default(), true, true);
+        let wanted = Wanted::interactions(&Columns::default(), true, Texts::Usual);
         let found = "user=user_id item=parent_asin time=timestamp rating=rating";
         assert_eq!(choose(&wanted, header).unwrap(), found);
         let mut columns = Columns::default();
         columns.set(Role::Title, Some("title".into()));
-        let wanted = Wanted::interactions(&columns, false, true);
+        let wanted = Wanted::interactions(&columns, false, Texts::Named);
         assert!(choose(&wanted, header).unwrap().ends_with("title=title"));
         // In a file of items the same names mean the item.
         let wanted = Wanted::items(&Columns::default());
@@ -233,11 +265,11 @@ mod tests {
     #[test]
     fn a_column_that_is_not_there_is_named_with_those_that_are() {
         let mut columns = Columns::default();
-        let wanted = Wanted::interactions(&columns, false, false);
+        let wanted = Wanted::interactions(&columns, false, Texts::Elsewhere);
         let error = choose(&wanted, "who,what").unwrap_err();
         assert_eq!(error, "no column looks like the user; name it with --user: who, what");
         columns.set(Role::User, Some("whom".into()));
-        let wanted = Wanted::interactions(&columns, false, false);
+        let wanted = Wanted::interactions(&columns, false, Texts::Elsewhere);
         let error = choose(&wanted, "who,item").unwrap_err();
         assert_eq!(error, "there is no column \"whom\"; the columns are who, item");
         let error = choose(&Wanted::items(&columns), "who,what").unwrap_err();

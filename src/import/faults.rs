@@ -34,7 +34,7 @@ impl fmt::Display for Place<'_> {
         }
         match self.field {
             Some((0, name)) => write!(f, ": field {name:?}"),
-            Some((number, name)) => write!(f, ": column {number} ({name})"),
+            Some((number, name)) => write!(f, ": column {number} ({})", shown(name)),
             None => Ok(()),
         }
     }
@@ -74,9 +74,16 @@ impl Faults {
     }
 }
 
-/// A value as a message quotes it: not longer than a line, and nothing a terminal would obey.
+/// So much of a value is quoted.
+const MOST: usize = 60;
+
+/// A name as a message has it, without quotes: not longer than a line, and nothing a terminal would obey.
+pub(super) fn shown(name: &str) -> String {
+    name.chars().take(MOST).map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+}
+
+/// A value as a message quotes it, likewise.
 pub(super) fn quoted(value: &str) -> String {
-    const MOST: usize = 60;
     match value.char_indices().nth(MOST) {
         Some((end, _)) => format!("{:?}…", &value[..end]),
         None => format!("{value:?}"),

@@ -1,6 +1,7 @@
 //! JSON lines, and Python literals in their place: one object a line.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Error as _, IgnoredAny, MapAccess, Visitor};
@@ -70,20 +71,38 @@ pub(super) struct Objects<'w> {
     found: [Option<usize>; 8],
     /// The names under which they were found.
     names: [String; 8],
+    /// What keys are good for, for those seen before: lines are much alike.
+    keys: HashMap<String, Use>,
 }
+
+/// What a key is good for: how well it serves a role, and whether it tells of a review.
+type Use = (Option<(Role, usize)>, bool);
+
+/// So many keys are remembered.
+const MOST_KEYS: usize = 256;
 
 impl<'w> Objects<'w> {
     /// A reader of objects.
     pub(super) fn new(wanted: &'w Wanted) -> Self {
         let [texts, names] = std::array::from_fn(|_| std::array::from_fn(|_| String::new()));
-        Self { wanted, texts, found: [None; 8], names }
+        Self { wanted, texts, found: [None; 8], names, keys: HashMap::new() }
+    }
+
+    fn use_of(&mut self, key: &str) -> Use {
+        if let Some(&known) = self.keys.get(key) {
+            return known;
+        }
+        let found = (self.wanted.rank(key), self.wanted.tells_of_reviews(key));
+        if self.keys.len() < MOST_KEYS {
+            self.keys.insert(key.to_string(), found);
+        }
+        found
     }
 
     /// Takes one object.
     pub(super) fn object(&mut self, json: &str, take: &mut Take<'_>) -> Result<(), At> {
         self.fields(json)?;
-        let lacking = self.wanted.roles().find(|&(role, must)| must && !self.has(role));
-        if let Some((role, _)) = lacking {
+        if let Some(role) = self.wanted.musts().find(|&role| !self.has(role)) {
             return Err((None, None, self.wanted.absent(role)));
         }
         take(&self.record()).map_err(|Wrong { role, what }| {
@@ -159,8 +178,9 @@ impl<'de> Visitor<'de> for Fields<'_, '_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(Key(key)) = map.next_key()? {
-            *self.reviews |= self.objects.wanted.tells_of_reviews(&key);
-            let better = self.objects.wanted.rank(&key).filter(|&(role, rank)| {
+            let (rank, of_review) = self.objects.use_of(&key);
+            *self.reviews |= of_review;
+            let better = rank.filter(|&(role, rank)| {
                 self.objects.found[role as usize].is_none_or(|found| rank <= found)
             });
             let Some((role, rank)) = better else {

@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use super::columns::{Columns, Wanted};
 use super::faults::{Faults, quoted};
+use super::ids::check;
 use super::json::{Objects, text_of};
 use super::names::Names;
 use super::record::{Record, Role, Take};
@@ -24,17 +25,22 @@ pub(super) fn read(
     take: &mut Take<'_>,
     faults: &mut Faults,
 ) -> crate::Result<()> {
-    let mut text = String::new();
     entries(input, faults, &mut |key, value| {
         let user = names.user(key)?;
-        let items: Vec<&RawValue> = serde_json::from_str(value)
+        let values: Vec<&RawValue> = serde_json::from_str(value)
             .map_err(|_| format!("{} is no list of item ids", quoted(value)))?;
-        for item in items {
-            text.clear();
-            if !text_of(Role::Item, item.get(), &mut text)? {
+        // All are looked at before one is taken: an entry is skipped as a whole.
+        let mut numbers = Vec::with_capacity(values.len());
+        for value in values {
+            let mut number = String::new();
+            if !text_of(Role::Item, value.get(), &mut number)? {
                 return Err("an item is null".into());
             }
-            take(&Record::pair(user, names.item(&text)?)).map_err(|wrong| wrong.what)?;
+            check(names.item(&number)?)?;
+            numbers.push(number);
+        }
+        for number in &numbers {
+            take(&Record::pair(user, names.item(number)?)).map_err(|wrong| wrong.what)?;
         }
         Ok(())
     })

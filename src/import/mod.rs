@@ -3,7 +3,7 @@
 //! A file goes through one of the readers (`table`, `json`, `parquet`, `lcrec`, `sequences`), which yield
 //! rows of fields by role; `collect` makes numbers of ids and keeps 16 bytes an interaction in `log`; rules
 //! drop some; `catalogue` keeps the texts of the items that are left. No file is ever whole in memory: the
-//! most that is kept are 24 bytes an interaction, each raw id (its length and some 30 bytes), and the texts
+//! most that is kept are 24 bytes an interaction, each raw id (its length and some 50 bytes), and the texts
 //! of the items that are kept.
 //!
 //! Users are numbered in order of first appearance in the files, items in order of first appearance when
@@ -34,7 +34,7 @@ use std::path::{Path, PathBuf};
 
 use catalogue::Keep;
 use collect::Collector;
-use columns::Wanted;
+use columns::{Texts, Wanted};
 use faults::Faults;
 use log::Sequences;
 use plan::{Plan, Planned, Shape};
@@ -231,7 +231,11 @@ fn read_interactions(
     show: &mut dyn FnMut(u64),
 ) -> Result<()> {
     // The title of a review is none of the item's, and a file of items has the better texts.
-    let texts = plan.items.is_empty() && request.format != Some(Format::Amazon);
+    let texts = match request.format {
+        _ if !plan.items.is_empty() => Texts::Elsewhere,
+        Some(Format::Amazon) => Texts::Named,
+        _ => Texts::Usual,
+    };
     let wanted = Wanted::interactions(&request.columns, request.min_rating.is_some(), texts);
     for file in &plan.sources {
         let mut since = 0;

@@ -78,9 +78,8 @@ pub(super) fn read(
         }
         let read = record_of(row, &chosen, &places, &mut texts);
         let taken = read.and_then(|()| {
-            let lacking =
-                wanted.roles().find(|&(role, must)| must && texts[role as usize].is_none());
-            if let Some((role, _)) = lacking {
+            let lacking = wanted.musts().find(|&role| texts[role as usize].is_none());
+            if let Some(role) = lacking {
                 return Err(Wrong::field(role, "is null"));
             }
             let mut record = Record::default();

@@ -2,6 +2,7 @@
 //! the former, `item_plain_text.txt`.
 
 use super::faults::{Faults, Place};
+use super::ids::check;
 use super::names::Names;
 use super::record::{Record, Role, Take, Wrong};
 use super::source::{Input, Line, Lines, too_long};
@@ -18,8 +19,10 @@ pub(super) fn read(
         let mut words = line.split(is_space).filter(|word| !word.is_empty());
         let Some(user) = words.next() else { return Ok(()) };
         let user = names.user(user).map_err(|what| Wrong::field(Role::User, what))?;
-        for item in words {
-            let item = names.item(item).map_err(|what| Wrong::field(Role::Item, what))?;
+        // All are looked at before one is taken: a line is skipped as a whole.
+        let items = words.map(|item| names.item(item).and_then(|item| check(item).map(|()| item)));
+        let items: Result<Vec<&str>, String> = items.collect();
+        for item in items.map_err(|what| Wrong::field(Role::Item, what))? {
             take(&Record::pair(user, item))?;
         }
         Ok(())

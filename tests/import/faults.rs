@@ -134,6 +134,10 @@ fn bad_lines_of_sequences_are_named() {
         "{error}"
     );
     assert_eq!(ask(true).unwrap().users, "u: a b");
+    // What is skipped is skipped as a whole.
+    write(dir.path(), "X.inter.json", b"{\"u\": [0, 1],\n\"v\": [0, null]}");
+    assert!(ask(false).unwrap_err().contains("entry \"v\": an item is null"));
+    assert_eq!(ask(true).unwrap().users, "u: a b");
     write(dir.path(), "X.inter.json", b"{\"u\": [0, 1],\n\"u\": [1]}");
     assert!(ask(false).unwrap_err().contains("entry \"u\": occurs twice"));
     write(dir.path(), "X.inter.json", b"{\"u\": [0, 1],\n\"w\": [5]}");
@@ -185,6 +189,9 @@ fn files_that_say_nothing_or_too_little_say_so() {
     assert_eq!(error_with("log.csv", b"", |_| ()), "log.csv: is empty");
     let error = error_with("log.csv", b"a,b\n1,2\n", |_| ());
     assert_eq!(error, "log.csv:1: no column looks like the user; name it with --user: a, b");
+    let header: Vec<String> = (0..40).map(|i| format!("\u{1b}{i}")).collect();
+    let error = error_with("log.csv", header.join(",").as_bytes(), |_| ());
+    assert!(error.ends_with(", \u{fffd}29, and 10 more") && !error.contains('\u{1b}'), "{error}");
     let error = error_with("log.csv", b"user,item\n", |_| ());
     assert_eq!(error, "log.csv: no interaction could be read; 0 lines were skipped");
     let error = error_with("log.jsonl", b"{}\n{}\n", |r| r.lenient = true);

@@ -116,6 +116,36 @@ fn texts_stand_beside_interactions_or_in_a_second_file() {
 }
 
 #[test]
+fn columns_named_for_texts_are_those_of_the_items_file() {
+    let items = "artikel,Name,Marke\na,Soap,B\nc,,\n";
+    let lines =
+        "{\"artikel\": \"a\", \"Name\": \"Soap\", \"Marke\": \"B\"}\n{\"artikel\": \"c\"}\n";
+    let log = "kunde,artikel\nu,a\nu,c\n";
+    let dir = folder(&[
+        ("log.csv", log),
+        ("i.csv", items),
+        ("i.jsonl", lines),
+        ("k.csv", &items.replace("artikel", "nr")),
+    ]);
+    for (file, key) in [("i.csv", None), ("i.jsonl", None), ("k.csv", Some("nr"))] {
+        let got = try_import(dir.path(), |r| {
+            (r.sources, r.items) = (vec!["log.csv".into()], vec![file.into()]);
+            let names = [
+                (Role::User, "kunde"),
+                (Role::Item, "artikel"),
+                (Role::Title, "Name"),
+                (Role::Brand, "Marke"),
+            ];
+            for (role, name) in names {
+                r.columns.set(role, Some(name.into()));
+            }
+            r.columns.item_key = key.map(String::from);
+        });
+        assert_eq!(got.unwrap().items, "a: Soap |  | B | \nc:  |  |  | ", "{file}");
+    }
+}
+
+#[test]
 fn amazon_of_2014() {
     let reviews = r#"{"reviewerID": "A1", "asin": "0001", "reviewerName": "x", "helpful": [0, 1], "reviewText": "t", "overall": 5.0, "summary": "s", "unixReviewTime": 1393545600, "reviewTime": "02 28, 2014"}
 {"reviewerID": "A1", "asin": "B2", "overall": 1.0, "unixReviewTime": 1363392000}"#;

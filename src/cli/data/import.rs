@@ -85,7 +85,7 @@ struct ColumnArgs {
     /// Column of its categories [default: categories, category, genres, genre]
     #[arg(long, value_name = "COLUMN")]
     categories: Option<String>,
-    /// Column of the item's id in the files of --items [default: as --item's, or id]
+    /// Column of the item's id in the files of --items [default: what --item says, a usual name, or id]
     #[arg(long, value_name = "COLUMN")]
     item_key: Option<String>,
 }
