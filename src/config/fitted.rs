@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::data::Stats;
+use crate::train::StageConfig;
 
 /// Samples of a step: a user has one an epoch.
 const BATCH: usize = 64;
@@ -42,8 +43,13 @@ pub fn fitted(fit: &Fit<'_>) -> String {
     let path = toml::Value::String(fit.path.display().to_string());
     let per_epoch = users.div_ceil(BATCH).max(1);
     let epochs = STEPS.div_ceil(per_epoch).clamp(3, 16);
-    // As the training counts them: whole passes.
-    let steps = per_epoch * epochs * MIN_STEPS.div_ceil(per_epoch * epochs).max(1);
+    let initial = StageConfig {
+        epochs: epochs as u64,
+        min_steps: MIN_STEPS as u64,
+        batch: BATCH,
+        ..StageConfig::default()
+    };
+    let steps = (initial.passes(users) as usize * users).div_ceil(BATCH) * epochs;
     let validated = if users > VALIDATION_USERS { VALIDATION_USERS } else { 0 };
     let texts = if has_text {
         format!("{} of {items} items have texts", items - stats.items_without_text)
@@ -244,7 +250,7 @@ mod tests {
         assert_eq!((initial.epochs, initial.min_steps, initial.batch), (16, 2_500, 64));
         assert_eq!((small.index.semantic.k, small.index.behavior.k), (8, 50));
         assert_eq!((small.train.validation.users, small.train.distillation.weight), (0, 0.75));
-        assert!(text.contains("3 steps an epoch of one pass over 150 users: 2544 steps"), "{text}");
+        assert!(text.contains("3 steps an epoch of one pass over 150 users: 2528 steps"), "{text}");
         let (beauty, _) = config(&stats(22_363, 12_101, 0), None);
         assert_eq!((beauty.train.initial.epochs, beauty.index.semantic.k), (16, 128));
         assert_eq!(beauty.train.validation.users, 4_000);

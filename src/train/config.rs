@@ -63,3 +63,34 @@ impl Default for StageConfig {
         }
     }
 }
+
+impl StageConfig {
+    /// How often an epoch passes over so many samples, so that all epochs have the steps that are asked for.
+    pub fn passes(&self, samples: usize) -> u64 {
+        let (batch, samples) = (self.batch as u64, samples.max(1) as u64);
+        let steps = self.min_steps.div_ceil(self.epochs.max(1));
+        // The batches of an epoch go on from one pass to the next: the last alone may not be full.
+        steps.saturating_sub(1).saturating_mul(batch) / samples + 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_epochs_have_the_steps_that_are_asked_for() {
+        for samples in [1, 2, 63, 64, 65, 150, 3_285, 1_000_000] {
+            for (epochs, min_steps) in [(1, 0), (1, 1), (16, 2_500), (3, 7), (0, 5)] {
+                let config = StageConfig { epochs, min_steps, batch: 64, ..StageConfig::default() };
+                let steps = |passes: u64| (passes * samples as u64).div_ceil(64) * epochs;
+                let passes = config.passes(samples);
+                assert!(
+                    epochs == 0 || steps(passes) >= min_steps,
+                    "{samples} {epochs} {min_steps}"
+                );
+                assert!(epochs == 0 || passes == 1 || steps(passes - 1) < min_steps);
+            }
+        }
+    }
+}

@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use rayon::ThreadPoolBuilder;
 
-use super::config::StageConfig;
 use super::gradients::Workspace;
 use super::report::{Control, EpochReport, Losses, Observer, Start, StepReport, TrainOutcome};
 use super::schedule::Schedule;
@@ -80,7 +79,7 @@ impl Trainer<'_> {
                 "there is nothing to train on: no user has two items before validation and test"
             );
         }
-        let passes = passes(config, one_pass.len());
+        let passes = config.passes(one_pass.len());
         let samples = move |epoch: u64| -> Result<Vec<Sample>> {
             let passes = (epoch * passes..(epoch + 1) * passes).map(samples);
             Ok(passes.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
@@ -274,10 +273,4 @@ impl Trainer<'_> {
         }
         Ok((losses, norm))
     }
-}
-
-/// How often an epoch passes over `samples`, so that all epochs have the steps that are asked for.
-fn passes(config: &StageConfig, samples: usize) -> u64 {
-    let steps = samples.div_ceil(config.batch) as u64 * config.epochs;
-    config.min_steps.div_ceil(steps.max(1)).max(1)
 }
