@@ -89,7 +89,7 @@ fn an_index_is_made_from_embeddings_of_ones_own() {
     values[17][3] = f32::NAN;
     Tensor::new(values, &Device::Cpu).unwrap().write_npy(dir.join("texts.npy")).unwrap();
     let force = with(&["index", "--force"]);
-    fails(dir, &force, &["index.semantic.embeddings: texts.npy: row 17, column 3 is NaN"]);
+    fails(dir, &force, &["texts.npy: row 17, column 3 is NaN"]);
     matrix(5, DType::F32).narrow(0, 0, 59).unwrap().write_npy(dir.join("texts.npy")).unwrap();
     fails(dir, &force, &["texts.npy: has 59 rows, the dataset has 60 items"]);
     fs::remove_file(dir.join("texts.npy")).unwrap();
