@@ -41,16 +41,6 @@ pub fn fitted(fit: &Fit<'_>) -> String {
     let (users, items) = (stats.users, stats.items);
     let has_text = stats.items_without_text < items;
     let path = toml::Value::String(fit.path.display().to_string());
-    let per_epoch = users.div_ceil(BATCH).max(1);
-    let epochs = STEPS.div_ceil(per_epoch).clamp(3, 16);
-    let initial = StageConfig {
-        epochs: epochs as u64,
-        min_steps: MIN_STEPS as u64,
-        batch: BATCH,
-        ..StageConfig::default()
-    };
-    let steps = (initial.passes(users) as usize * users).div_ceil(BATCH) * epochs;
-    let validated = if users > VALIDATION_USERS { VALIDATION_USERS } else { 0 };
     let texts = if has_text {
         format!("{} of {items} items have texts", items - stats.items_without_text)
     } else {
@@ -58,7 +48,7 @@ pub fn fitted(fit: &Fit<'_>) -> String {
     };
     let index = if has_text { both_sources(items) } else { BEHAVIOR_ALONE.into() };
     let warmup = if has_text { WARMUP } else { "" };
-    let memory = memory(fit, items);
+    let stages = stages(fit);
     let (weight, teacher) = if stats.interactions < FEW_INTERACTIONS {
         (0.75, "The fewer the interactions, the more the SASRec of the index has to teach.")
     } else {
@@ -120,14 +110,41 @@ behavior-weight = 0.0
 # {teacher}
 weight = {weight}
 
-[train.validation]
+{stages}"#,
+        name = stats.name,
+        interactions = stats.interactions,
+        millions = weights(items) as f64 / 1e6,
+    )
+}
+
+/// `[train.validation]` and the stages.
+fn stages(fit: &Fit<'_>) -> String {
+    let (users, items) = (fit.stats.users, fit.stats.items);
+    let per_epoch = users.div_ceil(BATCH).max(1);
+    let epochs = STEPS.div_ceil(per_epoch).clamp(3, 16);
+    let initial = StageConfig {
+        epochs: epochs as u64,
+        min_steps: MIN_STEPS as u64,
+        batch: BATCH,
+        ..StageConfig::default()
+    };
+    let steps = (initial.passes(users) as usize * users).div_ceil(BATCH) * epochs;
+    let validated = if users > VALIDATION_USERS { VALIDATION_USERS } else { 0 };
+    let validation = if validated == 0 {
+        format!("All {users} users are scored after an epoch.")
+    } else {
+        format!("{validated} of {users} users are enough to tell epochs apart.")
+    };
+    let memory = memory(fit, items);
+    format!(
+        r"[train.validation]
 # {validation}
 users = {validated}
 # Stop once so many epochs in a row were no better.
 patience = 4
 
 [train.initial]
-# {batches} steps an epoch of one pass over {users} users: {steps} steps in all.
+# {per_epoch} steps an epoch of one pass over {users} users: {steps} steps in all.
 epochs = {epochs}
 # With fewer an epoch passes over the users several times.
 min-steps = {MIN_STEPS}
@@ -141,16 +158,7 @@ ema = 0.999
 epochs = 1
 batch = {BATCH}
 learning-rate = 3e-4
-"#,
-        name = stats.name,
-        interactions = stats.interactions,
-        millions = weights(items) as f64 / 1e6,
-        batches = per_epoch,
-        validation = if validated == 0 {
-            format!("All {users} users are scored after an epoch.")
-        } else {
-            format!("{validated} of {users} users are enough to tell epochs apart.")
-        },
+"
     )
 }
 
