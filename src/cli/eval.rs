@@ -74,11 +74,7 @@ pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::R
     if beams.contains(&0) || args.limit == Some(0) {
         bail!("--beam and --limit must be at least 1");
     }
-    let adapters = match args.adapter {
-        Some(switch) => vec![switch == Switch::On],
-        None if run.has_adapter() => vec![true, false],
-        None => vec![false],
-    };
+    let adapters = args.adapter.map_or_else(|| adapters(run), |switch| vec![switch == Switch::On]);
     let split = args.split.unwrap_or(Split::Test);
     let (limit, fuse) = (args.limit, args.fuse.as_slice());
     let request = |adapter, beam| EvalRequest { split, adapter, beam, limit, fuse };
@@ -152,9 +148,8 @@ pub(super) fn beside_sasrec(run: &Run, bars: &mut Bars) -> anyhow::Result<()> {
     let result = run.baseline(sasrec, false, bars)?;
     let folder = sasrec.folder(run.dir());
     let beam = run.config().eval.beam;
-    let adapters = if run.has_adapter() { vec![true, false] } else { vec![false] };
     let (mut shown, mut verdicts) = (Vec::new(), String::new());
-    for adapter in adapters {
+    for adapter in adapters(run) {
         let request = EvalRequest { split, adapter, beam, limit: None, fuse: &[] };
         let ranking = evaluation(run, request, false, bars)?.report;
         let heading = of_adapter(&ranking.settings);
@@ -167,6 +162,11 @@ pub(super) fn beside_sasrec(run: &Run, bars: &mut Bars) -> anyhow::Result<()> {
     let own = shown.iter().map(|shown| Column::of(shown, of_adapter(&shown.ranking.settings)));
     let columns: Vec<Column<'_>> = std::iter::once(of_sasrec).chain(own).collect();
     out(&(table("metric", &evaluations, &columns) + &verdicts))
+}
+
+/// The models that are evaluated where none is named: with the adapter on, where there is one, and off.
+fn adapters(run: &Run) -> Vec<bool> {
+    if run.has_adapter() { vec![true, false] } else { vec![false] }
 }
 
 /// One evaluation; it is said where it stands, and where a model does not know its index.

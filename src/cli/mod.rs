@@ -75,10 +75,10 @@ fn run(args: &Args) -> anyhow::Result<()> {
         Command::Init(asked) => return init::run(asked),
         Command::Completions { shell } => return manual::completions(*shell),
         Command::Man { out } => return manual::pages(out),
-        Command::Data { command }
-            if let Some(done) = data::without_configuration(command, args.quiet) =>
-        {
-            return done;
+        Command::Data { command } => {
+            if let Some(done) = data::without_configuration(command, args.quiet) {
+                return done;
+            }
         }
         _ => {}
     }

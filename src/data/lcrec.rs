@@ -77,8 +77,8 @@ where
     replace(&path(ITEM), fields)?;
     let raw_ids =
         items().enumerate().map(|(id, item)| item.raw_id.unwrap_or_else(|| id.to_string()));
-    names::write_names(&path(names::ITEMS), raw_ids)?;
-    names::write_names(&path(names::USERS), users().map(|(raw, _)| raw))?;
+    names::write_names(&path(names::ITEMS), raw_ids, 0)?;
+    names::write_names(&path(names::USERS), users().map(|(raw, _)| raw), 0)?;
     replace(&path(INTER), users().map(|(_, items)| items).enumerate())
 }
 

@@ -26,7 +26,7 @@ pub use error::DataError;
 pub use field::TextField;
 pub use lcrec::{read_new_items, write, write_named};
 pub use lookup::Lookup;
-pub use names::read_names;
+pub use names::{read_names, write_names};
 pub use split::Split;
 pub use stats::Stats;
 pub use validate::{Problem, validate};

@@ -43,13 +43,14 @@ pub fn read_names(path: &Path) -> Result<HashMap<String, String>, DataError> {
     Ok(names)
 }
 
-/// Writes raw ids, numbered from 0.
-pub(super) fn write_names<N: fmt::Display>(
+/// Writes raw ids, numbered from `first`.
+pub fn write_names<N: fmt::Display>(
     path: &Path,
     names: impl Iterator<Item = N>,
+    first: usize,
 ) -> Result<(), DataError> {
     let written = files::replace_with(path, |file| {
-        names.enumerate().try_for_each(|(number, name)| writeln!(file, "{name}\t{number}"))
+        names.zip(first..).try_for_each(|(name, number)| writeln!(file, "{name}\t{number}"))
     });
     written.map_err(|reason| DataError::Io { path: path.into(), reason })
 }

@@ -182,7 +182,7 @@ impl<'d> Writer<'d> {
         let fields: Vec<TextField> = TextField::ALL.into_iter().filter(has).collect();
         files::write_with(&dir.join(&item), |file| {
             file.write_all(b"item_id:token")?;
-            fields.iter().try_for_each(|field| write!(file, "\t{}:token_seq", word(*field)))?;
+            fields.iter().try_for_each(|field| write!(file, "\t{}:token_seq", field.name()))?;
             for (name, item) in names.iter().zip(&self.dataset.items) {
                 write!(file, "\n{name}")?;
                 fields
@@ -204,15 +204,9 @@ impl<'d> Writer<'d> {
             }
             Ok(())
         })?;
-        let users = self.dataset.users.iter().map(|user| Cow::Borrowed(user.id.as_str())).collect();
-        for (path, names) in [(&files[1], users), (&files[2], self.item_names())] {
-            files::write_with(&dir.join(path), |file| {
-                names
-                    .iter()
-                    .zip(1..)
-                    .try_for_each(|(name, number)| writeln!(file, "{name}\t{number}"))
-            })?;
-        }
+        let users = self.dataset.users.iter().map(|user| user.id.as_str());
+        data::write_names(&dir.join(&files[1]), users, 1)?;
+        data::write_names(&dir.join(&files[2]), self.item_names().iter(), 1)?;
         if self.dataset.has_text() {
             // S3-Rec has no texts of its own.
             let items = self.file(".items.jsonl");
@@ -261,7 +255,7 @@ impl<'d> Writer<'d> {
             let text = field.of(item);
             if !text.is_empty() {
                 let line = self.line(text);
-                write!(file, "{before}{}: {}", word(field), self.without_fields(&line))?;
+                write!(file, "{before}{}: {}", field.name(), self.without_fields(&line))?;
                 before = "; ";
             }
         }
@@ -303,12 +297,3 @@ impl<'d> Writer<'d> {
 /// What a line of `item_plain_text.txt` may have; the import knows the same.
 const FIELDS: [&str; 7] =
     ["title", "brand", "categories", "description", "price", "salesrank", "salesRank"];
-
-fn word(field: TextField) -> &'static str {
-    match field {
-        TextField::Title => "title",
-        TextField::Description => "description",
-        TextField::Categories => "categories",
-        TextField::Brand => "brand",
-    }
-}

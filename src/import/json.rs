@@ -12,7 +12,7 @@ use super::columns::Wanted;
 use super::faults::{Faults, Place, quoted};
 use super::python;
 use super::record::{Record, Role, Take, Wrong};
-use super::source::{Input, Line, Lines, too_long};
+use super::source::{Input, Lines};
 
 /// Reads a file with an object on every line.
 pub(super) fn read(
@@ -25,14 +25,7 @@ pub(super) fn read(
     let path = lines.path();
     let mut reader = Objects::new(wanted);
     while let Some((number, line)) = lines.next()? {
-        let text = match line {
-            Line::TooLong => Err((None, too_long())),
-            Line::Bytes(bytes) => match std::str::from_utf8(bytes) {
-                Ok(text) => Ok(text.trim()),
-                Err(e) => Err((Some(e.valid_up_to() + 1), "is no UTF-8".into())),
-            },
-        };
-        let outcome = match text {
+        let outcome = match line.text().map(str::trim) {
             Ok("") => continue,
             Ok(text) => line_of(&mut reader, text, take),
             Err((column, what)) => Err((column, None, what)),

@@ -5,7 +5,7 @@ use super::faults::{Faults, Place};
 use super::ids::check;
 use super::names::Names;
 use super::record::{Record, Role, Take, Wrong};
-use super::source::{Input, Line, Lines, too_long};
+use super::source::{Input, Lines};
 
 /// Reads lines of a user and their items, oldest first, with spaces between. Names beside the file stand for
 /// the numbers in it.
@@ -102,17 +102,13 @@ fn each_line(
     let mut lines = Lines::new(input)?;
     let path = lines.path();
     while let Some((number, line)) = lines.next()? {
-        let outcome = match line {
-            Line::TooLong => Err(Wrong::row(too_long())),
-            Line::Bytes(bytes) => match std::str::from_utf8(bytes) {
-                Ok(text) if text.trim().is_empty() => Ok(()),
-                Ok(text) => take(text.trim_matches(is_space)),
-                Err(e) => {
-                    let column = Some(e.valid_up_to() + 1);
-                    faults.add(&Place { column, ..Place::line(&path, number) }, "is no UTF-8")?;
-                    continue;
-                }
-            },
+        let outcome = match line.text() {
+            Ok(text) if text.trim().is_empty() => Ok(()),
+            Ok(text) => take(text.trim_matches(is_space)),
+            Err((column, what)) => {
+                faults.add(&Place { column, ..Place::line(&path, number) }, &what)?;
+                continue;
+            }
         };
         if let Err(wrong) = outcome {
             let field = wrong.role.map(|role| (0, role.name()));

@@ -120,6 +120,17 @@ pub(super) enum Line<'a> {
     TooLong,
 }
 
+impl Line<'_> {
+    /// Its text; else the column, where there is one, and what is wrong.
+    pub(super) fn text(&self) -> std::result::Result<&str, (Option<usize>, String)> {
+        match self {
+            Self::TooLong => Err((None, too_long())),
+            Self::Bytes(bytes) => std::str::from_utf8(bytes)
+                .map_err(|e| (Some(e.valid_up_to() + 1), "is no UTF-8".into())),
+        }
+    }
+}
+
 /// Lines of a file, one at a time in one buffer. Only LF and CRLF end a line: U+2028 is part of a text.
 pub(super) struct Lines {
     input: Input,

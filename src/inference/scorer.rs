@@ -149,15 +149,14 @@ impl<'a> BatchScorer<'a> {
             scorer.start(histories)?;
             search(scorer, i * share..i * share + histories.len())
         };
-        if !on_cpu {
-            return match self.scorers.first_mut() {
-                Some(scorer) if !histories.is_empty() => of_share(0, scorer, histories),
-                _ => Ok(Vec::new()),
-            };
-        }
-        let shares = self.scorers.par_iter_mut().zip(histories.par_chunks(share));
-        let found = shares.enumerate().map(|(i, (scorer, share))| of_share(i, scorer, share));
-        Ok(found.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+        let found: Result<Vec<_>> = if on_cpu {
+            let shares = self.scorers.par_iter_mut().zip(histories.par_chunks(share));
+            shares.enumerate().map(|(i, (scorer, share))| of_share(i, scorer, share)).collect()
+        } else {
+            let shares = self.scorers.iter_mut().zip(histories.chunks(share));
+            shares.enumerate().map(|(i, (scorer, share))| of_share(i, scorer, share)).collect()
+        };
+        Ok(found?.into_iter().flatten().collect())
     }
 }
 

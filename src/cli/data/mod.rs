@@ -81,8 +81,9 @@ fn validate(dir: &Path, as_json: bool) -> anyhow::Result<()> {
             for problem in of_kind.iter().take(LISTED) {
                 let _ = writeln!(text, "{problem}");
             }
-            if let Some(more) = of_kind.len().checked_sub(LISTED + 1) {
-                let _ = writeln!(text, "and {} more: {}", more + 1, of_kind[0].kind);
+            if of_kind.len() > LISTED {
+                let more = of_kind.len() - LISTED;
+                let _ = writeln!(text, "and {more} more: {}", of_kind[0].kind);
             }
         }
         out(&text)?;

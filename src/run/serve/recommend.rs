@@ -23,8 +23,8 @@ use crate::{Result, invalid};
 pub struct RecommendOptions {
     /// How many items an answer has, or all there are to recommend.
     pub top: usize,
-    /// Beam width, in effect at least as wide as the answer is long; `None`: that of the configuration, or the number of
-    /// items where there are fewer.
+    /// Beam width, in effect at least as wide as the answer is long; `None`: that of the configuration, or the
+    /// number of items where there are fewer.
     pub beam: Option<usize>,
     /// Whether the annealing adapter is on; `None`: for histories where there is one, for texts never,
     /// since it was trained on histories alone.
