@@ -91,7 +91,7 @@ fn an_evaluation_says_how_sure_it_is_for_whom_it_works_and_how_it_was_made() {
         }
         for buckets in ["by_history", "by_popularity"] {
             let buckets = evaluation[buckets].as_array().unwrap();
-            let users: u64 = buckets.iter().map(|b| b["users"].as_u64().unwrap()).sum();
+            let users: u64 = buckets.iter().map(|b| b["targets"].as_u64().unwrap()).sum();
             assert_eq!(users, 80);
         }
         let share = |value: &serde_json::Value| value.as_f64().filter(|s| (0.0..=1.0).contains(s));
@@ -155,7 +155,8 @@ fn runs_are_compared_user_by_user_or_refused_with_the_reason() {
     assert!(!dir.join("1/eval").exists(), "it is refused before the work");
     run(dir, &["--run", "2", "eval", "--split", "test", "--adapter", "off", "--beam", "20"], 0);
     let (table, _) = run(dir, &compare("2"), 0);
-    for text in ["against 2: adapter off, beam 20, paired over 80 users", "seed (1 here, 2 there)"]
+    for text in
+        ["against 2: adapter off, beam 20, paired over 80 targets", "seed (1 here, 2 there)"]
     {
         assert!(table.contains(text), "{text} is not in {table}");
     }
@@ -175,8 +176,9 @@ fn runs_are_compared_user_by_user_or_refused_with_the_reason() {
     assert_eq!(json["comparison"]["metrics"]["ndcg@10"]["p_value"], 1.0);
 
     for (key, reason) in [
-        ("dataset_fingerprint", "its dataset is not this run's"),
-        ("users", "its number of users is not this run's"),
+        ("interactions_fingerprint", "its dataset is not this run's"),
+        ("targets", "its number of targets is not this run's"),
+        ("split_rule", "its division of the data is not this run's"),
         ("model_digest", "its models were trained again"),
     ] {
         let mut changed = other.clone();

@@ -18,6 +18,7 @@ mod index_properties;
 mod llama;
 mod recommend;
 mod shop;
+mod splits;
 mod text;
 mod tidy;
 mod training;

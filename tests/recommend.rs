@@ -7,6 +7,8 @@ use std::sync::LazyLock;
 
 use crate::common::program::{fails, field_names, run, tiny};
 use assert_cmd::cargo::cargo_bin_cmd;
+use parquet::file::reader::{FileReader as _, SerializedFileReader};
+use parquet::record::{Row, RowAccessor as _};
 use serde_json::{Value, json};
 
 /// Items of the shop.
@@ -155,6 +157,43 @@ fn all_users_are_answered_by_their_own_keys() {
     assert_eq!(users.len(), answers.len());
     let of_7 = answers.iter().find(|answer| answer["user"] == "7").unwrap();
     assert_same(&of_7["items"], &recommend(&["--user", "7", "--top", "3"]));
+}
+
+#[test]
+fn all_users_are_answered_in_a_table() {
+    let args = ["recommend", "--all-users", "--top", "3", "--out"];
+    let run_to = |file: &str| run(&SHOP, &[&args[..], &[file]].concat(), 0);
+    run_to("answers/lines.jsonl");
+    run_to("answers/table.parquet");
+    let lines = json_lines(&fs::read_to_string(SHOP.join("answers/lines.jsonl")).unwrap());
+    let mut expected: Vec<Value> = Vec::new();
+    for answer in &lines {
+        for (rank, item) in (1..).zip(answer["items"].as_array().unwrap()) {
+            let mut row = item.as_object().unwrap().clone();
+            row.insert("rank".into(), rank.into());
+            row.insert("user".into(), answer["user"].clone());
+            expected.push(Value::Object(row));
+        }
+    }
+    let file = fs::File::open(SHOP.join("answers/table.parquet")).unwrap();
+    let rows = SerializedFileReader::new(file).unwrap();
+    let rows: Vec<Row> = rows.get_row_iter(None).unwrap().collect::<Result<_, _>>().unwrap();
+    assert_eq!(rows.len(), expected.len());
+    for (row, expected) in rows.iter().zip(&expected) {
+        let names: Vec<&String> = row.get_column_iter().map(|(name, _)| name).collect();
+        assert_eq!(names, ["user", "rank", "item", "raw_id", "title", "score", "probability"]);
+        for (at, name) in [(0, "user"), (3, "raw_id"), (4, "title")] {
+            assert_eq!(row.get_string(at).unwrap(), expected[name].as_str().unwrap());
+        }
+        assert_eq!(i64::from(row.get_int(1).unwrap()), expected["rank"]);
+        assert_eq!(row.get_uint(2).unwrap(), expected["item"].as_u64().unwrap() as u32);
+        for (at, name) in [(5, "score"), (6, "probability")] {
+            let close = f64::from(row.get_float(at).unwrap()) - expected[name].as_f64().unwrap();
+            assert!(close.abs() < 1e-4, "{row} {expected}");
+        }
+    }
+    let batch = ["recommend", "--batch", "some.jsonl", "--out", "x.parquet"];
+    fails(&SHOP, &batch, &["x.parquet", "--all-users"]);
 }
 
 #[test]

@@ -160,7 +160,7 @@ fn label_logits(model: &Llama, sample: &Sample) -> Vec<Vec<f32>> {
 fn both_layouts_give_equal_logits() {
     let fixture = fixture();
     let model = trainable(&fixture).model;
-    let items = fixture.dataset.users[0].train();
+    let items = fixture.dataset.train(0);
     for contrast in [false, true] {
         let sequence = fixture.prompts.sequence(items, 1, contrast);
         let all = label_logits(&model, &sequence);
@@ -178,7 +178,7 @@ fn both_layouts_give_equal_logits() {
 fn con_sees_its_target_in_both_layouts() {
     let fixture = fixture();
     let model = trainable(&fixture).model;
-    let items = fixture.dataset.users[1].train();
+    let items = fixture.dataset.train(1);
     let con_states = |sample: &Sample| {
         let batch = Batch::pack(std::slice::from_ref(sample), None);
         let hidden = model.hidden(&batch.input, None, DropoutPair::default()).unwrap();

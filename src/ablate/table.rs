@@ -188,11 +188,8 @@ mod tests {
             let target = u32::from(user >= hits);
             let rank = (user < hits).then_some(1);
             Prediction {
-                user: user.to_string(),
-                target: 0,
-                items: vec![target],
-                scores: vec![0.0],
                 rank_history_excluded: rank,
+                ..Prediction::made_up(&user.to_string(), 0, vec![target])
             }
         };
         let predictions: Vec<Prediction> = (0..40).map(prediction).collect();

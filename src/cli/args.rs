@@ -21,7 +21,8 @@ use super::train::TrainArgs;
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true)]
 pub(super) struct Args {
-    /// Configuration file [default: ./llmbs.toml if there is one, else the embedded demo]
+    /// Configuration file [default: that of the folder --run names, else ./llmbs.toml, else the embedded
+    /// demo, whichever is there first]
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
     /// Run folder [default: runs/NAME, after the configuration file]

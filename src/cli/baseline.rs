@@ -142,8 +142,9 @@ fn several(result: &OverSeeds) -> String {
 }
 
 fn footnote(settings: &BaselineSettings, seeds: &str) -> String {
-    let BaselineSettings { dataset, split, users, items, history, .. } = settings;
+    let BaselineSettings { dataset, split, split_rule, targets, items, history, .. } = settings;
     format!(
-        "{dataset}, {split} split, {users} users, all {items} items ranked, history {history}, {seeds}\n"
+        "{dataset}, {split} split of {split_rule}, {targets} targets, all {items} items ranked, \
+         history {history}, {seeds}\n"
     )
 }

@@ -272,9 +272,9 @@ fn table(label: &str, evaluations: &[&Shown], columns: &[Column<'_>]) -> String 
         _ => report.by_popularity.clone(),
     };
     for by in ["history", "popularity"] {
-        row(&format!("{BUCKET_METRIC} by {by}"), "users", &|_| String::new());
+        row(&format!("{BUCKET_METRIC} by {by}"), "targets", &|_| String::new());
         for (i, bucket) in buckets(&first.report, by).iter().enumerate() {
-            row(&format!("  {}", range(bucket)), &bucket.users.to_string(), &|c| {
+            row(&format!("  {}", range(bucket)), &bucket.targets.to_string(), &|c| {
                 buckets(c.report, by).get(i).map_or_else(String::new, |bucket| {
                     with_interval(&bucket.metrics, &bucket.intervals, BUCKET_METRIC)
                 })
@@ -291,16 +291,17 @@ fn footnotes(evaluations: &[&Shown], settings: &EvalSettings) -> String {
     beams.dedup();
     let _ = writeln!(
         text,
-        "±: half the {:.0} % bootstrap interval over users; legal rate: of {} users' beams without the trie",
+        "±: half the {:.0} % bootstrap interval over targets; legal rate: of {} users' beams without the trie",
         settings.bootstrap.confidence * 100.0,
         settings.legal_rate_users,
     );
     let _ = writeln!(
         text,
-        "{}, {} split, {} users, {} items, beam {}, normalize {}, index {}, seed {}",
+        "{}, {} split of {}, {} targets, {} items, beam {}, normalize {}, index {}, seed {}",
         settings.dataset,
         settings.split,
-        settings.users,
+        settings.split_rule,
+        settings.targets,
         settings.items,
         beams.join(", "),
         word(&settings.normalize),
@@ -328,11 +329,11 @@ fn compared(comparison: &Comparison, settings: &EvalSettings) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "\nagainst {}: adapter {}, beam {}, paired over {} users",
+        "\nagainst {}: adapter {}, beam {}, paired over {} targets",
         comparison.other_run.display(),
         settings.adapter,
         settings.beam,
-        comparison.users,
+        comparison.targets,
     );
     let _ = writeln!(
         text,
@@ -411,17 +412,17 @@ mod tests {
         let around = |low: f64, high: f64| PerMetric::from_names(|_| [low, high]);
         let bucket = |from: usize, to: Option<usize>| {
             let (metrics, intervals) = (metrics(0.125), around(0.1, 0.15));
-            json!({ "from": from, "to": to, "users": 7, "metrics": metrics, "intervals": intervals })
+            json!({ "from": from, "to": to, "targets": 7, "metrics": metrics, "intervals": intervals })
         };
         let settings = json!({
-                "split": "test", "users": 80, "limit": null, "history": 20, "template": 0,
+                "split": "test", "split_rule": "leave-one-out", "targets": 80, "limit": null, "history": 20, "template": 0,
                 "adapter": adapter, "search": "", "beam": beam, "exhaustive": beam >= 60,
                 "normalize": "level", "score": "", "length_penalty": "none", "eos": "never",
                 "temperature": 1.0, "ties": "", "dtype": "f32", "precision": "f32", "batch": 64,
                 "bootstrap": { "resamples": 1000, "confidence": 0.95 }, "legal_rate_users": 80,
                 "items": 60, "source": "unit", "method": "hierarchical-kmeans",
                 "order": "semantic-first", "shared": false, "seed": 42, "dataset": "shop",
-                "dataset_fingerprint": "", "index_digest": null, "model_digest": null,
+                "dataset_fingerprint": "", "interactions_fingerprint": "", "index_digest": null, "model_digest": null,
                 "adapter_digest": null, "files": {}, "git_revision": "",
         });
         let ranking = json!({

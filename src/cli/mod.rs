@@ -12,6 +12,7 @@ mod generate;
 mod index;
 mod init;
 mod manual;
+mod parquet;
 mod progress;
 mod recommend;
 mod request;
@@ -93,7 +94,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let (config, run_dir) = configuration(args)?;
     match &args.command {
         Command::Config => out(&config.to_toml()?),
-        Command::Data { command } => data::run(command, &config),
+        Command::Data { command } if !command.needs_run() => data::run(command, &config),
         command => {
             let mut run = Run::open(&run_dir, config, device::open(args.device)?)?;
             let mut bars = Bars::new(args.quiet);
@@ -108,8 +109,8 @@ fn run(args: &Args) -> anyhow::Result<()> {
                 Command::Generate(generate) => generate::run(&run, generate, args.seed),
                 Command::Recommend(recommend) => recommend::recommend(&run, recommend, &mut bars),
                 Command::Run => whole(&mut run, &mut bars),
+                Command::Data { command } => data::of_run(&run, command),
                 Command::Config
-                | Command::Data { .. }
                 | Command::Init(_)
                 | Command::Completions { .. }
                 | Command::Man { .. }
@@ -140,6 +141,12 @@ fn resolve(args: &Args, set: &[String]) -> crate::Result<(RunConfig, String)> {
     let of_run = args.run.as_ref().filter(|_| !matches!(args.command, Command::Ablate(_)));
     let of_run = of_run.map(|dir| dir.join("config.toml")).filter(|path| path.exists());
     let here = PathBuf::from("llmbs.toml");
+    if let (None, Some(of_run), true) = (&args.config, &of_run, here.exists()) {
+        tracing::info!(
+            "the configuration is {}, not ./llmbs.toml; --config llmbs.toml takes that",
+            of_run.display()
+        );
+    }
     let file = args.config.clone().or(of_run).or_else(|| here.exists().then_some(here));
     let config = match &file {
         Some(path) => RunConfig::load(path, &overrides)?,

@@ -11,6 +11,7 @@ use clap::Args as ClapArgs;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::parquet::Table;
 use super::progress::Bars;
 use super::request::{self, Request};
 use super::show::{self, out};
@@ -66,7 +67,8 @@ pub(super) struct RecommendArgs {
     /// A file of requests, a JSON object a line; the answers are JSON lines in the same order
     #[arg(long, value_name = "FILE")]
     pub(super) batch: Option<PathBuf>,
-    /// Every user of the dataset, each after everything the user took; the answers are JSON lines
+    /// Every user of the dataset, each after everything the user took; the answers are JSON lines, or with
+    /// --out X.parquet a table with a row an item
     #[arg(long)]
     pub(super) all_users: bool,
     /// Load the model once and answer each line of stdin, a history or a JSON object, at once; an empty
@@ -113,8 +115,16 @@ pub(super) fn recommend(run: &Run, args: &RecommendArgs, bars: &mut Bars) -> any
         only: args.only.as_deref().map(|path| read_items(path, &lookup)).transpose()?,
         explain: args.explain,
     };
-    if let Some(path) = args.out.as_deref().filter(|path| path.is_dir()) {
-        bail!("--out {}: is a folder, not a file", path.display());
+    if let Some(path) = args.out.as_deref() {
+        if path.is_dir() {
+            bail!("--out {}: is a folder, not a file", path.display());
+        }
+        if is_parquet(path) && (!args.all_users || args.explain) {
+            bail!(
+                "--out {}: a table holds the answers to --all-users, without --explain; call the file .jsonl",
+                path.display()
+            );
+        }
     }
     if let Some(path) = &args.batch {
         let text = fs::read(path).with_context(|| path.display().to_string())?;
@@ -182,25 +192,37 @@ fn batch<T>(
     let start = Instant::now();
     bars.begin("recommend", asked.len() as u64);
     let (mut done, mut bad, mut short) = (0, 0, 0);
-    let mut job = |out: &mut dyn Write| -> io::Result<()> {
+    let mut job = |keep: &mut dyn FnMut(Answer) -> io::Result<()>| -> io::Result<()> {
         for window in asked.chunks(WINDOW) {
             let requests = window.iter().map(request).collect();
             for answer in answer(service, requests).map_err(io::Error::other)? {
-                out.write_all(files::json_line(&answer)?.as_bytes())?;
                 match &answer.outcome {
                     Outcome::Error { .. } => bad += 1,
                     Outcome::Items { items } => short += usize::from(items.len() < args.top),
                 }
+                keep(answer)?;
             }
             done += window.len();
             let rate = done as f64 / start.elapsed().as_secs_f64();
             bars.advance(done as u64, &format!("{rate:.1} requests/s"));
         }
-        out.flush()
+        Ok(())
     };
+    let line =
+        |answer: Answer, out: &mut dyn Write| out.write_all(files::json_line(&answer)?.as_bytes());
     match &args.out {
-        Some(path) => files::write_with(path, |file| job(file))?,
-        None => job(&mut BufWriter::new(io::stdout().lock())).context("stdout")?,
+        Some(path) if is_parquet(path) => files::write_with(path, |file| {
+            let mut table = Table::new(file)?;
+            job(&mut |answer| row(answer, &mut table))?;
+            table.finish()
+        })?,
+        Some(path) => files::write_with(path, |file| job(&mut |answer| line(answer, file)))?,
+        None => {
+            let mut out = BufWriter::new(io::stdout().lock());
+            job(&mut |answer| line(answer, &mut out))
+                .and_then(|()| out.flush())
+                .context("stdout")?;
+        }
     }
     bars.end();
     let seconds = start.elapsed().as_secs_f64();
@@ -212,6 +234,20 @@ fn batch<T>(
         bail!("{bad} of {done} requests could not be answered; their lines say why");
     }
     Ok(())
+}
+
+/// Adds the answer for a user, by raw id, to a table.
+fn row<W: Write + Send>(answer: Answer, table: &mut Table<W>) -> io::Result<()> {
+    let user = answer.fields.get("user").and_then(Value::as_str).unwrap_or_default();
+    match answer.outcome {
+        Outcome::Items { items } => table.push(user, items),
+        Outcome::Error { error, .. } => Err(io::Error::other(format!("user {user:?}: {error}"))),
+    }
+}
+
+/// Whether the answers go into a table.
+fn is_parquet(path: &Path) -> bool {
+    path.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("parquet"))
 }
 
 /// Answers each line of stdin as it comes, up to an empty one.

@@ -223,6 +223,7 @@ fn memory(fit: &Fit<'_>, items: usize) -> String {
 mod tests {
     use super::*;
     use crate::config::RunConfig;
+    use crate::data::SplitRule;
     use crate::index::Source;
 
     fn stats(users: usize, items: usize, items_without_text: usize) -> Stats {
@@ -239,7 +240,12 @@ mod tests {
             items_not_in_training: 0,
             items_without_text,
             mean_title_chars: 20.0,
+            split_rule: SplitRule::LeaveOneOut,
+            targets: [users; 2],
+            times: None,
             fingerprint: String::new(),
+            interactions_fingerprint: String::new(),
+            texts_fingerprint: String::new(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The configuration of a run: one TOML file, every value with a default here, unknown keys refused.
 
 mod baseline;
+mod data;
 mod fitted;
 mod index;
 mod places;
@@ -8,11 +9,10 @@ mod ranges;
 mod renamed;
 mod validation;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::data::synth::SynthConfig;
 use crate::decode::Normalize;
 use crate::embed::Encoder;
 use crate::index::Source;
@@ -23,6 +23,7 @@ use crate::train::{ContrastConfig, DistillationConfig, StageConfig};
 use crate::{Error, Result, invalid};
 
 pub use baseline::BaselineConfig;
+pub use data::DataConfig;
 pub use fitted::{Fit, fitted};
 pub use index::{BehaviorConfig, IndexConfig, SemanticConfig};
 pub use validation::ValidationConfig;
@@ -58,25 +59,6 @@ impl Default for RunConfig {
             eval: EvalConfig::default(),
             baseline: BaselineConfig::default(),
         }
-    }
-}
-
-/// `[data]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
-pub struct DataConfig {
-    /// A dataset folder in LC-Rec's format; absent, the synthetic shop.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathBuf>,
-    /// The most items a history holds.
-    pub history: usize,
-    /// The synthetic shop, used where there is no path.
-    pub synthetic: SynthConfig,
-}
-
-impl Default for DataConfig {
-    fn default() -> Self {
-        Self { path: None, history: 20, synthetic: SynthConfig::default() }
     }
 }
 
@@ -411,6 +393,8 @@ fn one_line(e: &toml::de::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::index::Source;
 

@@ -75,9 +75,11 @@ const STAGE: [(&str, Range); 16] = [
 ];
 
 /// What stands in one table alone.
-const SINGLE: [(&str, Range); 60] = [
+const SINGLE: [(&str, Range); 62] = [
     ("seed", Any),
     ("data.history", LENGTH),
+    ("data.split.valid-from", BelowOne),
+    ("data.split.test-from", BelowOne),
     ("data.synthetic.seed", Any),
     ("data.synthetic.users", COUNT),
     ("data.synthetic.items", COUNT),

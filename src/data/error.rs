@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::ItemId;
+use super::{ItemId, SplitRule};
 
 /// A dataset cannot be read, written or generated.
 ///
@@ -194,6 +194,51 @@ pub enum DataError {
     Split {
         /// What was asked for.
         found: String,
+    },
+    /// Two times that do not divide a dataset.
+    #[error(
+        "data.split: valid-from = {valid_from} and test-from = {test_from} do not divide the interactions in \
+         three; the first is above 0, the second above the first and below 1"
+    )]
+    Cuts {
+        /// The share of interactions before the time for validation.
+        valid_from: f64,
+        /// The same of the time for test.
+        test_from: f64,
+    },
+    /// A split by time of a dataset that has none.
+    #[error(
+        "{name}: the dataset has no times (X.times.json), which data.split.rule = \"{rule}\" goes by; \
+         `llmbs data import` keeps those of a log"
+    )]
+    NoTimes {
+        /// The dataset.
+        name: String,
+        /// The rule.
+        rule: SplitRule,
+    },
+    /// A split that leaves a part empty.
+    #[error(
+        "{name}: data.split.rule = \"{rule}\" leaves nothing for {part}; move data.split.valid-from or \
+         data.split.test-from"
+    )]
+    EmptySplit {
+        /// The dataset.
+        name: String,
+        /// The rule.
+        rule: SplitRule,
+        /// Training, validation or test.
+        part: &'static str,
+    },
+    /// Times or texts that do not fit a user's items.
+    #[error("{path}: user {user:?} {what}")]
+    OfUser {
+        /// The file.
+        path: PathBuf,
+        /// The user's key.
+        user: String,
+        /// What is wrong.
+        what: String,
     },
     /// A setting of the synthetic shop that cannot be met.
     #[error("{key} = {value}: {must}")]

@@ -1,25 +1,19 @@
 //! LC-Rec's dataset folders: `X/X.inter.json`, user → item ids in time order, and
 //! `X/X.item.json`, item id → text fields.
-//!
-//! Stricter than plain serde in one thing: a key that occurs twice is an error, where a JSON map
-//! would silently keep the last one.
 
 use std::collections::HashSet;
 use std::fmt;
 use std::fs;
-use std::io::Write;
-use std::marker::PhantomData;
+use std::io::{self, Write};
 use std::path::Path;
 
-use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use super::{DataError, Dataset, Item, ItemId, User, names};
+use super::entries::{Entries, INTER, ITEM, read};
+use super::{DataError, Dataset, Item, ItemId, User, names, times, user_texts};
 use crate::files;
-
-pub(super) const INTER: &str = ".inter.json";
-pub(super) const ITEM: &str = ".item.json";
 
 /// Reads a dataset folder; see [`Dataset::load`].
 pub(super) fn load(dir: &Path) -> Result<Dataset, DataError> {
@@ -32,6 +26,10 @@ pub(super) fn load(dir: &Path) -> Result<Dataset, DataError> {
     if users.iter().all(|user| user.id.parse::<u64>().is_ok()) {
         users.sort_by_key(|user| user.id.parse::<u64>().ok());
     }
+    let times = times::read(&dir.join(format!("{name}{}", times::TIMES)), &users)?;
+    let texts = user_texts::read(&dir.join(format!("{name}{}", user_texts::USER)), &users)?;
+    // A dataset passes over the others.
+    let is_long: Vec<bool> = users.iter().map(|user| user.items.len() >= 3).collect();
     names::name_users(&dir.join(format!("{name}{}", names::USERS)), &mut users)?;
     let mut items = if item.is_file() {
         read_items(&item)?
@@ -40,7 +38,14 @@ pub(super) fn load(dir: &Path) -> Result<Dataset, DataError> {
         items_seen(&inter, &users)?
     };
     names::name_items(&dir.join(format!("{name}{}", names::ITEMS)), &mut items)?;
-    Dataset::checked(name, users, items, &inter, &item)
+    let dataset = Dataset::checked(name, users, items, &inter, &item)?;
+    let times = times.map(|times| of_long(times, &is_long));
+    let user_texts = texts.map(|texts| of_long(texts, &is_long));
+    Ok(Dataset { times, user_texts, ..dataset }.with_fingerprints())
+}
+
+fn of_long<T>(of_users: Vec<T>, is_long: &[bool]) -> Vec<T> {
+    of_users.into_iter().zip(is_long).filter_map(|(of, long)| long.then_some(of)).collect()
 }
 
 /// Writes `dataset` as `X/X.inter.json` and `X/X.item.json`, X being the name of the folder `dir`,
@@ -54,23 +59,48 @@ pub fn write(dir: &Path, dataset: &Dataset) -> Result<(), DataError> {
     // Interactions last: they are what makes a folder a dataset.
     let items = dataset.items.iter().enumerate().map(|(id, item)| (id, ItemFields::from(item)));
     replace(&dir.join(format!("{name}{ITEM}")), items)?;
-    let users = dataset.users.iter().map(|user| (&user.id, &user.items));
+    let keys = || dataset.users.iter().map(|user| &user.id);
+    write_times(
+        &dir.join(format!("{name}{}", times::TIMES)),
+        keys().zip(dataset.times.iter().flatten()),
+    )?;
+    let users = keys().zip(dataset.users.iter().map(|user| &user.items));
     replace(&dir.join(format!("{name}{INTER}")), users)
 }
 
+/// Writes times by key; without any, those of an earlier dataset of this name go.
+fn write_times<K: fmt::Display, V: Serialize>(
+    path: &Path,
+    times: impl Iterator<Item = (K, V)>,
+) -> Result<(), DataError> {
+    let mut times = times.peekable();
+    if times.peek().is_some() {
+        return replace(path, times);
+    }
+    match fs::remove_file(path) {
+        Err(reason) if reason.kind() != io::ErrorKind::NotFound => {
+            Err(DataError::Io { path: path.into(), reason })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Writes users by raw id and items as the dataset `name` in the folder `dir`, which is there: numbered from 0
-/// in order, with `X.user2id` and `X.item2id` for the raw ids, which hold no line breaks.
+/// in order, with `X.user2id` and `X.item2id` for the raw ids, which hold no line breaks; `times` are theirs by
+/// user, or none.
 ///
 /// An item without a raw id goes by its number.
-pub fn write_named<'a, U, I>(
+pub fn write_named<'a, U, I, T>(
     dir: &Path,
     name: &str,
     users: impl Fn() -> U,
     items: impl Fn() -> I,
+    times: impl Iterator<Item = T>,
 ) -> Result<(), DataError>
 where
     U: Iterator<Item = (&'a str, &'a [ItemId])>,
     I: Iterator<Item = Item>,
+    T: Serialize,
 {
     let path = |ending: &str| dir.join(format!("{name}{ending}"));
     let fields = items().enumerate().map(|(id, item)| (id, ItemFields::from(&item)));
@@ -79,6 +109,7 @@ where
         items().enumerate().map(|(id, item)| item.raw_id.unwrap_or_else(|| id.to_string()));
     names::write_names(&path(names::ITEMS), raw_ids, 0)?;
     names::write_names(&path(names::USERS), users().map(|(raw, _)| raw), 0)?;
+    write_times(&path(times::TIMES), times.enumerate())?;
     replace(&path(INTER), users().map(|(_, items)| items).enumerate())
 }
 
@@ -116,12 +147,6 @@ pub(super) fn dataset_name(dir: &Path) -> Result<String, DataError> {
 fn folder_name(dir: &Path) -> Option<String> {
     let name = |path: &Path| Some(path.file_name()?.to_str()?.to_string());
     name(dir).or_else(|| name(&dir.canonicalize().ok()?))
-}
-
-pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
-    let text = fs::read(path).map_err(|reason| DataError::Io { path: path.into(), reason })?;
-    serde_json::from_slice(&text)
-        .map_err(|reason| DataError::Malformed { path: path.into(), reason })
 }
 
 fn read_items(path: &Path) -> Result<Vec<Item>, DataError> {
@@ -200,47 +225,6 @@ fn replace<K: fmt::Display, V: Serialize>(
         file.write_all(b"\n}\n")
     });
     written.map_err(|reason| DataError::Io { path: path.into(), reason })
-}
-
-/// The entries of a JSON object in file order; where `UNIQUE`, a key that occurs twice is an error.
-struct Entries<V, const UNIQUE: bool = true>(Vec<(String, V)>);
-
-/// The entries of a JSON object, whatever its keys.
-pub(super) struct Pairs<V>(pub(super) Vec<(String, V)>);
-
-impl<'de, V: Deserialize<'de>> Deserialize<'de> for Pairs<V> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Entries::<V, false>(entries) = Entries::deserialize(deserializer)?;
-        Ok(Self(entries))
-    }
-}
-
-impl<'de, V: Deserialize<'de>, const UNIQUE: bool> Deserialize<'de> for Entries<V, UNIQUE> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct EntriesVisitor<V, const UNIQUE: bool>(PhantomData<V>);
-
-        impl<'de, V: Deserialize<'de>, const UNIQUE: bool> Visitor<'de> for EntriesVisitor<V, UNIQUE> {
-            type Value = Entries<V, UNIQUE>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut keys = HashSet::new();
-                let mut entries = Vec::new();
-                while let Some(key) = map.next_key::<String>()? {
-                    if UNIQUE && !keys.insert(key.clone()) {
-                        return Err(A::Error::custom(format_args!("key {key:?} occurs twice")));
-                    }
-                    entries.push((key, map.next_value()?));
-                }
-                Ok(Entries(entries))
-            }
-        }
-
-        deserializer.deserialize_map(EntriesVisitor(PhantomData))
-    }
 }
 
 /// An entry of `item.json`; fields not listed are ignored.

@@ -9,6 +9,9 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use split::Division;
+
+mod entries;
 mod error;
 mod field;
 mod lcrec;
@@ -17,6 +20,8 @@ mod names;
 mod split;
 mod stats;
 pub mod synth;
+mod times;
+mod user_texts;
 mod validate;
 
 #[cfg(test)]
@@ -27,8 +32,10 @@ pub use field::TextField;
 pub use lcrec::{read_new_items, write, write_named};
 pub use lookup::Lookup;
 pub use names::{read_names, write_names};
-pub use split::Split;
+pub use split::{Split, SplitConfig, SplitRule, Target};
 pub use stats::Stats;
+pub use times::{Times, times_beside};
+pub use user_texts::{UserTexts, Wish, read_user_texts, write_user_texts};
 pub use validate::{Problem, validate};
 
 /// An item's number in its dataset, from 0 without gaps.
@@ -67,7 +74,7 @@ impl Item {
 pub struct User {
     /// The user's raw id: what `user2id` says of their key in `inter.json`, else the key itself.
     pub id: String,
-    /// Every interaction, oldest first, held-out ones included: see [`User::train`].
+    /// Every interaction, oldest first, held-out ones included: see [`Dataset::train`].
     pub items: Vec<ItemId>,
 }
 
@@ -82,9 +89,18 @@ pub struct Dataset {
     pub items: Vec<Item>,
     /// How many users were left out because they have fewer than three interactions.
     pub short_users: usize,
-    /// SHA-256, in hex, of the sequences and texts in order: equal for equal training and
-    /// evaluation, whatever the files look like. Keys, raw ids and short users are not in it.
+    /// When each of the interactions happened, by user, in ascending order; where that is known.
+    pub times: Option<Vec<Vec<i64>>>,
+    /// What is said about the users, by user; where there is such a file.
+    pub user_texts: Option<Vec<UserTexts>>,
+    /// SHA-256, in hex, of the sequences, how they are divided, and the texts, in order: equal for equal
+    /// training and evaluation, whatever the files look like. Keys, raw ids and short users are not in it.
     pub fingerprint: String,
+    /// The same without the texts: equal where models are asked for the same of the same users.
+    pub interactions_fingerprint: String,
+    /// The same of the texts alone.
+    pub texts_fingerprint: String,
+    division: Division,
 }
 
 impl Dataset {
@@ -155,8 +171,53 @@ impl Dataset {
         if users.is_empty() {
             return Err(DataError::NoUsers { path: inter.into(), short_users });
         }
-        let fingerprint = fingerprint(&users, &items);
-        Ok(Self { name, users, items, short_users, fingerprint })
+        Ok(Self { short_users, ..Self::of(name, users, items) })
+    }
+
+    /// Items whom nobody has taken: for their texts.
+    pub fn of_items(name: impl Into<String>, items: Vec<Item>) -> Self {
+        Self::of(name.into(), Vec::new(), items)
+    }
+
+    /// Users with three items at least, and items.
+    fn of(name: String, users: Vec<User>, items: Vec<Item>) -> Self {
+        let division = Division::leave_one_out(&users);
+        let dataset = Self {
+            name,
+            users,
+            items,
+            short_users: 0,
+            times: None,
+            user_texts: None,
+            fingerprint: String::new(),
+            interactions_fingerprint: String::new(),
+            texts_fingerprint: String::new(),
+            division,
+        };
+        dataset.with_fingerprints()
+    }
+
+    /// The fingerprints that what it holds has.
+    fn with_fingerprints(self) -> Self {
+        let of = |parts: &[&dyn Fn(&mut Fingerprint)]| {
+            let mut hash = Fingerprint::default();
+            for part in parts {
+                part(&mut hash);
+            }
+            format!("{:x}", hash.0.finalize())
+        };
+        let sequences = |hash: &mut Fingerprint| hash.sequences(&self.users);
+        let division = |hash: &mut Fingerprint| hash.division(&self.division);
+        let texts = |hash: &mut Fingerprint| {
+            hash.texts(&self.items);
+            hash.user_texts(self.user_texts.as_deref().unwrap_or_default());
+        };
+        Self {
+            fingerprint: of(&[&sequences, &texts, &division]),
+            interactions_fingerprint: of(&[&sequences, &division]),
+            texts_fingerprint: of(&[&texts]),
+            ..self
+        }
     }
 
     /// The number of items, those in no sequence included.
@@ -182,7 +243,7 @@ impl Dataset {
 
     /// The sequences that training may see, one a user, each oldest first.
     pub fn train_sequences(&self) -> impl ExactSizeIterator<Item = &[ItemId]> {
-        self.users.iter().map(User::train)
+        (0..self.users.len()).map(|user| self.train(user))
     }
 
     /// How often each item occurs in training, by item id.
@@ -198,32 +259,77 @@ impl Dataset {
     #[cfg(test)]
     pub(crate) fn with_other_targets(&self) -> Self {
         let mut users = self.users.clone();
-        for user in &mut users {
+        for (user, seen) in users.iter_mut().zip(&self.division.train) {
             // Spelt out, not asked of `train`: a `train` that sees too much must be caught.
-            let kept = user.items.len() - 2;
+            let kept = if self.split_rule() == SplitRule::LeaveOneOut {
+                user.items.len() - 2
+            } else {
+                *seen
+            };
             for item in &mut user.items[kept..] {
                 *item = (*item + 1) % self.items.len() as ItemId;
             }
         }
-        Self { fingerprint: fingerprint(&users, &self.items), users, ..self.clone() }
+        Self { users, ..self.clone() }.with_fingerprints()
     }
 }
 
-/// Lengths go before contents, so that no two datasets hash the same bytes.
-fn fingerprint(users: &[User], items: &[Item]) -> String {
-    let mut hash = Sha256::new();
-    let number = |hash: &mut Sha256, n: usize| hash.update((n as u64).to_le_bytes());
-    number(&mut hash, users.len());
-    for user in users {
-        number(&mut hash, user.items.len());
-        for item in &user.items {
-            hash.update(item.to_le_bytes());
+/// A hash of numbers and texts. Lengths go before contents, so that no two datasets hash the same bytes.
+#[derive(Default)]
+struct Fingerprint(Sha256);
+
+impl Fingerprint {
+    fn number(&mut self, n: usize) {
+        self.0.update((n as u64).to_le_bytes());
+    }
+
+    fn sequences(&mut self, users: &[User]) {
+        self.number(users.len());
+        for user in users {
+            self.number(user.items.len());
+            for item in &user.items {
+                self.0.update(item.to_le_bytes());
+            }
         }
     }
-    number(&mut hash, items.len());
-    for text in items.iter().flat_map(Item::texts) {
-        number(&mut hash, text.len());
-        hash.update(text);
+
+    fn texts(&mut self, items: &[Item]) {
+        self.number(items.len());
+        for text in items.iter().flat_map(Item::texts) {
+            self.number(text.len());
+            self.0.update(text);
+        }
     }
-    format!("{:x}", hash.finalize())
+
+    /// Nothing where there are none.
+    fn user_texts(&mut self, users: &[UserTexts]) {
+        for (user, UserTexts { preferences, wish }) in users.iter().enumerate() {
+            let queries = wish.iter().flat_map(|wish| &wish.queries);
+            for text in preferences.iter().chain(queries) {
+                self.number(user);
+                self.number(text.len());
+                self.0.update(text);
+            }
+            if let Some(wish) = wish {
+                self.number(wish.item as usize);
+            }
+        }
+    }
+
+    /// Nothing of the default rule, which follows from the sequences.
+    fn division(&mut self, division: &Division) {
+        if division.rule == SplitRule::LeaveOneOut {
+            return;
+        }
+        self.0.update(division.rule.to_string());
+        division.train.iter().for_each(|&seen| self.number(seen));
+        for split in [Split::Valid, Split::Test] {
+            let targets = division.targets(split);
+            self.number(targets.len());
+            for target in targets {
+                self.number(target.user);
+                self.number(target.position);
+            }
+        }
+    }
 }

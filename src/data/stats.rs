@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Dataset, Item};
+use super::{Dataset, Item, Split, SplitRule};
 
 /// What a dataset looks like from afar.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -33,8 +33,18 @@ pub struct Stats {
     pub items_without_text: usize,
     /// Mean characters of the titles present; 0 where there are none.
     pub mean_title_chars: f64,
+    /// How the interactions are divided.
+    pub split_rule: SplitRule,
+    /// Targets of validation and of test.
+    pub targets: [usize; 2],
+    /// When the first and the last interaction happened, in seconds, where that is known.
+    pub times: Option<[i64; 2]>,
     /// See [`Dataset::fingerprint`].
     pub fingerprint: String,
+    /// See [`Dataset::interactions_fingerprint`].
+    pub interactions_fingerprint: String,
+    /// See [`Dataset::texts_fingerprint`].
+    pub texts_fingerprint: String,
 }
 
 impl Stats {
@@ -63,9 +73,19 @@ impl Stats {
             items_not_in_training: dataset.popularity().iter().filter(|&&n| n == 0).count(),
             items_without_text: dataset.items.iter().filter(|item| !Item::has_text(item)).count(),
             mean_title_chars: ratio(titles.iter().sum(), titled),
+            split_rule: dataset.split_rule(),
+            targets: [Split::Valid, Split::Test].map(|split| dataset.targets(split).len()),
+            times: range_of(dataset.times.iter().flatten().flatten().copied()),
             fingerprint: dataset.fingerprint.clone(),
+            interactions_fingerprint: dataset.interactions_fingerprint.clone(),
+            texts_fingerprint: dataset.texts_fingerprint.clone(),
         }
     }
+}
+
+fn range_of(mut times: impl Iterator<Item = i64>) -> Option<[i64; 2]> {
+    let first = times.next()?;
+    Some(times.fold([first; 2], |[low, high], time| [low.min(time), high.max(time)]))
 }
 
 fn ratio(a: usize, b: usize) -> f64 {
@@ -75,24 +95,32 @@ fn ratio(a: usize, b: usize) -> f64 {
 impl fmt::Display for Stats {
     /// A table of two columns, one figure a line, without a final newline.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [valid, test] = self.targets;
         let rows = [
             ("dataset", self.name.clone()),
             ("users", self.users.to_string()),
             ("users left out (< 3)", self.short_users.to_string()),
             ("items", self.items.to_string()),
             ("interactions", self.interactions.to_string()),
-            ("density", format!("{:.4}%", 100.0 * self.density)),
+            ("density", format!("{:.5}", self.density)),
             ("mean length", format!("{:.2}", self.mean_length)),
             ("median length", self.median_length.to_string()),
             ("longest", self.max_length.to_string()),
             ("items not in training", self.items_not_in_training.to_string()),
             ("items without text", self.items_without_text.to_string()),
             ("mean title characters", format!("{:.1}", self.mean_title_chars)),
+            ("times, in seconds", self.times.map_or("none".into(), |[a, b]| format!("{a} to {b}"))),
+            (
+                "split",
+                format!("{}: {valid} targets of validation, {test} of test", self.split_rule),
+            ),
+            ("fingerprint", self.fingerprint.clone()),
+            ("  of interactions", self.interactions_fingerprint.clone()),
         ];
         for (label, value) in rows {
             writeln!(f, "{label:<23}{value}")?;
         }
-        write!(f, "{:<23}{}", "fingerprint", self.fingerprint)
+        write!(f, "{:<23}{}", "  of texts", self.texts_fingerprint)
     }
 }
 
@@ -134,9 +162,11 @@ mod tests {
         let table = stats.to_string();
         assert!(table.contains("users                  4\n"), "{table}");
         assert!(table.contains("users left out (< 3)   1\n"), "{table}");
-        assert!(table.contains("density                90.0000%\n"), "{table}");
-        assert!(table.ends_with(&stats.fingerprint), "{table}");
-        assert_eq!(table.lines().count(), 13);
+        assert!(table.contains("density                0.90000\n"), "{table}");
+        assert!(table.contains("leave-one-out: 4 targets of validation, 4 of test\n"), "{table}");
+        assert!(table.contains("times, in seconds      none\n"), "{table}");
+        assert!(table.ends_with(&stats.texts_fingerprint), "{table}");
+        assert_eq!(table.lines().count(), 17);
         let json = serde_json::to_value(&stats).unwrap();
         assert_eq!(json["items_not_in_training"], 1);
     }

@@ -251,13 +251,55 @@ fn training_does_not_see_held_out_items() {
     let data = load(INTER, ITEM).unwrap();
     let other = data.with_other_targets();
     assert_ne!(data.fingerprint, other.fingerprint);
-    assert!(data.users.iter().zip(&other.users).all(|(a, b)| {
-        [Split::Valid, Split::Test].iter().all(|&split| a.target(split) != b.target(split))
-    }));
+    for split in [Split::Valid, Split::Test] {
+        let targets = data.targets(split);
+        assert_eq!(targets, other.targets(split));
+        assert!(targets.iter().all(|&t| data.target_item(t) != other.target_item(t)));
+    }
     assert!(data.train_sequences().eq(other.train_sequences()));
     assert!(data.train_sequences().eq([&[0, 1][..], &[2][..]]));
     assert_eq!(data.popularity(), [1, 1, 1]);
     assert_eq!(other.popularity(), [1, 1, 1]);
+}
+
+#[test]
+fn training_by_time_does_not_see_held_out_items() {
+    let users =
+        (0..20).map(|u| User { id: u.to_string(), items: (0..5).map(|i| (u + i) % 9).collect() });
+    let dataset = Dataset::new("made", users.collect(), vec![Item::default(); 9]).unwrap();
+    let times = (0..20).map(|u| (0..5).map(|i| 3 * u + 4 * i).collect()).collect();
+    let dataset = Dataset { times: Some(times), ..dataset };
+    for rule in [SplitRule::TimedLeaveOneOut, SplitRule::Temporal] {
+        let config = SplitConfig { rule, ..SplitConfig::default() };
+        let data = dataset.clone().divided(config).unwrap();
+        let other = data.with_other_targets();
+        assert_ne!(data.fingerprint, other.fingerprint);
+        assert!(data.train_sequences().eq(other.train_sequences()));
+        assert_eq!(data.popularity(), other.popularity());
+        // Nobody's training reaches the time at which that of validation begins.
+        let times = data.times.as_ref().unwrap();
+        let time = |target: &Target| times[target.user][target.position];
+        let last =
+            (0..20).filter_map(|u| Some(times[u][data.train(u).len().checked_sub(1)?])).max();
+        let valid = data.targets(Split::Valid).iter().map(time).min();
+        let test = data.targets(Split::Test).iter().map(time).min();
+        assert!(last < valid && data.targets(Split::Valid).iter().map(time).max() < test, "{rule}");
+    }
+}
+
+#[test]
+fn texts_and_interactions_have_fingerprints_of_their_own() {
+    let data = load(INTER, ITEM).unwrap();
+    let mut items = data.items.clone();
+    items[0].title.push('!');
+    let texts = Dataset::new("made", data.users.clone(), items).unwrap();
+    assert_eq!(data.interactions_fingerprint, texts.interactions_fingerprint);
+    assert!(
+        data.texts_fingerprint != texts.texts_fingerprint && data.fingerprint != texts.fingerprint
+    );
+    let other = data.with_other_targets();
+    assert_ne!(data.interactions_fingerprint, other.interactions_fingerprint);
+    assert_eq!(data.texts_fingerprint, other.texts_fingerprint);
 }
 
 fn shared(name: &str) -> Dataset {

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::lcrec::{self, Pairs};
-use super::{DataError, ItemId, Split, TextField, User};
+use super::entries::{self, INTER, ITEM, Pairs};
+use super::lcrec;
+use super::{DataError, ItemId, Split, TextField, User, times, user_texts};
 
 /// Fields that hold the id the shop knows an item by.
 const RAW_IDS: [&str; 3] = ["item_id", "asin", "parent_asin"];
@@ -49,10 +50,14 @@ impl fmt::Display for Problem {
 pub fn validate(dir: &Path) -> Result<Vec<Problem>, DataError> {
     let name = lcrec::dataset_name(dir)?;
     let file = |ending: &str| dir.join(format!("{name}{ending}"));
-    let (item, inter, texts) = (file(lcrec::ITEM), file(lcrec::INTER), file(".user.json"));
+    let (item, inter, texts) = (file(ITEM), file(INTER), file(user_texts::USER));
     let mut problems = Vec::new();
     let titles = if item.is_file() { Some(items(&item, &mut problems)?) } else { None };
     let users = users(&inter, titles.as_ref(), &mut problems)?;
+    let when = file(times::TIMES);
+    if when.is_file() {
+        check_times(&when, &users, &mut problems)?;
+    }
     if let Some(titles) = titles.filter(|_| texts.is_file()) {
         leaks(&texts, &users, &titles, &mut problems)?;
     }
@@ -82,7 +87,7 @@ impl Notes<'_> {
 
     /// The entries of the file, keys that occur twice noted; none where it is no JSON object.
     fn entries(&mut self) -> Result<Vec<(String, Value)>, DataError> {
-        match lcrec::read::<Pairs<Value>>(self.path) {
+        match entries::read::<Pairs<Value>>(self.path) {
             Ok(Pairs(entries)) => {
                 let mut seen = BTreeSet::new();
                 for (key, _) in &entries {
@@ -236,6 +241,33 @@ fn users(
     Ok(users)
 }
 
+/// Times that are not those of the users' interactions.
+fn check_times(path: &Path, users: &[User], problems: &mut Vec<Problem>) -> Result<(), DataError> {
+    let kind = "times";
+    let mut notes = Notes { path, problems };
+    let mut unseen: BTreeMap<&str, usize> =
+        users.iter().map(|user| (user.id.as_str(), user.items.len())).collect();
+    for (key, value) in notes.entries()? {
+        let place = format!("user {key:?}");
+        let Some(items) = unseen.remove(key.as_str()) else {
+            notes.add(kind, place, times::UNKNOWN);
+            continue;
+        };
+        match serde_json::from_value::<Vec<i64>>(value) {
+            Ok(of_user) => {
+                if let Some(what) = times::fault(&of_user, items) {
+                    notes.add(kind, place, what);
+                }
+            }
+            Err(_) => notes.add(kind, place, "expected a list of whole seconds"),
+        }
+    }
+    for user in unseen.into_keys() {
+        notes.add(kind, format!("user {user:?}"), times::MISSING);
+    }
+    Ok(())
+}
+
 /// Texts of users that hold the title of the item that is to be predicted.
 fn leaks(
     path: &Path,
@@ -253,8 +285,9 @@ fn leaks(
         if user.items.len() < 3 {
             continue;
         }
-        for split in [Split::Valid, Split::Test] {
-            let target = user.target(split);
+        let last = user.items.len() - 1;
+        for (split, position) in [(Split::Valid, last - 1), (Split::Test, last)] {
+            let target = user.items[position];
             let title = titles.get(&target).map_or("", String::as_str);
             if !title.is_empty() && text.contains(title) {
                 let what = format!(
@@ -345,6 +378,22 @@ mod tests {
             r#"Shop.inter.json: user "a": takes item 9, which item.json lacks; 2 interactions have it"#,
         ];
         assert_eq!(found(&[("Shop.inter.json", inter), ("Shop.item.json", item)]), expected);
+    }
+
+    #[test]
+    fn times_are_those_of_the_interactions() {
+        let inter = r#"{"a": [0, 1, 2], "b": [1], "c": [2], "d": [0], "e": [1, 2]}"#;
+        let times = r#"{"a": [5, 5, 9], "b": [1, 2], "c": ["x"], "e": [4, 3], "f": []}"#;
+        let expected = [
+            r#"Shop.times.json: user "b": has 1 interactions, but 2 times"#,
+            r#"Shop.times.json: user "c": expected a list of whole seconds"#,
+            r#"Shop.times.json: user "e": has the time 3 after 4; put the oldest first"#,
+            r#"Shop.times.json: user "f": has times, but no interactions"#,
+            r#"Shop.times.json: user "d": has interactions, but no times"#,
+        ];
+        assert_eq!(found(&[("Shop.inter.json", inter), ("Shop.times.json", times)]), expected);
+        let times = r#"{"a": [5, 5, 9], "b": [1], "c": [-2], "d": [0], "e": [4, 4]}"#;
+        assert!(found(&[("Shop.inter.json", inter), ("Shop.times.json", times)]).is_empty());
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Whether two models differ: a paired test over the users they were both evaluated on.
+//! Whether two models differ: a paired test over the targets they were both evaluated on. Where a user has
+//! several, each counts for itself.
 
 use std::collections::HashMap;
 
@@ -44,10 +45,10 @@ pub fn compare(
     rank: fn(&Prediction) -> Option<usize>,
     seed: u64,
 ) -> Result<PerMetric<Difference>> {
-    let Some(&users) = this.first() else {
+    let Some(&targets) = this.first() else {
         invalid!("there is nothing to compare");
     };
-    let (these, others) = (mean_gains(users, this, rank)?, mean_gains(users, other, rank)?);
+    let (these, others) = (mean_gains(targets, this, rank)?, mean_gains(targets, other, rank)?);
     // Users whose difference is the same in every metric are of one class.
     let (mut class_of, mut classes, mut differences) = (HashMap::new(), Vec::new(), Vec::new());
     for (a, b) in these.iter().zip(&others) {
@@ -75,18 +76,23 @@ pub fn compare(
     }))
 }
 
-/// What each of `users` gains on average over `trainings`, by metric.
+/// What a target is matched by.
+fn key(prediction: &Prediction) -> (&str, usize) {
+    (&prediction.user, prediction.position)
+}
+
+/// What each of `targets` gains on average over `trainings`, by metric.
 fn mean_gains(
-    users: &[Prediction],
+    targets: &[Prediction],
     trainings: &[&[Prediction]],
     rank: fn(&Prediction) -> Option<usize>,
 ) -> Result<Vec<[f64; COUNT]>> {
-    let mut sums = vec![[0.0; COUNT]; users.len()];
+    let mut sums = vec![[0.0; COUNT]; targets.len()];
     for predictions in trainings {
-        let mut of_user: HashMap<&str, &Prediction> =
-            predictions.iter().map(|p| (p.user.as_str(), p)).collect();
-        for (p, sum) in users.iter().zip(&mut sums) {
-            let Some(same) = of_user.remove(p.user.as_str()) else {
+        let mut by_target: HashMap<(&str, usize), &Prediction> =
+            predictions.iter().map(|p| (key(p), p)).collect();
+        for (p, sum) in targets.iter().zip(&mut sums) {
+            let Some(same) = by_target.remove(&key(p)) else {
                 invalid!("user {:?} is in this run's predictions only", p.user);
             };
             if same.target != p.target {
@@ -102,7 +108,7 @@ fn mean_gains(
             }
         }
         // In the file's order, so that the same user is named every time.
-        if let Some(left) = predictions.iter().find(|p| of_user.contains_key(p.user.as_str())) {
+        if let Some(left) = predictions.iter().find(|p| by_target.contains_key(&key(p))) {
             invalid!("user {:?} is in the other run's predictions only", left.user);
         }
     }
@@ -161,13 +167,7 @@ mod tests {
         if let Some(rank) = rank {
             items[rank - 1] = 0;
         }
-        Prediction {
-            user: user.to_string(),
-            target: 0,
-            items,
-            scores: vec![0.0; 20],
-            rank_history_excluded: None,
-        }
+        Prediction::made_up(&user.to_string(), 0, items)
     }
 
     fn all(ranks: &[Option<usize>]) -> Vec<Prediction> {

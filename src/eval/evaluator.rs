@@ -31,15 +31,23 @@ pub struct Recommender<'a> {
     pub batch: usize,
 }
 
-/// What was recommended to one user.
+/// What was recommended to a user before a target.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Prediction {
     /// The user's id in the dataset.
     pub user: String,
+    /// Which of the user's items is the target, from 0.
+    pub position: usize,
     /// The item the user took.
     pub target: ItemId,
+    /// The shop's own id of it, where the dataset has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target_raw_id: Option<String>,
     /// Recommended items, best first.
     pub items: Vec<ItemId>,
+    /// The shop's own ids of these, where the dataset has them; an item without one is `null`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub raw_ids: Option<Vec<Option<String>>>,
     /// Their scores: sums of log-probabilities, or whatever else a baseline ranks by.
     pub scores: Vec<f32>,
     /// Where the target stands, from 1, among the items that the user has not taken before; `None`: not in
@@ -48,6 +56,22 @@ pub struct Prediction {
 }
 
 impl Prediction {
+    /// One of a user's only target, without scores, for tests.
+    #[cfg(test)]
+    pub(crate) fn made_up(user: &str, target: ItemId, items: Vec<ItemId>) -> Self {
+        let scores = vec![0.0; items.len()];
+        Self {
+            user: user.into(),
+            position: 0,
+            target,
+            target_raw_id: None,
+            items,
+            raw_ids: None,
+            scores,
+            rank_history_excluded: None,
+        }
+    }
+
     /// Where the target stands, from 1; `None`: not in the list.
     pub fn rank(&self) -> Option<usize> {
         rank_of(&self.target, self.items.iter().copied())
@@ -57,27 +81,32 @@ impl Prediction {
 /// Metrics and what they were computed from.
 #[derive(Debug, Clone)]
 pub struct Evaluation {
-    /// Means over users, all items ranked.
+    /// Means over targets, all items ranked.
     pub metrics: Metrics,
-    /// Means over users, items that a user has taken before left out.
+    /// Means over targets, items that a user has taken before left out.
     pub metrics_history_excluded: Metrics,
-    /// One a user, in the dataset's order.
+    /// One a target, in the order of the split's.
     pub predictions: Vec<Prediction>,
 }
 
 impl Evaluation {
-    /// The evaluation of ranked items, best first, for users by their positions in the dataset.
+    /// The evaluation of ranked items, best first, for targets by their positions among the split's.
     pub(super) fn of(
         dataset: &Dataset,
         protocol: Protocol,
         found: impl IntoIterator<Item = (usize, Found)>,
     ) -> Self {
-        let prediction = |(user, Found { ranked, others }): (usize, Found)| {
-            let target = protocol.target(&dataset.users[user]);
+        let raw_id = |item: ItemId| dataset.items[item as usize].raw_id.clone();
+        let has_raw_ids = dataset.items.iter().any(|item| item.raw_id.is_some());
+        let prediction = |(at, Found { ranked, others }): (usize, Found)| {
+            let (of, target) = (protocol.target(dataset, at), protocol.item(dataset, at));
             Prediction {
-                user: dataset.users[user].id.clone(),
+                user: dataset.users[of.user].id.clone(),
+                position: of.position,
                 target,
+                target_raw_id: raw_id(target),
                 items: ranked.iter().map(|r| r.item).collect(),
+                raw_ids: has_raw_ids.then(|| ranked.iter().map(|r| raw_id(r.item)).collect()),
                 scores: ranked.iter().map(|r| r.score).collect(),
                 rank_history_excluded: rank_of(&target, others.iter().map(|r| r.item)),
             }
@@ -172,39 +201,39 @@ impl Recommender<'_> {
         Ok(found)
     }
 
-    /// Evaluation of `users` (positions in the dataset), by both rules of what is ranked.
+    /// Evaluation of `targets` (positions among the split's), by both rules of what is ranked.
     pub fn evaluate(
         &self,
         dataset: &Dataset,
-        users: &[usize],
+        targets: &[usize],
         protocol: Protocol,
         on_batch: &mut dyn FnMut(usize),
     ) -> Result<Evaluation> {
-        let found = self.search(dataset, users, protocol, on_batch)?;
+        let found = self.search(dataset, targets, protocol, on_batch)?;
         Ok(Evaluation::of(dataset, protocol, found))
     }
 
-    /// What is found for `users`, by both rules, in the dataset's order.
+    /// What is found for `targets`, by both rules, in the split's order.
     pub(super) fn search(
         &self,
         dataset: &Dataset,
-        users: &[usize],
+        targets: &[usize],
         protocol: Protocol,
         on_batch: &mut dyn FnMut(usize),
     ) -> Result<Vec<(usize, Found)>> {
-        // Users of like history length share a batch, so that no level of it waits for one long row.
-        let mut order = users.to_vec();
-        let history = |user: usize| protocol.history(&dataset.users[user]);
-        order.sort_by_key(|&user| (history(user).len(), user));
-        let histories: Vec<&[ItemId]> = order.iter().map(|&user| history(user)).collect();
+        // Histories of like length share a batch, so that no level of it waits for one long row.
+        let mut order = targets.to_vec();
+        let history = |at: usize| protocol.history(dataset, at);
+        order.sort_by_key(|&at| (history(at).len(), at));
+        let histories: Vec<&[ItemId]> = order.iter().map(|&at| history(at)).collect();
         let left_out: Vec<&[ItemId]> =
-            order.iter().map(|&user| protocol.left_out(&dataset.users[user])).collect();
-        let found = self.in_batches(&histories, on_batch, |scorer, users| {
-            self.search.run_beside(self.trie, &left_out[users], scorer)
+            order.iter().map(|&at| protocol.left_out(dataset, at)).collect();
+        let found = self.in_batches(&histories, on_batch, |scorer, batch| {
+            self.search.run_beside(self.trie, &left_out[batch], scorer)
         })?;
-        let mut by_user: Vec<(usize, Found)> = order.into_iter().zip(found).collect();
-        by_user.sort_by_key(|(user, _)| *user);
-        Ok(by_user)
+        let mut in_order: Vec<(usize, Found)> = order.into_iter().zip(found).collect();
+        in_order.sort_by_key(|(at, _)| *at);
+        Ok(in_order)
     }
 }
 
@@ -224,16 +253,20 @@ impl Popularity {
         Self { items }
     }
 
-    /// Its metrics on the same users: all items ranked, and without those that a user has taken before.
-    pub fn evaluate(&self, dataset: &Dataset, users: &[usize], protocol: Protocol) -> [Metrics; 2] {
+    /// Its metrics on the same targets: all items ranked, and without those that a user has taken before.
+    pub fn evaluate(
+        &self,
+        dataset: &Dataset,
+        targets: &[usize],
+        protocol: Protocol,
+    ) -> [Metrics; 2] {
         [false, true].map(|excludes| {
-            let rank = |&user: &usize| {
-                let user = &dataset.users[user];
-                let left_out = if excludes { protocol.left_out(user) } else { &[] };
+            let rank = |&at: &usize| {
+                let left_out = if excludes { protocol.left_out(dataset, at) } else { &[] };
                 let shown = self.items.iter().filter(|item| !left_out.contains(item)).take(DEPTH);
-                rank_of(&protocol.target(user), shown.copied())
+                rank_of(&protocol.item(dataset, at), shown.copied())
             };
-            Metrics::of(&users.iter().map(rank).collect::<Vec<_>>())
+            Metrics::of(&targets.iter().map(rank).collect::<Vec<_>>())
         })
     }
 }

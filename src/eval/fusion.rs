@@ -30,69 +30,69 @@ struct Candidate {
     scored: f32,
 }
 
-/// What generators and scorers say of some users.
+/// What generators and scorers say before some targets.
 #[derive(Debug)]
 pub struct Fusion<'a> {
     dataset: &'a Dataset,
     protocol: Protocol,
-    /// Users by their positions in the dataset, with the items that can be among their best: all ranked, then
+    /// Targets by their positions among the split's, with the items that can be among the best: all ranked, then
     /// with those of the user left out.
-    users: Vec<(usize, [Vec<Candidate>; 2])>,
+    targets: Vec<(usize, [Vec<Candidate>; 2])>,
 }
 
 impl<'a> Fusion<'a> {
-    /// Asks the generators (at least one) and the scorers about `users`, ascending positions in the dataset.
+    /// Asks the generators (at least one) and the scorers about `targets`, ascending positions among the split's.
     ///
-    /// `on_batch` hears how many users the generators are done with, one after another.
+    /// `on_batch` hears how many targets the generators are done with, one after another.
     pub fn of(
         generators: &[Recommender<'_>],
         scorers: &[Box<dyn ItemScorer>],
         dataset: &'a Dataset,
-        users: &[usize],
+        targets: &[usize],
         protocol: Protocol,
         on_batch: &mut dyn FnMut(usize),
     ) -> Result<Self> {
         let mut found = Vec::with_capacity(generators.len());
         for generator in generators {
-            let before = found.len() * users.len();
+            let before = found.len() * targets.len();
             let mut on_batch = |done| on_batch(before + done);
-            found.push(generator.search(dataset, users, protocol, &mut on_batch)?);
+            found.push(generator.search(dataset, targets, protocol, &mut on_batch)?);
         }
-        let mut with_candidates = Vec::with_capacity(users.len());
-        for batch in users.chunks(BATCH) {
+        let mut with_candidates = Vec::with_capacity(targets.len());
+        for batch in targets.chunks(BATCH) {
             let done = with_candidates.len();
             let histories: Vec<&[ItemId]> =
-                batch.iter().map(|&user| protocol.history(&dataset.users[user])).collect();
+                batch.iter().map(|&target| protocol.history(dataset, target)).collect();
             let scores = mean_probabilities(scorers, &histories, dataset.num_items())?;
-            let of_batch = batch.par_iter().enumerate().map(|(at, &user)| {
+            let of_batch = batch.par_iter().enumerate().map(|(at, &target)| {
                 let scores = scores.chunks(dataset.num_items()).nth(at).unwrap_or_default();
                 let best = |left_out| top(scores, DEPTH, &dataset.items, left_out);
-                let others = best(protocol.left_out(&dataset.users[user]));
-                let of_user = || {
+                let others = best(protocol.left_out(dataset, target));
+                let of_target = || {
                     found.iter().map(|of| {
                         let (found_for, found) = &of[done + at];
-                        debug_assert_eq!(*found_for, user);
+                        debug_assert_eq!(*found_for, target);
                         found
                     })
                 };
-                let ranked = of_user().flat_map(|found| &found.ranked);
+                let ranked = of_target().flat_map(|found| &found.ranked);
                 let ranked = candidates(ranked, generators.len(), &best(&[]), scores);
-                let found = of_user().flat_map(|found| &found.others);
-                (user, [ranked, candidates(found, generators.len(), &others, scores)])
+                let found = of_target().flat_map(|found| &found.others);
+                (target, [ranked, candidates(found, generators.len(), &others, scores)])
             });
             let of_batch: Vec<_> = of_batch.collect();
             with_candidates.extend(of_batch);
         }
-        Ok(Self { dataset, protocol, users: with_candidates })
+        Ok(Self { dataset, protocol, targets: with_candidates })
     }
 
     /// The evaluation of what the scorers, with this weight, and the generators, with the rest, say together.
     pub fn evaluation(&self, weight: f64) -> Evaluation {
-        let fused = |(user, [ranked, others]): &(usize, [Vec<Candidate>; 2])| {
+        let fused = |(target, [ranked, others]): &(usize, [Vec<Candidate>; 2])| {
             let weight = weight as f32;
-            (*user, Found { ranked: rank(ranked, weight), others: rank(others, weight) })
+            (*target, Found { ranked: rank(ranked, weight), others: rank(others, weight) })
         };
-        let found: Vec<(usize, Found)> = self.users.par_iter().map(fused).collect();
+        let found: Vec<(usize, Found)> = self.targets.par_iter().map(fused).collect();
         Evaluation::of(self.dataset, self.protocol, found)
     }
 
@@ -221,8 +221,8 @@ mod tests {
         let dataset = Dataset::new("Three", vec![user], vec![Item::default(); 4]).unwrap();
         let protocol = Protocol { split: Split::Test, max_history: 20 };
         let found = |item, generated| vec![Candidate { item, generated, scored: 0.25 }];
-        let users = vec![(0, [found(3, 0.5), found(2, 0.25)])];
-        let evaluation = Fusion { dataset: &dataset, protocol, users }.evaluation(0.5);
+        let targets = vec![(0, [found(3, 0.5), found(2, 0.25)])];
+        let evaluation = Fusion { dataset: &dataset, protocol, targets }.evaluation(0.5);
         let [prediction] = &evaluation.predictions[..] else { panic!("one user") };
         assert_eq!((&prediction.items, prediction.rank()), (&vec![3], None));
         assert_eq!(prediction.rank_history_excluded, Some(1));

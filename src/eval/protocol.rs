@@ -1,30 +1,40 @@
 //! What is asked of whoever is evaluated.
 
-use crate::data::{ItemId, Split, User};
+use crate::data::{Dataset, ItemId, Split, Target};
 
-/// How every user is evaluated: leave-one-out, among all items.
+/// How models are evaluated: what is held out of a dataset is looked for among all items.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Protocol {
-    /// Which held-out item is the target.
+    /// Which held-out items are the targets.
     pub split: Split,
     /// The most items of a history that a model sees: the last ones before the target.
     pub max_history: usize,
 }
 
 impl Protocol {
-    /// What a model sees of a user.
-    pub fn history(self, user: &User) -> &[ItemId] {
-        user.history(self.split, self.max_history)
+    /// How many targets there are.
+    pub fn targets(self, dataset: &Dataset) -> usize {
+        dataset.targets(self.split).len()
     }
 
-    /// What the second rule does not rank for a user: everything taken before the target, whether the model
+    /// The target at a position among those of the split.
+    pub fn target(self, dataset: &Dataset, at: usize) -> Target {
+        dataset.targets(self.split)[at]
+    }
+
+    /// The item that should be recommended.
+    pub fn item(self, dataset: &Dataset, at: usize) -> ItemId {
+        dataset.target_item(self.target(dataset, at))
+    }
+
+    /// What a model sees of the user before a target.
+    pub fn history(self, dataset: &Dataset, at: usize) -> &[ItemId] {
+        dataset.history(self.target(dataset, at), self.max_history)
+    }
+
+    /// What the second rule does not rank for a target: everything the user took before it, whether the model
     /// saw it or not.
-    pub fn left_out(self, user: &User) -> &[ItemId] {
-        user.history(self.split, usize::MAX)
-    }
-
-    /// What a user should be recommended.
-    pub fn target(self, user: &User) -> ItemId {
-        user.target(self.split)
+    pub fn left_out(self, dataset: &Dataset, at: usize) -> &[ItemId] {
+        dataset.history(self.target(dataset, at), usize::MAX)
     }
 }

@@ -19,31 +19,31 @@ pub trait ItemScorer {
     fn scores(&self, histories: &[&[ItemId]]) -> Result<Vec<f32>>;
 }
 
-/// Evaluation of `users` (positions in the dataset): the best of all items for each, as many as any metric
+/// Evaluation of `targets` (positions among the split's): the best of all items for each, as many as any metric
 /// looks at.
 ///
-/// `on_batch` hears how many users are done.
+/// `on_batch` hears how many targets are done.
 pub fn evaluate_scores(
     scorer: &dyn ItemScorer,
     dataset: &Dataset,
-    users: &[usize],
+    targets: &[usize],
     protocol: Protocol,
     on_batch: &mut dyn FnMut(usize),
 ) -> Result<Evaluation> {
-    let mut ranked = Vec::with_capacity(users.len());
-    for batch in users.chunks(BATCH) {
+    let mut ranked = Vec::with_capacity(targets.len());
+    for batch in targets.chunks(BATCH) {
         let histories: Vec<&[ItemId]> =
-            batch.iter().map(|&user| protocol.history(&dataset.users[user])).collect();
+            batch.iter().map(|&at| protocol.history(dataset, at)).collect();
         let scores = scorer.scores(&histories)?;
         let rows = scores.par_chunks(dataset.num_items()).zip(batch);
         let best: Vec<_> = rows
-            .map(|(row, &user)| {
+            .map(|(row, &at)| {
                 let list = |left_out| top(row, DEPTH, &dataset.items, left_out);
-                let others = list(protocol.left_out(&dataset.users[user]));
+                let others = list(protocol.left_out(dataset, at));
                 Found { ranked: list(&[]), others }
             })
             .collect();
-        ranked.extend(users[ranked.len()..].iter().copied().zip(best));
+        ranked.extend(targets[ranked.len()..].iter().copied().zip(best));
         on_batch(ranked.len());
     }
     Ok(Evaluation::of(dataset, protocol, ranked))

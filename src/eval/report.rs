@@ -17,11 +17,11 @@ const POPULARITY_FROM: [usize; 6] = [0, 1, 5, 10, 20, 50];
 /// The metrics of an evaluation, whole and by bucket, and what of the catalogue it shows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
-    /// Means over users, all items ranked.
+    /// Means over targets, all items ranked.
     pub metrics: Metrics,
     /// Their bootstrap intervals.
     pub intervals: Intervals,
-    /// Means over users, items that a user has taken before left out.
+    /// Means over targets, items that a user has taken before left out.
     pub metrics_history_excluded: Metrics,
     /// Their bootstrap intervals.
     pub intervals_history_excluded: Intervals,
@@ -33,16 +33,16 @@ pub struct Report {
     pub coverage: Coverage,
 }
 
-/// The users with a value in a range.
+/// The targets with a value in a range.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Bucket {
     /// The least value.
     pub from: usize,
     /// The greatest value; none where the range is open.
     pub to: Option<usize>,
-    /// How many users.
-    pub users: usize,
-    /// Means over these users.
+    /// How many there are.
+    pub targets: usize,
+    /// Means over these.
     pub metrics: Metrics,
     /// Their bootstrap intervals.
     pub intervals: Intervals,
@@ -60,18 +60,18 @@ pub struct Coverage {
 }
 
 impl Report {
-    /// The report on `predictions` for `users` (positions in the dataset, in the same order).
+    /// The report on `predictions` for `targets` (positions among the split's, in the same order).
     pub fn new(
         dataset: &Dataset,
-        users: &[usize],
+        targets: &[usize],
         protocol: Protocol,
         predictions: &[Prediction],
         seed: u64,
     ) -> Self {
         let ranks: Vec<_> = predictions.iter().map(Prediction::rank).collect();
         let others: Vec<_> = predictions.iter().map(|p| p.rank_history_excluded).collect();
-        let history = |&user: &usize| protocol.history(&dataset.users[user]).len();
-        let histories: Vec<usize> = users.iter().map(history).collect();
+        let history = |&at: &usize| protocol.history(dataset, at).len();
+        let histories: Vec<usize> = targets.iter().map(history).collect();
         let counts = dataset.popularity();
         let popularity = |p: &Prediction| counts[p.target as usize] as usize;
         let popularities: Vec<usize> = predictions.iter().map(popularity).collect();
@@ -88,7 +88,7 @@ impl Report {
     }
 }
 
-/// Users by their value; buckets without users are left out.
+/// Targets by their value; buckets without any are left out.
 fn buckets(starts: &[usize], values: &[usize], ranks: &[Option<usize>], seed: u64) -> Vec<Bucket> {
     let bucket = |(i, &from): (usize, &usize)| {
         let to = starts.get(i + 1).map(|next| next - 1);
@@ -98,7 +98,7 @@ fn buckets(starts: &[usize], values: &[usize], ranks: &[Option<usize>], seed: u6
         (!ranks.is_empty()).then(|| Bucket {
             from,
             to,
-            users: ranks.len(),
+            targets: ranks.len(),
             metrics: Metrics::of(&ranks),
             intervals: intervals(&ranks, seed),
         })
@@ -131,8 +131,7 @@ mod tests {
     }
 
     fn prediction(user: &str, target: ItemId, items: Vec<ItemId>) -> Prediction {
-        let scores = vec![0.0; items.len()];
-        Prediction { user: user.into(), target, items, scores, rank_history_excluded: None }
+        Prediction::made_up(user, target, items)
     }
 
     #[test]
@@ -142,7 +141,7 @@ mod tests {
         assert_eq!(report.metrics.get("recall@1"), Some(&0.5));
 
         let seen = |buckets: &[Bucket]| {
-            let seen = |b: &Bucket| (b.from, b.to, b.users, *b.metrics.get("recall@1").unwrap());
+            let seen = |b: &Bucket| (b.from, b.to, b.targets, *b.metrics.get("recall@1").unwrap());
             buckets.iter().map(seen).collect::<Vec<_>>()
         };
         assert_eq!(seen(&report.by_history), [(1, Some(4), 1, 1.0), (5, Some(9), 1, 0.0)]);
@@ -162,7 +161,7 @@ mod tests {
     #[test]
     fn the_last_bucket_is_open() {
         let found = buckets(&POPULARITY_FROM, &[49, 50, 900], &[None, Some(1), None], 1);
-        let ends: Vec<_> = found.iter().map(|b| (b.from, b.to, b.users)).collect();
+        let ends: Vec<_> = found.iter().map(|b| (b.from, b.to, b.targets)).collect();
         assert_eq!(ends, [(20, Some(49), 1), (50, None, 2)]);
     }
 }

@@ -76,9 +76,11 @@ pub struct Exported {
 }
 
 /// Endings of what is written.
-const OURS: [&str; 9] = [
+const OURS: [&str; 11] = [
     ".inter.json",
     ".item.json",
+    ".times.json",
+    ".user.json",
     ".user2id",
     ".item2id",
     ".inter",
@@ -158,10 +160,16 @@ impl<'d> Writer<'d> {
         let users =
             || self.dataset.users.iter().map(|user| (user.id.as_str(), user.items.as_slice()));
         let items = || self.dataset.items.iter().cloned();
-        data::write_named(dir, self.name, users, items)?;
-        Ok([".inter.json", ".item.json", ".user2id", ".item2id"]
-            .map(|ending| self.file(ending))
-            .into())
+        data::write_named(dir, self.name, users, items, self.dataset.times.iter().flatten())?;
+        let times = self.dataset.times.as_ref().map(|_| ".times.json");
+        let texts = self.dataset.user_texts.as_ref().map(|_| ".user.json");
+        if let Some(texts) = &self.dataset.user_texts {
+            let by_key = texts.iter().enumerate().map(|(at, texts)| (at.to_string(), texts));
+            data::write_user_texts(&dir.join(self.file(".user.json")), by_key)?;
+        }
+        let endings = [".inter.json", ".item.json", ".user2id", ".item2id"];
+        let endings = endings.into_iter().chain(times).chain(texts);
+        Ok(endings.map(|ending| self.file(ending)).collect())
     }
 
     fn recbole(&self, dir: &Path) -> Result<Vec<String>> {
@@ -169,10 +177,12 @@ impl<'d> Writer<'d> {
         let (inter, item) = (self.file(".inter"), self.file(".item"));
         files::write_with(&dir.join(&inter), |file| {
             file.write_all(b"user_id:token\titem_id:token\ttimestamp:float\n")?;
-            for user in &self.dataset.users {
-                // The dataset keeps the order of time, not the times.
-                for (at, &id) in user.items.iter().enumerate() {
-                    writeln!(file, "{}\t{}\t{at}", user.id, names[id as usize])?;
+            for (number, user) in self.dataset.users.iter().enumerate() {
+                let times = self.dataset.times.as_ref().map(|times| &times[number]);
+                for ((at, place), &id) in (0..).zip(0i64..).zip(&user.items) {
+                    // Where no times are known, their order is.
+                    let time = times.map_or(place, |times: &Vec<i64>| times[at]);
+                    writeln!(file, "{}\t{}\t{time}", user.id, names[id as usize])?;
                 }
             }
             Ok(())
@@ -229,6 +239,7 @@ impl<'d> Writer<'d> {
         let names = self.item_names();
         let files = ["user_sequence.txt", "item_plain_text.txt"];
         files::write_with(&dir.join(files[0]), |file| {
+            file.write_all(mark_before(self.dataset.users.first().map(|user| user.id.as_str())))?;
             for user in &self.dataset.users {
                 file.write_all(user.id.as_bytes())?;
                 user.items.iter().try_for_each(|&id| write!(file, " {}", names[id as usize]))?;
@@ -237,6 +248,7 @@ impl<'d> Writer<'d> {
             Ok(())
         })?;
         files::write_with(&dir.join(files[1]), |file| {
+            file.write_all(mark_before(names.first().map(AsRef::as_ref)))?;
             names.iter().zip(&self.dataset.items).try_for_each(|(name, item)| {
                 file.write_all(name.as_bytes())?;
                 self.plain_text(item, file)?;
@@ -292,6 +304,12 @@ impl<'d> Writer<'d> {
     fn file(&self, ending: &str) -> String {
         format!("{}{ending}", self.name)
     }
+}
+
+/// The byte order mark, where a file's first id begins with that very character, which would be taken for one.
+fn mark_before(first: Option<&str>) -> &'static [u8] {
+    const MARK: char = '\u{feff}';
+    if first.is_some_and(|id| id.starts_with(MARK)) { "\u{feff}".as_bytes() } else { b"" }
 }
 
 /// What a line of `item_plain_text.txt` may have; the import knows the same.

@@ -16,15 +16,17 @@ use super::json::{Objects, text_of};
 use super::names::Names;
 use super::record::{Record, Role, Take};
 use super::source::{Input, LONGEST_LINE};
-use crate::Error;
+use crate::{Error, data};
 
-/// Reads the sequences. Without names, the raw ids in the items' own file stand for their numbers.
+/// Reads the sequences, and the times beside them, where they are. Without names, the raw ids in the items' own
+/// file stand for their numbers.
 pub(super) fn read(
     input: Input,
     names: &Names,
     take: &mut Take<'_>,
     faults: &mut Faults,
 ) -> crate::Result<()> {
+    let times = data::times_beside(&input.path)?;
     entries(input, faults, &mut |key, value| {
         let user = names.user(key)?;
         let values: Vec<&RawValue> = serde_json::from_str(value)
@@ -39,8 +41,12 @@ pub(super) fn read(
             check(names.item(&number)?)?;
             numbers.push(number);
         }
-        for number in &numbers {
-            take(&Record::pair(user, names.item(number)?)).map_err(|wrong| wrong.what)?;
+        let times = times.as_ref().map(|times| times.of(key, numbers.len())).transpose()?;
+        for (at, number) in numbers.iter().enumerate() {
+            let mut record = Record::pair(user, names.item(number)?);
+            let time = times.map(|times| times[at].to_string());
+            record.set(Role::Time, time.as_deref());
+            take(&record).map_err(|wrong| wrong.what)?;
         }
         Ok(())
     })

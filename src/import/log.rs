@@ -1,7 +1,8 @@
 //! The interactions that are kept, and the rules that drop some of them.
 //!
-//! While files are read an interaction takes 16 bytes: user, item and time. Ordering takes 4 more, the
-//! ordered items another 4; then the 20 go. So 24 bytes an interaction is the most.
+//! While files are read an interaction takes 16 bytes: user, item and time. Ordering takes 4 more, in which the
+//! ordered times are kept as soon as the order was followed, and the ordered items another 4; then the 16 go. So
+//! 24 bytes an interaction is the most.
 
 /// Interactions come in pieces of so many, so that none is copied where a vector would grow.
 const PIECE: usize = 1 << 18;
@@ -41,8 +42,13 @@ impl Log {
     }
 
     /// The items of each user in time order, those of one time in the order they were read; and how many
-    /// share their time with another of the same user.
-    pub(super) fn into_sequences(self, users: usize) -> (Sequences, u64) {
+    /// share their time with another of the same user. `seconds` makes whole seconds of a time, none where times
+    /// are not to be kept; nor are they where they lie more than 136 years apart.
+    pub(super) fn into_sequences(
+        self,
+        users: usize,
+        seconds: Option<&dyn Fn(i64) -> i64>,
+    ) -> (Sequences, u64) {
         let mut starts = vec![0; users + 1];
         for entry in self.pieces.iter().flatten() {
             starts[entry.user as usize + 1] += 1;
@@ -59,6 +65,11 @@ impl Log {
         }
         drop(next);
         let mut items = Vec::with_capacity(self.len());
+        let kept = seconds.and_then(|seconds| {
+            let times = || self.pieces.iter().flatten().map(|entry| entry.time);
+            let (first, last) = (seconds(times().min()?), seconds(times().max()?));
+            u32::try_from(last.checked_sub(first)?).ok().map(|_| (first, seconds))
+        });
         let mut tied = 0;
         let mut sequence: Vec<(i64, u32)> = Vec::new();
         for range in starts.windows(2) {
@@ -75,8 +86,15 @@ impl Log {
                 .map(<[_]>::len)
                 .sum::<usize>();
             items.extend(sequence.iter().map(|&(_, item)| item));
+            if let Some((first, seconds)) = kept {
+                let places = order[range[0]..range[1]].iter_mut();
+                places
+                    .zip(&sequence)
+                    .for_each(|(at, &(time, _))| *at = (seconds(time) - first) as u32);
+            }
         }
-        (Sequences { starts, items }, tied as u64)
+        let times = kept.map(|(first, _)| Times { first, since: order });
+        (Sequences { starts, items, times }, tied as u64)
     }
 }
 
@@ -104,6 +122,16 @@ impl std::ops::AddAssign for Dropped {
 pub(super) struct Sequences {
     starts: Vec<usize>,
     items: Vec<u32>,
+    times: Option<Times>,
+}
+
+/// When each interaction happened, in seconds.
+#[derive(Debug)]
+struct Times {
+    /// The first time of all.
+    first: i64,
+    /// How much later each was.
+    since: Vec<u32>,
 }
 
 impl Sequences {
@@ -115,6 +143,19 @@ impl Sequences {
     /// The items of every user, those without any included.
     pub(super) fn users(&self) -> impl Iterator<Item = &[u32]> {
         self.starts.windows(2).map(|range| &self.items[range[0]..range[1]])
+    }
+
+    /// The times of every user's interactions, those of users without any included; none where none are known.
+    pub(super) fn times(&self) -> Option<impl Iterator<Item = Vec<i64>>> {
+        let Times { first, since } = self.times.as_ref()?;
+        let ranges = self.starts.windows(2);
+        let time = move |&since: &u32| first + i64::from(since);
+        Some(ranges.map(move |range| since[range[0]..range[1]].iter().map(time).collect()))
+    }
+
+    /// Whether times are known.
+    pub(super) fn has_times(&self) -> bool {
+        self.times.is_some()
     }
 
     /// How often each of `items` items occurs.
@@ -137,6 +178,9 @@ impl Sequences {
                 let item = self.items[at];
                 if keep(user as u32, to - from, item) {
                     self.items[kept] = item;
+                    if let Some(times) = &mut self.times {
+                        times.since[kept] = times.since[at];
+                    }
                     kept += 1;
                 }
             }
@@ -144,6 +188,9 @@ impl Sequences {
             self.starts[user + 1] = kept;
         }
         self.items.truncate(kept);
+        if let Some(times) = &mut self.times {
+            times.since.truncate(kept);
+        }
     }
 
     /// Drops what a user took a second time.
@@ -209,7 +256,7 @@ mod tests {
         for &(user, item, time) in entries {
             log.push(user, item, time);
         }
-        log.into_sequences(users)
+        log.into_sequences(users, Some(&|time| time))
     }
 
     fn lists(sequences: &Sequences) -> Vec<Vec<u32>> {
@@ -222,6 +269,28 @@ mod tests {
         let (sequences, tied) = sequences(&entries, 4);
         assert_eq!(lists(&sequences), [vec![2, 3], vec![6, 5, 4, 7], vec![0], vec![]]);
         assert_eq!(tied, 3);
+    }
+
+    #[test]
+    fn times_stay_beside_their_items() {
+        let entries = [(1, 5, 90), (0, 3, -20), (1, 4, 90), (0, 2, -1), (1, 5, 95), (1, 7, 80)];
+        let (mut sequences, _) = sequences(&entries, 2);
+        let times =
+            |sequences: &Sequences| -> Vec<Vec<i64>> { sequences.times().unwrap().collect() };
+        assert_eq!(times(&sequences), [vec![-20, -1], vec![80, 90, 90, 95]]);
+        assert_eq!(sequences.drop_duplicates(8), 1);
+        assert_eq!(times(&sequences), [vec![-20, -1], vec![80, 90, 90]]);
+        sequences.drop_items(|item| item != 5, 8);
+        assert_eq!(lists(&sequences), [vec![3, 2], vec![7, 4]]);
+        assert_eq!(times(&sequences), [vec![-20, -1], vec![80, 90]]);
+        // A century apart is far, five are too far.
+        let apart = |years: i64| {
+            let mut log = Log::default();
+            log.push(0, 0, 0);
+            log.push(0, 1, years * 31_557_600);
+            log.into_sequences(1, Some(&|time| time)).0.times().is_some()
+        };
+        assert!(apart(100) && !apart(500));
     }
 
     #[test]
@@ -251,7 +320,7 @@ mod tests {
         let n = 2 * PIECE as u32 + 3;
         (0..n).for_each(|i| log.push(i % 2, i, -i64::from(i)));
         assert_eq!(log.len(), n as usize);
-        let (sequences, tied) = log.into_sequences(2);
+        let (sequences, tied) = log.into_sequences(2, None);
         let lists = lists(&sequences);
         assert!(lists[0].is_sorted_by(|a, b| a > b) && lists[0].len() == PIECE + 2 && tied == 0);
     }

@@ -29,6 +29,7 @@ mod table;
 mod text;
 mod time;
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -41,7 +42,7 @@ use plan::{Plan, Planned, Shape};
 use record::Take;
 use source::{Counter, Input};
 
-use crate::data::{self, Item};
+use crate::data::{self, Item, UserTexts, Wish};
 use crate::{Error, Result, files, invalid};
 
 pub use columns::Columns;
@@ -114,7 +115,8 @@ impl Request {
 }
 
 /// Endings of the files that a dataset folder of ours has.
-const OURS: [&str; 4] = [".inter.json", ".item.json", ".user2id", ".item2id"];
+const OURS: [&str; 6] =
+    [".inter.json", ".item.json", ".times.json", ".user.json", ".user2id", ".item2id"];
 
 /// Imports into the folder `out`; `show` is told now and then how many bytes were read.
 ///
@@ -143,8 +145,11 @@ pub fn import(
     collector.catalogue.raw = request.raw_texts;
     read_interactions(request, &plan, &counter, &mut collector, &mut faults, show)?;
     let rows = collector.log.len() as u64 + collector.low_rated;
+    let second = collector.clock.second();
+    let seconds = move |time: i64| time.div_euclid(second.unwrap_or(1));
+    let kept: Option<&dyn Fn(i64) -> i64> = if second.is_some() { Some(&seconds) } else { None };
     let (mut sequences, tied) =
-        std::mem::take(&mut collector.log).into_sequences(collector.users.len());
+        std::mem::take(&mut collector.log).into_sequences(collector.users.len(), kept);
     let read = sequences.len() as u64;
 
     let items = collector.items.len();
@@ -171,18 +176,9 @@ pub fn import(
     }
 
     let chosen = numbered(request, &collector, &mut sequences, &counts);
-    let users = || {
-        let all = (0..).zip(sequences.users()).filter(|(_, items)| !items.is_empty());
-        all.map(|(user, items)| (collector.users.name(user), items))
-    };
-    let items = || {
-        chosen.iter().map(|&id| {
-            let raw_id = Some(collector.items.name(id).to_string());
-            Item { raw_id, ..collector.catalogue.get(id).cloned().unwrap_or_default() }
-        })
-    };
-    files::build_dir(out, |dir| Ok(data::write_named(dir, &name, users, items)?))?;
+    write(&plan, &collector, &sequences, &chosen, out, &name)?;
 
+    let users = || taking(&sequences, &collector);
     let paths = |planned: &[Planned]| {
         planned.iter().map(|file| file.path.display().to_string()).collect::<Vec<_>>()
     };
@@ -204,6 +200,7 @@ pub fn import(
         textless,
         times: collector.clock.kind,
         days: collector.clock.dates(),
+        keeps_times: sequences.has_times(),
         tied: if collector.clock.kind.is_some() { tied } else { 0 },
         tied_share: if collector.clock.kind.is_some() {
             tied as f64 / read.max(1) as f64
@@ -219,6 +216,44 @@ pub fn import(
         items: chosen.len() as u64,
         items_without_text: chosen.iter().filter(|&&id| !catalogue.has_text(id)).count() as u64,
         interactions: sequences.len() as u64,
+    })
+}
+
+/// The users with any interactions, by raw id, and what they took.
+fn taking<'a>(
+    sequences: &'a Sequences,
+    collector: &'a Collector,
+) -> impl Iterator<Item = (&'a str, &'a [u32])> {
+    let all = (0..).zip(sequences.users()).filter(|(_, items)| !items.is_empty());
+    all.map(|(user, items)| (collector.users.name(user), items))
+}
+
+/// Writes the dataset; `chosen` are its items in the order of their numbers.
+fn write(
+    plan: &Plan,
+    collector: &Collector,
+    sequences: &Sequences,
+    chosen: &[u32],
+    out: &Path,
+    name: &str,
+) -> Result<()> {
+    let users = || taking(sequences, collector);
+    let items = || {
+        chosen.iter().map(|&id| {
+            let raw_id = Some(collector.items.name(id).to_string());
+            Item { raw_id, ..collector.catalogue.get(id).cloned().unwrap_or_default() }
+        })
+    };
+    let user_texts = texts_of_users(plan, collector, chosen)?;
+    files::build_dir(out, |dir| {
+        if let Some(texts) = &user_texts {
+            let of_user =
+                |(at, (raw, _)): (usize, (&str, _))| Some((at.to_string(), texts.get(raw)?));
+            let path = dir.join(format!("{name}.user.json"));
+            data::write_user_texts(&path, users().enumerate().filter_map(of_user))?;
+        }
+        let times = sequences.times().into_iter().flatten().filter(|times| !times.is_empty());
+        Ok(data::write_named(dir, name, users, items, times)?)
     })
 }
 
@@ -326,6 +361,37 @@ fn numbered(
     sequences.users().flatten().copied().for_each(choose);
     sequences.renumber(&numbers);
     chosen
+}
+
+/// What LC-Rec's files say about users, by raw id, items by their new numbers; `None` where there are no such files.
+fn texts_of_users(
+    plan: &Plan,
+    collector: &Collector,
+    chosen: &[u32],
+) -> Result<Option<HashMap<String, UserTexts>>> {
+    let mut found: Option<HashMap<String, UserTexts>> = None;
+    let numbers: HashMap<&str, u32> =
+        chosen.iter().map(|&id| collector.items.name(id)).zip(0..).collect();
+    for source in plan.sources.iter().filter(|source| source.shape == Shape::LcrecInter) {
+        let name = source.path.file_name().unwrap_or_default().to_string_lossy();
+        let path = source.path.with_file_name(name.replace(".inter.json", ".user.json"));
+        if !path.is_file() {
+            continue;
+        }
+        let wrong = |what: String| Error::Invalid(format!("{}: {what}", path.display()));
+        for (user, texts) in data::read_user_texts(&path)? {
+            let raw = source.names.user(&user).map_err(wrong)?.to_string();
+            let wish = texts.wish.map(|wish| -> Result<Option<Wish>> {
+                let number = wish.item.to_string();
+                let item = source.names.item(&number).map_err(wrong)?;
+                // An item that went takes the search for it along.
+                Ok(numbers.get(item).map(|&item| Wish { item, ..wish }))
+            });
+            let wish = wish.transpose()?.flatten();
+            found.get_or_insert_default().insert(raw, UserTexts { wish, ..texts });
+        }
+    }
+    Ok(found)
 }
 
 /// The error where no interaction is left, which says where they went.

@@ -9,6 +9,7 @@ use super::time::TimeKind;
 
 /// What was read, left out and written.
 #[derive(Debug, Clone, Serialize)]
+#[expect(clippy::struct_excessive_bools, reason = "rules that are on or off")]
 pub struct Report {
     /// The files of interactions, in the order they were read.
     pub sources: Vec<String>,
@@ -42,6 +43,8 @@ pub struct Report {
     pub times: Option<TimeKind>,
     /// The day of the first and that of the last interaction read.
     pub days: Option<[String; 2]>,
+    /// Whether the times were written beside the interactions, for splits by time.
+    pub keeps_times: bool,
     /// Interactions that share their time with another of the same user; they stay in file order.
     pub tied: u64,
     /// Their share.
@@ -80,6 +83,9 @@ impl fmt::Display for Report {
         match (&self.times, &self.days) {
             (Some(_), Some([first, last])) => {
                 line("days", format!("{first} to {last}"))?;
+                if !self.keeps_times {
+                    line("times", "not kept: they lie more than 136 years apart".into())?;
+                }
                 let share = 100.0 * self.tied_share;
                 line("of one time, in file order", format!("{} ({share:.2}%)", self.tied))?;
             }

@@ -83,17 +83,23 @@ impl Clock {
     /// The earliest and the latest time as dates, where their size tells the unit.
     pub(super) fn dates(&self) -> Option<[String; 2]> {
         let (low, high) = self.range?;
-        let seconds = |time: i64| match self.kind {
+        let unit = self.second()?;
+        Some([low, high].map(|time| date_of(time.div_euclid(unit))))
+    }
+
+    /// How much of a time is a second, as its size tells; none where there are no times.
+    pub(super) fn second(&self) -> Option<i64> {
+        let (_, high) = self.range?;
+        Some(match self.kind {
             // Seconds reach 10^11 in the year 5138, milliseconds have passed it since 1973.
             Some(TimeKind::Integer) => match high.unsigned_abs() {
-                0..100_000_000_000 => time,
-                100_000_000_000..100_000_000_000_000 => time.div_euclid(1000),
-                100_000_000_000_000..100_000_000_000_000_000 => time.div_euclid(MICROS),
-                _ => time.div_euclid(1_000_000_000),
+                0..100_000_000_000 => 1,
+                100_000_000_000..100_000_000_000_000 => 1000,
+                100_000_000_000_000..100_000_000_000_000_000 => MICROS,
+                _ => 1_000_000_000,
             },
-            _ => time.div_euclid(MICROS),
-        };
-        Some([low, high].map(|time| date_of(seconds(time))))
+            _ => MICROS,
+        })
     }
 }
 

@@ -229,14 +229,22 @@ pub(super) fn compare(
 }
 
 /// What differs between the settings a result was made with and those that hold now, in words.
+///
+/// A setting that did not exist then had its default's effect: defaults of new settings change nothing.
 pub(super) fn differences(
     then: &BTreeMap<String, Value>,
     now: &BTreeMap<String, Value>,
 ) -> Vec<String> {
     let show = |v: Option<&Value>| v.map_or_else(|| "unset".into(), Value::to_string);
+    let defaults = serde_json::to_value(RunConfig::default()).unwrap_or_default();
+    let mut default_of = BTreeMap::new();
+    flatten("", &defaults, &mut default_of);
     let mut differences = Vec::new();
     for key in then.keys().chain(now.keys()) {
         let (then, now) = (then.get(key), now.get(key));
+        if then.is_none() && now == default_of.get(key) {
+            continue;
+        }
         let text = format!("{key} was {}, is now {}", show(then), show(now));
         if then != now && !differences.contains(&text) {
             differences.push(text);

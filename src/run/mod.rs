@@ -10,6 +10,7 @@ mod lifecycle;
 mod log;
 mod manifest;
 mod monitor;
+mod samples;
 mod serve;
 mod stage;
 mod stages;
@@ -35,6 +36,7 @@ pub use eval::{
 pub use lifecycle::StageReport;
 pub use manifest::{GIT_REVISION, Import, Manifest, Record, Status};
 pub use monitor::{Monitor, Silent};
+pub use samples::TrainingSample;
 pub use serve::{
     AddedItem, Catalogue, Explanation, GenerateRequest, Generated, IndexReport, Inspection,
     NamedItem, Query, RecommendOptions, Recommendation, Service, SharedPrefix, SourceTree, Stop,
@@ -121,10 +123,11 @@ fn refuse_folders_of_others(dir: &Path) -> Result<()> {
 
 /// The dataset a configuration names.
 pub fn load_dataset(config: &RunConfig) -> Result<Dataset> {
-    match &config.data.path {
-        Some(path) => Ok(Dataset::load(path)?),
-        None => Ok(Shop::generate(&config.data.synthetic)?.dataset),
-    }
+    let dataset = match &config.data.path {
+        Some(path) => Dataset::load(path)?,
+        None => Shop::generate(&config.data.synthetic)?.dataset,
+    };
+    Ok(dataset.divided(config.data.split)?)
 }
 
 /// Memory that programs can still take, in bytes, where the system says it.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::prompts::{Prompts, Sample};
 use super::template::Direction;
-use crate::data::{Dataset, ItemId};
+use crate::data::{Dataset, ItemId, UserTexts};
 use crate::{Result, rng};
 
 /// How sequence recommendation is laid out.
@@ -72,6 +72,8 @@ enum Job {
     Next { direction: Direction, user: usize, target: usize },
     /// A template for an item alone.
     Item { direction: Direction, item: ItemId },
+    /// A template with a text about a user, for the item at `target` of their training items, or after all of them.
+    OfUser { direction: Direction, user: usize, target: usize },
 }
 
 /// Items in a chunk of the `sequence` layout beyond the longest history: the last target.
@@ -137,16 +139,20 @@ impl TasksConfig {
             jobs.extend(self.semantic_jobs(dataset, &held_out, &mut order));
             jobs.extend(self.preference_jobs(dataset, &held_out, &mut order));
         }
+        if let Some(texts) = &dataset.user_texts {
+            let held_out = self.items_held_out(dataset.num_items(), seed);
+            jobs.extend(self.user_jobs(dataset, texts, &held_out, &mut order));
+        }
         jobs.shuffle(&mut order);
         let build = |(i, job): (usize, &Job)| {
             let mut stream = rng::stream(seed, "template", &[epoch, i as u64]);
             match *job {
                 Job::Sequence { user, start, end, first_target } => {
-                    let items = &dataset.users[user].train()[start..end];
+                    let items = &dataset.train(user)[start..end];
                     Ok(Some(prompts.sequence(items, first_target, contrast)))
                 }
                 Job::Next { direction, user, target } => {
-                    let items = dataset.users[user].train();
+                    let items = dataset.train(user);
                     let before = &items[target.saturating_sub(history)..target];
                     let contrast = contrast && direction == Direction::Sequence;
                     prompts.sample(direction, before, items[target], contrast, &mut stream)
@@ -154,10 +160,53 @@ impl TasksConfig {
                 Job::Item { direction, item } => {
                     prompts.sample(direction, &[], item, false, &mut stream)
                 }
+                Job::OfUser { direction, user, target } => {
+                    let items = dataset.train(user);
+                    let before = &items[target.saturating_sub(history)..target];
+                    let about = dataset.user_texts.as_ref().map(|texts| &texts[user]);
+                    let texts = about.map_or(&[][..], |about| texts_for(direction, about));
+                    let text = &texts[(rng::uniform(&mut stream) * texts.len() as f64) as usize];
+                    // What is answered with a text is about no item.
+                    let item = items.get(target).copied().unwrap_or(items[0]);
+                    prompts.user_sample(direction, before, item, text, &mut stream)
+                }
             }
         };
         // A job for which no template fits gives no sample.
         jobs.par_iter().enumerate().filter_map(|job| build(job).transpose()).collect()
+    }
+
+    fn user_jobs(
+        &self,
+        dataset: &Dataset,
+        texts: &[UserTexts],
+        held_out: &[bool],
+        order: &mut rng::Rng,
+    ) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        for direction in
+            [Direction::HistoryToPreference, Direction::PreferenceToIndex, Direction::QueryToIndex]
+        {
+            let targets_of = |user: usize| -> Vec<usize> {
+                let items = dataset.train(user);
+                if texts_for(direction, &texts[user]).is_empty() || items.is_empty() {
+                    return Vec::new();
+                }
+                match direction {
+                    Direction::HistoryToPreference => vec![items.len()],
+                    Direction::PreferenceToIndex => (1..items.len()).collect(),
+                    // A search that ended with what is held out is none to learn from.
+                    _ => {
+                        let wished = texts[user].wish.as_ref().map(|wish| wish.item);
+                        let at = items.iter().position(|&item| Some(item) == wished);
+                        at.filter(|&at| !held_out[items[at] as usize]).into_iter().collect()
+                    }
+                }
+            };
+            let drawn = self.draw_targets(dataset, targets_of, order);
+            jobs.extend(drawn.map(|(user, target)| Job::OfUser { direction, user, target }));
+        }
+        jobs
     }
 
     fn sequence_jobs(
@@ -167,8 +216,8 @@ impl TasksConfig {
         history: usize,
     ) -> Vec<Job> {
         let mut jobs = Vec::new();
-        for (user, u) in dataset.users.iter().enumerate() {
-            let n = u.train().len();
+        for (user, items) in dataset.train_sequences().enumerate() {
+            let n = items.len();
             let first = selection.targets_per_user.map_or(1, |last| n.saturating_sub(last).max(1));
             match self.layout {
                 Layout::Sequence => {
@@ -217,21 +266,40 @@ impl TasksConfig {
         let mut jobs = Vec::new();
         for direction in [Direction::HistoryToText, Direction::TitlesToIndex] {
             let targets_of = |user: usize| -> Vec<usize> {
-                let items = dataset.users[user].train();
+                let items = dataset.train(user);
                 let asked = |&at: &usize| {
                     direction != Direction::HistoryToText || !held_out[items[at] as usize]
                 };
                 (1..items.len()).filter(asked).collect()
             };
-            let users: Vec<usize> =
-                (0..dataset.users.len()).filter(|&user| !targets_of(user).is_empty()).collect();
-            for user in draw(&users, self.preference, order) {
-                let targets = targets_of(user);
-                let target = targets[(rng::uniform(order) * targets.len() as f64) as usize];
-                jobs.push(Job::Next { direction, user, target });
-            }
+            let drawn = self.draw_targets(dataset, targets_of, order);
+            jobs.extend(drawn.map(|(user, target)| Job::Next { direction, user, target }));
         }
         jobs
+    }
+
+    /// For each of as many users as preference reconstruction asks for, one of the targets they have.
+    fn draw_targets(
+        &self,
+        dataset: &Dataset,
+        targets_of: impl Fn(usize) -> Vec<usize>,
+        order: &mut rng::Rng,
+    ) -> impl Iterator<Item = (usize, usize)> {
+        let users: Vec<usize> =
+            (0..dataset.users.len()).filter(|&user| !targets_of(user).is_empty()).collect();
+        draw(&users, self.preference, order).into_iter().map(move |user| {
+            let targets = targets_of(user);
+            (user, targets[(rng::uniform(order) * targets.len() as f64) as usize])
+        })
+    }
+}
+
+/// What is said about a user that a direction asks or answers with.
+fn texts_for(direction: Direction, texts: &UserTexts) -> &[String] {
+    match (direction, &texts.wish) {
+        (Direction::QueryToIndex, Some(wish)) => &wish.queries,
+        (Direction::QueryToIndex, None) => &[],
+        _ => &texts.preferences,
     }
 }
 

@@ -6,7 +6,7 @@
 //! - preference reconstruction: history to the text of what comes next, and titles to the next index.
 //!
 //! (Paper, section 3.3.2.) Samples are token ids from the start: nothing is written as text and parsed
-//! back. They come from [`User::train`](crate::data::User::train) alone, never from a validation or
+//! back. They come from [`Dataset::train`](crate::data::Dataset::train) alone, never from a validation or
 //! test item.
 
 mod mixture;

@@ -2,6 +2,7 @@
 
 use rayon::prelude::*;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use crate::data::{Item, ItemId, TextField};
 use crate::text::TextEncoder;
@@ -9,6 +10,9 @@ use crate::{Result, invalid};
 
 /// The templates shipped with the program.
 const SHIPPED: &str = include_str!("templates.toml");
+
+/// Those for texts about users, which few datasets have.
+const FOR_USERS: &str = include_str!("user-templates.toml");
 
 /// What a template asks of the model, and in which direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,6 +27,12 @@ pub enum Direction {
     HistoryToText,
     /// Preference reconstruction: titles of the history to the next item.
     TitlesToIndex,
+    /// Preference reconstruction: history to what the user prefers.
+    HistoryToPreference,
+    /// Preference reconstruction: what the user prefers, and the history, to the next item.
+    PreferenceToIndex,
+    /// Preference reconstruction: what the user was looking for to the item.
+    QueryToIndex,
 }
 
 /// One part of a template.
@@ -35,6 +45,8 @@ pub(super) enum Piece {
     Titles(String),
     Index,
     Field(TextField),
+    /// A text about the user.
+    OfUser,
 }
 
 /// A template, taken apart.
@@ -76,19 +88,25 @@ struct File {
     titles_to_index: Vec<Source>,
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct UserFile {
+    history_to_preference: Vec<Source>,
+    preference_to_index: Vec<Source>,
+    query_to_index: Vec<Source>,
+}
+
 /// All templates, by direction.
 #[derive(Debug, Clone)]
 pub(super) struct Templates {
-    by_direction: [Vec<Template>; 5],
+    by_direction: [Vec<Template>; 8],
 }
 
 impl Templates {
     /// The shipped templates.
     pub(super) fn shipped() -> Result<Self> {
-        let file: File = match toml::from_str(SHIPPED) {
-            Ok(file) => file,
-            Err(e) => invalid!("tasks/templates.toml: {e}"),
-        };
+        let file: File = read(SHIPPED, "templates.toml")?;
+        let of_users: UserFile = read(FOR_USERS, "user-templates.toml")?;
         let parsed = |sources: Vec<Source>| -> Result<Vec<Template>> {
             sources
                 .into_iter()
@@ -102,6 +120,9 @@ impl Templates {
                 parsed(file.index_to_text)?,
                 parsed(file.history_to_text)?,
                 parsed(file.titles_to_index)?,
+                parsed(of_users.history_to_preference)?,
+                parsed(of_users.preference_to_index)?,
+                parsed(of_users.query_to_index)?,
             ],
         })
     }
@@ -111,9 +132,21 @@ impl Templates {
     }
 }
 
-/// The words of the shipped templates, for a tokenizer to be learnt on.
-pub fn template_texts() -> impl Iterator<Item = &'static str> {
-    let quoted = SHIPPED.lines().filter_map(|line| line.split_once(" = \"")?.1.strip_suffix('"'));
+fn read<T: DeserializeOwned>(text: &str, name: &str) -> Result<T> {
+    match toml::from_str(text) {
+        Ok(file) => Ok(file),
+        Err(e) => invalid!("tasks/{name}: {e}"),
+    }
+}
+
+/// The words of the shipped templates that a dataset, perhaps with texts about users, calls for; for a tokenizer to
+/// be learnt on.
+pub fn template_texts(with_user_texts: bool) -> impl Iterator<Item = &'static str> {
+    let of_users = if with_user_texts { FOR_USERS } else { "" };
+    let quoted = SHIPPED
+        .lines()
+        .chain(of_users.lines())
+        .filter_map(|line| line.split_once(" = \"")?.1.strip_suffix('"'));
     quoted.flat_map(|text| text.split(['{', '}']).step_by(2)).filter(|text| !text.is_empty())
 }
 
@@ -131,6 +164,7 @@ fn parse(text: &str) -> Result<Vec<Piece>> {
         pieces.push(match name {
             "titles" => Piece::Titles(";".into()),
             "index" => Piece::Index,
+            "preference" | "query" => Piece::OfUser,
             "title" => Piece::Field(TextField::Title),
             "description" => Piece::Field(TextField::Description),
             "brand" => Piece::Field(TextField::Brand),

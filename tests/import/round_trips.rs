@@ -66,6 +66,77 @@ fn the_synthetic_shop_comes_back_from_every_format() {
 }
 
 #[test]
+fn an_id_that_begins_like_a_file_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let item = |raw: &str| Item { raw_id: Some(raw.into()), ..Item::default() };
+    let user = User { id: "\u{feff}u".into(), items: vec![0, 1, 2] };
+    let items = ["\u{feff}a", "b", "\u{feff}"].map(item).into();
+    let dataset = Dataset::new("Shop", vec![user], items).unwrap();
+    for target in TARGETS {
+        let (back, _) = there_and_back(&dataset, target, dir.path());
+        assert_eq!(back.users, dataset.users, "{target}");
+    }
+}
+
+#[test]
+fn times_come_back_from_the_formats_that_have_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = "user,item,ts\n7,a,300\n7,b,100\n7,c,200\n8,a,-5\n8,c,0\n8,b,7\n9,a,1\n";
+    std::fs::write(dir.path().join("log.csv"), log).unwrap();
+    let shop = dir.path().join("Shop");
+    import(&Request::new(dir.path().join("log.csv")), &shop, false, &mut |_| ()).unwrap();
+    let dataset = Dataset::load(&shop).unwrap();
+    assert_eq!(dataset.times, Some(vec![vec![100, 200, 300], vec![-5, 0, 7]]));
+    let (back, exported) = there_and_back(&dataset, Target::Lcrec, dir.path());
+    assert_eq!(back.times, dataset.times);
+    assert!(exported.files.contains(&"lcrec.times.json".to_string()), "{:?}", exported.files);
+    // RecBole's times are decimals, which need a point nowhere.
+    assert_eq!(there_and_back(&dataset, Target::Recbole, dir.path()).0.times, dataset.times);
+    assert_eq!(there_and_back(&dataset, Target::S3rec, dir.path()).0.times, None);
+    let written = dir.path().join("written");
+    data::write(&written, &dataset).unwrap();
+    assert_eq!(Dataset::load(&written).unwrap().times, dataset.times);
+    data::write(&written, &back).unwrap();
+    let timeless = Dataset::new("shop", back.users, back.items).unwrap();
+    data::write(&written, &timeless).unwrap();
+    assert_eq!(Dataset::load(&written).unwrap().times, None);
+}
+
+#[test]
+fn texts_about_users_follow_their_users_and_items() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = [
+        ("X.inter.json", r#"{"4": [2, 0, 1], "9": [1, 2, 0], "5": [1]}"#),
+        ("X.user2id", "ann\t4\nbob\t9\neve\t5\n"),
+        ("X.item2id", "soap\t0\nfoam\t1\nbalm\t2\n"),
+        (
+            "X.user.json",
+            r#"{"user_explicit_preference": {"9": ["likes foam"]}, "user_vague_intention": {"train":
+                {"4": {"querys": ["q"], "item": 2, "inters": []}}, "test": {"9": {"querys": ["a"], "item": 0}}}}"#,
+        ),
+    ];
+    let there = dir.path().join("X");
+    std::fs::create_dir(&there).unwrap();
+    for (name, text) in files {
+        std::fs::write(there.join(name), text).unwrap();
+    }
+    let shop = dir.path().join("Shop");
+    import(&Request::new(&there), &shop, false, &mut |_| ()).unwrap();
+    let found = Dataset::load(&shop).unwrap();
+    assert_eq!(found.users.iter().map(|user| user.id.as_str()).collect::<Vec<_>>(), ["ann", "bob"]);
+    let texts = found.user_texts.clone().unwrap();
+    assert_eq!(texts[1].preferences, ["likes foam"]);
+    let wish = texts[0].wish.as_ref().unwrap();
+    assert_eq!(found.items[wish.item as usize].raw_id.as_deref(), Some("balm"));
+    // What ends with the answer is not read.
+    assert_eq!(texts[1].wish, None);
+    assert_eq!(there_and_back(&found, Target::Lcrec, dir.path()).0.user_texts, found.user_texts);
+    let without = there_and_back(&found, Target::Recbole, dir.path()).0;
+    assert_eq!(without.interactions_fingerprint, found.interactions_fingerprint);
+    assert_ne!(without.texts_fingerprint, found.texts_fingerprint);
+}
+
+#[test]
 fn an_imported_shop_comes_back_by_the_default_rules() {
     let dir = tempfile::tempdir().unwrap();
     let log = "user,item,ts,title\n7,010,3,Soap &amp; more\n7,10,1,\n007,10,1,Foam\n7,ü,2,x\n007,010,2,\n007,q,3,\n";

@@ -53,6 +53,38 @@ fn times_are_iso_dates_too() {
 }
 
 #[test]
+fn times_are_kept_in_seconds_for_splits_that_go_by_them() {
+    let kept = |log: &str| {
+        let dir = folder(&[("log.csv", log)]);
+        let got = import(dir.path(), "log.csv");
+        let path = dir.path().join("out/Shop/Shop.times.json");
+        let dataset = Dataset::load(&dir.path().join("out/Shop")).unwrap();
+        assert_eq!(path.is_file(), dataset.times.is_some());
+        (got.report.keeps_times, dataset.times)
+    };
+    let rows = |times: [&str; 4]| {
+        let [a, b, c, d] = times;
+        format!("user,item,time\nu,a,{a}\nu,b,{b}\nu,a,{c}\nu,c,{d}\nshort,a,{a}\n")
+    };
+    // What is left out takes its time with it, and so do users whom a dataset passes over.
+    let times = Some(vec![vec![1_600_000_000, 1_600_000_001, 1_600_000_003]]);
+    let seconds = ["1600000001", "1600000000", "1600000002", "1600000003"];
+    assert_eq!(kept(&rows(seconds)), (true, times.clone()));
+    let milliseconds = seconds.map(|time| format!("{time}999"));
+    assert_eq!(kept(&rows(milliseconds.each_ref().map(String::as_str))), (true, times.clone()));
+    let dates = ["01", "00", "02", "03"].map(|s| format!("2020-09-13T12:26:{s}Z"));
+    let shifted: Vec<i64> = [0, 1, 3].map(|s| 1_599_999_960 + s).into();
+    let dates = rows(dates.each_ref().map(String::as_str));
+    assert_eq!(kept(&dates).1.unwrap()[0].len(), shifted.len());
+    assert_eq!(kept(&dates), (true, Some(vec![shifted])));
+    assert_eq!(kept("user,item\nu,a\nu,b\nu,c\n"), (false, None));
+    // A wrong time must not cost the import.
+    let far = ["1600000001", "0", "99999999999", "1600000003"];
+    let (keeps, none) = kept(&rows(far));
+    assert!(!keeps && none.is_none());
+}
+
+#[test]
 fn of_duplicates_the_earliest_is_kept_or_all() {
     let log = "user,item,time\nu,a,3\nu,b,2\nu,a,1\nv,a,9\n";
     let got = with(log, "", |_| ()).unwrap();

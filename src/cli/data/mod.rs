@@ -2,6 +2,7 @@
 
 mod export;
 mod import;
+mod samples;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ use super::show::{self, out};
 use crate::config::RunConfig;
 use crate::data::synth::Shop;
 use crate::data::{self, Stats};
-use crate::run::load_dataset;
+use crate::run::{Run, load_dataset};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum DataCommand {
@@ -34,12 +35,20 @@ pub(super) enum DataCommand {
     },
     Import(Box<import::ImportArgs>),
     Export(export::ExportArgs),
+    Samples(samples::SamplesArgs),
     /// Write the synthetic shop as a dataset folder
     Synth {
         /// The folder
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
     },
+}
+
+impl DataCommand {
+    /// Whether the command is about a run.
+    pub(super) fn needs_run(&self) -> bool {
+        matches!(self, Self::Samples(_))
+    }
 }
 
 /// Runs the command if it needs no configuration.
@@ -61,10 +70,18 @@ pub(super) fn run(command: &DataCommand, config: &RunConfig) -> anyhow::Result<(
             let stats = Stats::of(&load_dataset(config)?);
             if *json { show::json(&stats) } else { out(&stats.to_string()) }
         }
-        // They run without a configuration.
-        DataCommand::Import(_) | DataCommand::Validate { .. } => Ok(()),
+        // They run without a configuration, or in a run.
+        DataCommand::Import(_) | DataCommand::Validate { .. } | DataCommand::Samples(_) => Ok(()),
         DataCommand::Export(args) => export::run(args, config),
         DataCommand::Synth { out } => synthesize(config, out),
+    }
+}
+
+/// Runs the command on `run`, if it is about one.
+pub(super) fn of_run(run: &Run, command: &DataCommand) -> anyhow::Result<()> {
+    match command {
+        DataCommand::Samples(args) => samples::run(run, args),
+        _ => Ok(()),
     }
 }
 

@@ -154,15 +154,16 @@ impl Shop {
 
     /// [`Shop::oracle_recall`] of one who knows only a part of the truth.
     pub fn oracle_recall_of(&self, known: Known, k: usize) -> f64 {
-        let hits = self.dataset.users.par_iter().filter(|user| {
-            let history = user.history(Split::Test, usize::MAX);
-            let target = user.target(Split::Test) as usize;
+        let targets = self.dataset.targets(Split::Test);
+        let hits = targets.par_iter().filter(|&&target| {
+            let history = self.dataset.history(target, usize::MAX);
+            let target = self.dataset.target_item(target) as usize;
             let weights = self.process.next_item(history, known);
             let before = |(item, weight): (usize, &f64)| {
                 *weight > weights[target] || (*weight == weights[target] && item < target)
             };
             weights.iter().enumerate().filter(|&entry| before(entry)).count() < k
         });
-        hits.count() as f64 / self.dataset.users.len() as f64
+        hits.count() as f64 / targets.len() as f64
     }
 }

@@ -1,7 +1,7 @@
 //! The synthetic shop is deterministic and carries the two signals it promises.
 
 use super::*;
-use crate::data::Stats;
+use crate::data::{Stats, Target};
 
 fn small(seed: u64) -> Shop {
     let config = SynthConfig { seed, users: 60, items: 90, groups: 6, ..SynthConfig::default() };
@@ -108,8 +108,9 @@ fn popularity_as_counted_in_training_is_a_weak_recommender() {
     let counts = dataset.popularity();
     let mut ranked: Vec<usize> = (0..counts.len()).collect();
     ranked.sort_by_key(|&item| std::cmp::Reverse(counts[item]));
-    let hit = |user: &&User| ranked[..10].contains(&(user.target(Split::Test) as usize));
-    let recall = dataset.users.iter().filter(hit).count() as f64 / dataset.users.len() as f64;
+    let hit = |target: &&Target| ranked[..10].contains(&(dataset.target_item(**target) as usize));
+    let targets = dataset.targets(Split::Test);
+    let recall = targets.iter().filter(hit).count() as f64 / targets.len() as f64;
     assert!((0.03..0.06).contains(&recall), "{recall}");
 }
 
@@ -118,9 +119,9 @@ fn popularity_as_counted_in_training_is_a_weak_recommender() {
 fn the_oracle_is_calibrated() {
     let shop = Shop::generate(&SynthConfig::default()).unwrap();
     let (mut expected, mut hits) = (0.0, 0.0);
-    for user in &shop.dataset.users {
-        let mut weights = shop.process.next_item(user.history(Split::Test, 99), Known::Both);
-        let target = weights[user.target(Split::Test) as usize];
+    for &target in shop.dataset.targets(Split::Test) {
+        let mut weights = shop.process.next_item(shop.dataset.history(target, 99), Known::Both);
+        let target = weights[shop.dataset.target_item(target) as usize];
         let total: f64 = weights.iter().sum();
         weights.sort_by(|a, b| b.total_cmp(a));
         expected += weights[..10].iter().sum::<f64>() / total;

@@ -39,13 +39,7 @@ impl Shop {
         let tokenizer = Tokenizer::train_bpe(texts, 300).unwrap();
         let config = LlamaConfig { vocab_size: tokenizer.vocab_size(), ..LlamaConfig::tiny_test() };
         let weights = init::scratch(&config, 1, &Device::Cpu).unwrap();
-        let dataset = Dataset {
-            name: "shop".into(),
-            items,
-            users: Vec::new(),
-            short_users: 0,
-            fingerprint: String::new(),
-        };
+        let dataset = Dataset::of_items("shop", items);
         Self { dataset, tokenizer, config, weights, folder: tempfile::tempdir().unwrap() }
     }
 

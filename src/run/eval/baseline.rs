@@ -98,20 +98,20 @@ impl Run {
             Some(training) => (self.load_baseline(request, &dir, &training)?, training),
             None => self.train_baseline(request, &dir, monitor)?,
         };
-        let users: Vec<usize> = (0..self.dataset.users.len()).collect();
-        let settings = self.baseline_settings(request, &training, users.len());
+        let (split, protocol) = (request.split, self.protocol(request.split));
+        let targets: Vec<usize> = (0..protocol.targets(&self.dataset)).collect();
+        let settings = self.baseline_settings(request, &training, targets.len());
         let kept = kept(&dir, request.split);
         if let Some(found) = kept.find(&settings, force)? {
             return Ok(found);
         }
-        let (split, protocol) = (request.split, self.protocol(request.split));
         let start = Instant::now();
         let what = format!("evaluate {} {split}", request.baseline.name());
-        let evaluation = with_progress(monitor, &what, users.len(), |on_batch| {
-            evaluate_scores(&*scorer, &self.dataset, &users, protocol, on_batch)
+        let evaluation = with_progress(monitor, &what, targets.len(), |on_batch| {
+            evaluate_scores(&*scorer, &self.dataset, &targets, protocol, on_batch)
         })?;
         let seconds = start.elapsed().as_secs_f64();
-        let ranking = self.ranking(&evaluation, &users, protocol, settings, seconds);
+        let ranking = self.ranking(&evaluation, &targets, protocol, settings, seconds);
         let training = TrainingSummary {
             best_epoch: training.best_epoch,
             epochs: training.epochs.as_array().map_or(0, Vec::len),
@@ -176,7 +176,7 @@ impl Run {
     /// The settings that decide what training makes.
     fn training_settings(&self, request: BaselineRequest) -> Result<BTreeMap<String, Value>> {
         let own = format!("baseline.{}.", request.baseline.name());
-        let own = ["data.history", "data.path", "data.synthetic.", &own];
+        let own = ["data.", &own];
         let mut settings = settings_under(&own, &self.config)?;
         settings.insert("seed".into(), request.seed.into());
         Ok(settings)
@@ -289,9 +289,9 @@ impl Run {
 
     /// The figure on the validation split, over all users.
     fn validation_figure(&self, scorer: &dyn ItemScorer) -> Result<Option<f64>> {
-        let users: Vec<usize> = (0..self.dataset.users.len()).collect();
         let protocol = self.protocol(Split::Valid);
-        let evaluation = evaluate_scores(scorer, &self.dataset, &users, protocol, &mut |_| ())?;
+        let targets: Vec<usize> = (0..protocol.targets(&self.dataset)).collect();
+        let evaluation = evaluate_scores(scorer, &self.dataset, &targets, protocol, &mut |_| ())?;
         Ok(evaluation.metrics.get(VALIDATION).copied())
     }
 
@@ -300,7 +300,7 @@ impl Run {
         &self,
         request: BaselineRequest,
         training: &Training,
-        users: usize,
+        targets: usize,
     ) -> BaselineSettings {
         let (score, config) = match request.baseline {
             Baseline::SasRec => (
@@ -311,7 +311,8 @@ impl Run {
         BaselineSettings {
             model: request.baseline.name().into(),
             split: request.split,
-            users,
+            split_rule: self.dataset.split_rule(),
+            targets,
             limit: None,
             history: self.config.data.history,
             search: "all items are scored".into(),
@@ -323,6 +324,7 @@ impl Run {
             seed: request.seed,
             dataset: self.dataset.name.clone(),
             dataset_fingerprint: self.dataset.fingerprint.clone(),
+            interactions_fingerprint: self.dataset.interactions_fingerprint.clone(),
             config,
             validation: format!("{VALIDATION} of all users chose the epoch"),
             model_digest: training.model_sha256.clone(),

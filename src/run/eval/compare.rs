@@ -17,8 +17,8 @@ use crate::{Error, Result, files, invalid};
 pub struct Comparison {
     /// The folder of the other run.
     pub other_run: PathBuf,
-    /// How many users both were evaluated on.
-    pub users: usize,
+    /// How many targets both were evaluated on.
+    pub targets: usize,
     /// How often the two models changed places in the test.
     pub permutations: usize,
     /// Each metric of both, all items ranked.
@@ -60,10 +60,10 @@ impl Run {
                 settings.insert(key.clone(), json!([mine, theirs]));
             }
         }
-        let (users, permutations) = (this.len(), PERMUTATIONS);
+        let (targets, permutations) = (this.len(), PERMUTATIONS);
         Ok(Comparison {
             other_run: other.to_path_buf(),
-            users,
+            targets,
             permutations,
             metrics,
             metrics_history_excluded,
@@ -89,13 +89,16 @@ impl Run {
         let theirs = found["settings"].clone();
         let mine = self.eval_settings(request, others.settings(self));
         let mine = serde_json::to_value(mine).map_err(|e| Error::Invalid(e.to_string()))?;
-        for (key, what) in
-            [("dataset_fingerprint", "dataset"), ("split", "split"), ("users", "number of users")]
-        {
+        for (key, what) in [
+            ("split_rule", "division of the data"),
+            ("interactions_fingerprint", "dataset"),
+            ("split", "split"),
+            ("targets", "number of targets"),
+        ] {
             if theirs[key] != mine[key] {
                 invalid!(
                     "{dir}: its {what} is not this run's ({key} is {} there, {} here): only \
-                     evaluations of the same users of one dataset by the same rules can be compared",
+                     evaluations of the same targets of one dataset by the same rules can be compared",
                     theirs[key],
                     mine[key]
                 );

@@ -30,7 +30,7 @@ impl Run {
         monitor: &mut dyn Monitor,
     ) -> Result<EvalResult<Ranking<EvalSettings>>> {
         self.require_model(request.adapter)?;
-        let users = self.users_of(request);
+        let targets = self.targets_of(request);
         let others = self.others(request)?;
         let settings = self.eval_settings(request, others.settings(self));
         let kept = request.kept(&self.dir);
@@ -44,22 +44,22 @@ impl Run {
         let Together { evaluation, weight, seconds } = if request.fuse.is_empty() {
             let what = format!("evaluate {}", request.name());
             let start = Instant::now();
-            let evaluation = with_progress(monitor, &what, users.len(), |on_batch| {
-                recommender.evaluate(&self.dataset, &users, protocol, on_batch)
+            let evaluation = with_progress(monitor, &what, targets.len(), |on_batch| {
+                recommender.evaluate(&self.dataset, &targets, protocol, on_batch)
             })?;
             Together { evaluation, weight: None, seconds: start.elapsed().as_secs_f64() }
         } else {
-            others.evaluate(self, request, recommender, &users, monitor)?
+            others.evaluate(self, request, recommender, &targets, monitor)?
         };
 
-        let asked = sample_of(&users, LEGAL_RATE_USERS, self.config.seed, "legal rate users");
+        let asked = sample_of(&targets, LEGAL_RATE_USERS, self.config.seed, "legal rate users");
         let histories: Vec<&[ItemId]> =
-            asked.iter().map(|&user| protocol.history(&self.dataset.users[user])).collect();
+            asked.iter().map(|&at| protocol.history(&self.dataset, at)).collect();
         let legal_rate = with_progress(monitor, "legal rate", histories.len(), |on_batch| {
             recommender.legal_rate(&histories, on_batch)
         })?;
 
-        let ranking = self.ranking(&evaluation, &users, protocol, settings, seconds);
+        let ranking = self.ranking(&evaluation, &targets, protocol, settings, seconds);
         let told = Ranking { legal_rate: Some(legal_rate), fusion_weight: weight, ..ranking };
         kept.write(told, &evaluation.predictions)
     }
@@ -68,21 +68,21 @@ impl Run {
     pub(super) fn ranking<S>(
         &self,
         evaluation: &Evaluation,
-        users: &[usize],
+        targets: &[usize],
         protocol: Protocol,
         settings: S,
         seconds: f64,
     ) -> Ranking<S> {
         let dataset = &self.dataset;
         let [popularity, popularity_history_excluded] =
-            Popularity::new(dataset).evaluate(dataset, users, protocol);
+            Popularity::new(dataset).evaluate(dataset, targets, protocol);
         let predictions = &evaluation.predictions;
         Ranking {
-            report: Report::new(dataset, users, protocol, predictions, self.config.seed),
+            report: Report::new(dataset, targets, protocol, predictions, self.config.seed),
             popularity,
             popularity_history_excluded,
             settings,
-            performance: self.performance(seconds, Some(users.len() as f64 / seconds)),
+            performance: self.performance(seconds, Some(targets.len() as f64 / seconds)),
             fusion_weight: None,
             legal_rate: None,
             training: None,
@@ -100,9 +100,9 @@ impl Run {
         Protocol { split, max_history: self.config.data.history }
     }
 
-    /// The users an evaluation is about, by their positions in the dataset.
-    pub(in crate::run) fn users_of(&self, request: EvalRequest<'_>) -> Vec<usize> {
-        let all = self.dataset.users.len();
+    /// The targets an evaluation is about, by their positions among those of the split.
+    pub(in crate::run) fn targets_of(&self, request: EvalRequest<'_>) -> Vec<usize> {
+        let all = self.dataset.targets(request.split).len();
         (0..request.limit.map_or(all, |n| n.min(all))).collect()
     }
 
@@ -129,7 +129,7 @@ impl Run {
         request: EvalRequest<'_>,
         fusion: Option<FusionSettings>,
     ) -> EvalSettings {
-        let users = self.users_of(request).len();
+        let targets = self.targets_of(request).len();
         let alone = "sum of the log-probabilities of all item tokens";
         let score = fusion.as_ref().map_or(alone, |_| fused::SCORE);
         let digest = |stage: Stage, file: &str| self.manifest.output(stage, file).map(String::from);
@@ -139,7 +139,8 @@ impl Run {
         EvalSettings {
             split: request.split,
             fusion,
-            users,
+            split_rule: self.dataset.split_rule(),
+            targets,
             limit: request.limit,
             history: self.config.data.history,
             template: 0,
@@ -157,7 +158,7 @@ impl Run {
             precision: if rounds { Float::Bf16 } else { backbone.dtype },
             batch: self.eval_batch(request.beam),
             bootstrap: Bootstrap::USED,
-            legal_rate_users: users.min(LEGAL_RATE_USERS),
+            legal_rate_users: targets.min(LEGAL_RATE_USERS),
             items: self.dataset.num_items(),
             source: match self.imported() {
                 Some(_) => "imported".into(),
@@ -169,6 +170,7 @@ impl Run {
             seed: self.config.seed,
             dataset: self.dataset.name.clone(),
             dataset_fingerprint: self.dataset.fingerprint.clone(),
+            interactions_fingerprint: self.dataset.interactions_fingerprint.clone(),
             index_digest: digest(Stage::Index, "index.json"),
             model_digest: digest(Stage::Initial, "model.safetensors"),
             adapter_digest: digest(Stage::Anneal, "adapter_model.safetensors")
@@ -179,8 +181,8 @@ impl Run {
     }
 }
 
-/// `most` of the users, drawn without replacement and in their order; all of them, where there are no more.
-pub(super) fn sample_of(users: &[usize], most: usize, seed: u64, label: &str) -> Vec<usize> {
+/// `most` of the targets, drawn without replacement and in their order; all of them, where there are no more.
+pub(super) fn sample_of(targets: &[usize], most: usize, seed: u64, label: &str) -> Vec<usize> {
     let mut stream = rng::stream(seed, label, &[]);
-    rng::subset(&mut stream, users.len(), most).into_iter().map(|at| users[at]).collect()
+    rng::subset(&mut stream, targets.len(), most).into_iter().map(|at| targets[at]).collect()
 }

@@ -51,7 +51,7 @@ impl Others<'_> {
         run: &Run,
         request: EvalRequest<'_>,
         own: Recommender<'_>,
-        users: &[usize],
+        targets: &[usize],
         monitor: &mut dyn Monitor,
     ) -> Result<Together> {
         let loaded = self.runs.iter().map(|other| Generator::load(other, request.adapter));
@@ -64,14 +64,14 @@ impl Others<'_> {
             .map(|(dir, asked, training)| run.load_baseline(*asked, dir, training))
             .collect::<Result<Vec<Box<dyn ItemScorer>>>>()?;
 
-        let mut fusion = |what: &str, users: &[usize], split| {
-            let (all, protocol) = (users.len() * generators.len(), run.protocol(split));
+        let mut fusion = |what: &str, targets: &[usize], split| {
+            let (all, protocol) = (targets.len() * generators.len(), run.protocol(split));
             with_progress(monitor, what, all, |on_batch| {
-                Fusion::of(&generators, &scorers, &run.dataset, users, protocol, on_batch)
+                Fusion::of(&generators, &scorers, &run.dataset, targets, protocol, on_batch)
             })
         };
         let start = Instant::now();
-        let asked = fusion(&format!("evaluate {}", request.name()), users, request.split)?;
+        let asked = fusion(&format!("evaluate {}", request.name()), targets, request.split)?;
         let seconds = start.elapsed().as_secs_f64();
         if scorers.is_empty() {
             return Ok(Together { evaluation: asked.evaluation(0.0), weight: None, seconds });
@@ -80,8 +80,8 @@ impl Others<'_> {
         let choose = |of_validation: &Fusion<'_>| {
             of_validation.choose(|metrics| metrics.get(metric).copied().unwrap_or_default())
         };
-        let all: Vec<usize> = (0..run.dataset.users.len()).collect();
-        let weight = if request.split == Split::Valid && users == all {
+        let all: Vec<usize> = (0..run.dataset.targets(Split::Valid).len()).collect();
+        let weight = if request.split == Split::Valid && targets == all {
             choose(&asked)
         } else {
             choose(&fusion("choose the weight on the validation split", &all, Split::Valid)?)

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::config::Float;
-use crate::data::Split;
+use crate::data::{Split, SplitRule};
 use crate::decode::Normalize;
 use crate::eval::{CONFIDENCE, LegalRate, Metrics, Prediction, RESAMPLES, Report, TextScores};
 use crate::index::{Method, Order};
@@ -108,9 +108,10 @@ impl Bootstrap {
 #[expect(missing_docs, reason = "docs/evaluation.md has a line on each")]
 pub struct EvalSettings {
     pub split: Split,
+    pub split_rule: SplitRule,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fusion: Option<FusionSettings>,
-    pub users: usize,
+    pub targets: usize,
     pub limit: Option<usize>,
     pub history: usize,
     pub template: usize,
@@ -137,6 +138,7 @@ pub struct EvalSettings {
     pub seed: u64,
     pub dataset: String,
     pub dataset_fingerprint: String,
+    pub interactions_fingerprint: String,
     pub index_digest: Option<String>,
     pub model_digest: Option<String>,
     pub adapter_digest: Option<String>,
@@ -175,7 +177,8 @@ impl fmt::Display for FusedModel {
 pub struct BaselineSettings {
     pub model: String,
     pub split: Split,
-    pub users: usize,
+    pub split_rule: SplitRule,
+    pub targets: usize,
     pub limit: Option<usize>,
     pub history: usize,
     pub search: String,
@@ -187,6 +190,7 @@ pub struct BaselineSettings {
     pub seed: u64,
     pub dataset: String,
     pub dataset_fingerprint: String,
+    pub interactions_fingerprint: String,
     /// The baseline's own settings.
     #[serde(rename = "sasrec")]
     pub config: Value,
@@ -242,6 +246,7 @@ pub struct TextSettings {
     pub model: TextModel,
     pub limit: usize,
     pub split: Split,
+    pub split_rule: SplitRule,
     pub history: usize,
     pub held_out: f64,
     pub max_text_tokens: usize,

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::kept::Kept;
 use super::result::{EvalResult, TaskMetrics, TextModel, TextReport, TextSettings};
-use crate::data::{ItemId, Split, TextField, User};
+use crate::data::{ItemId, Split, Target, TextField};
 use crate::decode::likeliest;
 use crate::eval::{TextScores, response_losses};
 use crate::inference::{Continuation, ItemTokens, generate};
@@ -171,11 +171,12 @@ impl Run {
         };
         let all: Vec<Case> = if task.direction == Direction::HistoryToText {
             let history = self.config.data.history;
-            let of_user = |user: &User| {
-                let target = user.target(Split::Test);
-                case(user.id.clone(), user.history(Split::Test, history), target)
+            let data = &self.dataset;
+            let before = |&target: &Target| {
+                let user = data.users[target.user].id.clone();
+                case(user, data.history(target, history), data.target_item(target))
             };
-            self.dataset.users.iter().filter_map(of_user).collect::<Result<_>>()?
+            data.targets(Split::Test).iter().filter_map(before).collect::<Result<_>>()?
         } else {
             let tasks = &self.config.train.tasks;
             let held_out = tasks.items_held_out(self.dataset.num_items(), self.config.seed);
@@ -224,6 +225,7 @@ impl Run {
             model: request.model,
             limit: request.limit.unwrap_or(DEFAULT_LIMIT),
             split: Split::Test,
+            split_rule: self.dataset.split_rule(),
             history: self.config.data.history,
             held_out: self.config.train.tasks.held_out,
             max_text_tokens: self.config.train.tasks.max_text_tokens,

@@ -20,7 +20,7 @@ pub(in crate::run) struct ValidationMetric<'a> {
     tokens: &'a ItemTokens,
     prompts: &'a Prompts,
     trie: Trie,
-    users: Vec<usize>,
+    targets: Vec<usize>,
 }
 
 impl<'a> ValidationMetric<'a> {
@@ -30,13 +30,13 @@ impl<'a> ValidationMetric<'a> {
         tokens: &'a ItemTokens,
         prompts: &'a Prompts,
     ) -> Result<Self> {
-        let all: Vec<usize> = (0..run.dataset.users.len()).collect();
-        let users = match run.config.train.validation.users {
+        let all: Vec<usize> = (0..run.dataset.targets(Split::Valid).len()).collect();
+        let targets = match run.config.train.validation.users {
             0 => all,
             most => sample_of(&all, most, run.config.seed, "validation users"),
         };
         let trie = Trie::subset(index, run.dataset.catalogue())?;
-        Ok(Self { run, tokens, prompts, trie, users })
+        Ok(Self { run, tokens, prompts, trie, targets })
     }
 
     /// The metric on the validation split.
@@ -52,7 +52,7 @@ impl<'a> ValidationMetric<'a> {
         };
         let protocol = self.run.protocol(Split::Valid);
         let metrics =
-            recommender.evaluate(&self.run.dataset, &self.users, protocol, &mut |_| {})?.metrics;
+            recommender.evaluate(&self.run.dataset, &self.targets, protocol, &mut |_| {})?.metrics;
         match metrics.get(&config.metric) {
             Some(value) => Ok(*value),
             None => invalid!("train.validation.metric = {:?}: there is none", config.metric),

@@ -175,13 +175,7 @@ impl Run {
             tracing::info!("the index has no z^s of its items: their texts are embedded now");
             embed_texts(self, &backbone, &self.dataset, monitor)?
         };
-        let new = Dataset {
-            name: file.display().to_string(),
-            users: Vec::new(),
-            items,
-            short_users: 0,
-            fingerprint: String::new(),
-        };
+        let new = Dataset::of_items(file.display().to_string(), items);
         let z = embed_texts(self, &backbone, &new, monitor)?;
 
         let mut placer = Placer::new(&index, known.view());

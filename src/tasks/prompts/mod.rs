@@ -224,11 +224,37 @@ impl Prompts {
         contrast: bool,
         stream: &mut Rng,
     ) -> Result<Option<Sample>> {
+        self.sample_about(direction, history, item, "", contrast, stream)
+    }
+
+    /// [`Prompts::sample`] of a direction that asks or answers with a text about the user, which is cut where the
+    /// texts of items are.
+    pub fn user_sample(
+        &self,
+        direction: Direction,
+        history: &[ItemId],
+        item: ItemId,
+        text: &str,
+        stream: &mut Rng,
+    ) -> Result<Option<Sample>> {
+        let text = cut_field(text, &self.encoder, self.max_text_tokens)?;
+        self.sample_about(direction, history, item, &text, false, stream)
+    }
+
+    fn sample_about(
+        &self,
+        direction: Direction,
+        history: &[ItemId],
+        item: ItemId,
+        text: &str,
+        contrast: bool,
+        stream: &mut Rng,
+    ) -> Result<Option<Sample>> {
         let fitting: Vec<&Template> =
             self.templates.of(direction).iter().filter(|t| self.fits(t, item)).collect();
         let pick = (rng::uniform(stream) * fitting.len() as f64) as usize;
         let Some(template) = fitting.get(pick) else { return Ok(None) };
-        let mut sample = self.fill(template, history, item, contrast)?;
+        let mut sample = self.fill(template, history, item, text, contrast)?;
         if direction == Direction::Sequence {
             sample.recommend(history, item);
         }
@@ -243,7 +269,7 @@ impl Prompts {
         contrast: bool,
     ) -> Result<Sample> {
         let template = &self.templates.of(Direction::Sequence)[0];
-        let mut sample = self.fill(template, history, item, contrast)?;
+        let mut sample = self.fill(template, history, item, "", contrast)?;
         sample.recommend(history, item);
         Ok(sample)
     }
@@ -260,7 +286,7 @@ impl Prompts {
         let answers = |t: &&Template| t.output == [Piece::Field(field)];
         let template = self.templates.of(direction).iter().find(answers);
         let fitting = template.filter(|template| self.fits(template, item));
-        fitting.map(|template| self.fill(template, history, item, false)).transpose()
+        fitting.map(|template| self.fill(template, history, item, "", false)).transpose()
     }
 
     /// Whether `item` has the texts that `template` asks for.
@@ -273,9 +299,10 @@ impl Prompts {
         template: &Template,
         history: &[ItemId],
         item: ItemId,
+        text: &str,
         contrast: bool,
     ) -> Result<Sample> {
-        let parts = |pieces| self.parts(pieces, history, item);
+        let parts = |pieces| self.parts(pieces, history, item, text);
         let (input, output) =
             self.encoder.encode_pair(&parts(&template.input), &parts(&template.output))?;
         let mut sample = Sample::default();
@@ -290,13 +317,20 @@ impl Prompts {
         Ok(sample)
     }
 
-    fn parts<'a>(&'a self, pieces: &'a [Piece], history: &[ItemId], item: ItemId) -> Vec<Part<'a>> {
+    fn parts<'a>(
+        &'a self,
+        pieces: &'a [Piece],
+        history: &[ItemId],
+        item: ItemId,
+        text: &'a str,
+    ) -> Vec<Part<'a>> {
         let ids = |item: ItemId| Part::Ids(&self.items[item as usize]);
         let mut parts = Vec::new();
         for piece in pieces {
             match piece {
                 Piece::Text(text) => parts.push(Part::Text(text)),
                 Piece::Index => parts.push(ids(item)),
+                Piece::OfUser => parts.push(Part::Text(text)),
                 Piece::Field(field) => parts.push(Part::Text(self.field(item, *field))),
                 Piece::History(separator) => {
                     for (i, &item) in history.iter().enumerate() {

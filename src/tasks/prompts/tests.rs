@@ -1,9 +1,13 @@
 use super::*;
-use crate::data::{Item, TextField, User};
+use crate::data::{Item, TextField, User, UserTexts, Wish};
+use crate::tasks::{SrtSelection, TasksConfig};
 use crate::text::kinds;
 
 const TITLES: [&str; 4] =
     ["hair dryer, 2,000 W!", "the shampoo (for dry hair)", "crème brûlée 🍓", "'s lip balm;"];
+
+/// A text about a user, as a template takes it.
+const SAID: &str = " something, for 'dry' hair";
 
 fn shop() -> Dataset {
     let item = |title: &&str| Item {
@@ -38,6 +42,7 @@ fn filled(pieces: &[Piece], names: &[String], dataset: &Dataset, history: &[Item
     let piece = |piece: &Piece| match piece {
         Piece::Text(text) => text.clone(),
         Piece::Index => names[target as usize].clone(),
+        Piece::OfUser => SAID.into(),
         Piece::Field(field) => text(target, *field),
         Piece::History(separator) => {
             joined(history.iter().map(|&item| names[item as usize].clone()).collect(), separator)
@@ -51,12 +56,15 @@ fn filled(pieces: &[Piece], names: &[String], dataset: &Dataset, history: &[Item
 
 #[test]
 fn a_filled_template_has_the_ids_of_its_whole_text() {
-    const ALL: [Direction; 5] = [
+    const ALL: [Direction; 8] = [
         Direction::Sequence,
         Direction::TextToIndex,
         Direction::IndexToText,
         Direction::HistoryToText,
         Direction::TitlesToIndex,
+        Direction::HistoryToPreference,
+        Direction::PreferenceToIndex,
+        Direction::QueryToIndex,
     ];
     let (dataset, dir) = (shop(), tempfile::tempdir().unwrap());
     for (kind, mut tokenizer) in kinds::all() {
@@ -67,7 +75,7 @@ fn a_filled_template_has_the_ids_of_its_whole_text() {
         for direction in ALL {
             for template in prompts.templates.of(direction) {
                 let history = [2, 0, 1];
-                let sample = prompts.fill(template, &history, 3, false).unwrap();
+                let sample = prompts.fill(template, &history, 3, SAID, false).unwrap();
                 let [input, output] = [&template.input, &template.output]
                     .map(|pieces| filled(pieces, &names, &dataset, &history));
                 let text = format!("{input}{output}");
@@ -92,6 +100,48 @@ fn a_filled_template_has_the_ids_of_its_whole_text() {
 }
 
 #[test]
+fn texts_about_users_are_learnt_with_training_items_alone() {
+    let users = [vec![0, 1, 2, 3, 0], vec![3, 2, 1, 0]];
+    let users = users.into_iter().enumerate();
+    let users = users.map(|(user, items)| User { id: user.to_string(), items }).collect();
+    let wish = |query: &str, item| Some(Wish { queries: vec![query.into()], item });
+    let texts = vec![
+        UserTexts { preferences: vec!["likes dry hair".into()], wish: wish("some lip balm", 1) },
+        // This ended with what is to be predicted.
+        UserTexts { preferences: Vec::new(), wish: wish("the answer", 1) },
+    ];
+    let mut data = Dataset::new("shop", users, shop().items).unwrap();
+    data.user_texts = Some(texts);
+    let (_, mut tokenizer) = kinds::all().remove(0);
+    let (prompts, names) = prompts(&mut tokenizer, &data, 1000);
+    let tasks = TasksConfig { semantic: 0.0, preference: 1.0, ..TasksConfig::default() };
+    let samples = |held_out, seed| {
+        let tasks = TasksConfig { held_out, ..tasks };
+        let samples =
+            tasks.epoch(&data, &prompts, SrtSelection::default(), 20, false, seed, 0).unwrap();
+        let text = |sample: &Sample| tokenizer.decode(&sample.ids).unwrap();
+        samples.iter().map(text).collect::<Vec<String>>()
+    };
+    let found = samples(0.0, 1);
+    let with = |text: &str| found.iter().filter(|sample| sample.contains(text)).collect::<Vec<_>>();
+    // History to preference, and preference with history to the next item.
+    let likes = with("likes dry hair");
+    assert_eq!(likes.len(), 2, "{found:?}");
+    let history: String = [0, 1, 2].map(|item: usize| names[item].clone()).join(", ");
+    assert!(likes.iter().any(|sample| sample.contains(&history) && sample.ends_with("dry hair")));
+    assert!(likes.iter().any(|sample| sample.ends_with(&names[1]) || sample.ends_with(&names[2])));
+    let searches = with("some lip balm");
+    assert!(searches.len() == 1 && searches[0].ends_with(&names[1]), "{found:?}");
+    assert!(with("the answer").is_empty(), "{found:?}");
+    // An item held out is not searched for.
+    for seed in 1..9 {
+        let held_out = TasksConfig { held_out: 0.5, ..tasks }.items_held_out(4, seed)[1];
+        let asked = samples(0.5, seed).iter().any(|sample| sample.contains("some lip balm"));
+        assert!(asked != held_out, "seed {seed}");
+    }
+}
+
+#[test]
 fn a_text_is_asked_about_as_titles_were_in_training() {
     for (kind, mut tokenizer) in kinds::all() {
         let dataset = shop();
@@ -101,7 +151,7 @@ fn a_text_is_asked_about_as_titles_were_in_training() {
             let (prompts, _) = prompts(&mut tokenizer, &dataset, longest);
             let template = &prompts.templates.of(Direction::TextToIndex)[0];
             for (item, title) in (0..).zip(TITLES) {
-                let trained = prompts.fill(template, &[], item, false).unwrap();
+                let trained = prompts.fill(template, &[], item, "", false).unwrap();
                 let asked = prompts.text(&format!(" {title}\n")).unwrap();
                 assert_eq!(asked, trained.prompt(), "{kind}: {title}");
                 assert!(asked.starts_with(&prompts.text_instruction()), "{kind}: {title}");

@@ -21,6 +21,7 @@ use crate::nn::Params;
 use crate::run::artifacts::{backbone, plan_of, precision};
 use crate::run::log::TrainLog;
 use crate::run::{Monitor, Run};
+use crate::tasks::template_texts;
 use crate::text::Tokenizer;
 use crate::train::{Trainer, language_model_samples, shuffled};
 use crate::{Result, files};
@@ -146,11 +147,22 @@ fn prepare_scratch(run: &Run, monitor: &mut dyn Monitor) -> Result<Vec<PathBuf>>
         .into())
 }
 
-fn scratch_tokenizer(dataset: &Dataset, config: &RunConfig) -> Result<Tokenizer> {
-    let mut texts: Vec<&str> = crate::tasks::template_texts().collect();
+fn scratch_tokenizer<'d>(dataset: &'d Dataset, config: &RunConfig) -> Result<Tokenizer> {
+    let of_users = dataset.user_texts.as_deref();
+    let mut texts: Vec<&str> = template_texts(of_users.is_some()).collect();
+    let mut add = |text: &'d str| {
+        if !text.is_empty() {
+            texts.push(text);
+        }
+    };
     for item in &dataset.items {
-        let fields = [&item.title, &item.description, &item.brand, &item.categories];
-        texts.extend(fields.into_iter().map(String::as_str).filter(|text| !text.is_empty()));
+        for text in [&item.title, &item.description, &item.brand, &item.categories] {
+            add(text);
+        }
+    }
+    for user in of_users.unwrap_or_default() {
+        let queries = user.wish.iter().flat_map(|wish| &wish.queries);
+        user.preferences.iter().chain(queries).for_each(|text| add(text));
     }
     Tokenizer::train_bpe(texts.into_iter(), config.backbone.scratch.vocab_size)
 }

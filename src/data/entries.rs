@@ -1,0 +1,68 @@
+//! Files with one JSON object of many entries, read in their order.
+//!
+//! Stricter than plain serde in one thing: a key that occurs twice is an error, where a JSON map
+//! would silently keep the last one.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::fs;
+use std::marker::PhantomData;
+use std::path::Path;
+
+use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+
+use super::DataError;
+
+/// Where interactions stand.
+pub(super) const INTER: &str = ".inter.json";
+/// Where texts stand.
+pub(super) const ITEM: &str = ".item.json";
+
+/// Reads a JSON file.
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
+    let text = fs::read(path).map_err(|reason| DataError::Io { path: path.into(), reason })?;
+    serde_json::from_slice(&text)
+        .map_err(|reason| DataError::Malformed { path: path.into(), reason })
+}
+
+/// The entries of a JSON object in file order; where `UNIQUE`, a key that occurs twice is an error.
+pub(super) struct Entries<V, const UNIQUE: bool = true>(pub(super) Vec<(String, V)>);
+
+/// The entries of a JSON object, whatever its keys.
+pub(super) struct Pairs<V>(pub(super) Vec<(String, V)>);
+
+impl<'de, V: Deserialize<'de>> Deserialize<'de> for Pairs<V> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Entries::<V, false>(entries) = Entries::deserialize(deserializer)?;
+        Ok(Self(entries))
+    }
+}
+
+impl<'de, V: Deserialize<'de>, const UNIQUE: bool> Deserialize<'de> for Entries<V, UNIQUE> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct EntriesVisitor<V, const UNIQUE: bool>(PhantomData<V>);
+
+        impl<'de, V: Deserialize<'de>, const UNIQUE: bool> Visitor<'de> for EntriesVisitor<V, UNIQUE> {
+            type Value = Entries<V, UNIQUE>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut keys = HashSet::new();
+                let mut entries = Vec::new();
+                while let Some(key) = map.next_key::<String>()? {
+                    if UNIQUE && !keys.insert(key.clone()) {
+                        return Err(A::Error::custom(format_args!("key {key:?} occurs twice")));
+                    }
+                    entries.push((key, map.next_value()?));
+                }
+                Ok(Entries(entries))
+            }
+        }
+
+        deserializer.deserialize_map(EntriesVisitor(PhantomData))
+    }
+}
