@@ -22,6 +22,12 @@ pub enum Error {
         /// What the system said; in the text, so not a `source` that would print it again.
         cause: std::io::Error,
     },
+    /// A signal came, and training saved its state.
+    #[error("stopped after step {step}, which is saved; the same command goes on from there")]
+    Interrupted {
+        /// Steps done.
+        step: u64,
+    },
     /// Something the user gave or asked for does not work; the text names the place and the remedy.
     #[error("{0}")]
     Invalid(String),

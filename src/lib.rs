@@ -5,6 +5,7 @@
 
 pub mod error;
 pub mod files;
+pub mod interrupt;
 pub mod rng;
 
 pub mod data;

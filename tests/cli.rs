@@ -34,6 +34,12 @@ fn the_whole_pipeline_runs_stage_by_stage_and_knows_what_is_done() {
     let first: serde_json::Value =
         serde_json::from_str(predictions.lines().next().unwrap()).unwrap();
     assert_eq!(first["items"].as_array().unwrap().len(), 20);
+    // By the shop's own ids too, which name the same items.
+    let raw_id = |item: &serde_json::Value| format!("S{:05}", item.as_u64().unwrap());
+    assert_eq!(first["target_raw_id"], raw_id(&first["target"]));
+    let items = first["items"].as_array().unwrap().iter();
+    let raw_ids = first["raw_ids"].as_array().unwrap();
+    assert!(items.zip(raw_ids).all(|(item, raw)| *raw == raw_id(item)), "{first}");
     assert_eq!(predictions.lines().count(), 80);
 
     // What is finished says so, and changes nothing.

@@ -18,6 +18,8 @@ mod index_properties;
 mod llama;
 mod recommend;
 mod shop;
+#[cfg(unix)]
+mod signals;
 mod splits;
 mod text;
 mod tidy;

@@ -43,6 +43,59 @@ fn generation_on_the_cache_equals_full_passes() {
 }
 
 #[test]
+fn training_samples_are_written_as_text() {
+    let dir = tiny();
+    let dir = dir.path();
+    fails(dir, &["data", "samples"], &["run `llmbs index` first"]);
+    run(dir, &["index"], 0);
+    let samples = |words: &[&str]| -> Vec<Value> {
+        let (text, _) = run(dir, &[&["data", "samples"], words].concat(), 0);
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let plain = samples(&[]);
+    let index = fs::read_to_string(dir.join("runs/llmbs/index/index.json")).unwrap();
+    let index: Value = serde_json::from_str(&index).unwrap();
+    let indices: Vec<String> = index
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|tokens| {
+            tokens.as_array().unwrap().iter().map(|token| token.as_str().unwrap()).collect()
+        })
+        .collect();
+    // One for each item of training that has another before it, all of them with an item for an answer.
+    run(dir, &["data", "synth", "--out", "Shop"], 0);
+    let shop = fs::read_to_string(dir.join("Shop/Shop.inter.json")).unwrap();
+    let shop: Value = serde_json::from_str(&shop).unwrap();
+    let due: usize =
+        shop.as_object().unwrap().values().map(|u| u.as_array().unwrap().len() - 3).sum();
+    let of_task = |task: &str| plain.iter().filter(|s| s["task"] == task).collect::<Vec<_>>();
+    assert_eq!(of_task("sequence").len(), due);
+    for sample in of_task("sequence") {
+        assert!(indices.iter().any(|index| sample["response"] == index.as_str()), "{sample}");
+        assert!(sample["prompt"].as_str().unwrap().contains("<a_"), "{sample}");
+    }
+    // A quarter of the items is held out from the two directions of texts.
+    assert_eq!(of_task("semantic").len(), 2 * 45);
+    assert!(!of_task("preference").is_empty());
+    let alpaca = samples(&["--format", "alpaca"]);
+    assert_eq!(alpaca.len(), plain.len());
+    for (alpaca, plain) in alpaca.iter().zip(&plain) {
+        assert_eq!(
+            (&alpaca["instruction"], &alpaca["output"]),
+            (&plain["prompt"], &plain["response"])
+        );
+        assert_eq!(alpaca["input"], "");
+    }
+    // Texts are drawn anew in another epoch, and written to a file as to the terminal.
+    let second = samples(&["--epoch", "2"]);
+    assert!(second.len() == plain.len() && second != plain);
+    run(dir, &["data", "samples", "--out", "samples.jsonl"], 0);
+    let file = fs::read_to_string(dir.join("samples.jsonl")).unwrap();
+    assert_eq!(file.lines().count(), plain.len());
+}
+
+#[test]
 fn each_text_stops_at_its_own_end() {
     let model = crate::common::model();
     let whole = greedy(&model, &PROMPTS, NEVER, 12);

@@ -33,7 +33,7 @@ pub(super) struct BaselineArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum BaselineChoice {
-    /// Causal self-attention over item ids, with softmax over all items
+    /// Causal self-attention over item ids, with a sampled softmax
     Sasrec,
 }
 

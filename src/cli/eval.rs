@@ -41,7 +41,8 @@ pub(super) struct EvalArgs {
     /// With or without the annealing adapter [default: both, where there is one]
     #[arg(long)]
     pub(super) adapter: Option<Switch>,
-    /// Only the first this many users; of texts, at most this many samples a kind [default: 500]
+    /// Only the first this many targets [default: all]; of texts, at most this many samples a kind
+    /// [default: 500]
     #[arg(long, value_name = "N")]
     pub(super) limit: Option<usize>,
     /// Test each metric against the same evaluation of another run, user by user

@@ -1,5 +1,5 @@
 //! The command line: parses arguments, runs the library, prints results. Results go to stdout, logs and
-//! progress to stderr; exit code 0, 1 for a failure, 2 for usage.
+//! progress to stderr; exit code 0, 1 for a failure, 2 for usage, 130 or 143 where a signal ended it.
 
 mod ablate;
 mod args;
@@ -17,6 +17,8 @@ mod progress;
 mod recommend;
 mod request;
 mod show;
+#[cfg(unix)]
+mod signals;
 mod switch;
 mod text;
 mod train;
@@ -31,6 +33,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{DEMO, RunConfig, key_of};
 use crate::run::{Run, Stage};
+use crate::{Error, interrupt};
 use args::{Args, Command};
 use eval::EvalTask;
 use progress::Bars;
@@ -52,6 +55,10 @@ pub fn main() -> ExitCode {
         .without_time()
         .with_ansi(io::stderr().is_terminal())
         .init();
+    #[cfg(unix)]
+    if let Err(e) = signals::take() {
+        tracing::warn!("{e:#}");
+    }
     let outcome = set_threads(args.threads).and_then(|()| {
         // From inside the pool, a parallel loop begins without waking another thread first.
         rayon::scope(|_| run(&args))
@@ -62,7 +69,12 @@ pub fn main() -> ExitCode {
         Err(e) if show::is_closed_pipe(&e) => ExitCode::SUCCESS,
         Err(e) => {
             show::fault(&format!("{e:#}"));
-            ExitCode::FAILURE
+            match (e.downcast_ref(), interrupt::signal()) {
+                (Some(Error::Interrupted { .. }), Some(signal)) => {
+                    u8::try_from(128 + signal).map_or(ExitCode::FAILURE, ExitCode::from)
+                }
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

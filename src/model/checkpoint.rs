@@ -184,6 +184,8 @@ fn write_safetensors(
     (key, value): (&str, &str),
 ) -> Result<()> {
     let metadata = HashMap::from([(key.to_string(), value.to_string())]);
+    // Made here as any other file is: safetensors would keep it from everybody but the owner.
+    File::create(path).map_err(Error::io(path))?;
     safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|e| match e {
         SafeTensorError::IoError(e) => Error::io(path)(e),
         other => Error::Invalid(format!("{}: not written: {other}", path.display())),

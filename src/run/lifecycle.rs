@@ -126,6 +126,8 @@ impl Run {
             manifest::compare(&self.dir, stage, record, &settings, &inputs)?;
             resumes = record.status == Status::Running;
             if record.status == Status::Done {
+                // Left by a process that was killed between its record and this.
+                files::remove_dir(&state)?;
                 return Ok(StageReport::was_done(stage, record));
             }
         }
@@ -142,7 +144,10 @@ impl Run {
             Stage::Initial => initial::run(self, monitor)?,
             Stage::Anneal => anneal::run(self, monitor)?,
         };
-        self.finish(stage, made, start.elapsed().as_secs_f64())
+        let report = self.finish(stage, made, start.elapsed().as_secs_f64())?;
+        // Not before the record: a process killed in between finds all it needs to make it.
+        files::remove_dir(&state)?;
+        Ok(report)
     }
 
     /// Refuses where a stage that `stage` builds on is missing, stale or of other settings.
@@ -249,8 +254,10 @@ impl Run {
         Ok(StageReport { stage, was_done: false, wrote, figures, seconds })
     }
 
-    /// Makes the folder a run, if it is none yet, before anything else is written to it.
+    /// Makes the folder a run, if it is none yet, before anything else is written to it, and keeps other writers
+    /// out.
     pub(super) fn claim(&self) -> Result<()> {
+        self.lock.take(&self.dir)?;
         if self.dir.join(MANIFEST).exists() { Ok(()) } else { self.save_manifest() }
     }
 

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::{Monitor, Run};
+use crate::interrupt::Listener;
 use crate::train::{Control, EpochReport, Losses, Observer, Start, StepReport};
 use crate::{Error, Result};
 
@@ -21,6 +22,7 @@ pub(super) struct TrainLog<'a> {
     monitor: &'a mut dyn Monitor,
     begun: bool,
     gathered: Vec<StepReport>,
+    signals: Option<Listener>,
 }
 
 impl<'a> TrainLog<'a> {
@@ -33,7 +35,22 @@ impl<'a> TrainLog<'a> {
         let path = run.dir.join("log.jsonl");
         let metric = run.config.train.validation.metric.clone();
         let every = every.max(1);
-        Self { path, stage, metric, every, monitor, begun: false, gathered: Vec::new() }
+        Self {
+            path,
+            stage,
+            metric,
+            every,
+            monitor,
+            begun: false,
+            gathered: Vec::new(),
+            signals: None,
+        }
+    }
+
+    /// A signal stops this training, whose state can be saved.
+    pub(super) fn stopped_by_signals(mut self) -> Self {
+        self.signals = Some(Listener::new());
+        self
     }
 
     fn append(&self, event: &impl Serialize) -> Result<()> {
@@ -92,7 +109,8 @@ impl Observer for TrainLog<'_> {
             self.append(&mean)?;
             self.gathered.clear();
         }
-        Ok(Control::Continue)
+        let asked = self.signals.as_ref().is_some_and(Listener::is_asked);
+        Ok(if asked { Control::Stop } else { Control::Continue })
     }
 
     fn on_epoch(&mut self, report: &EpochReport) -> Result<()> {

@@ -7,6 +7,7 @@ mod artifacts;
 mod digests;
 mod eval;
 mod lifecycle;
+mod lock;
 mod log;
 mod manifest;
 mod monitor;
@@ -34,6 +35,7 @@ pub use eval::{
     TextReport, TextRequest, TextSettings, TrainingSummary,
 };
 pub use lifecycle::StageReport;
+use lock::{LOCK, Lock};
 pub use manifest::{GIT_REVISION, Import, Manifest, Record, Status};
 pub use monitor::{Monitor, Silent};
 pub use samples::TrainingSample;
@@ -56,6 +58,7 @@ pub struct Run {
     dataset: Dataset,
     device: Device,
     manifest: Manifest,
+    lock: Lock,
 }
 
 impl Run {
@@ -69,7 +72,14 @@ impl Run {
         refuse_folders_of_others(dir)?;
         let dataset = load_dataset(&config)?;
         let manifest = Manifest::open(&dir.join(MANIFEST), &config, &dataset)?;
-        Ok(Self { dir: dir.to_path_buf(), config, dataset, device, manifest })
+        Ok(Self {
+            dir: dir.to_path_buf(),
+            config,
+            dataset,
+            device,
+            manifest,
+            lock: Lock::default(),
+        })
     }
 
     /// The folder.
@@ -104,12 +114,12 @@ fn refuse_folders_of_others(dir: &Path) -> Result<()> {
     if !dir.exists() || dir.join(MANIFEST).exists() {
         return Ok(());
     }
-    // The first thing ever written is the manifest: all else that may be there is its temporary file.
+    // The first thing ever written is the manifest, under a lock: nothing else may be there without it.
     let temporary = files::temporary(Path::new(MANIFEST));
     let entries = std::fs::read_dir(dir).map_err(Error::io(dir))?;
     for entry in entries {
         let name = entry.map_err(Error::io(dir))?.file_name();
-        if name != temporary.as_os_str() {
+        if name != temporary.as_os_str() && name != LOCK {
             invalid!(
                 "{}: holds {}, but no {MANIFEST}: it is not a run of llmbs; name another folder \
                  with --run, one that is empty or does not exist yet",

@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::memory::Memory;
-use crate::Result;
+use crate::{Error, Result};
 
 /// Losses of a step, each a mean over its global batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
@@ -91,6 +91,16 @@ pub trait Observer {
     fn on_step(&mut self, report: &StepReport) -> Result<Control>;
     /// After every epoch.
     fn on_epoch(&mut self, report: &EpochReport) -> Result<()>;
+}
+
+impl TrainOutcome {
+    /// The outcome of a run that came to its end.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] if it was stopped before.
+    pub fn finished(self) -> Result<Self> {
+        if self.finished { Ok(self) } else { Err(Error::Interrupted { step: self.steps }) }
+    }
 }
 
 /// How a run ended.

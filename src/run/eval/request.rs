@@ -15,7 +15,7 @@ pub struct EvalRequest<'a> {
     pub adapter: bool,
     /// Beam width.
     pub beam: usize,
-    /// Only the first this many users.
+    /// Only the first this many targets.
     pub limit: Option<usize>,
     /// Folders of other runs and of trained baselines that rank with the model; none for the model alone.
     pub fuse: &'a [PathBuf],

@@ -3,6 +3,7 @@
 
 use super::Made;
 use super::initial::figures;
+use crate::Result;
 use crate::model::adapter;
 use crate::nn::Params;
 use crate::run::artifacts::{Trained, levels_apart};
@@ -10,7 +11,6 @@ use crate::run::eval::ValidationMetric;
 use crate::run::log::TrainLog;
 use crate::run::{Monitor, Run};
 use crate::train::{Trainer, Validation};
-use crate::{Result, files};
 
 pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> {
     let config = &run.config.train;
@@ -53,8 +53,9 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
         patience: config.validation.patience,
         from_start: true,
     };
-    let mut log = TrainLog::new(run, "anneal", config.anneal.log_every, monitor);
-    let outcome = trainer.run(&samples, Some(validation), &mut log)?;
+    let mut log =
+        TrainLog::new(run, "anneal", config.anneal.log_every, monitor).stopped_by_signals();
+    let outcome = trainer.run(&samples, Some(validation), &mut log)?.finished()?;
     drop(log);
     if outcome.best.is_some_and(|(_, epoch)| epoch == 0) {
         tracing::warn!(
@@ -65,7 +66,6 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
 
     let dir = run.dir.join("anneal");
     adapter::save(&dir, "../initial", &config.adapter, &adapters)?;
-    files::remove_dir(&state)?;
     let wrote = Made::of(["adapter_config.json", "adapter_model.safetensors"]).within("anneal");
     Ok(Made { figures: figures(run, &outcome), ..wrote })
 }

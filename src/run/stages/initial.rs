@@ -17,7 +17,7 @@ use crate::run::log::TrainLog;
 use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::tasks::SrtSelection;
 use crate::train::{Contrast, Projectors, TrainOutcome, Trainer, Validation};
-use crate::{Result, files, invalid};
+use crate::{Result, invalid};
 
 /// Refuses a run whose index was made with matrices that are gone: without them the loss would be another.
 pub(in crate::run) fn check(run: &Run) -> Result<()> {
@@ -101,8 +101,9 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
         patience: config.validation.patience,
         from_start: false,
     };
-    let mut log = TrainLog::new(run, "initial", config.initial.log_every, monitor);
-    let outcome = trainer.run(&samples, Some(validation), &mut log)?;
+    let mut log =
+        TrainLog::new(run, "initial", config.initial.log_every, monitor).stopped_by_signals();
+    let outcome = trainer.run(&samples, Some(validation), &mut log)?.finished()?;
     drop(log);
     warn(run, &outcome);
 
@@ -120,7 +121,6 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
         save_safetensors(dir.join("projectors.safetensors"), &projectors)?;
         names.push("projectors.safetensors");
     }
-    files::remove_dir(&state)?;
     Ok(Made { figures: figures(run, &outcome), ..Made::of(names).within("initial") })
 }
 

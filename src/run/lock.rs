@@ -1,0 +1,68 @@
+//! One writer a run folder: a lock that the system gives back when its holder ends, however that comes about.
+
+use std::fs::{self, File, TryLockError};
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::sync::OnceLock;
+
+use crate::{Error, Result, invalid};
+
+/// The file that is locked; it holds the number of the process that did.
+pub(super) const LOCK: &str = ".lock";
+
+/// The right to write to a run folder, once it was taken.
+#[derive(Debug, Default)]
+pub(super) struct Lock(OnceLock<File>);
+
+impl Lock {
+    /// Takes it for as long as the run is open; readers are not kept out.
+    ///
+    /// # Errors
+    /// Names the process that has it.
+    pub(super) fn take(&self, dir: &Path) -> Result<()> {
+        if self.0.get().is_some() {
+            return Ok(());
+        }
+        fs::create_dir_all(dir).map_err(Error::io(dir))?;
+        let path = dir.join(LOCK);
+        let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = open.map_err(Error::io(&path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut holder = String::new();
+                let _ = file.read_to_string(&mut holder);
+                invalid!(
+                    "{}: process {} is writing to this run; wait until it is done, or choose another folder \
+                     with --run",
+                    dir.display(),
+                    holder.trim()
+                );
+            }
+            // A file system without locks.
+            Err(TryLockError::Error(e)) => tracing::debug!("{}: not locked: {e}", path.display()),
+        }
+        let id = format!("{}\n", std::process::id());
+        let written = file.set_len(0).and_then(|()| file.write_all(id.as_bytes()));
+        written.map_err(Error::io(&path))?;
+        let _ = self.0.set(file);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holder_is_named_until_it_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (first, second) = (Lock::default(), Lock::default());
+        first.take(dir.path()).unwrap();
+        first.take(dir.path()).unwrap();
+        let error = second.take(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(&format!("process {} is writing", std::process::id())), "{error}");
+        drop(first);
+        second.take(dir.path()).unwrap();
+    }
+}
