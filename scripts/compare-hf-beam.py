@@ -68,7 +68,13 @@ def interactions(data):
     files = sorted(data.glob("*.inter.json"))
     if len(files) != 1:
         sys.exit(f"{data}: {len(files)} files end in .inter.json, expected one")
-    return json.loads(files[0].read_text())
+    sequences = json.loads(files[0].read_text())
+    names = files[0].with_name(files[0].name.replace(".inter.json", ".user2id"))
+    if not names.exists():
+        return sequences
+    # Predictions go by raw ids.
+    pairs = (line.rsplit("\t", 1) for line in names.read_text().splitlines() if line)
+    return {raw: sequences[number] for raw, number in pairs if number in sequences}
 
 
 def first_instruction():
@@ -118,8 +124,9 @@ def main():
     same, near_ties, real, largest = 0, [], [], 0.0
     for line in lines:
         bought = users[line["user"]]
-        assert bought[-1] == line["target"], f"user {line['user']}: {args.data} is not the data of {args.run}"
-        history = bought[:-1][-settings["history"]:]
+        target = line["position"]
+        assert bought[target] == line["target"], f"user {line['user']}: {args.data} is not the data of {args.run}"
+        history = bought[:target][-settings["history"]:]
         prompt = instruction + [token for item in history for token in items[item]]
         theirs = beam_search(model, prompt, trie, levels, args.beam)
         ours = list(zip(line["items"], line["scores"]))

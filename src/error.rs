@@ -22,11 +22,13 @@ pub enum Error {
         /// What the system said; in the text, so not a `source` that would print it again.
         cause: std::io::Error,
     },
-    /// A signal came, and training saved its state.
-    #[error("stopped after step {step}, which is saved; the same command goes on from there")]
+    /// A signal came, and nothing is lost.
+    #[error("stopped after {done}, which is saved; {command} goes on from there")]
     Interrupted {
-        /// Steps done.
-        step: u64,
+        /// What was done last.
+        done: String,
+        /// What goes on.
+        command: &'static str,
     },
     /// Something the user gave or asked for does not work; the text names the place and the remedy.
     #[error("{0}")]

@@ -290,3 +290,12 @@ fn what_cannot_teach_is_refused_before_training() {
     // It is not said that the stage is under way.
     assert!(file(dir.join("other/manifest.json"))["stages"].get("initial").is_none());
 }
+
+#[test]
+fn variants_of_other_divisions_are_refused_before_anything_is_trained() {
+    let dir = tiny();
+    let spec = "[[variant]]\nname = \"a\"\n\n[[variant]]\nname = \"b\"\nset = [\"data.split.rule=temporal\"]\n";
+    fs::write(dir.path().join("splits.toml"), spec).unwrap();
+    fails(dir.path(), &["ablate", "splits.toml"], &["data.split", "no variant sets"]);
+    assert!(!dir.path().join("runs/ablate/splits/a").exists());
+}

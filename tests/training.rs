@@ -12,7 +12,7 @@ use llmbs::tasks::{Direction, Prompts, Sample, SrtSelection, TasksConfig};
 use llmbs::text::Tokenizer;
 use llmbs::train::{
     Batch, Contrast, ContrastConfig, Control, DistillationConfig, EpochReport, Losses, Observer,
-    Projectors, StageConfig, StepReport, Teacher, TrainOutcome, Trainer,
+    Projectors, StageConfig, StepReport, Teacher, TrainOutcome, Trainer, Validation,
 };
 use ndarray::Array2;
 
@@ -119,6 +119,17 @@ fn train(
     state: Option<&std::path::Path>,
     stop_after: usize,
 ) -> (Record, llmbs::Result<TrainOutcome>) {
+    train_rated(fixture, trained, config, state, stop_after, None)
+}
+
+fn train_rated(
+    fixture: &Fixture,
+    trained: &Trained,
+    config: &StageConfig,
+    state: Option<&std::path::Path>,
+    stop_after: usize,
+    validation: Option<Validation<'_>>,
+) -> (Record, llmbs::Result<TrainOutcome>) {
     let contrast = contrast();
     let trainer = Trainer {
         config,
@@ -136,7 +147,7 @@ fn train(
         state,
     };
     let mut record = Record { losses: Vec::new(), top1: Vec::new(), stop_after };
-    let outcome = trainer.run(&|epoch| Ok(samples(fixture, epoch)), None, &mut record);
+    let outcome = trainer.run(&|epoch| Ok(samples(fixture, epoch)), validation, &mut record);
     (record, outcome)
 }
 
@@ -452,6 +463,33 @@ fn a_resumed_run_equals_an_uninterrupted_one() {
     assert_eq!(outcome.unwrap().steps, 8);
     assert_eq!([begun.losses, rest.losses].concat(), first.losses);
     assert_eq!(values(&resumed.params), values(&uninterrupted.params));
+}
+
+#[test]
+fn a_run_stopped_at_its_last_step_still_rates_its_last_epoch() {
+    let fixture = fixture();
+    let config = train_config();
+    let run = |state: &std::path::Path, stop_after, before: f64| {
+        let trained = trainable(&fixture);
+        let mut rated = 0;
+        // Each epoch is better than the one before.
+        let mut measure = || {
+            rated += 1;
+            Ok(before + f64::from(rated))
+        };
+        let validation = Validation { measure: &mut measure, patience: 0, from_start: false };
+        let (_, outcome) =
+            train_rated(&fixture, &trained, &config, Some(state), stop_after, Some(validation));
+        (outcome.unwrap(), values(&trained.params), rated)
+    };
+    let (whole, cut) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (outcome, expected, epochs) = run(whole.path(), 0, 0.0);
+    assert!(outcome.finished && epochs > 0);
+    let (outcome, _, rated) = run(cut.path(), 8, 0.0);
+    assert_eq!((outcome.finished, outcome.steps, rated), (false, 8, epochs - 1));
+    let (outcome, found, rated) = run(cut.path(), 0, 100.0);
+    assert_eq!((outcome.finished, outcome.steps, rated), (true, 8, 1));
+    assert!(found == expected, "the last epoch was not the one that is kept");
 }
 
 #[test]

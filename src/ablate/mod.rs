@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use candle_core::Device;
 
-use crate::config::RunConfig;
+use crate::config::{DataConfig, RunConfig};
 use crate::run::{
     Baseline, BaselineRequest, EvalRequest, EvalResult, MANIFEST, Manifest, Monitor, Ranking, Run,
     Stage,
@@ -87,9 +87,14 @@ pub fn ablate(
 
 /// Refuses a variant whose users are not those of the others, or that a shared baseline cannot rank with.
 fn check_shared(spec: &Spec, own: &RunConfig, config: &RunConfig) -> Result<()> {
-    if own.data.path != config.data.path || own.data.synthetic != config.data.synthetic {
+    let compared_by = |config: &RunConfig| {
+        let DataConfig { path, split, synthetic, history: _ } = config.data.clone();
+        (path, split, synthetic)
+    };
+    if compared_by(own) != compared_by(config) {
         invalid!(
-            "data.path, data.synthetic: variants are compared user by user, so no variant sets these"
+            "data.path, data.split, data.synthetic: variants are compared target by target, so no variant sets \
+             these"
         );
     }
     if spec.fuse && (own.data.history, &own.baseline) != (config.data.history, &config.baseline) {

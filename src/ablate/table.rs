@@ -124,7 +124,7 @@ impl Table {
         let _ = writeln!(
             text,
             "{} split, seeds {}: means (standard deviations); differences from {}, p of a paired \
-             randomisation test over users",
+             randomisation test over targets",
             self.split,
             seeds.join(", "),
             self.reference,

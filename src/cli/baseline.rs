@@ -99,7 +99,7 @@ fn one(result: &Ranking<BaselineSettings>) -> String {
         let _ = writeln!(text, "{name:<12}{:>12}{share:>18.4}", "");
     }
     let confidence = settings.bootstrap.confidence * 100.0;
-    let _ = write!(text, "±: half the {confidence:.0} % bootstrap interval over users");
+    let _ = write!(text, "±: half the {confidence:.0} % bootstrap interval over targets");
     if let Some(training) = &result.training {
         let (epochs, best) = (training.epochs, training.best_epoch);
         let _ = write!(text, "; trained for {epochs} epochs, the best {best}");

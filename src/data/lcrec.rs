@@ -64,8 +64,23 @@ pub fn write(dir: &Path, dataset: &Dataset) -> Result<(), DataError> {
         &dir.join(format!("{name}{}", times::TIMES)),
         keys().zip(dataset.times.iter().flatten()),
     )?;
+    let texts = dir.join(format!("{name}{}", user_texts::USER));
+    match &dataset.user_texts {
+        Some(of_users) => user_texts::write_user_texts(&texts, keys().cloned().zip(of_users))?,
+        None => remove(&texts)?,
+    }
     let users = keys().zip(dataset.users.iter().map(|user| &user.items));
     replace(&dir.join(format!("{name}{INTER}")), users)
+}
+
+/// Removes what an earlier dataset of this name had.
+fn remove(path: &Path) -> Result<(), DataError> {
+    match fs::remove_file(path) {
+        Err(reason) if reason.kind() != io::ErrorKind::NotFound => {
+            Err(DataError::Io { path: path.into(), reason })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Writes times by key; without any, those of an earlier dataset of this name go.
@@ -77,12 +92,7 @@ fn write_times<K: fmt::Display, V: Serialize>(
     if times.peek().is_some() {
         return replace(path, times);
     }
-    match fs::remove_file(path) {
-        Err(reason) if reason.kind() != io::ErrorKind::NotFound => {
-            Err(DataError::Io { path: path.into(), reason })
-        }
-        _ => Ok(()),
-    }
+    remove(path)
 }
 
 /// Writes users by raw id and items as the dataset `name` in the folder `dir`, which is there: numbered from 0

@@ -208,13 +208,14 @@ impl Dataset {
         };
         let sequences = |hash: &mut Fingerprint| hash.sequences(&self.users);
         let division = |hash: &mut Fingerprint| hash.division(&self.division);
+        let catalogue = |hash: &mut Fingerprint| hash.catalogue(&self.items);
         let texts = |hash: &mut Fingerprint| {
             hash.texts(&self.items);
             hash.user_texts(self.user_texts.as_deref().unwrap_or_default());
         };
         Self {
             fingerprint: of(&[&sequences, &texts, &division]),
-            interactions_fingerprint: of(&[&sequences, &division]),
+            interactions_fingerprint: of(&[&sequences, &division, &catalogue]),
             texts_fingerprint: of(&[&texts]),
             ..self
         }
@@ -301,18 +302,26 @@ impl Fingerprint {
         }
     }
 
+    /// What there is to recommend.
+    fn catalogue(&mut self, items: &[Item]) {
+        self.number(items.len());
+        for (id, _) in items.iter().enumerate().filter(|(_, item)| item.is_gap) {
+            self.number(id);
+        }
+    }
+
     /// Nothing where there are none.
     fn user_texts(&mut self, users: &[UserTexts]) {
-        for (user, UserTexts { preferences, wish }) in users.iter().enumerate() {
-            let queries = wish.iter().flat_map(|wish| &wish.queries);
-            for text in preferences.iter().chain(queries) {
-                self.number(user);
-                self.number(text.len());
-                self.0.update(text);
+        for UserTexts { preferences, wish } in users {
+            let queries = wish.as_ref().map_or(&[][..], |wish| &wish.queries);
+            for texts in [preferences, queries] {
+                self.number(texts.len());
+                for text in texts {
+                    self.number(text.len());
+                    self.0.update(text);
+                }
             }
-            if let Some(wish) = wish {
-                self.number(wish.item as usize);
-            }
+            self.number(wish.as_ref().map_or(usize::MAX, |wish| wish.item as usize));
         }
     }
 

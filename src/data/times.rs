@@ -1,6 +1,6 @@
 //! `X.times.json`: when each interaction of `X.inter.json` happened, in seconds, by the same keys.
 //!
-//! LC-Rec's format has no times; splits that go by them do (docs/datasets.md).
+//! LC-Rec's format has no times; splits that go by them do (docs/evaluation.md).
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -14,6 +14,9 @@ use crate::files;
 /// Where texts about users stand.
 pub(super) const USER: &str = ".user.json";
 
+/// What is said of a user who has texts and no interactions.
+pub(super) const UNKNOWN: &str = "has texts, but no interactions";
+
 /// What is said about a user.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct UserTexts {
@@ -110,10 +113,7 @@ pub(super) fn read(path: &Path, users: &[User]) -> Result<Option<Vec<UserTexts>>
     let mut by_key = read_user_texts(path)?;
     let texts = users.iter().map(|user| by_key.remove(&user.id).unwrap_or_default()).collect();
     match by_key.into_keys().min() {
-        Some(user) => {
-            let what = "has texts, but no interactions".to_string();
-            Err(DataError::OfUser { path: path.into(), user, what })
-        }
+        Some(user) => Err(DataError::OfUser { path: path.into(), user, what: UNKNOWN.into() }),
         None => Ok(Some(texts)),
     }
 }

@@ -5,11 +5,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::entries::{self, INTER, ITEM, Pairs};
 use super::lcrec;
-use super::{DataError, ItemId, Split, TextField, User, times, user_texts};
+use super::{DataError, ItemId, Split, TextField, User, UserTexts, times, user_texts};
 
 /// Fields that hold the id the shop knows an item by.
 const RAW_IDS: [&str; 3] = ["item_id", "asin", "parent_asin"];
@@ -58,8 +58,8 @@ pub fn validate(dir: &Path) -> Result<Vec<Problem>, DataError> {
     if when.is_file() {
         check_times(&when, &users, &mut problems)?;
     }
-    if let Some(titles) = titles.filter(|_| texts.is_file()) {
-        leaks(&texts, &users, &titles, &mut problems)?;
+    if texts.is_file() {
+        about_users(&texts, &users, titles.as_ref(), &mut problems)?;
     }
     // Files as they were read; in each, one kind after another, as they came up first.
     let mut kinds: Vec<(PathBuf, &str)> = Vec::new();
@@ -268,59 +268,47 @@ fn check_times(path: &Path, users: &[User], problems: &mut Vec<Problem>) -> Resu
     Ok(())
 }
 
-/// Texts of users that hold the title of the item that is to be predicted.
-fn leaks(
+/// Texts about users that nobody has, or that hold the title of an item that leave-one-out holds out.
+fn about_users(
     path: &Path,
     users: &[User],
-    titles: &BTreeMap<ItemId, String>,
+    titles: Option<&BTreeMap<ItemId, String>>,
     problems: &mut Vec<Problem>,
 ) -> Result<(), DataError> {
     let mut notes = Notes { path, problems };
-    let of_user: HashMap<&str, &User> = users.iter().map(|user| (user.id.as_str(), user)).collect();
-    let mut texts = Vec::new();
-    for (key, value) in notes.entries()? {
-        collect(&Value::Object(Map::from_iter([(key, value)])), None, &of_user, &mut texts);
-    }
-    for (user, text) in texts {
-        if user.items.len() < 3 {
-            continue;
+    let mut texts = match user_texts::read_user_texts(path) {
+        Ok(texts) => texts,
+        Err(DataError::Malformed { reason, .. }) => {
+            notes.add("not JSON", "", reason.to_string());
+            return Ok(());
         }
-        let last = user.items.len() - 1;
-        for (split, position) in [(Split::Valid, last - 1), (Split::Test, last)] {
-            let target = user.items[position];
-            let title = titles.get(&target).map_or("", String::as_str);
-            if !title.is_empty() && text.contains(title) {
-                let what = format!(
-                    "a text holds {title:?}, the title of the {split} target {target}: it gives the answer away"
-                );
-                notes.add("texts that tell the target", format!("user {:?}", user.id), what);
+        Err(other) => return Err(other),
+    };
+    for user in users {
+        let Some(UserTexts { preferences, wish }) = texts.remove(&user.id) else { continue };
+        let queries = wish.iter().flat_map(|wish| &wish.queries);
+        let targets = match user.items.len() {
+            0..3 => [].iter(),
+            n => user.items[n - 2..].iter(),
+        };
+        for (&target, split) in targets.zip([Split::Valid, Split::Test]) {
+            let title = titles.and_then(|titles| titles.get(&target)).map_or("", String::as_str);
+            for text in preferences.iter().chain(queries.clone()) {
+                if !title.is_empty() && text.contains(title) {
+                    let what = format!(
+                        "a text holds {title:?}, the title of the {split} target {target}: it gives the answer away"
+                    );
+                    notes.add("texts that tell the target", format!("user {:?}", user.id), what);
+                }
             }
         }
+    }
+    let mut unknown: Vec<String> = texts.into_keys().collect();
+    unknown.sort_unstable();
+    for user in unknown {
+        notes.add("texts without a user", format!("user {user:?}"), user_texts::UNKNOWN);
     }
     Ok(())
-}
-
-/// The texts below each key that names a user.
-fn collect<'u>(
-    value: &Value,
-    user: Option<&'u User>,
-    users: &HashMap<&str, &'u User>,
-    texts: &mut Vec<(&'u User, String)>,
-) {
-    match (value, user) {
-        (Value::Object(fields), _) => {
-            for (key, value) in fields {
-                collect(value, users.get(key.as_str()).copied().or(user), users, texts);
-            }
-        }
-        (Value::Array(values), _) => {
-            for value in values {
-                collect(value, user, users, texts);
-            }
-        }
-        (Value::String(text), Some(user)) => texts.push((user, text.clone())),
-        _ => {}
-    }
 }
 
 /// What a value is, in a sentence.
@@ -401,6 +389,16 @@ mod tests {
         let told = found(&[("Shop.inter.json", r#"{"a": [0, 1]}"#), ("Shop.item.json", "[1]")]);
         assert!(told[0].starts_with("Shop.item.json: invalid type: sequence"), "{told:?}");
         assert!(told.last().unwrap().contains("none of 1 users has 3 interactions"), "{told:?}");
+    }
+
+    #[test]
+    fn texts_about_users_can_be_read() {
+        let inter = ("Shop.inter.json", r#"{"0": [0, 1, 2]}"#);
+        let told =
+            found(&[inter, ("Shop.user.json", r#"{"user_explicit_preference": {"7": ["x"]}}"#)]);
+        assert_eq!(told, [r#"Shop.user.json: user "7": has texts, but no interactions"#]);
+        let told = found(&[inter, ("Shop.user.json", r#"{"user_explicit_preference": 3}"#)]);
+        assert!(told[0].starts_with("Shop.user.json: invalid type"), "{told:?}");
     }
 
     #[test]

@@ -43,7 +43,8 @@ impl Log {
 
     /// The items of each user in time order, those of one time in the order they were read; and how many
     /// share their time with another of the same user. `seconds` makes whole seconds of a time, none where times
-    /// are not to be kept; nor are they where they lie more than 136 years apart.
+    /// are not to be kept; nor are they where they lie more than 136 years apart, or where every user's are 0, 1, 2
+    /// and on, which are places.
     pub(super) fn into_sequences(
         self,
         users: usize,
@@ -94,6 +95,12 @@ impl Log {
             }
         }
         let times = kept.map(|(first, _)| Times { first, since: order });
+        let are_places = |times: &Times| {
+            let of_users = starts.windows(2).map(|range| &times.since[range[0]..range[1]]);
+            times.first == 0
+                && of_users.into_iter().all(|times| (0..).zip(times).all(|(at, &time)| at == time))
+        };
+        let times = times.filter(|times| !are_places(times));
         (Sequences { starts, items, times }, tied as u64)
     }
 }
@@ -291,6 +298,15 @@ mod tests {
             log.into_sequences(1, Some(&|time| time)).0.times().is_some()
         };
         assert!(apart(100) && !apart(500));
+        // Places in a sequence are no times.
+        let places = |first: i64| {
+            let mut log = Log::default();
+            for (user, time) in [(0, first), (1, 0), (0, 1), (0, 2)] {
+                log.push(user, 7, time);
+            }
+            log.into_sequences(2, Some(&|time| time)).0.times().is_some()
+        };
+        assert!(!places(0) && places(-1));
     }
 
     #[test]

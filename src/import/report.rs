@@ -84,7 +84,10 @@ impl fmt::Display for Report {
             (Some(_), Some([first, last])) => {
                 line("days", format!("{first} to {last}"))?;
                 if !self.keeps_times {
-                    line("times", "not kept: they lie more than 136 years apart".into())?;
+                    line(
+                        "times",
+                        "not kept: places in a sequence, or more than 136 years apart".into(),
+                    )?;
                 }
                 let share = 100.0 * self.tied_share;
                 line("of one time, in file order", format!("{} ({share:.2}%)", self.tied))?;

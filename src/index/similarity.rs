@@ -230,7 +230,9 @@ impl Takings {
             items.dedup();
             items
         };
-        let users: Vec<Vec<u32>> = sequences.iter().map(distinct).collect();
+        // Users without any tell nothing of what is taken together.
+        let some = sequences.iter().filter(|items| !items.is_empty());
+        let users: Vec<Vec<u32>> = some.map(distinct).collect();
         let mut counts = vec![0; num_items];
         for &item in users.iter().flatten() {
             counts[item as usize] += 1;

@@ -11,7 +11,7 @@ use super::manifest::{self, Import, Manifest, Record, Status};
 use super::stage::Stage;
 use super::stages::{Made, anneal, index, initial};
 use super::{GIT_REVISION, MANIFEST, Monitor, Run, peak_memory_bytes};
-use crate::{Result, files, invalid};
+use crate::{Error, Result, files, interrupt, invalid};
 
 /// What a stage did.
 #[derive(Debug, Clone, PartialEq)]
@@ -127,7 +127,10 @@ impl Run {
             resumes = record.status == Status::Running;
             if record.status == Status::Done {
                 // Left by a process that was killed between its record and this.
-                files::remove_dir(&state)?;
+                if state.exists() {
+                    self.claim()?;
+                    files::remove_dir(&state)?;
+                }
                 return Ok(StageReport::was_done(stage, record));
             }
         }
@@ -140,13 +143,25 @@ impl Run {
         let start = Instant::now();
         self.begin(stage, settings, inputs, resumes, None)?;
         let made = match stage {
-            Stage::Index => index::run(self, monitor)?,
-            Stage::Initial => initial::run(self, monitor)?,
-            Stage::Anneal => anneal::run(self, monitor)?,
+            Stage::Index => index::run(self, monitor),
+            Stage::Initial => initial::run(self, monitor),
+            Stage::Anneal => anneal::run(self, monitor),
         };
+        let made = made.map_err(|e| match e {
+            // To force it again would begin again.
+            Error::Interrupted { done, .. } if force => {
+                Error::Interrupted { done, command: "the same command without --force" }
+            }
+            other => other,
+        })?;
         let report = self.finish(stage, made, start.elapsed().as_secs_f64())?;
         // Not before the record: a process killed in between finds all it needs to make it.
         files::remove_dir(&state)?;
+        // It may have come while there were no more steps to stop after.
+        if interrupt::signal().is_some() {
+            let done = stage.what().to_string();
+            return Err(Error::Interrupted { done, command: "the same command" });
+        }
         Ok(report)
     }
 
@@ -257,7 +272,16 @@ impl Run {
     /// Makes the folder a run, if it is none yet, before anything else is written to it, and keeps other writers
     /// out.
     pub(super) fn claim(&self) -> Result<()> {
-        self.lock.take(&self.dir)?;
+        let path = self.dir.join(MANIFEST);
+        if self.lock.take(&self.dir)? && path.exists() {
+            let found: Manifest = files::read_json(&path)?;
+            if found.stages != self.manifest.stages {
+                invalid!(
+                    "{}: another process has changed this run since it was opened; give the command again",
+                    self.dir.display()
+                );
+            }
+        }
         if self.dir.join(MANIFEST).exists() { Ok(()) } else { self.save_manifest() }
     }
 

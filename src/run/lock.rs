@@ -15,13 +15,14 @@ pub(super) const LOCK: &str = ".lock";
 pub(super) struct Lock(OnceLock<File>);
 
 impl Lock {
-    /// Takes it for as long as the run is open; readers are not kept out.
+    /// Takes it for as long as the run is open, and says whether it was not taken before; readers are not kept
+    /// out.
     ///
     /// # Errors
     /// Names the process that has it.
-    pub(super) fn take(&self, dir: &Path) -> Result<()> {
+    pub(super) fn take(&self, dir: &Path) -> Result<bool> {
         if self.0.get().is_some() {
-            return Ok(());
+            return Ok(false);
         }
         fs::create_dir_all(dir).map_err(Error::io(dir))?;
         let path = dir.join(LOCK);
@@ -46,7 +47,7 @@ impl Lock {
         let written = file.set_len(0).and_then(|()| file.write_all(id.as_bytes()));
         written.map_err(Error::io(&path))?;
         let _ = self.0.set(file);
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -58,11 +59,11 @@ mod tests {
     fn the_holder_is_named_until_it_is_gone() {
         let dir = tempfile::tempdir().unwrap();
         let (first, second) = (Lock::default(), Lock::default());
-        first.take(dir.path()).unwrap();
-        first.take(dir.path()).unwrap();
+        assert!(first.take(dir.path()).unwrap());
+        assert!(!first.take(dir.path()).unwrap());
         let error = second.take(dir.path()).unwrap_err().to_string();
         assert!(error.contains(&format!("process {} is writing", std::process::id())), "{error}");
         drop(first);
-        second.take(dir.path()).unwrap();
+        assert!(second.take(dir.path()).unwrap());
     }
 }

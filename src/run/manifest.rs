@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::Stage;
 use crate::config::RunConfig;
-use crate::data::Dataset;
+use crate::data::{Dataset, SplitRule};
 use crate::embed::Encoder;
 use crate::index::{OnCollision, Source};
 use crate::{Error, Result, files, invalid};
@@ -180,6 +180,9 @@ pub(super) fn settings_under(own: &[&str], config: &RunConfig) -> Result<BTreeMa
         own.iter().any(|o| key == o || (o.ends_with('.') && key.starts_with(o)))
             && !silent.iter().any(|s| key.ends_with(s))
     });
+    if config.data.split.rule == SplitRule::LeaveOneOut {
+        flat.retain(|key, _| !["data.split.valid-from", "data.split.test-from"].contains(&&**key));
+    }
     if config.data.path.is_some() {
         // Where the dataset lies does not matter: its fingerprint is an input.
         flat.retain(|key, _| !key.starts_with("data.path") && !key.starts_with("data.synthetic"));

@@ -99,7 +99,13 @@ impl TrainOutcome {
     /// # Errors
     /// [`Error::Interrupted`] if it was stopped before.
     pub fn finished(self) -> Result<Self> {
-        if self.finished { Ok(self) } else { Err(Error::Interrupted { step: self.steps }) }
+        if self.finished {
+            return Ok(self);
+        }
+        Err(Error::Interrupted {
+            done: format!("step {}", self.steps),
+            command: "the same command",
+        })
     }
 }
 

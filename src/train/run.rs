@@ -105,7 +105,9 @@ impl Trainer<'_> {
         {
             self.rate(&mut running, validation, state.as_ref(), observer)?;
         }
-        while running.progress.step < total_steps && !running.progress.ended {
+        // An epoch that was cut off after its last step has its validation before it.
+        let is_open = |progress: &Progress| progress.step < total_steps || progress.batches > 0;
+        while is_open(&running.progress) && !running.progress.ended {
             // The next epoch's samples are made while this one trains.
             let next = running.progress.epoch + 1;
             let upcoming =

@@ -36,12 +36,20 @@ pub(in crate::cli) struct SamplesArgs {
 pub(super) fn run(run: &Run, args: &SamplesArgs) -> anyhow::Result<()> {
     let mut count = 0;
     let mut write = |out: &mut dyn Write| -> io::Result<()> {
-        run.training_samples(args.epoch - 1, &mut |sample| {
+        let mut failure = None;
+        let written = run.training_samples(args.epoch - 1, &mut |sample| {
             count += 1;
             let line = line(&sample, args.format)?;
-            out.write_all(line.as_bytes()).map_err(|e| Error::Invalid(e.to_string()))
-        })
-        .map_err(io::Error::other)
+            out.write_all(line.as_bytes()).map_err(|e| {
+                let told = Error::Invalid(e.to_string());
+                failure = Some(e);
+                told
+            })
+        });
+        match failure {
+            Some(e) => Err(e),
+            None => written.map_err(io::Error::other),
+        }
     };
     match &args.out {
         Some(path) if path.is_dir() => bail!("--out {}: is a folder, not a file", path.display()),

@@ -91,12 +91,13 @@ impl Run {
         force: bool,
         monitor: &mut dyn Monitor,
     ) -> Result<EvalResult<Ranking<BaselineSettings>>> {
-        self.claim()?;
         let dir = request.folder(&self.dir);
         let found = if force { None } else { self.found_training(request, &dir)? };
-        let (scorer, training) = match found {
-            Some(training) => (self.load_baseline(request, &dir, &training)?, training),
-            None => self.train_baseline(request, &dir, monitor)?,
+        let (scorer, training) = if let Some(training) = found {
+            (self.load_baseline(request, &dir, &training)?, training)
+        } else {
+            self.claim()?;
+            self.train_baseline(request, &dir, monitor)?
         };
         let (split, protocol) = (request.split, self.protocol(request.split));
         let targets: Vec<usize> = (0..protocol.targets(&self.dataset)).collect();

@@ -89,6 +89,13 @@ impl Run {
         let theirs = found["settings"].clone();
         let mine = self.eval_settings(request, others.settings(self));
         let mine = serde_json::to_value(mine).map_err(|e| Error::Invalid(e.to_string()))?;
+        if theirs["interactions_fingerprint"].is_null() {
+            invalid!(
+                "{dir}: its evaluation {} is of an older version of this program: run `llmbs --run {dir} {command} \
+                 --force` first",
+                request.name()
+            );
+        }
         for (key, what) in [
             ("split_rule", "division of the data"),
             ("interactions_fingerprint", "dataset"),

@@ -145,6 +145,7 @@ impl Run {
     /// If an item is there already or has no text, or if there is no place left. Nothing is added then.
     pub fn add(&self, file: &Path, monitor: &mut dyn Monitor) -> Result<Vec<AddedItem>> {
         self.require(Stage::Index)?;
+        self.claim()?;
         let mut added = match self.added()? {
             Some(added) => added,
             None => Added { index_sha256: self.index_digest()?, items: BTreeMap::new() },
