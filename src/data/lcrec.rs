@@ -103,9 +103,9 @@ fn write_times<K: fmt::Display, V: Serialize>(
 pub fn write_named<'a, U, I, T>(
     dir: &Path,
     name: &str,
-    users: impl Fn() -> U,
+    users: impl Fn() -> U + Sync,
     items: impl Fn() -> I,
-    times: impl Iterator<Item = T>,
+    times: impl Iterator<Item = T> + Send,
 ) -> Result<(), DataError>
 where
     U: Iterator<Item = (&'a str, &'a [ItemId])>,
@@ -119,8 +119,12 @@ where
         items().enumerate().map(|(id, item)| item.raw_id.unwrap_or_else(|| id.to_string()));
     names::write_names(&path(names::ITEMS), raw_ids, 0)?;
     names::write_names(&path(names::USERS), users().map(|(raw, _)| raw), 0)?;
-    write_times(&path(times::TIMES), times.enumerate())?;
-    replace(&path(INTER), users().map(|(_, items)| items).enumerate())
+    // The two long ones, each on a core of its own.
+    let (times, sequences) = rayon::join(
+        || write_times(&path(times::TIMES), times.enumerate()),
+        || replace(&path(INTER), users().map(|(_, items)| items).enumerate()),
+    );
+    times.and(sequences)
 }
 
 /// The X of `X.inter.json`: the folder's own name, or that of the only such file in it.
