@@ -229,6 +229,8 @@ fn usage_errors_exit_with_two() {
     run(dir.path(), &["recommend"], 2);
     run(dir.path(), &["fly"], 2);
     run(dir.path(), &["--device", "tpu", "index"], 2);
+    let (_, threads) = run(dir.path(), &["--threads", "100000", "index"], 2);
+    assert!(threads.contains("1..=1024"), "{threads}");
 }
 
 #[test]

@@ -35,8 +35,8 @@ pub(super) struct Args {
     #[arg(long, global = true, default_value = "auto", value_name = "DEVICE")]
     pub(super) device: DeviceChoice,
     /// Threads to use [default: all cores]
-    #[arg(long, global = true, value_name = "N")]
-    pub(super) threads: Option<usize>,
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(super) threads: Option<u16>,
     /// Seed of every random draw; the same as --set seed=N
     #[arg(long, global = true, value_name = "N")]
     pub(super) seed: Option<u64>,

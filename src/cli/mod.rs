@@ -169,8 +169,9 @@ fn resolve(args: &Args, set: &[String]) -> crate::Result<(RunConfig, String)> {
     Ok((config, name))
 }
 
-fn set_threads(threads: Option<usize>) -> anyhow::Result<()> {
-    let threads = threads.unwrap_or(0);
+fn set_threads(threads: Option<u16>) -> anyhow::Result<()> {
+    // 0 stands for as many as there are cores.
+    let threads = threads.map_or(0, usize::from);
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .build_global()

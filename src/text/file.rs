@@ -13,6 +13,9 @@ use tokenizers::Tokenizer;
 
 use crate::{Error, Result, invalid};
 
+/// So many ids may be missing. Each is filled with a token, and has a row in the embedding.
+const MOST_GAPS: usize = 100_000;
+
 /// The added tokens of a file.
 #[derive(Deserialize)]
 struct Added {
@@ -35,6 +38,14 @@ pub(super) fn read(path: &Path) -> Result<Tokenizer> {
     let named = |e: &dyn std::fmt::Display| Error::Invalid(format!("{}: {e}", path.display()));
     let tokenizer = Tokenizer::from_bytes(&bytes).map_err(|e| named(&e))?;
     let added: Added = serde_json::from_slice(&bytes).map_err(|e| named(&e))?;
+    let ids = tokenizer.get_vocab(true).into_values();
+    let (tokens, largest) = (ids.len(), ids.chain(added.added_tokens.iter().map(|t| t.id)).max());
+    if let Some(largest) = largest.filter(|&largest| largest as usize > tokens + MOST_GAPS) {
+        invalid!(
+            "{}: a token has the id {largest}, but there are {tokens} tokens: ids count from 0, with few gaps",
+            path.display()
+        );
+    }
     if wrong_id(&tokenizer, &added).is_none() && !has_gaps(&tokenizer) {
         return Ok(tokenizer);
     }

@@ -1,5 +1,6 @@
 use tokenizers::AddedToken;
 
+use super::tokenizer::{LONGEST_WORD, pieces};
 use super::*;
 
 const TEXTS: [&str; 4] = [
@@ -406,6 +407,42 @@ fn new_ids_follow_the_largest_one_whatever_is_missing_before() {
     std::fs::write(dir.path().join("tokenizer.json"), file.to_string()).unwrap();
     let error = Tokenizer::load_folder(dir.path()).unwrap_err().to_string();
     assert!(error.contains("<|endoftext|>") && error.contains("the id 5"), "{error}");
+}
+
+#[test]
+fn ids_far_beyond_the_tokens_are_refused() {
+    let file: serde_json::Value = serde_json::from_str(&json(&trained())).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let refused = |file: &serde_json::Value| {
+        std::fs::write(dir.path().join("tokenizer.json"), file.to_string()).unwrap();
+        let error = Tokenizer::load_folder(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("tokenizer.json: a token has the id 4000000000"), "{error}");
+    };
+    let mut in_model = file.clone();
+    let vocab = in_model["model"]["vocab"].as_object_mut().unwrap();
+    let last = vocab.keys().next_back().unwrap().clone();
+    vocab[&last] = 4_000_000_000_u32.into();
+    refused(&in_model);
+    let mut added = file;
+    added["added_tokens"].as_array_mut().unwrap().push(serde_json::json!({
+        "id": 4_000_000_000_u32, "content": "<far>", "special": true, "normalized": false,
+        "single_word": false, "lstrip": false, "rstrip": false,
+    }));
+    refused(&added);
+}
+
+#[test]
+fn no_word_is_learnt_from_that_is_too_long() {
+    let text = "two words, one\nline: ü";
+    assert_eq!(pieces(text), [text]);
+    assert_eq!(pieces(""), [""]);
+    let long = format!("a {} b", "é".repeat(LONGEST_WORD));
+    let found = pieces(&long);
+    assert_eq!(found.concat(), long);
+    assert_eq!(found.len(), 2);
+    for word in found.iter().flat_map(|piece| piece.split_whitespace()) {
+        assert!(word.len() <= LONGEST_WORD);
+    }
 }
 
 #[cfg(unix)]

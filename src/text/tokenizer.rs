@@ -42,6 +42,24 @@ pub struct Tokenizer {
     config: Map<String, Value>,
 }
 
+/// Merging within a word takes time in the square of its length, so a longer one is learnt from in pieces.
+pub(super) const LONGEST_WORD: usize = 1000;
+
+/// `text` in pieces without a word of more than [`LONGEST_WORD`] bytes, which are nearly always one.
+pub(super) fn pieces(text: &str) -> Vec<&str> {
+    let (mut pieces, mut start, mut word) = (Vec::new(), 0, 0);
+    for (at, c) in text.char_indices() {
+        if c.is_whitespace() {
+            word = at + c.len_utf8();
+        } else if at + c.len_utf8() - word > LONGEST_WORD {
+            pieces.push(&text[start..at]);
+            (start, word) = (at, at);
+        }
+    }
+    pieces.push(&text[start..]);
+    pieces
+}
+
 impl Tokenizer {
     /// Trains byte-level BPE (Sennrich et al., 2016, on bytes as in GPT-2) on `texts`.
     ///
@@ -68,7 +86,7 @@ impl Tokenizer {
             .special_tokens(vec![AddedToken::from(END_OF_TEXT, true)])
             .build()
             .into();
-        let texts: Vec<&str> = texts.collect();
+        let texts: Vec<&str> = texts.flat_map(pieces).collect();
         inner.train(&mut trainer, texts.into_iter()).map_err(failed("training the tokenizer"))?;
         Self::new(inner, None, END_OF_TEXT)
     }
