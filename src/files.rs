@@ -191,8 +191,13 @@ fn replace_dir(new: &Path, dir: &Path) -> Result<()> {
 
 /// Removes a file, if it is there.
 pub fn remove(path: &Path) -> Result<()> {
+    remove_there(path).map_err(Error::io(path))
+}
+
+/// [`remove`] with the system's error as it is: for modules that have an error of their own.
+pub(crate) fn remove_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io(path)(e)),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => Ok(()),
     }
 }

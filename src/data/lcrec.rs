@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::fs;
-use std::io::{self, Write};
+use std::io::Write;
 use std::path::Path;
 
 use serde::de::Error as _;
@@ -40,8 +40,14 @@ pub(super) fn load(dir: &Path) -> Result<Dataset, DataError> {
     names::name_items(&dir.join(format!("{name}{}", names::ITEMS)), &mut items)?;
     let dataset = Dataset::checked(name, users, items, &inter, &item)?;
     let times = times.map(|times| of_long(times, &is_long));
-    let user_texts = texts.map(|texts| of_long(texts, &is_long));
-    Ok(Dataset { times, user_texts, ..dataset }.with_fingerprints())
+    let dataset = Dataset { times, ..dataset };
+    Ok(match texts {
+        Some(texts) => {
+            let user_texts = Some(of_long(texts, &is_long));
+            Dataset { user_texts, ..dataset }.with_fingerprints()
+        }
+        None => dataset,
+    })
 }
 
 fn of_long<T>(of_users: Vec<T>, is_long: &[bool]) -> Vec<T> {
@@ -75,12 +81,7 @@ pub fn write(dir: &Path, dataset: &Dataset) -> Result<(), DataError> {
 
 /// Removes what an earlier dataset of this name had.
 fn remove(path: &Path) -> Result<(), DataError> {
-    match fs::remove_file(path) {
-        Err(reason) if reason.kind() != io::ErrorKind::NotFound => {
-            Err(DataError::Io { path: path.into(), reason })
-        }
-        _ => Ok(()),
-    }
+    files::remove_there(path).map_err(|reason| DataError::Io { path: path.into(), reason })
 }
 
 /// Writes times by key; without any, those of an earlier dataset of this name go.

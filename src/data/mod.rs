@@ -199,24 +199,23 @@ impl Dataset {
 
     /// The fingerprints that what it holds has.
     fn with_fingerprints(self) -> Self {
-        let of = |parts: &[&dyn Fn(&mut Fingerprint)]| {
-            let mut hash = Fingerprint::default();
-            for part in parts {
-                part(&mut hash);
-            }
-            format!("{:x}", hash.0.finalize())
-        };
-        let sequences = |hash: &mut Fingerprint| hash.sequences(&self.users);
-        let division = |hash: &mut Fingerprint| hash.division(&self.division);
-        let catalogue = |hash: &mut Fingerprint| hash.catalogue(&self.items);
-        let texts = |hash: &mut Fingerprint| {
+        let mut sequences = Fingerprint::default();
+        sequences.sequences(&self.users);
+        let mut interactions = sequences.clone();
+        interactions.division(&self.division);
+        interactions.catalogue(&self.items);
+        let user_texts = self.user_texts.as_deref().unwrap_or_default();
+        let with_texts = |mut hash: Fingerprint| {
             hash.texts(&self.items);
-            hash.user_texts(self.user_texts.as_deref().unwrap_or_default());
+            hash.user_texts(user_texts);
+            hash
         };
+        let mut whole = with_texts(sequences);
+        whole.division(&self.division);
         Self {
-            fingerprint: of(&[&sequences, &texts, &division]),
-            interactions_fingerprint: of(&[&sequences, &division, &catalogue]),
-            texts_fingerprint: of(&[&texts]),
+            fingerprint: whole.hex(),
+            interactions_fingerprint: interactions.hex(),
+            texts_fingerprint: with_texts(Fingerprint::default()).hex(),
             ..self
         }
     }
@@ -276,10 +275,14 @@ impl Dataset {
 }
 
 /// A hash of numbers and texts. Lengths go before contents, so that no two datasets hash the same bytes.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Fingerprint(Sha256);
 
 impl Fingerprint {
+    fn hex(self) -> String {
+        format!("{:x}", self.0.finalize())
+    }
+
     fn number(&mut self, n: usize) {
         self.0.update((n as u64).to_le_bytes());
     }
