@@ -30,6 +30,14 @@ pub enum Error {
         /// What goes on.
         command: &'static str,
     },
+    /// A training of a stage came to values that are not finite.
+    #[error("{what}: the training has diverged; its learning rate is {learning_rate:e}")]
+    Diverged {
+        /// What was not finite, and where.
+        what: String,
+        /// The peak learning rate.
+        learning_rate: f64,
+    },
     /// Something the user gave or asked for does not work; the text names the place and the remedy.
     #[error("{0}")]
     Invalid(String),

@@ -173,20 +173,23 @@ pub fn build_dir<T>(dir: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result
     Ok(filled)
 }
 
+/// Where the folder that `dir` replaces is kept until `dir` stands.
+pub fn replaced(dir: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.old", dir.display()))
+}
+
 /// Puts the finished folder `new` in the place of `dir`, which is kept until `new` stands there.
-fn replace_dir(new: &Path, dir: &Path) -> Result<()> {
-    let old = PathBuf::from(format!("{}.old", dir.display()));
-    if old.exists() {
-        fs::remove_dir_all(&old).map_err(Error::io(&old))?;
+pub fn replace_dir(new: &Path, dir: &Path) -> Result<()> {
+    let old = replaced(dir);
+    remove_dir(&old)?;
+    if let Some(parent) = dir.parent() {
+        fs::create_dir_all(parent).map_err(Error::io(parent))?;
     }
     if dir.exists() {
         fs::rename(dir, &old).map_err(Error::io(dir))?;
     }
     fs::rename(new, dir).map_err(Error::io(dir))?;
-    if old.exists() {
-        fs::remove_dir_all(&old).map_err(Error::io(&old))?;
-    }
-    Ok(())
+    remove_dir(&old)
 }
 
 /// Removes a file, if it is there.

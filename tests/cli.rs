@@ -169,8 +169,12 @@ fn runs_are_compared_user_by_user_or_refused_with_the_reason() {
     let (json, _) = run(dir, &[&compare("2")[..], &["--json"]].concat(), 0);
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
     let result = dir.join("2/eval/test-off-b20.json");
-    let other: serde_json::Value =
+    let mut other: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(&result).unwrap()).unwrap();
+    // As a version wrote it that had no digests.
+    for digest in ["sha256", "lines_sha256"] {
+        assert!(other.as_object_mut().unwrap().remove(digest).is_some());
+    }
     for (name, difference) in json["comparison"]["metrics"].as_object().unwrap() {
         assert_eq!(difference["this"], json["metrics"][name]);
         assert_eq!(difference["other"], other["metrics"][name]);
@@ -440,6 +444,34 @@ fn altered_and_lost_files_are_told() {
         *altered.last_mut().unwrap() ^= 1;
         fs::write(file(name), &altered).unwrap();
         fails(dir, args, &[name, "not the file that `llmbs"]);
+        fs::write(file(name), &whole).unwrap();
+    }
+    // A stage that is through looks at all it wrote.
+    for (name, command) in [
+        ("index/tree.safetensors", &["index"][..]),
+        ("backbone/generation_config.json", &["index"]),
+        ("initial/tokenizer_config.json", &["train", "--stage", "initial"]),
+        ("anneal/adapter_model.safetensors", &["train", "--stage", "anneal"]),
+        ("config.toml", &["--run", "runs/llmbs", "data", "stats"]),
+    ] {
+        let whole = fs::read(file(name)).unwrap();
+        fs::remove_file(file(name)).unwrap();
+        fails(dir, command, &[name, "is gone"]);
+        let mut altered = whole.clone();
+        altered[0] ^= 1;
+        fs::write(file(name), &altered).unwrap();
+        fails(dir, command, &[name]);
+        fs::write(file(name), &whole).unwrap();
+        run(dir, command, 0);
+    }
+    // Results and their lines tell of damage too, and so does what is known of the run.
+    for name in ["eval/test-on-b20.json", "eval/test-on-b20.predictions.jsonl", "manifest.json"] {
+        let whole = fs::read_to_string(file(name)).unwrap();
+        let digit = whole.find(|c: char| c.is_ascii_digit()).unwrap();
+        let mut altered = whole.clone().into_bytes();
+        altered[digit] ^= 1;
+        fs::write(file(name), &altered).unwrap();
+        fails(dir, &["eval"], &[name, "cut off or altered", "put it back"]);
         fs::write(file(name), &whole).unwrap();
     }
     // Without z^s the contrastive loss would be another one.

@@ -36,7 +36,7 @@ fn texts_are_embedded_anew_only_where_something_has_changed() {
     assert!(first["items_per_s"].as_f64() > Some(0.0), "{first}");
     assert!(first["embedded_tokens"].as_u64() < first["text_tokens"].as_u64(), "{first}");
     let z = embeddings(dir, "semantic.safetensors");
-    assert!(!dir.join("runs/llmbs/index.parts").exists());
+    assert!(!dir.join("runs/llmbs/unfinished").exists());
 
     // Another tree over the same vectors.
     let again = ["--set", "index.semantic.max-text-tokens=5", "--set", "index.semantic.k=9"];

@@ -24,3 +24,5 @@ mod splits;
 mod text;
 mod tidy;
 mod training;
+#[cfg(unix)]
+mod unfinished;

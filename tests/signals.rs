@@ -56,7 +56,7 @@ fn a_signal_saves_the_step_and_the_same_command_goes_on() {
         let (ended, said) = end(child, signal);
         assert_eq!(ended, Some(code), "{said}");
         assert!(said.contains("which is saved; the same command goes on"), "{said}");
-        assert!(folder.join("initial/state/latest/progress.json").exists());
+        assert!(folder.join("unfinished/initial/state/latest/progress.json").exists());
     }
     for dir in [&whole, &cut] {
         run(dir.path(), &LONG, 0);
@@ -68,7 +68,7 @@ fn a_signal_saves_the_step_and_the_same_command_goes_on() {
         model(&whole) == model(&cut),
         "a training that was stopped twice ended in another model"
     );
-    assert!(!folder.join("initial/state").exists());
+    assert!(!folder.join("unfinished").exists());
 }
 
 #[test]
@@ -92,5 +92,9 @@ fn files_have_the_modes_that_the_system_gives() {
         let path = dir.path().join("runs/llmbs").join(name);
         fs::metadata(path).unwrap().permissions().mode()
     };
-    assert_eq!(mode("index/tree.safetensors"), mode("index/index.json"));
+    for weights in
+        ["index/tree.safetensors", "index/behavior.safetensors", "backbone/model.safetensors"]
+    {
+        assert_eq!(mode(weights), mode("index/index.json"), "{weights}");
+    }
 }

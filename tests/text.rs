@@ -243,7 +243,10 @@ fn the_program_continues_prompts_and_measures_texts() {
     assert!(1.0 < perplexity("off").unwrap());
     assert!(perplexity("off") < perplexity("backbone"), "training is of these texts");
     assert_eq!(again["on"]["metrics"]["next_title"]["samples"], 20);
-    assert_eq!(read(&files.join("eval/text-off-lim20.json")), again["off"]);
+    let kept = read(&files.join("eval/text-off-lim20.json"));
+    for (field, value) in again["off"].as_object().unwrap() {
+        assert_eq!(&kept[field], value);
+    }
     let lines = fs::read_to_string(files.join("eval/text-off-lim20.predictions.jsonl")).unwrap();
     assert_eq!(again["on"]["metrics"]["new_title"]["samples"], 15, "a quarter of the 60 items");
     assert_eq!(lines.lines().count(), 90);

@@ -564,10 +564,19 @@ fn a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_state() {
     let before = std::fs::read(&progress).unwrap();
     let params = std::fs::read(dir.path().join("latest/params.safetensors")).unwrap();
 
-    let broken = StageConfig { learning_rate: 1e30, warmup_ratio: 0.0, ..config };
-    let error = train(&fixture, &trainable(&fixture), &broken, Some(dir.path()), 0).1.unwrap_err();
-    let text = error.to_string();
-    assert!(text.contains("step") && text.contains("learning rate"), "{text}");
+    // Ten steps in a row, or fewer where there are no more.
+    for epochs in [config.epochs, 60] {
+        let broken = StageConfig {
+            epochs,
+            max_steps: None,
+            learning_rate: 1e30,
+            warmup_ratio: 0.0,
+            ..config.clone()
+        };
+        let result = train(&fixture, &trainable(&fixture), &broken, Some(dir.path()), 0).1;
+        let text = result.unwrap_err().to_string();
+        assert!(text.contains("steps in a row") && text.contains("learning rate"), "{text}");
+    }
     assert_eq!(std::fs::read(&progress).unwrap(), before);
     assert_eq!(std::fs::read(dir.path().join("latest/params.safetensors")).unwrap(), params);
 }

@@ -32,7 +32,7 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{DEMO, RunConfig, key_of};
-use crate::run::{Run, Stage};
+use crate::run::{Run, Stage, config_of};
 use crate::{Error, interrupt};
 use args::{Args, Command};
 use eval::EvalTask;
@@ -151,7 +151,10 @@ fn resolve(args: &Args, set: &[String]) -> crate::Result<(RunConfig, String)> {
     }
     overrides.extend_from_slice(set);
     let of_run = args.run.as_ref().filter(|_| !matches!(args.command, Command::Ablate(_)));
-    let of_run = of_run.map(|dir| dir.join("config.toml")).filter(|path| path.exists());
+    let of_run = match of_run.filter(|_| args.config.is_none()) {
+        Some(dir) => config_of(dir)?,
+        None => None,
+    };
     let here = PathBuf::from("llmbs.toml");
     if let (None, Some(of_run), true) = (&args.config, &of_run, here.exists()) {
         tracing::info!(

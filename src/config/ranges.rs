@@ -55,7 +55,7 @@ const LORA: [(&str, Range); 3] =
     [("rank", WIDTH), ("alpha", Above(0.0, 1e6)), ("dropout", BelowOne)];
 
 /// The settings of a training run.
-const STAGE: [(&str, Range); 16] = [
+const STAGE: [(&str, Range); 17] = [
     ("epochs", COUNT_OR_NONE),
     ("min-steps", COUNT_OR_NONE),
     ("max-steps", COUNT),
@@ -68,6 +68,7 @@ const STAGE: [(&str, Range); 16] = [
     ("ema", BelowOne),
     ("log-every", COUNT),
     ("save-every", COUNT),
+    ("save-minutes", Above(0.0, 1e6)),
     ("adamw.beta1", BelowOne),
     ("adamw.beta2", BelowOne),
     ("adamw.eps", Above(0.0, 1.0)),

@@ -43,7 +43,7 @@ pub trait CodeScores {
 }
 
 /// A recommended item and its score, the sum of the log-probabilities of its tokens (equation 1).
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Ranked {
     /// The item.
     pub item: ItemId,
@@ -52,7 +52,7 @@ pub struct Ranked {
 }
 
 /// What a search finds for a user.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Found {
     /// The best items, best first.
     pub ranked: Vec<Ranked>,

@@ -1,9 +1,16 @@
-//! What the trainings of the encoders have in common: epochs, the choice of the best, what is told.
+//! What the trainings of the encoders have in common: epochs, the choice of the best, what is told, and what is
+//! kept on disk to go on from.
 
+use std::path::Path;
+
+use candle_core::Device;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{Snapshots, Weights};
 use crate::{Result, invalid};
 
 /// The state of a training after an epoch.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct EpochReport {
     /// From 1.
     pub epoch: usize,
@@ -31,45 +38,107 @@ pub enum Progress {
     Epoch(EpochReport),
 }
 
+/// What is around the training of an encoder.
+pub struct Around<'a> {
+    /// The table of its settings, as an error names it: `baseline.sasrec`.
+    pub settings: &'static str,
+    /// Where its state is kept, so that one that is cut off goes on after its last epoch.
+    pub state: Option<&'a Path>,
+    /// Hears how far it has come.
+    pub progress: &'a mut dyn FnMut(&Progress),
+}
+
+/// A training, epoch by epoch.
+pub(super) trait Epochs {
+    /// Trains and measures the epoch `number`, from 1, and tells of it.
+    fn train(&mut self, number: usize) -> Result<EpochReport>;
+    /// Draws what the epoch `number` draws for those after it.
+    fn pass_over(&mut self, number: usize);
+    /// A copy of all weights as they are.
+    fn weights(&self) -> Result<Weights>;
+    /// The state of the optimiser.
+    fn moments(&self) -> Result<Weights>;
+    /// Comes back to weights and moments as they were after `epochs` epochs.
+    fn restore(&mut self, epochs: usize, weights: &Weights, moments: &Weights) -> Result<()>;
+}
+
 /// What an encoder's training went through.
 #[derive(Debug)]
-pub(super) struct Trained<W> {
+pub(super) struct Trained {
     /// As after the best epoch.
-    pub(super) weights: W,
+    pub(super) weights: Weights,
     /// One report an epoch.
     pub(super) reports: Vec<EpochReport>,
     /// The best epoch, from 1.
     pub(super) best_epoch: usize,
 }
 
+/// What is known of a training that goes on.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Course {
+    reports: Vec<EpochReport>,
+    best_epoch: usize,
+}
+
+const NOW: &str = "weights.safetensors";
+const MOMENTS: &str = "moments.safetensors";
+const BEST: &str = "best.safetensors";
+
 /// Runs at most `most` epochs and keeps the weights of the one with the highest figure, the last where there
 /// is no figure; ends when it has not risen for `patience` epochs.
 ///
-/// `epoch` trains the epoch it is given, from 1; it reports of it and copies the weights.
-pub(super) fn early_stopping<W>(
+/// `settings` and `state` are those of [`Around`].
+///
+/// # Errors
+/// A loss that is not finite.
+pub(super) fn early_stopping(
     most: usize,
     patience: usize,
-    mut epoch: impl FnMut(usize) -> Result<(EpochReport, W)>,
-) -> Result<Trained<W>> {
-    let mut reports: Vec<EpochReport> = Vec::new();
-    let mut best: Option<(usize, W)> = None;
-    for number in 1..=most {
-        let (report, weights) = epoch(number)?;
-        let measured = report.measured;
-        let best_yet = best.as_ref().map(|(epoch, _)| *epoch);
-        let better =
-            best_yet.is_none_or(|b| measured.is_none() || measured > reports[b - 1].measured);
-        reports.push(report);
+    settings: &str,
+    state: Option<&Path>,
+    training: &mut impl Epochs,
+) -> Result<Trained> {
+    let mut kept = state.map(Snapshots::new);
+    let (mut course, mut best) = (Course::default(), Weights::new());
+    let found = kept.as_ref().map(|kept| kept.load::<Course>(&Device::Cpu)).transpose()?;
+    if let Some((saved, mut tensors)) = found.flatten() {
+        let mut take = |name: &str| tensors.remove(name).unwrap_or_default();
+        training.restore(saved.reports.len(), &take(NOW), &take(MOMENTS))?;
+        (course, best) = (saved, take(BEST));
+        (1..=course.reports.len()).for_each(|number| training.pass_over(number));
+    }
+    let ended = |course: &Course| {
+        let done = course.reports.len();
+        done >= most || (done > 0 && done - course.best_epoch >= patience)
+    };
+    while !ended(&course) {
+        let number = course.reports.len() + 1;
+        let report = training.train(number)?;
+        if !report.loss.is_finite() {
+            invalid!(
+                "the training of {settings} has diverged: its loss is {} after epoch {number}; lower \
+                 {settings}.learning-rate",
+                report.loss
+            );
+        }
+        let figure = |number: usize| course.reports.get(number - 1).and_then(|r| r.measured);
+        let better = course.best_epoch == 0
+            || report.measured.is_none()
+            || report.measured > figure(course.best_epoch);
+        course.reports.push(report);
         if better {
-            best = Some((number, weights));
-        } else if best_yet.is_some_and(|b| number - b >= patience) {
-            break;
+            (course.best_epoch, best) = (number, training.weights()?);
+        }
+        if let Some(kept) = kept.as_mut().filter(|kept| kept.is_due()) {
+            let (now, moments) = (training.weights()?, training.moments()?);
+            kept.save(&course, &[(NOW, &now), (MOMENTS, &moments), (BEST, &best)])?;
         }
     }
-    match best {
-        Some((best_epoch, weights)) => Ok(Trained { weights, reports, best_epoch }),
-        None => invalid!("an encoder had no epoch"),
+    let Course { reports, best_epoch } = course;
+    if best_epoch == 0 {
+        invalid!("an encoder had no epoch");
     }
+    Ok(Trained { weights: best, reports, best_epoch })
 }
 
 /// How often each item occurs.
@@ -93,23 +162,88 @@ pub(super) fn occurrences(sequences: &[&[u32]], num_items: usize) -> Result<Vec<
 
 #[cfg(test)]
 mod tests {
+    use candle_core::Tensor;
+
     use super::*;
+
+    /// A training whose only weight is the number of epochs it had, each drawn in its turn.
+    struct Counting {
+        figures: Vec<Option<f64>>,
+        epochs: usize,
+        drawn: usize,
+        /// The epoch it is killed in.
+        killed: usize,
+    }
+
+    impl Epochs for Counting {
+        fn train(&mut self, number: usize) -> Result<EpochReport> {
+            if number == self.killed {
+                invalid!("killed");
+            }
+            self.pass_over(number);
+            self.epochs += 1;
+            let measured = self.figures[number - 1];
+            Ok(EpochReport { epoch: number, loss: 1.0 / 3.0, measured, samples_per_s: 1.0 })
+        }
+
+        fn pass_over(&mut self, number: usize) {
+            self.drawn += 1;
+            assert_eq!(self.drawn, number);
+        }
+
+        fn weights(&self) -> Result<Weights> {
+            let epochs = Tensor::new(&[self.epochs as f32], &Device::Cpu)?;
+            Ok([("epochs".to_string(), epochs)].into())
+        }
+
+        fn moments(&self) -> Result<Weights> {
+            self.weights()
+        }
+
+        fn restore(&mut self, epochs: usize, weights: &Weights, moments: &Weights) -> Result<()> {
+            self.epochs = weights["epochs"].to_vec1::<f32>()?[0] as usize;
+            assert_eq!((self.epochs, moments.len()), (epochs, 1));
+            Ok(())
+        }
+    }
+
+    fn run(
+        figures: &[Option<f64>],
+        patience: usize,
+        killed: usize,
+        state: Option<&Path>,
+    ) -> Result<Trained> {
+        let mut training = Counting { figures: figures.to_vec(), epochs: 0, drawn: 0, killed };
+        early_stopping(figures.len(), patience, "baseline.sasrec", state, &mut training)
+    }
 
     #[test]
     fn the_best_epoch_is_kept_and_patience_ends_the_rest() {
         let run = |figures: &[Option<f64>], patience| {
-            let epoch = |epoch: usize| {
-                let measured = figures[epoch - 1];
-                Ok((EpochReport { epoch, loss: 0.0, measured, samples_per_s: 1.0 }, epoch))
-            };
-            let trained = early_stopping(figures.len(), patience, epoch).unwrap();
-            assert_eq!(trained.weights, trained.best_epoch);
+            let trained = run(figures, patience, 0, None).unwrap();
+            let of = trained.weights["epochs"].to_vec1::<f32>().unwrap();
+            assert_eq!(of, [trained.best_epoch as f32]);
             (trained.best_epoch, trained.reports.len())
         };
         let figures = [0.1, 0.3, 0.2, 0.3, 0.25, 0.9].map(Some);
         assert_eq!(run(&figures, 3), (2, 5));
         assert_eq!(run(&figures, 4), (6, 6));
         assert_eq!(run(&[None; 4], 1), (4, 4));
-        early_stopping(0, 1, |_| -> Result<(EpochReport, ())> { unreachable!() }).unwrap_err();
+        self::run(&[], 1, 0, None).unwrap_err();
+    }
+
+    #[test]
+    fn a_training_that_was_killed_goes_on_after_its_last_epoch() {
+        let figures = [0.1, 0.3, 0.2, 0.35, 0.25, 0.2, 0.1].map(Some);
+        let whole = run(&figures, 3, 0, None).unwrap();
+        for killed in 1..=7 {
+            let dir = tempfile::tempdir().unwrap();
+            run(&figures, 3, killed, Some(dir.path())).unwrap_err();
+            let rest = run(&figures, 3, 0, Some(dir.path())).unwrap();
+            assert_eq!(rest.reports, whole.reports, "{killed}");
+            assert_eq!(rest.best_epoch, whole.best_epoch);
+            let of = rest.weights["epochs"].to_vec1::<f32>().unwrap();
+            assert_eq!(of, [whole.best_epoch as f32]);
+        }
     }
 }

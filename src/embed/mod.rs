@@ -13,10 +13,10 @@ mod texts;
 pub use behavior::{
     BehaviorEmbedding, DinConfig, Encoder, EncoderConfig, train_behavior_embedding,
 };
-pub use epochs::{EpochReport, Progress};
+pub use epochs::{Around, EpochReport, Progress};
 pub use matrix::{load_embeddings, load_kept, save_embeddings};
 pub use parts::Parts;
 pub use rq_vae::{RqVaeConfig, RqVaeLatents, RqVaeReport, train_rq_vae};
 pub use sasrec::{SasRecConfig, SasRecLoss, TrainedSasRec, train_sasrec};
-pub use semantic::{EmbeddingProgress, embedding_key, semantic_embeddings};
+pub use semantic::{EmbeddingProgress, TOKENS_PER_PASS, embedding_key, semantic_embeddings};
 pub use texts::{ItemTexts, TextCounts};

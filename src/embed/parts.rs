@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use candle_core::{Device, Tensor};
 use ndarray::{Array2, Axis, concatenate};
 
-use crate::model::{load_safetensors, save_safetensors};
-use crate::{Error, Result, files, invalid};
+use crate::model::{digest_weights, load_safetensors, safetensors_metadata, save_safetensors_with};
+use crate::{Error, Result, files};
 
 /// The name of the tensor in a part, (texts, hidden), f32.
 const TENSOR: &str = "means";
+/// The entry of a part's header that tells a damaged one.
+const DIGEST: &str = "digest";
 
 /// Embedded texts, in files that begin where the one before ends.
 #[derive(Debug)]
@@ -51,15 +53,16 @@ impl Parts {
         if left == 0 || !path.exists() {
             return Ok(None);
         }
-        let tensor = load_safetensors(&path, &Device::Cpu)?.remove(TENSOR);
-        let means = tensor.map(|t| matrix(&t)).transpose()?;
-        match means.filter(|means| (1..=left).contains(&means.nrows()) && means.ncols() == width) {
-            Some(means) => Ok(Some(means)),
-            None => invalid!(
-                "{}: not a part of this embedding; remove the folder to begin again",
+        let fits =
+            |means: &Array2<f32>| (1..=left).contains(&means.nrows()) && means.ncols() == width;
+        let means = read_part(&path).ok().flatten().filter(fits);
+        if means.is_none() {
+            tracing::warn!(
+                "{}: not as it was written; its texts are embedded anew",
                 path.display()
-            ),
+            );
         }
+        Ok(means)
     }
 
     /// Takes the means of the texts from `first` on, which follow the ones before, and writes a part when
@@ -78,11 +81,21 @@ impl Parts {
             .map_err(|e| Error::Invalid(format!("{}: {e}", self.dir.display())))?;
         let tensor =
             Tensor::from_iter(means.iter().copied(), &Device::Cpu)?.reshape(means.dim())?;
-        save_safetensors(self.path(self.first), &[(TENSOR.to_string(), tensor)].into())?;
+        let tensors = [(TENSOR.to_string(), tensor)].into();
+        let digest = digest_weights(&tensors);
+        save_safetensors_with(self.path(self.first), &tensors, (DIGEST, &digest))?;
         self.pending.clear();
         self.since = Instant::now();
         Ok(())
     }
+}
+
+/// What a part holds, if it is what was written.
+fn read_part(path: &Path) -> Result<Option<Array2<f32>>> {
+    let digest = safetensors_metadata(path)?.remove(DIGEST);
+    let tensors = load_safetensors(path, &Device::Cpu)?;
+    let whole = digest.is_some_and(|digest| digest == digest_weights(&tensors));
+    tensors.get(TENSOR).filter(|_| whole).map(matrix).transpose()
 }
 
 /// A tensor of two dimensions as an array, in f32.

@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 
 use super::metrics::{DEPTH, Metrics, rank_of};
 use super::protocol::Protocol;
-use crate::Result;
 use crate::data::{Dataset, ItemId};
 use crate::decode::{BeamSearch, Found, FreePath, Ranked, search_freely};
 use crate::index::Trie;
 use crate::inference::{BatchScorer, ItemVocabulary, LlamaScorer};
 use crate::model::Llama;
 use crate::tasks::Prompts;
+use crate::{Result, invalid};
 
 /// A model with all it needs to recommend.
 #[derive(Clone, Copy)]
@@ -91,7 +91,7 @@ pub struct Evaluation {
 
 impl Evaluation {
     /// The evaluation of ranked items, best first, for targets by their positions among the split's.
-    pub(super) fn of(
+    pub fn of(
         dataset: &Dataset,
         protocol: Protocol,
         found: impl IntoIterator<Item = (usize, Found)>,
@@ -120,6 +120,27 @@ impl Evaluation {
             metrics_history_excluded: metrics(|p| p.rank_history_excluded),
             predictions,
         }
+    }
+}
+
+/// Hears what a search finds, batch by batch, and knows what one before it that was cut off has found.
+pub trait SearchLog {
+    /// What is known, in the order in which it was heard.
+    fn known(&mut self) -> Vec<(usize, Found)>;
+    /// Takes what was found for a batch of targets, by their positions among the split's.
+    fn add(&mut self, batch: &[(usize, Found)]) -> Result<()>;
+}
+
+/// Keeps nothing.
+struct Forgetful;
+
+impl SearchLog for Forgetful {
+    fn known(&mut self) -> Vec<(usize, Found)> {
+        Vec::new()
+    }
+
+    fn add(&mut self, _batch: &[(usize, Found)]) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -162,7 +183,7 @@ impl Recommender<'_> {
         histories: &[&[ItemId]],
         on_batch: &mut dyn FnMut(usize),
     ) -> Result<Vec<Vec<Ranked>>> {
-        self.in_batches(histories, on_batch, |scorer, users| {
+        self.in_batches(histories, &mut counted(on_batch), |scorer, users| {
             self.search.run(self.trie, users.len(), scorer)
         })
     }
@@ -173,7 +194,7 @@ impl Recommender<'_> {
         histories: &[&[ItemId]],
         on_batch: &mut dyn FnMut(usize),
     ) -> Result<LegalRate> {
-        let found = self.in_batches(histories, on_batch, |scorer, users| {
+        let found = self.in_batches(histories, &mut counted(on_batch), |scorer, users| {
             search_freely(self.search.width, self.trie.num_levels(), users.len(), scorer)
         })?;
         Ok(LegalRate::of(&found, self.trie))
@@ -183,7 +204,7 @@ impl Recommender<'_> {
     fn in_batches<T: Send>(
         &self,
         histories: &[&[ItemId]],
-        on_batch: &mut dyn FnMut(usize),
+        on_batch: &mut dyn FnMut(&[T]) -> Result<()>,
         search: impl Fn(&mut LlamaScorer<'_>, Range<usize>) -> Result<Vec<T>> + Sync,
     ) -> Result<Vec<T>> {
         let instruction = self.prompts.instruction();
@@ -196,9 +217,22 @@ impl Recommender<'_> {
             found.extend(scorer.search(&tokens, |scorer, users| {
                 search(scorer, done + users.start..done + users.end)
             })?);
-            on_batch(found.len());
+            on_batch(&found[done..])?;
         }
         Ok(found)
+    }
+
+    /// Bytes that searching takes at most for `targets`, beside the weights; 0 where that is not known.
+    pub fn bytes(&self, dataset: &Dataset, targets: &[usize], protocol: Protocol) -> u64 {
+        let longest =
+            targets.iter().map(|&at| protocol.history(dataset, at)).max_by_key(|h| h.len());
+        let tokens = longest.map_or(0, |history| self.prompts.history(history).len());
+        let instruction = self.prompts.instruction();
+        BatchScorer::new(self.model, self.vocabulary, self.search.normalize, instruction).bytes(
+            self.batch.min(targets.len()),
+            tokens,
+            self.search.width,
+        )
     }
 
     /// Evaluation of `targets` (positions among the split's), by both rules of what is ranked.
@@ -207,33 +241,56 @@ impl Recommender<'_> {
         dataset: &Dataset,
         targets: &[usize],
         protocol: Protocol,
-        on_batch: &mut dyn FnMut(usize),
     ) -> Result<Evaluation> {
-        let found = self.search(dataset, targets, protocol, on_batch)?;
+        let found = self.search(dataset, targets, protocol, &mut Forgetful)?;
         Ok(Evaluation::of(dataset, protocol, found))
     }
 
-    /// What is found for `targets`, by both rules, in the split's order.
-    pub(super) fn search(
+    /// What is found for `targets` (positions among the split's), by both rules, in the split's order.
+    ///
+    /// `log` hears of batches in another order, which `targets` decide.
+    pub fn search(
         &self,
         dataset: &Dataset,
         targets: &[usize],
         protocol: Protocol,
-        on_batch: &mut dyn FnMut(usize),
+        log: &mut dyn SearchLog,
     ) -> Result<Vec<(usize, Found)>> {
         // Histories of like length share a batch, so that no level of it waits for one long row.
         let mut order = targets.to_vec();
         let history = |at: usize| protocol.history(dataset, at);
         order.sort_by_key(|&at| (history(at).len(), at));
-        let histories: Vec<&[ItemId]> = order.iter().map(|&at| history(at)).collect();
+        let mut all = log.known();
+        all.truncate(order.len());
+        if !all.iter().zip(&order).all(|((known, _), at)| known == at) {
+            invalid!("what is known of an evaluation is of other targets");
+        }
+        let rest = &order[all.len()..];
+        let histories: Vec<&[ItemId]> = rest.iter().map(|&at| history(at)).collect();
         let left_out: Vec<&[ItemId]> =
-            order.iter().map(|&at| protocol.left_out(dataset, at)).collect();
-        let found = self.in_batches(&histories, on_batch, |scorer, batch| {
+            rest.iter().map(|&at| protocol.left_out(dataset, at)).collect();
+        let mut done = 0;
+        let mut on_batch = |found: &[Found]| {
+            let of_batch = rest[done..].iter().copied().zip(found.iter().cloned());
+            done += found.len();
+            log.add(&of_batch.collect::<Vec<_>>())
+        };
+        let found = self.in_batches(&histories, &mut on_batch, |scorer, batch| {
             self.search.run_beside(self.trie, &left_out[batch], scorer)
         })?;
-        let mut in_order: Vec<(usize, Found)> = order.into_iter().zip(found).collect();
-        in_order.sort_by_key(|(at, _)| *at);
-        Ok(in_order)
+        all.extend(rest.iter().copied().zip(found));
+        all.sort_by_key(|(at, _)| *at);
+        Ok(all)
+    }
+}
+
+/// Tells how much is done.
+fn counted<T>(on_batch: &mut dyn FnMut(usize)) -> impl FnMut(&[T]) -> Result<()> {
+    let mut done = 0;
+    move |batch| {
+        done += batch.len();
+        on_batch(done);
+        Ok(())
     }
 }
 

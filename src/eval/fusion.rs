@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use super::evaluator::{Evaluation, Recommender};
+use super::evaluator::Evaluation;
 use super::metrics::{DEPTH, Metrics};
 use super::protocol::Protocol;
 use super::ranking::{ItemScorer, top};
@@ -41,23 +41,15 @@ pub struct Fusion<'a> {
 }
 
 impl<'a> Fusion<'a> {
-    /// Asks the generators (at least one) and the scorers about `targets`, ascending positions among the split's.
-    ///
-    /// `on_batch` hears how many targets the generators are done with, one after another.
+    /// What each generator (at least one) `found` for `targets`, ascending positions among the split's, with what
+    /// the scorers say about them.
     pub fn of(
-        generators: &[Recommender<'_>],
+        found: &[Vec<(usize, Found)>],
         scorers: &[Box<dyn ItemScorer>],
         dataset: &'a Dataset,
         targets: &[usize],
         protocol: Protocol,
-        on_batch: &mut dyn FnMut(usize),
     ) -> Result<Self> {
-        let mut found = Vec::with_capacity(generators.len());
-        for generator in generators {
-            let before = found.len() * targets.len();
-            let mut on_batch = |done| on_batch(before + done);
-            found.push(generator.search(dataset, targets, protocol, &mut on_batch)?);
-        }
         let mut with_candidates = Vec::with_capacity(targets.len());
         for batch in targets.chunks(BATCH) {
             let done = with_candidates.len();
@@ -76,9 +68,9 @@ impl<'a> Fusion<'a> {
                     })
                 };
                 let ranked = of_target().flat_map(|found| &found.ranked);
-                let ranked = candidates(ranked, generators.len(), &best(&[]), scores);
-                let found = of_target().flat_map(|found| &found.others);
-                (target, [ranked, candidates(found, generators.len(), &others, scores)])
+                let ranked = candidates(ranked, found.len(), &best(&[]), scores);
+                let others_found = of_target().flat_map(|found| &found.others);
+                (target, [ranked, candidates(others_found, found.len(), &others, scores)])
             });
             let of_batch: Vec<_> = of_batch.collect();
             with_candidates.extend(of_batch);

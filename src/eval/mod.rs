@@ -13,7 +13,7 @@ mod text;
 
 pub use bootstrap::{CONFIDENCE, Intervals, RESAMPLES, intervals};
 pub use compare::{Difference, PERMUTATIONS, compare};
-pub use evaluator::{Evaluation, LegalRate, Popularity, Prediction, Recommender};
+pub use evaluator::{Evaluation, LegalRate, Popularity, Prediction, Recommender, SearchLog};
 pub use fusion::Fusion;
 pub use metrics::{
     DEPTH, Metrics, PerMetric, metric_names, ndcg_at_k, rank_of, recall_at_k, reciprocal_rank_at_k,

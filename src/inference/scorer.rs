@@ -126,6 +126,29 @@ impl<'a> BatchScorer<'a> {
         Self { model, vocabulary, normalize, instruction, scorers: Vec::new() }
     }
 
+    /// Bytes that searching for `users` of at most `history` tokens takes, with `beam` hypotheses each, beside the
+    /// weights; 0 where nothing is known of the device.
+    pub fn bytes(&self, users: usize, history: usize, beam: usize) -> u64 {
+        let share = users.min(SHARE);
+        let (levels, instruction) = (self.vocabulary.levels.len(), self.instruction.len());
+        let (read, fed) = (share * history, share * beam);
+        let cached = instruction + read + fed * (levels - 1);
+        let of_share = self.model.inference_bytes(cached, read.max(fed));
+        if of_share == 0 {
+            return 0;
+        }
+        let codes = match self.normalize {
+            Normalize::Level | Normalize::Allowed => {
+                (0..levels).map(|level| self.vocabulary.range(level).len()).max().unwrap_or(0)
+            }
+            Normalize::Vocab => self.model.config().vocab_size,
+        };
+        // As a tensor and as a list, of each thread's rows.
+        let scores = 2 * size_of::<f32>() * fed * codes;
+        let shares = users.div_ceil(SHARE).max(1);
+        of_share * shares as u64 + (scores * shares.min(rayon::current_num_threads())) as u64
+    }
+
     /// What `search` finds for the users with these `histories`, in their order; it is handed a scorer that
     /// has taken in a share of them, and which these are.
     pub fn search<T: Send>(

@@ -184,13 +184,14 @@ fn write_safetensors(
     (key, value): (&str, &str),
 ) -> Result<()> {
     let metadata = HashMap::from([(key.to_string(), value.to_string())]);
-    // Made here as any other file is: safetensors would keep it from everybody but the owner.
-    File::create(path).map_err(Error::io(path))?;
+    // Made as any other file is: safetensors replaces it by one that is kept from everybody but the owner.
+    let made = File::create(path).and_then(|file| file.metadata()).map_err(Error::io(path))?;
     safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|e| match e {
         SafeTensorError::IoError(e) => Error::io(path)(e),
         other => Error::Invalid(format!("{}: not written: {other}", path.display())),
     })?;
-    File::open(path).and_then(|file| file.sync_all()).map_err(Error::io(path))
+    let opened = std::fs::set_permissions(path, made.permissions()).and_then(|()| File::open(path));
+    opened.and_then(|file| file.sync_all()).map_err(Error::io(path))
 }
 
 /// What the header of a safetensors file says besides its tensors.

@@ -12,6 +12,7 @@ pub mod llama;
 mod rope_scaling;
 pub mod rq_vae;
 pub mod sasrec;
+mod snapshot;
 mod source;
 mod weights;
 
@@ -24,6 +25,7 @@ pub use config::LlamaConfig;
 pub(crate) use llama::{Backprop, Inner, Pools};
 pub use llama::{DropoutPair, KvCache, Llama, Packed};
 pub use rope_scaling::RopeScaling;
+pub use snapshot::{Snapshots, check_saved};
 pub use source::{Backbone, BackboneSource, load_backbone};
 pub use weights::Weights;
 

@@ -1,6 +1,7 @@
 //! What a run folder holds, read: the index and its matrices, the models and their vocabularies.
 
 use std::ops::Range;
+use std::path::Path;
 
 use candle_core::DType;
 use ndarray::Array2;
@@ -30,7 +31,15 @@ pub(super) fn precision(run: &Run) -> Precision {
 
 /// The backbone before any stage: the configured checkpoint, or the one made from scratch.
 pub(super) fn backbone(run: &Run) -> Result<Backbone> {
-    load_backbone(&backbone_path(run), dtype(run.config.backbone.dtype), &run.device)
+    match &run.config.backbone.path {
+        Some(path) => load_backbone(path, dtype(run.config.backbone.dtype), &run.device),
+        None => load_backbone_at(run, &run.dir.join("backbone")),
+    }
+}
+
+/// A backbone from scratch that lies in the folder `dir`.
+pub(super) fn load_backbone_at(run: &Run, dir: &Path) -> Result<Backbone> {
+    load_backbone(&dir.display().to_string(), dtype(run.config.backbone.dtype), &run.device)
 }
 
 /// The backbone with rows for the item tokens and `<con>`, all of them untrained: where stage `initial`
@@ -44,11 +53,6 @@ pub(super) fn extended_backbone(
     let first = tokens.vocabulary.first as usize;
     init::resize(&mut config, &mut weights, first, tokens.added, run.config.seed)?;
     Ok((config, weights, tokens))
-}
-
-fn backbone_path(run: &Run) -> String {
-    let scratch = || run.dir.join("backbone").display().to_string();
-    run.config.backbone.path.clone().unwrap_or_else(scratch)
 }
 
 /// The item index of a run.

@@ -1,6 +1,8 @@
 //! Whether the files of a run are still those that its stages wrote.
 
 use std::collections::BTreeMap;
+use std::fs::Metadata;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -17,13 +19,45 @@ const CACHE: &str = "digests.json";
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Known {
     bytes: u64,
-    /// Nanoseconds since 1970, as text: JSON numbers do not hold them all.
+    /// When it was written, and when anything of it was changed last, which no program can set.
     modified: String,
     sha256: String,
 }
 
-/// Refuses where a file that `stage` wrote has other bytes than `record` says.
+/// Refuses where a file that `stage` wrote has other bytes than `record` says, or is gone though it does not serve
+/// training alone.
 pub(super) fn check(dir: &Path, stage: Stage, record: &Record) -> Result<()> {
+    check_files(dir, stage, record, false)
+}
+
+/// As [`check`], where no file may be gone.
+pub(super) fn check_all(dir: &Path, stage: Stage, record: &Record) -> Result<()> {
+    check_files(dir, stage, record, true)
+}
+
+/// Whether only training reads the file `name` of a stage.
+fn serves_training(stage: Stage, name: &str) -> bool {
+    match stage {
+        Stage::Index => name != "index/index.json",
+        Stage::Initial => name == "initial/projectors.safetensors",
+        Stage::Anneal => false,
+    }
+}
+
+/// When a file was written and, where the system tells it, when anything of it was changed last; as text, since JSON
+/// numbers do not hold them.
+fn times(metadata: &Metadata) -> String {
+    let modified = metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let modified = modified.map_or_else(String::new, |at| at.as_nanos().to_string());
+    #[cfg(unix)]
+    let modified = {
+        use std::os::unix::fs::MetadataExt as _;
+        format!("{modified} {}.{:09} {}", metadata.ctime(), metadata.ctime_nsec(), metadata.ino())
+    };
+    modified
+}
+
+fn check_files(dir: &Path, stage: Stage, record: &Record, all: bool) -> Result<()> {
     let cache = dir.join(CACHE);
     // A cache that is missing or damaged is made anew; it decides nothing but time.
     let mut known: BTreeMap<PathBuf, Known> = files::read_json(&cache).unwrap_or_default();
@@ -33,14 +67,24 @@ pub(super) fn check(dir: &Path, stage: Stage, record: &Record) -> Result<()> {
         let redo = stage.command();
         let metadata = match std::fs::metadata(&path) {
             Ok(metadata) => metadata,
-            // Whoever needs it will miss it: a run folder may be handed on without what only training reads.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            // A run folder may be handed on without what only training reads.
+            Err(e) if e.kind() == ErrorKind::NotFound && !all && serves_training(stage, name) => {
+                continue;
+            }
+            Err(e) if e.kind() == ErrorKind::NotFound => invalid!(
+                "{}: is gone, though `llmbs {redo}` wrote it; put it back, or redo the stage with `llmbs {redo} \
+                 --force`",
+                path.display()
+            ),
             Err(e) => return Err(Error::io(path)(e)),
         };
-        let modified = metadata.modified().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-        let modified = modified.map_or_else(String::new, |at| at.as_nanos().to_string());
+        let modified = times(&metadata);
         let found = match known.get(Path::new(name)) {
-            Some(then) if then.bytes == metadata.len() && then.modified == modified => {
+            // A digest that is not the right one is computed again, before anything is refused.
+            Some(then)
+                if (then.bytes, &then.modified, &then.sha256)
+                    == (metadata.len(), &modified, digest) =>
+            {
                 then.sha256.clone()
             }
             _ => {
@@ -94,8 +138,14 @@ mod tests {
         checked().unwrap_err();
         std::fs::write(&path, "weights").unwrap();
         checked().unwrap();
+        // A cache that says something else of the right file.
+        let cache = std::fs::read_to_string(dir.path().join(CACHE)).unwrap();
+        let digest = &record.outputs["model"];
+        std::fs::write(dir.path().join(CACHE), cache.replace(digest, "0")).unwrap();
+        checked().unwrap();
 
         std::fs::remove_file(&path).unwrap();
-        checked().unwrap();
+        let error = checked().unwrap_err();
+        assert!(error.contains("model: is gone") && error.contains("--force"), "{error}");
     }
 }

@@ -7,10 +7,11 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::digests;
-use super::manifest::{self, Import, Manifest, Record, Status};
+use super::manifest::{self, Import, Lowered, Manifest, Record, Status};
 use super::stage::Stage;
-use super::stages::{Made, anneal, index, initial};
-use super::{GIT_REVISION, MANIFEST, Monitor, Run, peak_memory_bytes};
+use super::stages::{self, Made, anneal, index, initial};
+use super::{CONFIG, GIT_REVISION, MANIFEST, Monitor, Run, peak_memory_bytes, unfinished};
+use crate::model::Snapshots;
 use crate::{Error, Result, files, interrupt, invalid};
 
 /// What a stage did.
@@ -52,26 +53,26 @@ impl Run {
     pub fn take_over(&mut self, other: &Path, manifest: &Manifest) -> Result<()> {
         for stage in Stage::ALL {
             let found = manifest.stages.get(&stage).filter(|record| record.status == Status::Done);
-            let Some(record) = found.filter(|_| !self.manifest.stages.contains_key(&stage)) else {
+            let begun = |stages: &BTreeMap<Stage, Record>| stages.contains_key(&stage);
+            if begun(&self.manifest.stages) || begun(&self.manifest.unfinished) {
                 continue;
-            };
+            }
+            let Some(record) = found else { continue };
             if self.require_before(stage).is_err()
                 || record.settings != manifest::settings(stage, &self.config)?
                 || record.inputs != self.inputs(stage)
             {
                 return Ok(());
             }
-            if !record.outputs.keys().all(|name| other.join(name).exists()) {
-                return Ok(());
-            }
-            digests::check(other, stage, record)?;
+            digests::check_all(other, stage, record)?;
             self.claim()?;
             for name in record.outputs.keys() {
                 files::copy(&other.join(name), &self.dir.join(name))?;
             }
             self.manifest.stages.insert(stage, record.clone());
+            self.manifest.config_sha256 = None;
             self.save_manifest()?;
-            files::write(&self.dir.join("config.toml"), self.config.to_toml()?.as_bytes())?;
+            self.save_config(&self.dir)?;
             tracing::info!(
                 "{}: {} is taken over from {}",
                 self.dir.display(),
@@ -114,24 +115,28 @@ impl Run {
         let settings =
             if force { manifest::settings(stage, &self.config)? } else { self.settings(stage)? };
         let inputs = self.inputs(stage);
-        let state = self.dir.join(stage.folder()).join("state");
-        let found = self.manifest.stages.get(&stage).filter(|r| match r.status {
-            Status::Done => true,
-            // Without a saved state there is nothing to mix the new settings into.
-            Status::Running => state.exists(),
-            Status::Stale => false,
-        });
-        let mut resumes = false;
-        if let Some(record) = found.filter(|_| !force) {
-            manifest::compare(&self.dir, stage, record, &settings, &inputs)?;
-            resumes = record.status == Status::Running;
-            if record.status == Status::Done {
-                // Left by a process that was killed between its record and this.
-                if state.exists() {
+        let mut goes_on = None;
+        if !force {
+            let compare = |record| manifest::compare(&self.dir, stage, record, &settings, &inputs);
+            let unfinished = self.manifest.unfinished.get(&stage);
+            goes_on = unfinished.and_then(|record| self.goes_on(stage, record, &settings, &inputs));
+            let done = self.manifest.stages.get(&stage).filter(|r| r.status == Status::Done);
+            if let Some(record) = done.filter(|_| goes_on.is_none()) {
+                compare(record)?;
+                digests::check_all(&self.dir, stage, record)?;
+                // Left by a process that was killed when all was in its place.
+                if self.workshop(stage).exists() && unfinished.is_none() {
                     self.claim()?;
-                    files::remove_dir(&state)?;
+                    files::remove_dir(&self.workshop(stage))?;
                 }
                 return Ok(StageReport::was_done(stage, record));
+            }
+            // Without a saved state there is nothing to mix the new settings into.
+            if let Some(record) = unfinished
+                && goes_on.is_none()
+                && self.state_of(stage).exists()
+            {
+                compare(record)?;
             }
         }
         // What cannot work is refused before anything says that the stage is under way.
@@ -141,7 +146,7 @@ impl Run {
             Stage::Anneal => {}
         }
         let start = Instant::now();
-        self.begin(stage, settings, inputs, resumes, None)?;
+        self.begin(stage, settings, inputs, goes_on, None)?;
         let made = match stage {
             Stage::Index => index::run(self, monitor),
             Stage::Initial => initial::run(self, monitor),
@@ -152,17 +157,35 @@ impl Run {
             Error::Interrupted { done, .. } if force => {
                 Error::Interrupted { done, command: "the same command without --force" }
             }
-            other => other,
+            other => stages::with_remedy(stage.folder(), other),
         })?;
         let report = self.finish(stage, made, start.elapsed().as_secs_f64())?;
-        // Not before the record: a process killed in between finds all it needs to make it.
-        files::remove_dir(&state)?;
         // It may have come while there were no more steps to stop after.
         if interrupt::signal().is_some() {
             let done = stage.what().to_string();
             return Err(Error::Interrupted { done, command: "the same command" });
         }
         Ok(report)
+    }
+
+    /// How the learning rate has been lowered, this time included, where `stage` goes on from what was made of it
+    /// under `record`.
+    fn goes_on(
+        &self,
+        stage: Stage,
+        record: &Record,
+        settings: &BTreeMap<String, Value>,
+        inputs: &BTreeMap<String, String>,
+    ) -> Option<Vec<Lowered>> {
+        let mut lowered = record.lowered.clone();
+        if manifest::compare(&self.dir, stage, record, settings, inputs).is_err() {
+            let (key, from, to) = manifest::lowered(stage, record, settings, inputs)?;
+            let saved: Vec<Value> = Snapshots::new(&self.state_of(stage)).progress();
+            let after_step = saved.first()?["step"].as_u64()?;
+            tracing::info!("{key} is {to} after step {after_step}, was {from}");
+            lowered.push(Lowered { key, from, to, after_step });
+        }
+        Some(lowered)
     }
 
     /// Refuses where a stage that `stage` builds on is missing, stale or of other settings.
@@ -222,20 +245,17 @@ impl Run {
         stage: Stage,
         settings: BTreeMap<String, Value>,
         inputs: BTreeMap<String, String>,
-        resumes: bool,
+        goes_on: Option<Vec<Lowered>>,
         imported: Option<Import>,
     ) -> Result<()> {
         self.claim()?;
-        if !resumes {
-            files::remove_dir(&self.dir.join(stage.folder()).join("state"))?;
+        if goes_on.is_none() {
+            files::remove_dir(&self.state_of(stage))?;
         }
-        for later in Stage::ALL.into_iter().filter(|s| *s > stage) {
-            if let Some(record) = self.manifest.stages.get_mut(&later) {
-                record.status = Status::Stale;
-            }
-        }
+        files::remove_dir(&self.result_of(stage))?;
         let record = Record {
             status: Status::Running,
+            lowered: goes_on.unwrap_or_default(),
             imported,
             settings,
             inputs,
@@ -246,26 +266,35 @@ impl Run {
             peak_memory_bytes: 0,
             figures: Value::Null,
         };
-        self.manifest.stages.insert(stage, record);
+        self.manifest.unfinished.insert(stage, record);
+        // Where a result stands, its configuration does until there is another.
+        if self.is_done(stage) {
+            return self.save_manifest();
+        }
+        self.manifest.config_sha256 = None;
         self.save_manifest()?;
-        files::write(&self.dir.join("config.toml"), self.config.to_toml()?.as_bytes())
+        self.save_config(&self.dir)
     }
 
     pub(super) fn finish(&mut self, stage: Stage, made: Made, seconds: f64) -> Result<StageReport> {
         let Made { files: wrote, figures } = made;
         let figures = Value::Object(figures);
+        let result = self.result_of(stage);
+        self.save_config(&result)?;
         let mut outputs = BTreeMap::new();
         for path in &wrote {
-            outputs.insert(path.display().to_string(), files::digest(&self.dir.join(path))?);
+            outputs.insert(path.display().to_string(), files::digest(&result.join(path))?);
         }
-        if let Some(record) = self.manifest.stages.get_mut(&stage) {
+        if let Some(record) = self.manifest.unfinished.get_mut(&stage) {
             record.status = Status::Done;
             record.outputs = outputs;
             record.seconds = seconds;
             record.peak_memory_bytes = peak_memory_bytes();
             record.figures = figures.clone();
         }
+        // From here on nothing is lost: whoever opens the run next does what is left, if this process does not.
         self.save_manifest()?;
+        unfinished::put_in_place(&self.dir, &mut self.manifest, stage)?;
         Ok(StageReport { stage, was_done: false, wrote, figures, seconds })
     }
 
@@ -274,8 +303,10 @@ impl Run {
     pub(super) fn claim(&self) -> Result<()> {
         let path = self.dir.join(MANIFEST);
         if self.lock.take(&self.dir)? && path.exists() {
-            let found: Manifest = files::read_json(&path)?;
-            if found.stages != self.manifest.stages {
+            let found = Manifest::read(&path)?;
+            if (&found.stages, &found.unfinished)
+                != (&self.manifest.stages, &self.manifest.unfinished)
+            {
                 invalid!(
                     "{}: another process has changed this run since it was opened; give the command again",
                     self.dir.display()
@@ -285,7 +316,11 @@ impl Run {
         if self.dir.join(MANIFEST).exists() { Ok(()) } else { self.save_manifest() }
     }
 
+    fn save_config(&self, dir: &Path) -> Result<()> {
+        files::write(&dir.join(CONFIG), self.config.to_toml()?.as_bytes())
+    }
+
     fn save_manifest(&self) -> Result<()> {
-        files::write_json(&self.dir.join(MANIFEST), &self.manifest)
+        self.manifest.write(&self.dir)
     }
 }

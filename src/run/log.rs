@@ -1,19 +1,22 @@
 //! `log.jsonl`: one line for each logged step or epoch.
 
-use std::fs::OpenOptions;
-use std::io::Write;
-use std::path::PathBuf;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::needs::{Needs, bytes_below};
+use super::unfinished::UNFINISHED;
 use super::{Monitor, Run};
 use crate::interrupt::Listener;
-use crate::train::{Control, EpochReport, Losses, Observer, Start, StepReport};
+use crate::train::{Control, EpochReport, Losses, Observer, Skip, Start, StepReport};
 use crate::{Error, Result};
 
 /// Appends to the log and drives a progress display.
 pub(super) struct TrainLog<'a> {
+    run: &'a Run,
     path: PathBuf,
     stage: &'static str,
     /// The name of the validation metric.
@@ -27,7 +30,7 @@ pub(super) struct TrainLog<'a> {
 
 impl<'a> TrainLog<'a> {
     pub(super) fn new(
-        run: &Run,
+        run: &'a Run,
         stage: &'static str,
         every: u64,
         monitor: &'a mut dyn Monitor,
@@ -36,6 +39,7 @@ impl<'a> TrainLog<'a> {
         let metric = run.config.train.validation.metric.clone();
         let every = every.max(1);
         Self {
+            run,
             path,
             stage,
             metric,
@@ -60,13 +64,25 @@ impl<'a> TrainLog<'a> {
             Ok(Value::Object(fields)) => line.extend(fields),
             Ok(_) | Err(_) => crate::invalid!("an event of the log is not a JSON object"),
         }
-        let mut file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&self.path)
-            .map_err(Error::io(&self.path))?;
-        writeln!(file, "{}", Value::Object(line)).map_err(Error::io(&self.path))
+        let text = serde_json::to_string(&line).map_err(|e| Error::Invalid(e.to_string()))?;
+        append_line(&self.path, &text).map_err(Error::io(&self.path))
     }
+}
+
+/// Appends a line in one piece, in the place of one before it that was cut off.
+fn append_line(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().create(true).read(true).append(true).open(path)?;
+    if file.seek(SeekFrom::End(0))? > 0 {
+        let mut last = [0];
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+        if last != [b'\n'] {
+            let whole = fs::read(path)?;
+            let end = whole.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+            file.set_len(end as u64)?;
+        }
+    }
+    file.write_all(format!("{text}\n").as_bytes())
 }
 
 impl Observer for TrainLog<'_> {
@@ -79,6 +95,10 @@ impl Observer for TrainLog<'_> {
                 start.total_steps
             );
         }
+        let more = start.memory.map_or(0, |memory| memory.total() - memory.weights);
+        let needs = Needs { memory: more, disk: start.disk };
+        let reused = bytes_below(&self.run.dir.join(UNFINISHED));
+        self.run.afford(self.stage, needs, reused)?;
         if let Some(memory) = start.memory {
             let gb = |bytes: u64| bytes as f64 / 1e9;
             tracing::info!(
@@ -94,6 +114,16 @@ impl Observer for TrainLog<'_> {
             );
         }
         Ok(())
+    }
+
+    fn on_skip(&mut self, skip: &Skip) {
+        let Skip { step, of_all, fault } = skip;
+        tracing::warn!(
+            "{}: the {} of step {step} is {}: the step is skipped, {of_all} up to now",
+            self.stage,
+            fault.part,
+            fault.value
+        );
     }
 
     fn on_step(&mut self, report: &StepReport) -> Result<Control> {
@@ -166,5 +196,22 @@ fn mean_of(reports: &[StepReport]) -> StepReport {
         tokens,
         tokens_per_s: tokens as f64 / seconds,
         ..last.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_was_cut_off_goes_and_the_next_one_stands_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log.jsonl");
+        append_line(&path, "{}").unwrap();
+        append_line(&path, "{}").unwrap();
+        std::fs::write(&path, "{}\n{\"st").unwrap();
+        append_line(&path, "{}").unwrap();
+        append_line(&path, "{}").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{}\n{}\n{}\n");
     }
 }

@@ -6,12 +6,12 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Stage;
+use super::{MANIFEST, Stage, sealed};
 use crate::config::RunConfig;
 use crate::data::{Dataset, SplitRule};
 use crate::embed::Encoder;
 use crate::index::{OnCollision, Source};
-use crate::{Error, Result, files, invalid};
+use crate::{Error, Result, invalid};
 
 /// The revision this program was built from.
 pub const GIT_REVISION: &str = env!("LLMBS_GIT_REVISION");
@@ -23,7 +23,7 @@ pub enum Status {
     /// Begun, and perhaps cut off.
     #[default]
     Running,
-    /// Its files are whole.
+    /// Its files are whole; of an unfinished stage, they are not in their place yet.
     Done,
     /// Something it was made from has been redone since.
     Stale,
@@ -34,6 +34,9 @@ pub enum Status {
 pub struct Record {
     /// Where it stands.
     pub status: Status,
+    /// Of a training stage: learning rates that were lowered on the way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lowered: Vec<Lowered>,
     /// Of stage `index`: the file it was imported from, where it was not made here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub imported: Option<Import>,
@@ -57,6 +60,19 @@ pub struct Record {
     /// Figures of its result.
     #[serde(default)]
     pub figures: Value,
+}
+
+/// A learning rate that was lowered when a training went on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Lowered {
+    /// The setting.
+    pub key: String,
+    /// What it was before.
+    pub from: f64,
+    /// What it has been since.
+    pub to: f64,
+    /// The step after which it was lowered.
+    pub after_step: u64,
 }
 
 /// An index that was made elsewhere.
@@ -87,8 +103,14 @@ pub struct Manifest {
     pub dataset: String,
     /// The dataset's fingerprint.
     pub dataset_fingerprint: String,
-    /// The stages begun so far.
+    /// The stages whose results stand.
     pub stages: BTreeMap<Stage, Record>,
+    /// The stages that were begun and are not through; what stood before them still does.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub unfinished: BTreeMap<Stage, Record>,
+    /// The digest of `config.toml` as it was written when a stage was through; absent while a first result is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_sha256: Option<String>,
 }
 
 impl Manifest {
@@ -101,13 +123,26 @@ impl Manifest {
             dataset: dataset.name.clone(),
             dataset_fingerprint: dataset.fingerprint.clone(),
             stages: BTreeMap::new(),
+            unfinished: BTreeMap::new(),
+            config_sha256: None,
         };
         if !path.exists() {
             return Ok(fresh);
         }
-        let found: Self = files::read_json(path)?;
+        let found = Self::read(path)?;
         // Provenance follows the newest program and data; each stage's record keeps its own.
-        Ok(Self { stages: found.stages, ..fresh })
+        let Self { stages, unfinished, config_sha256, .. } = found;
+        Ok(Self { stages, unfinished, config_sha256, ..fresh })
+    }
+
+    /// Reads `manifest.json`.
+    pub(super) fn read(path: &Path) -> Result<Self> {
+        sealed::read(path, "choose another folder with --run")
+    }
+
+    /// Writes it.
+    pub(super) fn write(&self, dir: &Path) -> Result<()> {
+        sealed::write(&dir.join(MANIFEST), self)
     }
 
     /// Where the item index was imported from, if it was.
@@ -175,7 +210,7 @@ pub(super) fn settings_under(own: &[&str], config: &RunConfig) -> Result<BTreeMa
     let mut flat = BTreeMap::new();
     flatten("", &value, &mut flat);
     // These change what is told of a run, not what it computes.
-    let silent = [".log-every", ".save-every"];
+    let silent = [".log-every", ".save-every", ".save-minutes"];
     flat.retain(|key, _| {
         own.iter().any(|o| key == o || (o.ends_with('.') && key.starts_with(o)))
             && !silent.iter().any(|s| key.ends_with(s))
@@ -224,11 +259,27 @@ pub(super) fn compare(
     invalid!(
         "{}: {} was made with another configuration or input: {}; go back, choose another folder \
          with --run, or redo it with `llmbs {} --force`",
-        dir.display(),
+        dir.join(MANIFEST).display(),
         stage.what(),
         differences.join("; "),
         stage.command()
     );
+}
+
+/// The learning rate of a training stage that `settings` lower, where that and nothing else differs from what the
+/// stage was begun with: its key, what it was and what it is.
+pub(super) fn lowered(
+    stage: Stage,
+    record: &Record,
+    settings: &BTreeMap<String, Value>,
+    inputs: &BTreeMap<String, String>,
+) -> Option<(String, f64, f64)> {
+    let key = format!("train.{}.learning-rate", stage.folder());
+    let (from, to) = (record.settings.get(&key)?.as_f64()?, settings.get(&key)?.as_f64()?);
+    let mut then = record.settings.clone();
+    then.insert(key.clone(), settings[&key].clone());
+    let same = differences(&then, settings).is_empty() && record.inputs == *inputs;
+    (same && to < from).then_some((key, from, to))
 }
 
 /// What differs between the settings a result was made with and those that hold now, in words.

@@ -11,10 +11,13 @@ mod lock;
 mod log;
 mod manifest;
 mod monitor;
+mod needs;
 mod samples;
+mod sealed;
 mod serve;
 mod stage;
 mod stages;
+mod unfinished;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -36,8 +39,9 @@ pub use eval::{
 };
 pub use lifecycle::StageReport;
 use lock::{LOCK, Lock};
-pub use manifest::{GIT_REVISION, Import, Manifest, Record, Status};
+pub use manifest::{GIT_REVISION, Import, Lowered, Manifest, Record, Status};
 pub use monitor::{Monitor, Silent};
+pub use needs::{free_memory_bytes, peak_memory_bytes};
 pub use samples::TrainingSample;
 pub use serve::{
     AddedItem, Catalogue, Explanation, GenerateRequest, Generated, IndexReport, Inspection,
@@ -46,9 +50,13 @@ pub use serve::{
 };
 pub use stage::Stage;
 pub use stages::index::ImportRequest;
+pub use unfinished::config_of;
 
 /// What makes a folder a run.
 pub const MANIFEST: &str = "manifest.json";
+
+/// The resolved configuration of a run.
+const CONFIG: &str = "config.toml";
 
 /// A run folder with its configuration and data.
 #[derive(Debug)]
@@ -70,6 +78,7 @@ impl Run {
     pub fn open(dir: &Path, config: RunConfig, device: Device) -> Result<Self> {
         config.check()?;
         refuse_folders_of_others(dir)?;
+        unfinished::settle(dir)?;
         let dataset = load_dataset(&config)?;
         let manifest = Manifest::open(&dir.join(MANIFEST), &config, &dataset)?;
         Ok(Self {
@@ -138,19 +147,4 @@ pub fn load_dataset(config: &RunConfig) -> Result<Dataset> {
         None => Shop::generate(&config.data.synthetic)?.dataset,
     };
     Ok(dataset.divided(config.data.split)?)
-}
-
-/// Memory that programs can still take, in bytes, where the system says it.
-pub fn free_memory_bytes() -> Option<u64> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
-}
-
-/// The most memory this process has held, in bytes; 0 where the system does not say.
-pub fn peak_memory_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmHWM:"));
-    let kib = line.and_then(|l| l.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) * 1024
 }

@@ -37,8 +37,10 @@ pub struct StageConfig {
     pub ema: f64,
     /// Steps between two lines of the log.
     pub log_every: u64,
-    /// Steps between two saves of the state to resume from.
+    /// Steps between two saves of the state to resume from, at most.
     pub save_every: u64,
+    /// Minutes between two saves, at most.
+    pub save_minutes: f64,
     /// AdamW's constants.
     pub adamw: AdamWConfig,
 }
@@ -59,6 +61,7 @@ impl Default for StageConfig {
             ema: 0.0,
             log_every: 10,
             save_every: 500,
+            save_minutes: 10.0,
             adamw: AdamWConfig::default(),
         }
     }

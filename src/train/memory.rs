@@ -37,6 +37,19 @@ const FULL: u64 = 4;
 const HALF: u64 = 2;
 
 impl Trainer<'_> {
+    /// Bytes of disk that the states of a run take at most: the last two and the one being written, and as many best
+    /// epochs.
+    pub(super) fn state_bytes(&self) -> u64 {
+        let values: u64 = self.params.tensors().map(|(_, t)| t.elem_count() as u64).sum();
+        let moment = match self.config.adamw.moments {
+            MomentType::F32 => FULL,
+            MomentType::Bf16 => HALF,
+        };
+        let average = if self.config.ema > 0.0 { FULL * values } else { 0 };
+        let moments = 2 * moment * self.params.num_trained() as u64;
+        3 * (FULL * values + moments + average) + 3 * FULL * values
+    }
+
     /// What a step over the largest micro-batch of `samples` takes; none for a pass by candle's graph, whose
     /// memory is candle's to know.
     pub fn memory(&self, samples: &[Sample]) -> Option<Memory> {

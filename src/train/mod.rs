@@ -17,7 +17,9 @@ pub use batch::Batch;
 pub use config::StageConfig;
 pub use contrast::{Contrast, ContrastConfig, ContrastLoss, Projectors};
 pub use memory::Memory;
-pub use report::{Control, EpochReport, Losses, Observer, Start, StepReport, TrainOutcome};
+pub use report::{
+    Control, EpochReport, Fault, Losses, Observer, Skip, Start, StepReport, TrainOutcome,
+};
 pub use schedule::Schedule;
 pub use teacher::{DistillationConfig, Teacher};
 pub use trainer::{Trainer, Validation};

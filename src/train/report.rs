@@ -23,6 +23,40 @@ pub struct Losses {
     pub top1_b: Option<f64>,
 }
 
+impl Losses {
+    /// A part that is not finite, by name, with its value.
+    pub(super) fn fault(&self) -> Option<(&'static str, f64)> {
+        let parts = [
+            ("loss of the responses", Some(self.generation)),
+            ("contrastive loss of z^s", self.con_s),
+            ("contrastive loss of z^b", self.con_b),
+            ("loss", Some(self.total)),
+        ];
+        let mut parts = parts.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        parts.find(|(_, value)| !value.is_finite())
+    }
+}
+
+/// What of a step is not finite.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Fault {
+    /// Its name.
+    pub part: &'static str,
+    /// What it is.
+    pub value: f64,
+}
+
+/// A step that changed nothing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Skip {
+    /// The step, from 1.
+    pub step: u64,
+    /// How many steps of the run were skipped up to now.
+    pub of_all: u64,
+    /// Why.
+    pub fault: Fault,
+}
+
 /// One optimiser step.
 #[derive(Debug, Clone, Serialize)]
 pub struct StepReport {
@@ -74,6 +108,8 @@ pub enum Control {
 pub struct Start {
     /// What memory a step is expected to take, where that can be told.
     pub memory: Option<Memory>,
+    /// Bytes of disk that what is saved takes at most, states and result; 0 where nothing is.
+    pub disk: u64,
     /// Passes over the samples in an epoch.
     pub passes: u64,
     /// Steps of all epochs.
@@ -86,6 +122,10 @@ pub trait Observer {
     fn on_start(&mut self, start: &Start) -> Result<()> {
         let _ = start;
         Ok(())
+    }
+    /// After a step that changed nothing, in place of [`Observer::on_step`].
+    fn on_skip(&mut self, skip: &Skip) {
+        let _ = skip;
     }
     /// After every step.
     fn on_step(&mut self, report: &StepReport) -> Result<Control>;
@@ -118,6 +158,8 @@ pub struct TrainOutcome {
     pub best: Option<(f64, u64)>,
     /// Steps taken over all processes.
     pub steps: u64,
+    /// Those of them that changed nothing, since their loss or gradient was not finite.
+    pub skipped: u64,
     /// Tokens trained on in this process.
     pub tokens: usize,
     /// Seconds spent in steps in this process.

@@ -7,7 +7,9 @@ use std::time::Instant;
 use rayon::ThreadPoolBuilder;
 
 use super::gradients::Workspace;
-use super::report::{Control, EpochReport, Losses, Observer, Start, StepReport, TrainOutcome};
+use super::report::{
+    Control, EpochReport, Fault, Losses, Observer, Skip, Start, StepReport, TrainOutcome,
+};
 use super::schedule::Schedule;
 use super::state::{Progress, StateDir};
 use super::trainer::{Trainer, Validation};
@@ -15,11 +17,20 @@ use crate::nn::{AdamW, Average};
 use crate::tasks::Sample;
 use crate::{Error, Result, invalid};
 
+/// After so many steps in a row whose loss or gradient is not finite, no other will be.
+const HOPELESS: u64 = 10;
+
 /// What changes while a run goes on.
 struct Running {
     adam: AdamW,
     average: Option<Average>,
     progress: Progress,
+    /// Steps skipped one after another, up to now.
+    skipped_in_row: u64,
+    /// Whether the last step says that the weights before it are worth going on from.
+    sound: bool,
+    /// The step after which a state was saved.
+    saved_step: u64,
     workspace: Workspace,
     /// Of this process.
     tokens: usize,
@@ -27,6 +38,31 @@ struct Running {
 }
 
 impl Running {
+    /// Counts the step just taken as one that changed nothing.
+    fn skip(&mut self, fault: &Fault, learning_rate: f64) -> Result<()> {
+        self.progress.skipped += 1;
+        self.skipped_in_row += 1;
+        self.sound = false;
+        if self.skipped_in_row < HOPELESS {
+            return Ok(());
+        }
+        Err(self.diverged(fault, learning_rate))
+    }
+
+    fn diverged(&self, fault: &Fault, learning_rate: f64) -> Error {
+        let Progress { step, epoch, batches, .. } = self.progress;
+        Error::Diverged {
+            what: format!(
+                "the {} was {} at step {step} (batch {batches} of epoch {}) and not finite at {} steps in a row",
+                fault.part,
+                fault.value,
+                epoch + 1,
+                self.skipped_in_row
+            ),
+            learning_rate,
+        }
+    }
+
     fn report_epoch(
         &self,
         validation: Option<f64>,
@@ -46,7 +82,8 @@ impl Trainer<'_> {
     /// configuration asks for a moving average, that is what is rated and kept.
     ///
     /// # Errors
-    /// Stops at the first loss that is not a number, leaving the state saved before it.
+    /// Stops after [`HOPELESS`] steps in a row whose loss or gradient is not finite, leaving the state saved before
+    /// them; a step like that changes nothing and is counted.
     pub fn run(
         &self,
         samples: &(dyn Fn(u64) -> Result<Vec<Sample>> + Sync),
@@ -71,7 +108,7 @@ impl Trainer<'_> {
         if config.batch == 0 || config.micro_batch == Some(0) {
             invalid!("batch and micro-batch must be at least 1");
         }
-        let state = self.state.map(StateDir::new);
+        let mut state = self.state.map(StateDir::new);
         let mut running = self.begin(state.as_ref())?;
         let one_pass = samples(running.progress.epoch)?;
         if one_pass.is_empty() {
@@ -91,11 +128,14 @@ impl Trainer<'_> {
         let total_steps = config.max_steps.map_or(all_steps, |max| max.min(all_steps));
         let schedule = Schedule::new(config.learning_rate, config.warmup_ratio, total_steps);
         let memory = self.memory(&epoch_samples);
-        observer.on_start(&Start { memory, passes, total_steps })?;
+        // The result is written beside the states.
+        let disk = state.as_ref().map_or(0, |_| self.state_bytes() + self.model.weight_bytes());
+        observer.on_start(&Start { memory, disk, passes, total_steps })?;
         let outcome = |running: &Running, finished| TrainOutcome {
             finished,
             best: running.progress.best,
             steps: running.progress.step,
+            skipped: running.progress.skipped,
             tokens: running.tokens,
             seconds: running.seconds,
             memory,
@@ -112,7 +152,7 @@ impl Trainer<'_> {
             let next = running.progress.epoch + 1;
             let upcoming =
                 (next * per_epoch < total_steps).then(|| scope.spawn(move || samples(next)));
-            if self.epoch(&mut running, &schedule, &epoch_samples, state.as_ref(), observer)?
+            if self.epoch(&mut running, &schedule, &epoch_samples, state.as_mut(), observer)?
                 == Control::Stop
             {
                 return Ok(outcome(&running, false));
@@ -130,7 +170,9 @@ impl Trainer<'_> {
                 }
                 None => running.report_epoch(None, false, observer)?,
             }
-            self.save(&running, state.as_ref())?;
+            if running.sound {
+                self.save(&mut running, state.as_mut())?;
+            }
             if let Some(upcoming) = upcoming {
                 epoch_samples = upcoming.join().unwrap_or_else(|panic| resume_unwind(panic))?;
             }
@@ -159,10 +201,14 @@ impl Trainer<'_> {
             }
             None => None,
         };
+        let progress = left.unwrap_or_default();
         Ok(Running {
             adam,
             average,
-            progress: left.unwrap_or_default(),
+            skipped_in_row: 0,
+            sound: true,
+            saved_step: progress.step,
+            progress,
             workspace: Workspace::default(),
             tokens: 0,
             seconds: 0.0,
@@ -175,7 +221,7 @@ impl Trainer<'_> {
         running: &mut Running,
         schedule: &Schedule,
         samples: &[Sample],
-        state: Option<&StateDir>,
+        mut state: Option<&mut StateDir>,
         observer: &mut dyn Observer,
     ) -> Result<Control> {
         let config = self.config;
@@ -185,13 +231,27 @@ impl Trainer<'_> {
             }
             let start = Instant::now();
             let lr = schedule.at(running.progress.step);
-            let (losses, gradient_norm) = self.step(running, batch, lr)?;
+            let taken = self.step(running, batch, lr, state.as_deref_mut())?;
             let tokens: usize = batch.iter().map(|s| s.ids.len()).sum();
             let elapsed = start.elapsed().as_secs_f64();
             running.tokens += tokens;
             running.seconds += elapsed;
+            running.progress.step += 1;
             running.progress.batches += 1;
             let step = running.progress.step;
+            let (losses, gradient_norm) = match taken {
+                Ok(taken) => taken,
+                Err(fault) => {
+                    running.skip(&fault, self.config.learning_rate)?;
+                    // Nothing else tells a last state like this from a good one.
+                    if step >= schedule.total() && running.progress.best.is_none() {
+                        return Err(running.diverged(&fault, self.config.learning_rate));
+                    }
+                    observer.on_skip(&Skip { step, of_all: running.progress.skipped, fault });
+                    continue;
+                }
+            };
+            running.skipped_in_row = 0;
             let control = observer.on_step(&StepReport {
                 step,
                 total_steps: schedule.total(),
@@ -202,10 +262,8 @@ impl Trainer<'_> {
                 tokens,
                 tokens_per_s: tokens as f64 / elapsed,
             })?;
-            if step.is_multiple_of(config.save_every.max(1)) || control == Control::Stop {
-                self.save(running, state)?;
-            }
             if control == Control::Stop {
+                self.save(running, state)?;
                 return Ok(control);
             }
         }
@@ -241,38 +299,50 @@ impl Trainer<'_> {
         }
     }
 
-    fn save(&self, running: &Running, state: Option<&StateDir>) -> Result<()> {
+    fn save(&self, running: &mut Running, state: Option<&mut StateDir>) -> Result<()> {
         let Some(state) = state else { return Ok(()) };
+        running.saved_step = running.progress.step;
         state.save(&running.progress, self.params, &running.adam, running.average.as_ref())
     }
 
-    /// One optimiser step over a global batch; gives the losses and the gradient's norm.
-    fn step(&self, running: &mut Running, samples: &[Sample], lr: f64) -> Result<(Losses, f64)> {
+    /// One optimiser step over a global batch; gives the losses and the gradient's norm, or says which of them is
+    /// not finite and changes nothing.
+    ///
+    /// A state that is due is saved before the update, when its weights are known to have a finite gradient and to
+    /// be better than guessing: a training that diverges can go on from it.
+    fn step(
+        &self,
+        running: &mut Running,
+        samples: &[Sample],
+        lr: f64,
+        state: Option<&mut StateDir>,
+    ) -> Result<std::result::Result<(Losses, f64), Fault>> {
         let step = running.progress.step;
         let (losses, gradients) = self.gradients_in(&mut running.workspace, samples, step)?;
-        if !losses.total.is_finite() {
-            invalid!(
-                "the loss became {} at step {}: lower the learning rate (now {lr:.2e}) or \
-                 clip-norm; the state saved before it is kept",
-                losses.total,
-                step + 1
-            );
-        }
         let norm = gradients.norm()?;
-        if !norm.is_finite() {
-            invalid!(
-                "the gradient's norm became {norm} at step {}: lower the learning rate (now \
-                 {lr:.2e}); the state saved before it is kept",
-                step + 1
-            );
+        let fault =
+            losses.fault().or((!norm.is_finite()).then_some(("norm of the gradient", norm)));
+        if let Some((part, value)) = fault {
+            running.workspace.served = Some(gradients);
+            return Ok(Err(Fault { part, value }));
+        }
+        // Who guesses has the logarithm of the vocabulary.
+        let guess = (self.model.config().vocab_size as f64).ln();
+        running.sound = losses.generation <= 2.0 * guess;
+        let (every, minutes) = (self.config.save_every.max(1), self.config.save_minutes);
+        if let Some(state) = state
+            && running.sound
+            && step != running.saved_step
+            && (step.is_multiple_of(every) || state.age().as_secs_f64() >= 60.0 * minutes)
+        {
+            self.save(running, Some(state))?;
         }
         let scale = if norm > self.config.clip_norm { self.config.clip_norm / norm } else { 1.0 };
         running.adam.step(self.params, &gradients, lr, scale)?;
         running.workspace.served = Some(gradients);
-        running.progress.step += 1;
         if let Some(average) = &mut running.average {
-            average.update(self.params, running.progress.step)?;
+            average.update(self.params, step + 1)?;
         }
-        Ok((losses, norm))
+        Ok(Ok((losses, norm)))
     }
 }

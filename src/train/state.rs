@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use crate::model::{load_safetensors, save_safetensors};
+use crate::model::{Snapshots, check_saved, load_safetensors, save_safetensors};
 use crate::nn::{AdamW, Average, Params};
 use crate::{Error, Result, files, invalid};
 
@@ -21,6 +22,9 @@ pub(super) struct Progress {
     pub(super) epoch: u64,
     /// Batches of it that are done.
     pub(super) batches: usize,
+    /// Steps that changed nothing, since their loss or gradient was not finite.
+    #[serde(default)]
+    pub(super) skipped: u64,
     /// No epoch was better for too long: there is nothing left to do.
     pub(super) ended: bool,
     /// The best validation metric and its epoch.
@@ -29,77 +33,58 @@ pub(super) struct Progress {
     pub(super) best_sha256: Option<String>,
 }
 
-/// `progress.json`
-#[derive(Debug, Serialize, Deserialize)]
-struct Saved {
-    #[serde(flatten)]
-    progress: Progress,
-    /// SHA-256 of the files beside it.
-    sha256: BTreeMap<String, String>,
-}
-
 /// The folder the state lives in.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct StateDir {
-    dir: PathBuf,
+    snapshots: Snapshots,
 }
 
 const PARAMS: &str = "params.safetensors";
 const MOMENTS: &str = "moments.safetensors";
 const AVERAGE: &str = "average.safetensors";
-const PROGRESS: &str = "progress.json";
 /// What the files of the best epochs begin with.
 const BEST: &str = "best-";
 
 impl StateDir {
     pub(super) fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_path_buf() }
+        Self { snapshots: Snapshots::new(dir) }
     }
 
-    fn latest(&self) -> PathBuf {
-        let latest = self.dir.join("latest");
-        // A replacement cut off between its two renames leaves the older state under this name.
-        let old = self.dir.join("latest.old");
-        if !latest.exists() && old.exists() { old } else { latest }
+    /// How long ago a state was saved.
+    pub(super) fn age(&self) -> Duration {
+        self.snapshots.age()
     }
 
     /// The file of the best epoch; each has one of its own, so that the state saved before still finds the
     /// one it means.
     fn best(&self, epoch: u64) -> PathBuf {
-        self.dir.join(format!("{BEST}{epoch}.safetensors"))
+        self.snapshots.dir().join(format!("{BEST}{epoch}.safetensors"))
     }
 
     pub(super) fn save(
-        &self,
+        &mut self,
         progress: &Progress,
         params: &Params,
         adam: &AdamW,
         average: Option<&Average>,
     ) -> Result<()> {
-        files::build_dir(&self.dir.join("latest"), |new| {
-            let mut sha256 = BTreeMap::new();
-            let mut write = |name: &str, values: &BTreeMap<String, Tensor>| {
-                save_safetensors(new.join(name), values)?;
-                sha256.insert(name.to_string(), files::digest(&new.join(name))?);
-                Ok::<_, Error>(())
-            };
-            write(PARAMS, &values(params))?;
-            write(MOMENTS, &adam.state(params)?)?;
-            if let Some(average) = average {
-                write(AVERAGE, average.state())?;
-            }
-            files::write_json(&new.join(PROGRESS), &Saved { progress: progress.clone(), sha256 })
-        })?;
-        self.forget_all_but(progress.best.map(|(_, epoch)| epoch))
+        let (params, moments) = (values(params), adam.state(params)?);
+        let mut tensors = vec![(PARAMS, &params), (MOMENTS, &moments)];
+        tensors.extend(average.map(|average| (AVERAGE, average.state())));
+        self.snapshots.save(progress, &tensors)?;
+        self.forget_old()
     }
 
-    /// Removes the parameters of epochs that are the best no longer.
-    fn forget_all_but(&self, epoch: Option<u64>) -> Result<()> {
-        let kept = epoch.map(|epoch| self.best(epoch));
-        for entry in fs::read_dir(&self.dir).map_err(Error::io(&self.dir))? {
-            let path = entry.map_err(Error::io(&self.dir))?.path();
+    /// Removes the parameters of epochs that no saved state calls the best.
+    fn forget_old(&self) -> Result<()> {
+        let dir = self.snapshots.dir();
+        let known: Vec<Progress> = self.snapshots.progress();
+        let kept: Vec<PathBuf> =
+            known.iter().filter_map(|p| p.best).map(|(_, epoch)| self.best(epoch)).collect();
+        for entry in fs::read_dir(dir).map_err(Error::io(dir))? {
+            let path = entry.map_err(Error::io(dir))?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if name.starts_with(BEST) && Some(&path) != kept.as_ref() {
+            if name.starts_with(BEST) && !kept.contains(&path) {
                 fs::remove_file(&path).map_err(Error::io(&path))?;
             }
         }
@@ -118,28 +103,22 @@ impl StateDir {
         average: Option<&mut Average>,
         device: &Device,
     ) -> Result<Option<Progress>> {
-        let latest = self.latest();
-        if !latest.exists() {
+        let Some((progress, mut tensors)) = self.snapshots.load::<Progress>(device)? else {
             return Ok(None);
-        }
-        let Saved { progress, sha256 } = files::read_json(&latest.join(PROGRESS))?;
-        let read = |name: &str| {
-            let path = latest.join(name);
-            check(&path, sha256.get(name))?;
-            load_safetensors(path, device)
         };
-        put_back(params, &read(PARAMS)?)?;
-        adam.restore(progress.step, &read(MOMENTS)?)?;
+        let mut take = |name: &str| tensors.remove(name).unwrap_or_default();
+        put_back(params, &take(PARAMS))?;
+        adam.restore(progress.step - progress.skipped, &take(MOMENTS))?;
         if let Some(average) = average {
-            average.restore(&read(AVERAGE)?)?;
+            average.restore(&take(AVERAGE))?;
         }
         Ok(Some(progress))
     }
 
     /// Keeps the parameters as those of the best epoch; gives their file's SHA-256.
     pub(super) fn save_best(&self, params: &Params, epoch: u64) -> Result<String> {
-        fs::create_dir_all(&self.dir).map_err(Error::io(&self.dir))?;
         let path = self.best(epoch);
+        fs::create_dir_all(self.snapshots.dir()).map_err(Error::io(&path))?;
         save_safetensors(&path, &values(params))?;
         files::digest(&path)
     }
@@ -152,21 +131,13 @@ impl StateDir {
     ) -> Result<()> {
         let Some((_, epoch)) = progress.best else { return Ok(()) };
         let path = self.best(epoch);
-        check(&path, progress.best_sha256.as_ref())?;
+        if let Err(error) = check_saved(&path, progress.best_sha256.as_deref().unwrap_or_default())
+        {
+            let dir = self.snapshots.dir().display();
+            invalid!("{error}; put the file back, or remove {dir} to begin this training again");
+        }
         put_back(params, &load_safetensors(path, device)?)
     }
-}
-
-/// Refuses a file with other bytes than were saved.
-fn check(path: &Path, sha256: Option<&String>) -> Result<()> {
-    if sha256 == Some(&files::digest(path)?) {
-        return Ok(());
-    }
-    invalid!(
-        "{}: not the file that training saved: its SHA-256 differs from that in {PROGRESS}; redo the \
-         stage with --force",
-        path.display()
-    );
 }
 
 /// The parameters as they are, without a copy.
@@ -179,10 +150,7 @@ fn put_back(params: &Params, values: &BTreeMap<String, Tensor>) -> Result<()> {
     for name in names {
         match values.get(&name) {
             Some(value) => params.set(&name, value)?,
-            None => invalid!(
-                "the saved training state lacks {name}: it is of another model; redo the stage with \
-                 --force"
-            ),
+            None => invalid!("the saved training state lacks {name}: it is of another model"),
         }
     }
     Ok(())
@@ -196,49 +164,42 @@ mod tests {
     #[test]
     fn progress_comes_back_to_the_last_bit() {
         let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join(PROGRESS);
+        let mut snapshots = Snapshots::new(dir.path());
         let mut stream = rng::stream(1, "metrics", &[]);
-        for epoch in 0..200 {
+        for epoch in 0..50 {
             let best = Some((rng::uniform(&mut stream), epoch));
-            let saved = Saved {
-                progress: Progress { epoch, best, ..Progress::default() },
-                sha256: BTreeMap::new(),
-            };
-            files::write_json(&path, &saved).unwrap();
-            let found: Saved = files::read_json(&path).unwrap();
-            assert_eq!(found.progress, saved.progress);
+            let progress = Progress { epoch, best, ..Progress::default() };
+            snapshots.save(&progress, &[]).unwrap();
+            assert_eq!(snapshots.progress::<Progress>()[0], progress);
         }
     }
 
     #[test]
-    fn altered_states_are_refused() {
+    fn the_best_epoch_of_every_saved_state_is_kept_and_altered_ones_are_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let state = StateDir::new(dir.path());
+        let mut state = StateDir::new(dir.path());
         let mut params = Params::new();
         let zeros = Tensor::zeros((2, 2), candle_core::DType::F32, &Device::Cpu).unwrap();
         params.insert("w", &zeros).unwrap();
         let mut adam = AdamW::new(&params, crate::nn::AdamWConfig::default()).unwrap();
-        let sha256 = state.save_best(&params, 3).unwrap();
-        let progress =
-            Progress { best: Some((0.5, 3)), best_sha256: Some(sha256), ..Progress::default() };
-        state.save(&progress, &params, &adam, None).unwrap();
-        assert_eq!(
-            state.restore(&params, &mut adam, None, &Device::Cpu).unwrap(),
-            Some(progress.clone())
-        );
-        state.restore_best(&progress, &params, &Device::Cpu).unwrap();
-
-        for name in ["latest/params.safetensors", "latest/moments.safetensors"] {
-            let path = dir.path().join(name);
-            let whole = fs::read(&path).unwrap();
-            let mut altered = whole.clone();
-            *altered.last_mut().unwrap() ^= 1;
-            fs::write(&path, altered).unwrap();
-            let error = state.restore(&params, &mut adam, None, &Device::Cpu).unwrap_err();
-            assert!(error.to_string().contains("SHA-256"), "{error}");
-            fs::write(&path, whole).unwrap();
+        let save = |state: &mut StateDir, epoch| {
+            let sha256 = Some(state.save_best(&params, epoch).unwrap());
+            let best = Some((0.5, epoch));
+            let progress = Progress { best, best_sha256: sha256, ..Progress::default() };
+            state.save(&progress, &params, &adam, None).unwrap();
+            progress
+        };
+        let (first, second) = (save(&mut state, 3), save(&mut state, 4));
+        for progress in [&first, &second] {
+            state.restore_best(progress, &params, &Device::Cpu).unwrap();
         }
-        let other = Progress { best_sha256: Some("0".into()), ..progress };
-        state.restore_best(&other, &params, &Device::Cpu).unwrap_err();
+        let third = save(&mut state, 6);
+        assert!(!state.best(3).exists() && state.best(4).exists());
+        let found = state.restore(&params, &mut adam, None, &Device::Cpu).unwrap();
+        assert_eq!(found, Some(third.clone()));
+
+        let other = Progress { best_sha256: Some("0".into()), ..third };
+        let error = state.restore_best(&other, &params, &Device::Cpu).unwrap_err().to_string();
+        assert!(error.contains("best-6") && error.contains("remove"), "{error}");
     }
 }

@@ -13,7 +13,7 @@ use ndarray::{Array2, Axis};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use super::epochs::{EpochReport, Progress};
+use super::epochs::{Around, EpochReport};
 use super::sasrec::SasRecConfig;
 use crate::{Result, rng};
 
@@ -44,6 +44,14 @@ impl EncoderConfig<'_> {
         match self {
             Self::Din(_) => "din",
             Self::SasRec(_) => "sasrec",
+        }
+    }
+
+    /// The table of its settings in a configuration.
+    pub fn settings(self) -> &'static str {
+        match self {
+            Self::Din(_) => "index.behavior.din",
+            Self::SasRec(_) => "index.behavior.sasrec",
         }
     }
 
@@ -94,13 +102,11 @@ pub fn train_behavior_embedding(
     num_items: usize,
     encoder: EncoderConfig<'_>,
     seed: u64,
-    progress: &mut dyn FnMut(&Progress),
+    around: &mut Around<'_>,
 ) -> Result<BehaviorEmbedding> {
     match encoder {
-        EncoderConfig::Din(config) => din::train(sequences, num_items, config, seed, progress),
-        EncoderConfig::SasRec(config) => {
-            sasrec::train(sequences, num_items, config, seed, progress)
-        }
+        EncoderConfig::Din(config) => din::train(sequences, num_items, config, seed, around),
+        EncoderConfig::SasRec(config) => sasrec::train(sequences, num_items, config, seed, around),
     }
 }
 

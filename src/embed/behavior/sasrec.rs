@@ -2,7 +2,7 @@
 
 use super::{BehaviorEmbedding, choose_holdout, with_mean_for_unseen};
 use crate::Result;
-use crate::embed::epochs::{Progress, occurrences};
+use crate::embed::epochs::{Around, occurrences};
 use crate::embed::sasrec::{SasRecConfig, train_sasrec};
 use crate::model::sasrec::SasRec;
 
@@ -17,7 +17,7 @@ pub(super) fn train(
     num_items: usize,
     config: &SasRecConfig,
     seed: u64,
-    progress: &mut dyn FnMut(&Progress),
+    around: &mut Around<'_>,
 ) -> Result<BehaviorEmbedding> {
     let count = occurrences(sequences, num_items)?;
     let is_held_out = choose_holdout(sequences, HOLDOUT, count, seed, "sasrec-holdout");
@@ -30,7 +30,7 @@ pub(super) fn train(
         }
     }
     let measure = |network: &SasRec| ndcg_at_10(network, &held_out);
-    let trained = train_sasrec(&kept, num_items, config, seed, &mut { measure }, progress)?;
+    let trained = train_sasrec(&kept, num_items, config, seed, &mut { measure }, around)?;
 
     let mut seen = vec![false; num_items];
     for &item in kept.iter().filter(|items| items.len() > 1).copied().flatten() {

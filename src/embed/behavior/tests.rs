@@ -13,7 +13,9 @@ fn sasrec() -> SasRecConfig {
 }
 
 fn train(sequences: &[&[u32]], num_items: usize, encoder: EncoderConfig<'_>) -> BehaviorEmbedding {
-    train_behavior_embedding(sequences, num_items, encoder, 7, &mut |_| ()).unwrap()
+    let settings = encoder.settings();
+    let mut around = Around { settings, state: None, progress: &mut |_| () };
+    train_behavior_embedding(sequences, num_items, encoder, 7, &mut around).unwrap()
 }
 
 fn shop() -> Dataset {

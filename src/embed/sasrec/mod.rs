@@ -8,7 +8,8 @@ use rand::RngCore;
 use rand::seq::{SliceRandom, index};
 use serde::{Deserialize, Serialize};
 
-use super::epochs::{EpochReport, Progress, Trained, early_stopping, occurrences};
+use super::epochs::{Around, EpochReport, Epochs, Progress, Trained, early_stopping, occurrences};
+use crate::model::Weights;
 use crate::model::sasrec::{Candidates, SasRec, SasRecDropout, SasRecSizes};
 use crate::nn::{AdamW, AdamWConfig, Gradients};
 use crate::ops::{self, Precision};
@@ -173,11 +174,11 @@ pub fn train_sasrec(
     config: &SasRecConfig,
     seed: u64,
     measure: &mut dyn FnMut(&SasRec) -> Result<Option<f64>>,
-    progress: &mut dyn FnMut(&Progress),
+    around: &mut Around<'_>,
 ) -> Result<TrainedSasRec> {
     config.check()?;
     occurrences(sequences, num_items)?;
-    let mut windows = Window::over(sequences, config.history);
+    let windows = Window::over(sequences, config.history);
     if windows.is_empty() {
         invalid!(
             "no user has two training items or more, so there is nothing to learn from: each user's \
@@ -187,29 +188,22 @@ pub fn train_sasrec(
     let num_targets = windows.iter().map(|w| w.targets.len()).sum();
     let network = config.network(num_items, seed)?;
     let adam = AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() };
-    let mut steps = Steps {
+    let mut training = Training {
         sequences,
         config,
         sampler: Sampler::new(&windows, sequences, num_items, config.negatives),
         adam: AdamW::new(network.params(), adam)?,
-        network: &network,
+        network,
+        windows,
+        num_targets,
+        seed,
+        measure,
+        progress: &mut *around.progress,
     };
-    let total = windows.len().div_ceil(config.batch_size);
-    let trained = early_stopping(config.epochs, config.patience, |epoch| {
-        let start = Instant::now();
-        windows.shuffle(&mut rng::stream(seed, "sasrec-order", &[epoch as u64]));
-        let mut loss_sum = 0.0;
-        for (step, batch) in windows.chunks(config.batch_size).enumerate() {
-            loss_sum += steps.take(batch, seed, [epoch as u64, step as u64])?;
-            progress(&Progress::Step { epoch, done: step + 1, total });
-        }
-        let samples_per_s = num_targets as f64 / start.elapsed().as_secs_f64();
-        let loss = loss_sum / num_targets as f64;
-        let report = EpochReport { epoch, loss, measured: measure(&network)?, samples_per_s };
-        progress(&Progress::Epoch(report));
-        Ok((report, network.weights()?))
-    })?;
+    let Around { settings, state, .. } = *around;
+    let trained = early_stopping(config.epochs, config.patience, settings, state, &mut training)?;
     let Trained { weights, reports, best_epoch } = trained;
+    let network = training.network;
     network.set_weights(&weights)?;
     Ok(TrainedSasRec { network, reports, best_epoch, num_targets })
 }
@@ -246,19 +240,67 @@ impl Window {
     }
 }
 
-/// The optimiser at work on a network.
-struct Steps<'a> {
+/// The training of a network.
+struct Training<'a> {
     sequences: &'a [&'a [u32]],
     config: &'a SasRecConfig,
     sampler: Sampler,
     adam: AdamW,
-    network: &'a SasRec,
+    network: SasRec,
+    /// In the order of the epoch under way.
+    windows: Vec<Window>,
+    num_targets: usize,
+    seed: u64,
+    measure: &'a mut dyn FnMut(&SasRec) -> Result<Option<f64>>,
+    progress: &'a mut dyn FnMut(&Progress),
 }
 
-impl Steps<'_> {
+impl Epochs for Training<'_> {
+    fn train(&mut self, epoch: usize) -> Result<EpochReport> {
+        let start = Instant::now();
+        self.pass_over(epoch);
+        let total = self.steps_an_epoch();
+        let windows = std::mem::take(&mut self.windows);
+        let mut loss_sum = 0.0;
+        for (step, batch) in windows.chunks(self.config.batch_size).enumerate() {
+            loss_sum += self.step(batch, [epoch as u64, step as u64])?;
+            (self.progress)(&Progress::Step { epoch, done: step + 1, total });
+        }
+        self.windows = windows;
+        let samples_per_s = self.num_targets as f64 / start.elapsed().as_secs_f64();
+        let loss = loss_sum / self.num_targets as f64;
+        let measured = (self.measure)(&self.network)?;
+        let report = EpochReport { epoch, loss, measured, samples_per_s };
+        (self.progress)(&Progress::Epoch(report));
+        Ok(report)
+    }
+
+    fn pass_over(&mut self, epoch: usize) {
+        self.windows.shuffle(&mut rng::stream(self.seed, "sasrec-order", &[epoch as u64]));
+    }
+
+    fn weights(&self) -> Result<Weights> {
+        Ok(self.network.weights()?)
+    }
+
+    fn moments(&self) -> Result<Weights> {
+        Ok(self.adam.state(self.network.params())?)
+    }
+
+    fn restore(&mut self, epochs: usize, weights: &Weights, moments: &Weights) -> Result<()> {
+        self.network.set_weights(weights)?;
+        Ok(self.adam.restore((epochs * self.steps_an_epoch()) as u64, moments)?)
+    }
+}
+
+impl Training<'_> {
+    fn steps_an_epoch(&self) -> usize {
+        self.windows.len().div_ceil(self.config.batch_size)
+    }
+
     /// One step of the optimiser on a batch; returns the sum of its losses.
-    fn take(&mut self, batch: &[Window], seed: u64, position: [u64; 2]) -> Result<f64> {
-        let (network, config) = (self.network, self.config);
+    fn step(&mut self, batch: &[Window], position: [u64; 2]) -> Result<f64> {
+        let (network, config, seed) = (&self.network, self.config, self.seed);
         let inputs: Vec<&[u32]> = batch.iter().map(|w| w.inputs(self.sequences)).collect();
         let (mut places, mut targets, mut start) = (Vec::new(), Vec::new(), 0);
         for window in batch {

@@ -41,7 +41,8 @@ fn train(
     measure: &mut dyn FnMut(&SasRec) -> Result<Option<f64>>,
 ) -> TrainedSasRec {
     let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
-    train_sasrec(&sequences, ITEMS, config, 7, measure, &mut |_| ()).unwrap()
+    let mut around = Around { settings: "", state: None, progress: &mut |_| () };
+    train_sasrec(&sequences, ITEMS, config, 7, measure, &mut around).unwrap()
 }
 
 fn values(network: &SasRec) -> Vec<Vec<f32>> {
@@ -158,9 +159,9 @@ fn without_a_figure_all_epochs_run() {
 #[test]
 fn unusable_input_is_explained() {
     let explain = |sequences: &[&[u32]], config: &SasRecConfig| {
-        train_sasrec(sequences, 3, config, 1, &mut |_| Ok(None), &mut |_| ())
-            .unwrap_err()
-            .to_string()
+        let mut around = Around { settings: "", state: None, progress: &mut |_| () };
+        let trained = train_sasrec(sequences, 3, config, 1, &mut |_| Ok(None), &mut around);
+        trained.unwrap_err().to_string()
     };
     let error = explain(&[&[0], &[], &[2]], &small());
     assert!(error.contains("at least 4 items"), "{error}");

@@ -14,7 +14,7 @@ use crate::ops::Precision;
 
 /// Tokens embedded in one forward pass: enough to keep every core in large products, few enough for what
 /// lies between two of them to stay in the cache.
-const TOKENS_PER_PASS: usize = 4096;
+pub const TOKENS_PER_PASS: usize = 4096;
 
 /// How far the embedding of a catalogue has come.
 #[derive(Debug, Clone, Copy, PartialEq)]

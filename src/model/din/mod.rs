@@ -294,6 +294,28 @@ impl Din {
         Ok(weights)
     }
 
+    /// Takes over weights that [`Din::weights`] gave.
+    ///
+    /// # Errors
+    /// Names a parameter or statistic that is missing or has another shape.
+    pub fn set_weights(&mut self, weights: &BTreeMap<String, Tensor>) -> Result<()> {
+        let found = |name: &str, old: &Tensor| match weights.get(name) {
+            Some(weight) if weight.dims() == old.dims() => Ok(weight),
+            Some(weight) => bail!("{name} is {:?}, expected {:?}", weight.dims(), old.dims()),
+            None => bail!("there is no weight {name}"),
+        };
+        for (name, tensor) in self.params.tensors() {
+            self.params.set(name, found(name, tensor)?)?;
+        }
+        for norm in self.norms_mut() {
+            let running = &mut norm.running;
+            let name = |what| format!("{}.running-{what}", norm.name);
+            running.mean = found(&name("mean"), &running.mean)?.clone();
+            running.variance = found(&name("variance"), &running.variance)?.clone();
+        }
+        Ok(())
+    }
+
     /// The normalisations in the order in which a forward pass meets them.
     fn norms(&self) -> Vec<&BatchNorm> {
         let attention = self.attention.activations.iter().map(|d| &d.norm);

@@ -82,6 +82,24 @@ impl Llama {
         Tensor::from_vec(states, (rows.len(), width), &Device::Cpu)
     }
 
+    /// Bytes of a cache of `cached` tokens and of what a pass over `tokens` of them has at work; 0 where the pass is
+    /// not by hand.
+    pub(crate) fn inference_bytes(&self, cached: usize, tokens: usize) -> u64 {
+        let inner = match self.pass_by_hand() {
+            Some(Inner::Full) => size_of::<f32>(),
+            Some(Inner::Half) => size_of::<bf16>(),
+            None => return 0,
+        };
+        let config = &self.config;
+        let heads = config.num_attention_heads * config.head_dim;
+        let kv = config.num_key_value_heads * config.head_dim;
+        let cache = config.num_hidden_layers * 2 * kv * inner * cached;
+        // The residual stream and its sum with a branch; a norm, queries, what attention gives, gate and up.
+        let wide = 2 * size_of::<f32>() * config.hidden_size;
+        let narrow = inner * (config.hidden_size + 2 * heads + 2 * config.intermediate_size);
+        (cache + (wide + narrow) * tokens) as u64
+    }
+
     /// The logits of the tokens `ids` after the states `hidden`, (rows, hidden): (rows, ids), f32.
     pub fn logits(&self, hidden: &Tensor, ids: Range<u32>) -> Result<Tensor> {
         let (first, count) = (ids.start as usize, ids.len());

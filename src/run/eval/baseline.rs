@@ -10,14 +10,15 @@ use serde_json::{Value, json};
 use super::kept::Kept;
 use super::result::{BaselineSettings, Bootstrap, EvalResult, OverSeeds, Ranking, TrainingSummary};
 use crate::data::Split;
-use crate::embed::train_sasrec;
+use crate::embed::{Around, train_sasrec};
 use crate::eval::{ItemScorer, Metrics, Report, evaluate_scores};
 use crate::model::sasrec::SasRec;
 use crate::model::{load_safetensors, save_safetensors};
 use crate::run::manifest::{differences, settings_under};
 use crate::run::monitor::{epochs, with_epochs, with_progress};
-use crate::run::{GIT_REVISION, Monitor, Run, peak_memory_bytes};
-use crate::{Result, files, invalid};
+use crate::run::unfinished::{UNFINISHED, kept_for};
+use crate::run::{GIT_REVISION, Monitor, Run, peak_memory_bytes, sealed};
+use crate::{Error, Result, files, invalid};
 
 /// The figure on the validation split that the best epoch is chosen by.
 const VALIDATION: &str = "ndcg@10";
@@ -77,6 +78,23 @@ pub(super) struct Training {
     pub(super) model_sha256: String,
 }
 
+/// The file of [`Training`].
+const TRAINING: &str = "training.json";
+
+impl Training {
+    fn read(path: &Path) -> Result<Self> {
+        sealed::read(path, "redo the baseline with --force")
+    }
+}
+
+/// Removes where a baseline was made.
+fn forget(workshop: &Path) -> Result<()> {
+    files::remove_dir(workshop)?;
+    // Stays where something else is unfinished.
+    let _ = workshop.parent().map(std::fs::remove_dir);
+    Ok(())
+}
+
 impl Run {
     /// Trains a baseline and evaluates it on a split; what is there already is kept, unless `force` is set.
     ///
@@ -92,24 +110,58 @@ impl Run {
         monitor: &mut dyn Monitor,
     ) -> Result<EvalResult<Ranking<BaselineSettings>>> {
         let dir = request.folder(&self.dir);
+        let workshop = self.baseline_workshop(request);
         let found = if force { None } else { self.found_training(request, &dir)? };
-        let (scorer, training) = if let Some(training) = found {
-            (self.load_baseline(request, &dir, &training)?, training)
-        } else {
-            self.claim()?;
-            self.train_baseline(request, &dir, monitor)?
-        };
+        if let Some(training) = found {
+            // Left by a process that was killed when all was in its place.
+            files::remove_dir(&files::replaced(&dir))?;
+            forget(&workshop)?;
+            let scorer = self.load_baseline(request, &dir, &training)?;
+            return self.evaluate_baseline(
+                request,
+                &*scorer,
+                training,
+                kept(&dir, request.split),
+                monitor,
+            );
+        }
+        self.claim()?;
+        // What stands is replaced when model and result are there.
+        let new = workshop.join("result");
+        let (scorer, training) = self.train_baseline(request, &workshop, &new, monitor)?;
+        let kept = kept(&new, request.split);
+        let mut result = self.evaluate_baseline(request, &*scorer, training, kept, monitor)?;
+        files::replace_dir(&new, &dir)?;
+        forget(&workshop)?;
+        result.path = dir.join(format!("{}.json", request.split));
+        Ok(result)
+    }
+
+    /// Where a baseline is made.
+    fn baseline_workshop(&self, request: BaselineRequest) -> PathBuf {
+        let BaselineRequest { baseline, seed, .. } = request;
+        self.dir.join(UNFINISHED).join(format!("baseline-{}-seed-{seed}", baseline.name()))
+    }
+
+    /// The evaluation of a trained baseline, which is `kept`.
+    fn evaluate_baseline(
+        &self,
+        request: BaselineRequest,
+        scorer: &dyn ItemScorer,
+        training: Training,
+        kept: Kept,
+        monitor: &mut dyn Monitor,
+    ) -> Result<EvalResult<Ranking<BaselineSettings>>> {
         let (split, protocol) = (request.split, self.protocol(request.split));
         let targets: Vec<usize> = (0..protocol.targets(&self.dataset)).collect();
         let settings = self.baseline_settings(request, &training, targets.len());
-        let kept = kept(&dir, request.split);
-        if let Some(found) = kept.find(&settings, force)? {
+        if let Some(found) = kept.find(&settings, false)? {
             return Ok(found);
         }
         let start = Instant::now();
         let what = format!("evaluate {} {split}", request.baseline.name());
         let evaluation = with_progress(monitor, &what, targets.len(), |on_batch| {
-            evaluate_scores(&*scorer, &self.dataset, &targets, protocol, on_batch)
+            evaluate_scores(scorer, &self.dataset, &targets, protocol, on_batch)
         })?;
         let seconds = start.elapsed().as_secs_f64();
         let ranking = self.ranking(&evaluation, &targets, protocol, settings, seconds);
@@ -161,8 +213,8 @@ impl Run {
 
     /// The baseline that stands in `dir`, and how it came about.
     pub(super) fn trained_in(&self, dir: &Path) -> Result<(BaselineRequest, Training)> {
-        let path = dir.join("training.json");
-        let training: Training = files::read_json(&path)?;
+        let path = dir.join(TRAINING);
+        let training = Training::read(&path)?;
         let Some(seed) = training.settings.get("seed").and_then(Value::as_u64) else {
             invalid!(
                 "{}: tells no seed; redo the baseline with `llmbs baseline sasrec --force`",
@@ -185,11 +237,11 @@ impl Run {
 
     /// How the model that stands in `dir` came about, if there is one.
     fn found_training(&self, request: BaselineRequest, dir: &Path) -> Result<Option<Training>> {
-        let path = dir.join("training.json");
+        let path = dir.join(TRAINING);
         if !path.exists() {
             return Ok(None);
         }
-        let found: Training = files::read_json(&path)?;
+        let found = Training::read(&path)?;
         self.check_training(request, dir, &found)?;
         Ok(Some(found))
     }
@@ -206,7 +258,7 @@ impl Run {
         invalid!(
             "{}: the model was made with another configuration or input: {}; go back, choose another \
              folder with --run, or redo it with `llmbs baseline {} --force`",
-            dir.display(),
+            dir.join(TRAINING).display(),
             differ.join("; "),
             request.baseline.name()
         );
@@ -219,9 +271,10 @@ impl Run {
         training: &Training,
     ) -> Result<Box<dyn ItemScorer>> {
         let path = dir.join("model.safetensors");
-        if files::digest(&path)? != training.model_sha256 {
+        // One that is gone has no digest.
+        if files::digest(&path).ok().as_ref() != Some(&training.model_sha256) {
             invalid!(
-                "{}: not the model that was trained: its SHA-256 differs from that in training.json; put \
+                "{}: gone, or not the model that was trained, whose SHA-256 is in {TRAINING}; put \
                  the file back, or redo it with `llmbs baseline {} --force`",
                 path.display(),
                 request.baseline.name()
@@ -238,11 +291,12 @@ impl Run {
         }
     }
 
-    /// Trains a baseline into `dir`, whose results of an earlier one go.
+    /// Trains a baseline into the folder `new`.
     fn train_baseline(
         &self,
         request: BaselineRequest,
-        dir: &Path,
+        workshop: &Path,
+        new: &Path,
         monitor: &mut dyn Monitor,
     ) -> Result<(Box<dyn ItemScorer>, Training)> {
         let start = Instant::now();
@@ -250,6 +304,8 @@ impl Run {
         let name = request.baseline.name();
         let sequences: Vec<&[u32]> = self.dataset.train_sequences().collect();
         let what = format!("train {name} with seed {}", request.seed);
+        let key = json!([settings, self.dataset.fingerprint]);
+        let state = kept_for(workshop, &key)?;
         let (scorer, weights, targets, best_epoch, reports): (Box<dyn ItemScorer>, _, _, _, _) =
             match request.baseline {
                 Baseline::SasRec => {
@@ -257,34 +313,35 @@ impl Run {
                     let mut measure = |network: &SasRec| self.validation_figure(network);
                     let trained =
                         with_epochs(monitor, &what, config.epochs, VALIDATION, |progress| {
-                            let items = self.dataset.num_items();
-                            let seed = request.seed;
-                            train_sasrec(&sequences, items, config, seed, &mut measure, progress)
+                            let (items, seed) = (self.dataset.num_items(), request.seed);
+                            let state = Some(&*state);
+                            let mut around =
+                                Around { settings: "baseline.sasrec", state, progress };
+                            train_sasrec(&sequences, items, config, seed, &mut measure, &mut around)
                         })?;
                     let weights = trained.network.weights()?;
                     let (targets, best) = (trained.num_targets, trained.best_epoch);
                     (Box::new(trained.network), weights, targets, best, trained.reports)
                 }
             };
-        let training = files::build_dir(dir, |new| {
-            let model = new.join("model.safetensors");
-            save_safetensors(&model, &weights)?;
-            let training = Training {
-                settings,
-                dataset: self.dataset.name.clone(),
-                dataset_fingerprint: self.dataset.fingerprint.clone(),
-                program: format!("llmbs {} ({GIT_REVISION})", env!("CARGO_PKG_VERSION")),
-                machine: self.machine(),
-                seconds: start.elapsed().as_secs_f64(),
-                peak_memory_bytes: peak_memory_bytes(),
-                targets,
-                best_epoch,
-                epochs: epochs(&reports, &format!("validation_{VALIDATION}")),
-                model_sha256: files::digest(&model)?,
-            };
-            files::write_json(&new.join("training.json"), &training)?;
-            Ok(training)
-        })?;
+        files::remove_dir(new)?;
+        std::fs::create_dir_all(new).map_err(Error::io(new))?;
+        let model = new.join("model.safetensors");
+        save_safetensors(&model, &weights)?;
+        let training = Training {
+            settings,
+            dataset: self.dataset.name.clone(),
+            dataset_fingerprint: self.dataset.fingerprint.clone(),
+            program: format!("llmbs {} ({GIT_REVISION})", env!("CARGO_PKG_VERSION")),
+            machine: self.machine(),
+            seconds: start.elapsed().as_secs_f64(),
+            peak_memory_bytes: peak_memory_bytes(),
+            targets,
+            best_epoch,
+            epochs: epochs(&reports, &format!("validation_{VALIDATION}")),
+            model_sha256: files::digest(&model)?,
+        };
+        sealed::write(&new.join(TRAINING), &training)?;
         Ok((scorer, training))
     }
 
@@ -346,5 +403,5 @@ pub(super) fn kept(dir: &Path, split: Split) -> Kept {
 
 /// Whether `dir` is the folder of a trained baseline.
 pub(in crate::run) fn is_baseline(dir: &Path) -> bool {
-    dir.join("training.json").exists()
+    dir.join(TRAINING).exists()
 }

@@ -10,7 +10,7 @@ use super::baseline::{self, is_baseline};
 use super::kept::Kept;
 use crate::eval::{self, Difference, PERMUTATIONS, PerMetric, Prediction};
 use crate::run::{MANIFEST, Manifest, Run, Stage};
-use crate::{Error, Result, files, invalid};
+use crate::{Error, Result, invalid};
 
 /// An evaluation of this run beside the same of another.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -43,8 +43,8 @@ impl Run {
     /// model ranks alone, or with that of the baseline in `other`.
     pub fn compare(&self, request: EvalRequest<'_>, other: &Path) -> Result<Comparison> {
         let (this_settings, other_settings) = self.other_settings(request, other)?;
-        let this: Vec<Prediction> = files::read_json_lines(&request.kept(&self.dir).lines)?;
-        let others: Vec<Prediction> = files::read_json_lines(&kept_in(request, other).lines)?;
+        let this: Vec<Prediction> = request.kept(&self.dir).read_lines()?;
+        let others: Vec<Prediction> = kept_in(request, other).read_lines()?;
         let compared = |rank: fn(&Prediction) -> Option<usize>| {
             eval::compare(&[&this], &[&others], rank, self.config.seed).map_err(|e| {
                 let (this, other) = (self.dir.display(), other.display());
@@ -85,7 +85,7 @@ impl Run {
                 request.name()
             );
         }
-        let found: Value = files::read_json(&kept.result)?;
+        let found = kept.read()?;
         let theirs = found["settings"].clone();
         let mine = self.eval_settings(request, others.settings(self));
         let mine = serde_json::to_value(mine).map_err(|e| Error::Invalid(e.to_string()))?;
@@ -138,7 +138,7 @@ fn is_of_its_models(dir: &Path, settings: &Value) -> Result<bool> {
         // The evaluation alone was copied here.
         return Ok(true);
     }
-    let manifest: Manifest = files::read_json(&path)?;
+    let manifest = Manifest::read(&path)?;
     let files = [
         (Stage::Initial, "initial/model.safetensors", "model_digest"),
         (Stage::Anneal, "anneal/adapter_model.safetensors", "adapter_digest"),

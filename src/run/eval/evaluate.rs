@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use super::fused::{self, Together};
 use super::generator::Generator;
+use super::journal::Searches;
 use super::request::EvalRequest;
 use super::result::{Bootstrap, EvalResult, EvalSettings, FusionSettings, Performance, Ranking};
 use crate::config::Float;
@@ -11,11 +12,15 @@ use crate::data::{ItemId, Split};
 use crate::eval::{Evaluation, Popularity, Protocol, Report};
 use crate::run::artifacts::precision;
 use crate::run::monitor::with_progress;
+use crate::run::needs::{Needs, memory_bytes};
 use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::{Result, rng};
 
 /// So many users at most are asked what they would be recommended without the trie.
 const LEGAL_RATE_USERS: usize = 500;
+
+/// What a target takes on disk, in the predictions and in a journal of them.
+const LINE_BYTES: u64 = 1_500;
 
 /// The beam up to which `eval.batch` users are scored together; wider ones take fewer users, so that a
 /// step holds no more hypotheses.
@@ -41,16 +46,21 @@ impl Run {
         let recommender = generator.recommender(self, request.beam);
         let protocol = self.protocol(request.split);
 
-        let Together { evaluation, weight, seconds } = if request.fuse.is_empty() {
-            let what = format!("evaluate {}", request.name());
-            let start = Instant::now();
-            let evaluation = with_progress(monitor, &what, targets.len(), |on_batch| {
-                recommender.evaluate(&self.dataset, &targets, protocol, on_batch)
-            })?;
-            Together { evaluation, weight: None, seconds: start.elapsed().as_secs_f64() }
-        } else {
-            others.evaluate(self, request, recommender, &targets, monitor)?
+        let needs = Needs {
+            memory: recommender.bytes(&self.dataset, &targets, protocol),
+            disk: 3 * LINE_BYTES * targets.len() as u64,
         };
+        let predicted = memory_bytes() + needs.memory;
+        self.afford("this evaluation", needs, 0)?;
+        let mut searches = Searches::new(self, &request.name(), &settings)?;
+        let start = Instant::now();
+        let Together { evaluation, weight } = if request.fuse.is_empty() {
+            let found = searches.search(0, &recommender, &targets, request.split, monitor)?;
+            Together { evaluation: Evaluation::of(&self.dataset, protocol, found), weight: None }
+        } else {
+            others.evaluate(self, request, recommender, &targets, &mut searches, monitor)?
+        };
+        let seconds = start.elapsed().as_secs_f64();
 
         let asked = sample_of(&targets, LEGAL_RATE_USERS, self.config.seed, "legal rate users");
         let histories: Vec<&[ItemId]> =
@@ -60,8 +70,15 @@ impl Run {
         })?;
 
         let ranking = self.ranking(&evaluation, &targets, protocol, settings, seconds);
-        let told = Ranking { legal_rate: Some(legal_rate), fusion_weight: weight, ..ranking };
-        kept.write(told, &evaluation.predictions)
+        let performance = Performance {
+            predicted_memory_bytes: Some(predicted),
+            ..self.performance(seconds, Some(searches.searched as f64 / seconds))
+        };
+        let legal_rate = Some(legal_rate);
+        let told = Ranking { legal_rate, fusion_weight: weight, performance, ..ranking };
+        let written = kept.write(told, &evaluation.predictions)?;
+        searches.close()?;
+        Ok(written)
     }
 
     /// What is told of every evaluation, whatever ranked the items; it took `seconds`.
@@ -92,7 +109,13 @@ impl Run {
     /// What an evaluation took, told as it ends.
     pub(super) fn performance(&self, seconds: f64, users_per_s: Option<f64>) -> Performance {
         let peak_memory_bytes = peak_memory_bytes();
-        Performance { seconds, users_per_s, peak_memory_bytes, machine: self.machine() }
+        Performance {
+            seconds,
+            users_per_s,
+            predicted_memory_bytes: None,
+            peak_memory_bytes,
+            machine: self.machine(),
+        }
     }
 
     /// How users are evaluated on a split.

@@ -1,17 +1,16 @@
 //! What ranks together with a run's model: the models of other runs, and baselines.
 
 use std::path::Path;
-use std::time::Instant;
 
 use super::baseline::{BaselineRequest, Training, is_baseline};
 use super::generator::Generator;
+use super::journal::Searches;
 use super::request::EvalRequest;
 use super::result::{FusedModel, FusionSettings};
 use crate::config::RunConfig;
 use crate::data::Split;
 use crate::eval::{Evaluation, Fusion, ItemScorer, Recommender};
-use crate::run::monitor::with_progress;
-use crate::run::{MANIFEST, Monitor, Run, Stage};
+use crate::run::{MANIFEST, Monitor, Run, Stage, config_of};
 use crate::{Result, invalid};
 
 /// How what ranks together scores an item.
@@ -30,8 +29,6 @@ pub(super) struct Together {
     pub(super) evaluation: Evaluation,
     /// The weight of the baselines, where there are some.
     pub(super) weight: Option<f64>,
-    /// What the ranking took, the choice of the weight left out.
-    pub(super) seconds: f64,
 }
 
 impl Others<'_> {
@@ -52,6 +49,7 @@ impl Others<'_> {
         request: EvalRequest<'_>,
         own: Recommender<'_>,
         targets: &[usize],
+        searches: &mut Searches<'_>,
         monitor: &mut dyn Monitor,
     ) -> Result<Together> {
         let loaded = self.runs.iter().map(|other| Generator::load(other, request.adapter));
@@ -64,17 +62,17 @@ impl Others<'_> {
             .map(|(dir, asked, training)| run.load_baseline(*asked, dir, training))
             .collect::<Result<Vec<Box<dyn ItemScorer>>>>()?;
 
-        let mut fusion = |what: &str, targets: &[usize], split| {
-            let (all, protocol) = (targets.len() * generators.len(), run.protocol(split));
-            with_progress(monitor, what, all, |on_batch| {
-                Fusion::of(&generators, &scorers, &run.dataset, targets, protocol, on_batch)
-            })
+        let mut fusion = |targets: &[usize], split| {
+            let found = generators.iter().enumerate();
+            let found = found.map(|(place, generator)| {
+                searches.search(place, generator, targets, split, monitor)
+            });
+            let found = found.collect::<Result<Vec<_>>>()?;
+            Fusion::of(&found, &scorers, &run.dataset, targets, run.protocol(split))
         };
-        let start = Instant::now();
-        let asked = fusion(&format!("evaluate {}", request.name()), targets, request.split)?;
-        let seconds = start.elapsed().as_secs_f64();
+        let asked = fusion(targets, request.split)?;
         if scorers.is_empty() {
-            return Ok(Together { evaluation: asked.evaluation(0.0), weight: None, seconds });
+            return Ok(Together { evaluation: asked.evaluation(0.0), weight: None });
         }
         let metric = &run.config.train.validation.metric;
         let choose = |of_validation: &Fusion<'_>| {
@@ -84,9 +82,10 @@ impl Others<'_> {
         let weight = if request.split == Split::Valid && targets == all {
             choose(&asked)
         } else {
-            choose(&fusion("choose the weight on the validation split", &all, Split::Valid)?)
+            tracing::info!("the validation split chooses the weight of the baselines");
+            choose(&fusion(&all, Split::Valid)?)
         };
-        Ok(Together { evaluation: asked.evaluation(weight), weight: Some(weight), seconds })
+        Ok(Together { evaluation: asked.evaluation(weight), weight: Some(weight) })
     }
 }
 
@@ -138,7 +137,10 @@ impl Run {
                 dir.display()
             );
         }
-        let config = RunConfig::load(&dir.join("config.toml"), &[])?;
+        let Some(path) = config_of(dir)? else {
+            invalid!("{}: has no config.toml: nothing is trained there", dir.display());
+        };
+        let config = RunConfig::load(&path, &[])?;
         let other = Run::open(dir, config, self.device.clone())?;
         if other.dataset.fingerprint != self.dataset.fingerprint {
             invalid!("{}: its dataset is not this run's; name runs of one dataset", dir.display());

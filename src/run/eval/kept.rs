@@ -7,9 +7,19 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::result::EvalResult;
-use crate::run::{Run, Stage};
-use crate::{Error, Result, files};
+use super::result::{EvalResult, Ranking};
+use crate::eval::Prediction;
+use crate::run::{Run, Stage, sealed};
+use crate::{Error, Result, files, invalid};
+
+/// A result as it is written.
+#[derive(Serialize)]
+struct Sealed<'a, R> {
+    #[serde(flatten)]
+    report: &'a R,
+    /// The digest of its lines.
+    lines_sha256: String,
+}
 
 /// Where a result stands, and its lines, one a user or sample.
 pub(super) struct Kept {
@@ -20,8 +30,12 @@ pub(super) struct Kept {
 impl Kept {
     /// `NAME.json` and `NAME.predictions.jsonl` in `dir`.
     pub(super) fn new(dir: &Path, name: &str) -> Self {
-        let lines = dir.join(format!("{name}.predictions.jsonl"));
-        Self { result: dir.join(format!("{name}.json")), lines }
+        Self::at(&dir.join(format!("{name}.json")))
+    }
+
+    /// The result that stands at `path`.
+    pub(super) fn at(path: &Path) -> Self {
+        Self { result: path.to_path_buf(), lines: path.with_extension("predictions.jsonl") }
     }
 
     /// The result that stands there, if it is of these settings and `force` does not ask for another.
@@ -33,13 +47,46 @@ impl Kept {
         if force || !self.result.exists() || !self.lines.exists() {
             return Ok(None);
         }
-        let found: Value = files::read_json(&self.result)?;
+        let found = self.read()?;
         let wrong = |e| Error::Invalid(format!("{}: {e}", self.result.display()));
         if found["settings"] != serde_json::to_value(settings).map_err(wrong)? {
             return Ok(None);
         }
+        self.check_lines(&found)?;
         let report = serde_json::from_value(found).map_err(wrong)?;
         Ok(Some(EvalResult { report, path: self.result.clone(), was_done: true }))
+    }
+
+    /// The result that stands there.
+    ///
+    /// # Errors
+    /// Names a file that is cut off or altered.
+    pub(super) fn read(&self) -> Result<Value> {
+        sealed::read(&self.result, "remove it and evaluate again")
+    }
+
+    /// The lines of the result that stands there.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub(super) fn read_lines<T: DeserializeOwned>(&self) -> Result<Vec<T>> {
+        self.check_lines(&self.read()?)?;
+        files::read_json_lines(&self.lines)
+    }
+
+    /// Refuses lines that are not those written with the result `found`.
+    fn check_lines(&self, found: &Value) -> Result<()> {
+        let written = found["lines_sha256"].as_str();
+        // None in a result of an older version.
+        if written.is_some_and(|w| files::digest(&self.lines).is_ok_and(|digest| digest != w)) {
+            invalid!(
+                "{}: was cut off or altered: its SHA-256 is not the one in {}; put it back, or remove both and \
+                 evaluate again",
+                self.lines.display(),
+                self.result.display()
+            );
+        }
+        Ok(())
     }
 
     /// Writes a result, its lines first: where the result stands, they do. The one before goes before its lines.
@@ -50,8 +97,16 @@ impl Kept {
     ) -> Result<EvalResult<R>> {
         files::remove(&self.result)?;
         files::write_json_lines(&self.lines, lines)?;
-        files::write_json(&self.result, &report)?;
+        let lines_sha256 = files::digest(&self.lines)?;
+        sealed::write(&self.result, &Sealed { report: &report, lines_sha256 })?;
         Ok(EvalResult { report, path: self.result, was_done: false })
+    }
+}
+
+impl<S> EvalResult<Ranking<S>> {
+    /// What was recommended, a line a user.
+    pub fn predictions(&self) -> Result<Vec<Prediction>> {
+        Kept::at(&self.path).read_lines()
     }
 }
 
@@ -76,6 +131,10 @@ mod tests {
         let (one, other) = (json!({ "settings": 1 }), json!({ "settings": 2 }));
         kept().write(one, &["one"]).unwrap();
         assert!(kept().find::<Value>(&1, false).unwrap().is_some());
+        assert_eq!(kept().read_lines::<String>().unwrap(), ["one"]);
+        std::fs::write(kept().lines, "\"two\"\n").unwrap();
+        let error = kept().find::<Value>(&1, false).unwrap_err().to_string();
+        assert!(error.contains("test.predictions.jsonl: was cut off or altered"), "{error}");
         // Lines that cannot be written.
         std::fs::remove_file(kept().lines).unwrap();
         std::fs::create_dir(kept().lines).unwrap();

@@ -5,6 +5,7 @@ mod compare;
 mod evaluate;
 mod fused;
 mod generator;
+mod journal;
 mod kept;
 mod request;
 mod result;

@@ -11,10 +11,9 @@ use serde_json::Value;
 use crate::config::Float;
 use crate::data::{Split, SplitRule};
 use crate::decode::Normalize;
-use crate::eval::{CONFIDENCE, LegalRate, Metrics, Prediction, RESAMPLES, Report, TextScores};
+use crate::eval::{CONFIDENCE, LegalRate, Metrics, RESAMPLES, Report, TextScores};
 use crate::index::{Method, Order};
 use crate::ops::Precision;
-use crate::{Result, files};
 
 /// A result that the run keeps.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,13 +24,6 @@ pub struct EvalResult<R> {
     pub path: PathBuf,
     /// It stood there already.
     pub was_done: bool,
-}
-
-impl<S> EvalResult<Ranking<S>> {
-    /// What was recommended, a line a user.
-    pub fn predictions(&self) -> Result<Vec<Prediction>> {
-        files::read_json_lines(&self.path.with_extension("predictions.jsonl"))
-    }
 }
 
 /// The evaluation of whatever ranks items; `S` are its settings.
@@ -67,6 +59,9 @@ pub struct Performance {
     /// Users a second; of rankings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub users_per_s: Option<f64>,
+    /// What was predicted of the most memory, before it began; of generative models on the CPU.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predicted_memory_bytes: Option<u64>,
     /// The most memory of the process, in bytes.
     pub peak_memory_bytes: u64,
     /// Device and threads.

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use super::journal::Journal;
 use super::kept::Kept;
 use super::result::{EvalResult, TaskMetrics, TextModel, TextReport, TextSettings};
 use crate::data::{ItemId, Split, Target, TextField};
@@ -77,14 +78,22 @@ struct Case {
 }
 
 /// One text as the model wrote it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 struct Answer {
-    task: &'static str,
+    task: String,
     of: String,
     truth: String,
     written: String,
     #[serde(flatten)]
     scores: TextScores,
+}
+
+/// What a model makes of some samples of a task.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Batch {
+    /// The loss of every token of the true responses.
+    losses: Vec<f32>,
+    answers: Vec<Answer>,
 }
 
 impl Run {
@@ -119,6 +128,9 @@ impl Run {
             .zip(TASKS)
             .map(|(i, task)| Ok((task, self.cases(task, i, &prompts, request.limit)?)))
             .collect::<Result<_>>()?;
+        let key = (&settings, self.config.eval.batch);
+        let (mut journal, known) = Journal::<Batch>::open(self, &request.name(), &key)?;
+        let mut known = known.into_iter();
         let start = Instant::now();
         let total: usize = cases.iter().map(|(_, cases)| cases.len()).sum();
         monitor.begin(&format!("evaluate {}", request.name()), total as u64);
@@ -126,11 +138,19 @@ impl Run {
         for (task, cases) in cases.iter().filter(|(_, cases)| !cases.is_empty()) {
             let (mut loss, mut count, first) = (0.0, 0, written.len());
             for batch in cases.chunks(self.config.eval.batch) {
-                let samples: Vec<Sample> = batch.iter().map(|c| c.sample.clone()).collect();
-                let losses = response_losses(&model, &samples)?;
+                let Batch { losses, answers } = if let Some(batch) = known.next() {
+                    batch
+                } else {
+                    let samples: Vec<Sample> = batch.iter().map(|c| c.sample.clone()).collect();
+                    let losses = response_losses(&model, &samples)?;
+                    let answers = self.write(&model, &tokens.tokenizer, *task, batch)?;
+                    let batch = Batch { losses, answers };
+                    journal.add(&batch)?;
+                    batch
+                };
                 loss += losses.iter().map(|&l| f64::from(l)).sum::<f64>();
                 count += losses.len();
-                written.extend(self.write(&model, &tokens.tokenizer, *task, batch)?);
+                written.extend(answers);
                 monitor.advance(written.len() as u64, task.name);
             }
             let scores: Vec<TextScores> = written[first..].iter().map(|w| w.scores).collect();
@@ -144,7 +164,9 @@ impl Run {
         }
         monitor.end();
         let performance = self.performance(start.elapsed().as_secs_f64(), None);
-        kept.write(TextReport { metrics, settings, performance }, &written)
+        let result = kept.write(TextReport { metrics, settings, performance }, &written)?;
+        journal.close()?;
+        Ok(result)
     }
 
     fn text_model(&self, which: TextModel) -> Result<(Llama, ItemTokens)> {
@@ -211,7 +233,7 @@ impl Run {
             let text = |ids: &[u32]| tokenizer.decode(ids).map(|text| text.trim().to_string());
             let (written, truth) = (text(&continuation.ids)?, text(&truth)?);
             let scores = TextScores::of(&written, &truth);
-            Ok(Answer { task: task.name, of: case.of.clone(), truth, written, scores })
+            Ok(Answer { task: task.name.into(), of: case.of.clone(), truth, written, scores })
         };
         batch.iter().zip(continuations).map(compare).collect()
     }

@@ -51,8 +51,7 @@ impl<'a> ValidationMetric<'a> {
             batch: BATCH,
         };
         let protocol = self.run.protocol(Split::Valid);
-        let metrics =
-            recommender.evaluate(&self.run.dataset, &self.targets, protocol, &mut |_| {})?.metrics;
+        let metrics = recommender.evaluate(&self.run.dataset, &self.targets, protocol)?.metrics;
         match metrics.get(&config.metric) {
             Some(value) => Ok(*value),
             None => invalid!("train.validation.metric = {:?}: there is none", config.metric),

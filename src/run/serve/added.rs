@@ -14,7 +14,7 @@ use crate::data::{Dataset, Item, ItemId, read_new_items};
 use crate::index::{ItemIndex, Placer, store};
 use crate::run::artifacts::{Trained, backbone, load_index, load_matrix};
 use crate::run::stages::index::embed_texts;
-use crate::run::{Monitor, Run, Stage};
+use crate::run::{Monitor, Run, Stage, sealed};
 use crate::{Result, files, invalid};
 
 /// The file in the run folder.
@@ -204,7 +204,7 @@ impl Run {
                 Entry { title, description, brand, categories, item_id, tokens, nearest },
             );
         }
-        files::write_json(&catalogue.path, &added)?;
+        sealed::write(&catalogue.path, &added)?;
         Ok(placed)
     }
 
@@ -214,7 +214,8 @@ impl Run {
         if !path.exists() {
             return Ok(None);
         }
-        let added: Added = files::read_json(&path)?;
+        let added: Added =
+            sealed::read(&path, "remove it and add the items again with `llmbs index add`")?;
         if added.index_sha256 != self.index_digest()? {
             invalid!(
                 "{}: its items were added to another index; remove the file, and add them again with \

@@ -9,7 +9,7 @@ use crate::nn::Params;
 use crate::run::artifacts::{Trained, levels_apart};
 use crate::run::eval::ValidationMetric;
 use crate::run::log::TrainLog;
-use crate::run::{Monitor, Run};
+use crate::run::{Monitor, Run, Stage};
 use crate::train::{Trainer, Validation};
 
 pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> {
@@ -34,7 +34,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
         let seed = run.config.seed.wrapping_add(1);
         tasks.epoch(&run.dataset, &prompts, config.selection, history, false, seed, epoch)
     };
-    let state = run.dir.join("anneal/state");
+    let state = run.state_of(Stage::Anneal);
     let trainer = Trainer {
         config: &config.anneal,
         lora_dropout: config.adapter.dropout,
@@ -64,7 +64,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
         );
     }
 
-    let dir = run.dir.join("anneal");
+    let dir = run.result_of(Stage::Anneal).join("anneal");
     adapter::save(&dir, "../initial", &config.adapter, &adapters)?;
     let wrote = Made::of(["adapter_config.json", "adapter_model.safetensors"]).within("anneal");
     Ok(Made { figures: figures(run, &outcome), ..wrote })

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 
-use super::{Made, teacher};
+use super::{FOLDER, Made, teacher};
 use crate::config::{TrainEmbeddings, Tuning};
 use crate::model::adapter::{self, Adapters};
 use crate::model::llama::{EMBEDDING, HEAD};
@@ -78,7 +78,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
         )
     };
     let teacher = teacher::teacher(run, &tokens)?;
-    let state = run.dir.join("initial/state");
+    let state = run.state_of(Stage::Initial);
     let lora_dropout = if adapters.is_empty() { 0.0 } else { config.lora.dropout };
     let trainer = Trainer {
         config: &config.initial,
@@ -109,14 +109,14 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
 
     // The trained tensors are shared with `weights`: what is saved is what was trained.
     let merged = adapter::merge(&weights, &adapters)?;
-    let dir = run.dir.join("initial");
+    let dir = run.result_of(Stage::Initial).join("initial");
     save_folder(&dir, &llama, &merged)?;
     tokens.tokenizer.save(&dir)?;
     let projectors: BTreeMap<String, Tensor> = params
         .tensors()
         .filter_map(|(name, t)| Some((name.strip_prefix("projectors.")?.to_string(), t.detach())))
         .collect();
-    let mut names = vec!["config.json", "model.safetensors", "tokenizer.json"];
+    let mut names = FOLDER.to_vec();
     if !projectors.is_empty() {
         save_safetensors(dir.join("projectors.safetensors"), &projectors)?;
         names.push("projectors.safetensors");
@@ -178,6 +178,7 @@ fn make_trainable(
 pub(super) fn figures(run: &Run, outcome: &TrainOutcome) -> Map<String, Value> {
     let mut figures = json!({
         "steps": outcome.steps,
+        "skipped_steps": outcome.skipped,
         "tokens_per_s": outcome.tokens as f64 / outcome.seconds.max(1e-9),
         "best_epoch": outcome.best.map(|(_, epoch)| epoch),
         "predicted_memory_bytes": outcome.memory.map(|memory| memory.total()),

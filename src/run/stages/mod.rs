@@ -4,10 +4,33 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::Error;
+
 pub(super) mod anneal;
 pub(super) mod index;
 pub(super) mod initial;
 mod teacher;
+
+/// The files of a model's folder.
+const FOLDER: [&str; 5] = [
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer.json",
+    "tokenizer_config.json",
+];
+
+/// The error of a training that `[train.NAME]` sets up, with what to do where it has diverged.
+pub(super) fn with_remedy(name: &str, error: Error) -> Error {
+    match error {
+        Error::Diverged { what, learning_rate } => Error::Invalid(format!(
+            "{name}: {what}: the training has diverged; give the command again with a lower \
+             train.{name}.learning-rate (it is {learning_rate:e}): it goes on from the state saved last, or begins \
+             again with --force"
+        )),
+        other => other,
+    }
+}
 
 /// What a stage, or a part of one, made.
 #[derive(Debug, Default)]

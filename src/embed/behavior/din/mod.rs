@@ -9,7 +9,10 @@ use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use super::{BehaviorEmbedding, choose_holdout, with_mean_for_unseen};
-use crate::embed::epochs::{EpochReport, Progress, Trained, early_stopping, occurrences};
+use crate::embed::epochs::{
+    Around, EpochReport, Epochs, Progress, Trained, early_stopping, occurrences,
+};
+use crate::model::Weights;
 use crate::model::din::{Din, DinBatch, DinSizes, binary_cross_entropy};
 use crate::nn::{AdamW, AdamWConfig, Gradients};
 use crate::rng::{self, Rng};
@@ -116,7 +119,7 @@ pub(super) fn train(
     num_items: usize,
     config: &DinConfig,
     seed: u64,
-    progress: &mut dyn FnMut(&Progress),
+    around: &mut Around<'_>,
 ) -> Result<BehaviorEmbedding> {
     config.check()?;
     let data = TrainingData::new(sequences, num_items, config, seed)?;
@@ -128,32 +131,20 @@ pub(super) fn train(
         attention: config.attention.clone(),
         mlp: config.mlp.clone(),
     };
-    let mut din = Din::new(&sizes, seed, DType::F32, &device)?;
+    let din = Din::new(&sizes, seed, DType::F32, &device)?;
     let adam = AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() };
-    let mut adam = AdamW::new(din.params(), adam)?;
-    let holdout = data.holdout_samples(seed);
-
-    let mut order = data.targets.clone();
-    let total = order.len().div_ceil(config.batch_size);
-    let trained = early_stopping(config.epochs, config.patience, |epoch| {
-        let start = Instant::now();
-        order.shuffle(&mut rng::stream(seed, "din-order", &[epoch as u64]));
-        let (mut loss_sum, mut num_samples) = (0.0, 0);
-        for (step, targets) in order.chunks(config.batch_size).enumerate() {
-            let mut stream = rng::stream(seed, "din-negatives", &[epoch as u64, step as u64]);
-            let samples = data.with_negatives(targets, config.negatives, &mut stream);
-            let loss = train_step(&mut din, &mut adam, &samples, config, &device)?;
-            loss_sum += loss * samples.len() as f64;
-            num_samples += samples.len();
-            progress(&Progress::Step { epoch, done: step + 1, total });
-        }
-        let samples_per_s = num_samples as f64 / start.elapsed().as_secs_f64();
-        let measured = holdout_auc(&din, &holdout, &device)?;
-        let report =
-            EpochReport { epoch, loss: loss_sum / num_samples as f64, measured, samples_per_s };
-        progress(&Progress::Epoch(report));
-        Ok((report, din.weights()?))
-    })?;
+    let mut training = Training {
+        adam: AdamW::new(din.params(), adam)?,
+        din,
+        holdout: data.holdout_samples(seed),
+        order: data.targets.clone(),
+        data: &data,
+        config,
+        seed,
+        progress: &mut *around.progress,
+    };
+    let Around { settings, state, .. } = *around;
+    let trained = early_stopping(config.epochs, config.patience, settings, state, &mut training)?;
     let Trained { weights, reports, best_epoch } = trained;
     Ok(BehaviorEmbedding {
         embeddings: with_mean_for_unseen(&weights["embeddings"], &seen)?,
@@ -166,20 +157,75 @@ pub(super) fn train(
     })
 }
 
-/// One step of the optimiser; returns the mean loss over `samples`.
-fn train_step(
-    din: &mut Din,
-    adam: &mut AdamW,
-    samples: &[Sample<'_>],
-    config: &DinConfig,
-    device: &Device,
-) -> Result<f64> {
-    let batch = DinBatch::new(samples.iter().map(|s| (s.history, s.query)), device)?;
-    let labels: Vec<f32> = samples.iter().map(|s| f32::from(s.positive)).collect();
-    let loss = binary_cross_entropy(&din.forward_train(&batch)?, &Tensor::new(labels, device)?)?;
-    let gradients = Gradients::collect(din.params(), &loss.backward()?)?;
-    adam.step(din.params(), &gradients, config.learning_rate, 1.0)?;
-    Ok(f64::from(loss.to_scalar::<f32>()?))
+/// The training of a network.
+struct Training<'a> {
+    din: Din,
+    adam: AdamW,
+    data: &'a TrainingData<'a>,
+    holdout: Vec<Sample<'a>>,
+    /// The targets in the order of the epoch under way.
+    order: Vec<Target>,
+    config: &'a DinConfig,
+    seed: u64,
+    progress: &'a mut dyn FnMut(&Progress),
+}
+
+impl Epochs for Training<'_> {
+    fn train(&mut self, epoch: usize) -> Result<EpochReport> {
+        let start = Instant::now();
+        self.pass_over(epoch);
+        let (config, data, total) = (self.config, self.data, self.steps_an_epoch());
+        let order = std::mem::take(&mut self.order);
+        let (mut loss_sum, mut num_samples) = (0.0, 0);
+        for (step, targets) in order.chunks(config.batch_size).enumerate() {
+            let mut stream = rng::stream(self.seed, "din-negatives", &[epoch as u64, step as u64]);
+            let samples = data.with_negatives(targets, config.negatives, &mut stream);
+            loss_sum += self.step(&samples)? * samples.len() as f64;
+            num_samples += samples.len();
+            (self.progress)(&Progress::Step { epoch, done: step + 1, total });
+        }
+        self.order = order;
+        let samples_per_s = num_samples as f64 / start.elapsed().as_secs_f64();
+        let measured = holdout_auc(&self.din, &self.holdout, &Device::Cpu)?;
+        let loss = loss_sum / num_samples as f64;
+        let report = EpochReport { epoch, loss, measured, samples_per_s };
+        (self.progress)(&Progress::Epoch(report));
+        Ok(report)
+    }
+
+    fn pass_over(&mut self, epoch: usize) {
+        self.order.shuffle(&mut rng::stream(self.seed, "din-order", &[epoch as u64]));
+    }
+
+    fn weights(&self) -> Result<Weights> {
+        Ok(self.din.weights()?)
+    }
+
+    fn moments(&self) -> Result<Weights> {
+        Ok(self.adam.state(self.din.params())?)
+    }
+
+    fn restore(&mut self, epochs: usize, weights: &Weights, moments: &Weights) -> Result<()> {
+        self.din.set_weights(weights)?;
+        Ok(self.adam.restore((epochs * self.steps_an_epoch()) as u64, moments)?)
+    }
+}
+
+impl Training<'_> {
+    fn steps_an_epoch(&self) -> usize {
+        self.order.len().div_ceil(self.config.batch_size)
+    }
+
+    /// One step of the optimiser; returns the mean loss over `samples`.
+    fn step(&mut self, samples: &[Sample<'_>]) -> Result<f64> {
+        let batch = DinBatch::new(samples.iter().map(|s| (s.history, s.query)), &Device::Cpu)?;
+        let labels: Vec<f32> = samples.iter().map(|s| f32::from(s.positive)).collect();
+        let logits = self.din.forward_train(&batch)?;
+        let loss = binary_cross_entropy(&logits, &Tensor::new(labels, &Device::Cpu)?)?;
+        let gradients = Gradients::collect(self.din.params(), &loss.backward()?)?;
+        self.adam.step(self.din.params(), &gradients, self.config.learning_rate, 1.0)?;
+        Ok(f64::from(loss.to_scalar::<f32>()?))
+    }
 }
 
 /// The AUC of the network's logits on `samples`; none without samples.

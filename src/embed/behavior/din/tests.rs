@@ -25,7 +25,8 @@ fn planted(users: usize, seed: u64) -> Vec<Vec<u32>> {
 
 fn train(sequences: &[Vec<u32>], num_items: usize, config: &DinConfig) -> BehaviorEmbedding {
     let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
-    super::train(&sequences, num_items, config, 7, &mut |_| ()).unwrap()
+    let mut around = Around { settings: "", state: None, progress: &mut |_| () };
+    super::train(&sequences, num_items, config, 7, &mut around).unwrap()
 }
 
 fn small() -> DinConfig {
@@ -226,7 +227,8 @@ fn without_a_holdout_all_epochs_run() {
 #[test]
 fn unusable_input_is_explained() {
     let explain = |sequences: &[&[u32]], config: &DinConfig| {
-        super::train(sequences, 3, config, 1, &mut |_| ()).unwrap_err().to_string()
+        let mut around = Around { settings: "", state: None, progress: &mut |_| () };
+        super::train(sequences, 3, config, 1, &mut around).unwrap_err().to_string()
     };
     let error = explain(&[&[0], &[], &[2]], &small());
     assert!(error.contains("at least 4 items"), "{error}");

@@ -5,11 +5,13 @@ use std::path::Path;
 use ndarray::Array2;
 use serde_json::json;
 
-use crate::embed::{save_embeddings, train_behavior_embedding};
+use crate::embed::{Around, save_embeddings, train_behavior_embedding};
 use crate::model::save_safetensors;
+use crate::run::manifest::settings_under;
 use crate::run::monitor::{epochs, with_epochs};
 use crate::run::stages::Made;
-use crate::run::{Monitor, Run};
+use crate::run::unfinished::kept_for;
+use crate::run::{Monitor, Run, Stage};
 use crate::{Error, Result, files};
 
 /// Trains the encoder; embeddings, weights and report go into `folder`.
@@ -22,9 +24,13 @@ pub(in crate::run) fn embed_behavior(
     let encoder = run.config.index.behavior.encoder();
     let (name, metric) = (encoder.name(), encoder.metric());
     let what = format!("train behavior encoder {name}");
+    let own = ["seed", &format!("{}.", encoder.settings())];
+    let key = json!([settings_under(&own, &run.config)?, run.dataset.fingerprint]);
+    let state = kept_for(&run.workshop(Stage::Index).join(name), &key)?;
     let trained = with_epochs(monitor, &what, encoder.epochs(), metric, |progress| {
         let (items, seed) = (run.dataset.num_items(), run.config.seed);
-        train_behavior_embedding(&sequences, items, encoder, seed, progress)
+        let mut around = Around { settings: encoder.settings(), state: Some(&state), progress };
+        train_behavior_embedding(&sequences, items, encoder, seed, &mut around)
     })?;
     if let Some(measured) = trained.measured {
         let epoch = trained.best_epoch;

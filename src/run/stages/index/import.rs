@@ -5,11 +5,10 @@ use std::time::Instant;
 
 use crate::index::{Foreign, OnCollision, Source, store};
 use crate::inference::ItemTokens;
-use crate::run::artifacts::backbone;
 use crate::run::manifest::{self, Import};
 use crate::run::stages::Made;
 use crate::run::{Monitor, Run, Stage, StageReport, Status};
-use crate::{Result, files, invalid};
+use crate::{Error, Result, files, invalid};
 
 /// What to import, and how.
 #[derive(Debug, Clone)]
@@ -76,12 +75,12 @@ impl Run {
         );
 
         let start = Instant::now();
-        self.begin(Stage::Index, settings, inputs, false, Some(import))?;
-        let wrote_backbone = super::prepare_backbone(self, monitor)?;
-        files::build_dir(&self.dir.join("index"), |new| {
-            ItemTokens::extend(backbone(self)?.tokenizer, &index)?.check(&index)?;
-            store::write(&new.join("index.json"), &index)
-        })?;
+        self.begin(Stage::Index, settings, inputs, None, Some(import))?;
+        let (backbone, wrote_backbone) = super::prepare_backbone(self, monitor)?;
+        ItemTokens::extend(backbone.tokenizer, &index)?.check(&index)?;
+        let dir = self.result_of(Stage::Index).join("index");
+        std::fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
+        store::write(&dir.join("index.json"), &index)?;
         let mut made = Made::of(["index/index.json"]);
         made.files.extend(wrote_backbone);
         let codes: Vec<usize> = index.levels().iter().map(|level| level.num_codes).collect();

@@ -10,21 +10,23 @@ use std::path::{Path, PathBuf};
 use ndarray::Array2;
 use serde_json::json;
 
-use super::Made;
+use super::{FOLDER, Made, with_remedy};
 use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::embed::save_embeddings;
 use crate::index::{Source, store};
 use crate::inference::ItemTokens;
-use crate::model::{Llama, LlamaConfig, init, save_folder};
+use crate::model::{Backbone, Llama, LlamaConfig, init, save_folder};
 use crate::nn::Params;
-use crate::run::artifacts::{backbone, plan_of, precision};
+use crate::run::artifacts::{backbone, load_backbone_at, plan_of, precision};
 use crate::run::log::TrainLog;
-use crate::run::{Monitor, Run};
+use crate::run::manifest::settings_under;
+use crate::run::unfinished::kept_for;
+use crate::run::{Monitor, Run, Stage};
 use crate::tasks::template_texts;
 use crate::text::Tokenizer;
 use crate::train::{Trainer, language_model_samples, shuffled};
-use crate::{Result, files};
+use crate::{Error, Result};
 use behavior::embed_behavior;
 
 pub use import::ImportRequest;
@@ -46,10 +48,11 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
     let from_texts = matches!(source, Source::Semantic | Source::Unit);
     let behavior = matches!(source, Source::Behavior | Source::Unit);
     let plans = plan_of(config, dataset.num_items())?;
-    let wrote_backbone = prepare_backbone(run, monitor)?;
-    let backbone = backbone(run)?;
+    let (backbone, wrote_backbone) = prepare_backbone(run, monitor)?;
     ItemTokens::refuse_known(&backbone.tokenizer, &plans)?;
-    let made = files::build_dir(&run.dir.join("index"), |new| {
+    let new = &run.result_of(Stage::Index).join("index");
+    std::fs::create_dir_all(new).map_err(Error::io(new))?;
+    let made = {
         let mut made = Made::of(["index.json"]);
         made.tell("items", dataset.num_items());
         made.tell("source", json!(source));
@@ -83,27 +86,30 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
         let codes: Vec<usize> = index.levels().iter().map(|level| level.num_codes).collect();
         made.tell("levels", codes);
         made.tell("item_tokens", index.vocabulary().len());
-        Ok(made)
-    })?;
-    semantic::forget_parts(run)?;
+        made
+    };
     let mut all = made.within("index");
     all.files.extend(wrote_backbone);
     Ok(all)
 }
 
-/// Makes the backbone, where it is one from scratch; gives the files it wrote.
+/// The backbone, and the files it was written to where it is one from scratch.
 pub(in crate::run) fn prepare_backbone(
     run: &Run,
     monitor: &mut dyn Monitor,
-) -> Result<Vec<PathBuf>> {
-    match run.config.backbone.path {
-        Some(_) => Ok(Vec::new()),
-        None => prepare_scratch(run, monitor),
+) -> Result<(Backbone, Vec<PathBuf>)> {
+    if run.config.backbone.path.is_some() {
+        return Ok((backbone(run)?, Vec::new()));
     }
+    let dir = run.result_of(Stage::Index).join(BACKBONE);
+    prepare_scratch(run, &dir, monitor)?;
+    let wrote = FOLDER.map(|name| Path::new(BACKBONE).join(name));
+    Ok((load_backbone_at(run, &dir)?, wrote.into()))
 }
 
-/// A backbone from scratch: its tokenizer learnt on the item texts, its weights warmed up on them.
-fn prepare_scratch(run: &Run, monitor: &mut dyn Monitor) -> Result<Vec<PathBuf>> {
+/// Writes a backbone from scratch to `dir`: its tokenizer learnt on the item texts, its weights warmed up on
+/// them.
+fn prepare_scratch(run: &Run, dir: &Path, monitor: &mut dyn Monitor) -> Result<()> {
     let (config, dataset) = (&run.config, &run.dataset);
     let scratch = &config.backbone.scratch;
     let tokenizer = scratch_tokenizer(dataset, config)?;
@@ -134,17 +140,21 @@ fn prepare_scratch(run: &Run, monitor: &mut dyn Monitor) -> Result<Vec<PathBuf>>
             *weight = params.insert(name.clone(), weight)?;
         }
         let model = Llama::new(&llama, &weights)?.with_precision(precision(run));
-        let trainer = Trainer::new(&config.train.warmup, config.seed, &model, &params);
-        let mut log = TrainLog::new(run, "warmup", config.train.warmup.log_every, monitor);
-        trainer.run(&|epoch| Ok(shuffled(&samples, config.seed, epoch)), None, &mut log)?;
+        let own = ["seed", "backbone.", "train.warmup.", "index.semantic.max-text-tokens"];
+        let key = json!([settings_under(&own, config)?, dataset.fingerprint]);
+        let state = kept_for(&run.workshop(Stage::Index).join("warmup"), &key)?;
+        let trainer = Trainer {
+            state: Some(&state),
+            ..Trainer::new(&config.train.warmup, config.seed, &model, &params)
+        };
+        let mut log = TrainLog::new(run, "warmup", config.train.warmup.log_every, monitor)
+            .stopped_by_signals();
+        let samples = |epoch| Ok(shuffled(&samples, config.seed, epoch));
+        let outcome = trainer.run(&samples, None, &mut log);
+        outcome.map_err(|error| with_remedy("warmup", error))?.finished()?;
     }
-    files::build_dir(&run.dir.join(BACKBONE), |new| {
-        save_folder(new, &llama, &weights)?;
-        tokenizer.save(new)
-    })?;
-    Ok(["config.json", "model.safetensors", "tokenizer.json"]
-        .map(|name| Path::new(BACKBONE).join(name))
-        .into())
+    save_folder(dir, &llama, &weights)?;
+    tokenizer.save(dir)
 }
 
 fn scratch_tokenizer<'d>(dataset: &'d Dataset, config: &RunConfig) -> Result<Tokenizer> {

@@ -1,27 +1,28 @@
 //! Embeddings in stage `index`: z^s, made once for all that is embedded alike, and matrices of a user's own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::embed::{
-    ItemTexts, Parts, embedding_key, load_embeddings, load_kept, save_embeddings,
+    ItemTexts, Parts, TOKENS_PER_PASS, embedding_key, load_embeddings, load_kept, save_embeddings,
     semantic_embeddings,
 };
 use crate::index::Source;
 use crate::model::{Backbone, Llama};
 use crate::run::artifacts::precision;
+use crate::run::needs::Needs;
 use crate::run::stages::Made;
-use crate::run::{Monitor, Run};
+use crate::run::{Monitor, Run, Stage};
 use crate::{Result, files, invalid};
 use ndarray::Array2;
 
-/// The folder of what is done of an embedding while stage `index` runs.
-const PARTS: &str = "index.parts";
-
 /// How much work a run that is cut off loses.
 const SAVE_EVERY: Duration = Duration::from_secs(30);
+
+/// The file of z^s.
+const FILE: &str = "semantic.safetensors";
 
 /// The setting that names a matrix of the user's own, and the file it names.
 type Import<'a> = (&'static str, &'a Path);
@@ -91,7 +92,6 @@ pub(in crate::run) fn make(
     new: &Path,
     monitor: &mut dyn Monitor,
 ) -> Result<(Array2<f32>, Made)> {
-    const FILE: &str = "semantic.safetensors";
     let config = &run.config.index.semantic;
     let setting = "index.semantic.embeddings";
     if let Some(z) = imported(run, setting, config.embeddings.as_deref())? {
@@ -119,8 +119,7 @@ pub(in crate::run) fn make(
     made.tell("texts_cut", counts.texts_cut);
     made.tell("text_tokens", counts.text_tokens);
     let key = embedding_key(&backbone.config, &backbone.weights, precision(run), &texts);
-    let kept = load_kept(&run.dir.join("index").join(FILE), texts.num_items(), &key);
-    let z = if let Some(z) = kept {
+    let z = if let Some(z) = standing(run, texts.num_items(), &key) {
         tracing::info!("the texts are embedded already: nothing that decides z^s has changed");
         z
     } else {
@@ -128,6 +127,13 @@ pub(in crate::run) fn make(
     };
     save_embeddings(&new.join(FILE), &z, Some(&key))?;
     Ok((z, made))
+}
+
+/// z^s of the index that stands, if it is of `key` and the file that was written.
+fn standing(run: &Run, items: usize, key: &str) -> Option<Array2<f32>> {
+    let path = run.dir.join("index").join(FILE);
+    let written = run.manifest.output(Stage::Index, FILE)?;
+    load_kept(&path, items, key).filter(|_| files::digest(&path).is_ok_and(|d| d == written))
 }
 
 /// z^s of the items of `dataset`, which need not be the run's.
@@ -142,8 +148,13 @@ pub(in crate::run) fn embed_texts(
     let texts = ItemTexts::encode(&backbone.tokenizer, dataset, fields, cut)?;
     let key = embedding_key(&backbone.config, &backbone.weights, precision(run), &texts);
     let z = embed(run, backbone, &texts, &key, monitor, &mut Made::default())?;
-    forget_parts(run)?;
+    files::remove_dir(&parts(run))?;
     Ok(z)
+}
+
+/// The folder of what is done of an embedding while it runs.
+fn parts(run: &Run) -> PathBuf {
+    run.workshop(Stage::Index).join("parts")
 }
 
 fn embed(
@@ -155,7 +166,14 @@ fn embed(
     made: &mut Made,
 ) -> Result<Array2<f32>> {
     let model = Llama::new(&backbone.config, &backbone.weights)?.with_precision(precision(run));
-    let mut parts = Parts::open(&run.dir.join(PARTS), key, SAVE_EVERY)?;
+    let rows = (texts.num_items().max(texts.num_texts()) * model.config().hidden_size * 4) as u64;
+    let at_work = model.inference_bytes(TOKENS_PER_PASS, TOKENS_PER_PASS);
+    run.afford(
+        "the embedding of item texts",
+        Needs { memory: 2 * rows + at_work, disk: 2 * rows },
+        0,
+    )?;
+    let mut parts = Parts::open(&parts(run), key, SAVE_EVERY)?;
     monitor.begin("embed item texts", texts.num_texts() as u64);
     let z = semantic_embeddings(&model, texts, &mut parts, &mut |progress| {
         let seconds = progress.seconds.max(1e-9);
@@ -173,9 +191,4 @@ fn embed(
     });
     monitor.end();
     z
-}
-
-/// Forgets what was kept of an embedding that is part of the index now.
-pub(in crate::run) fn forget_parts(run: &Run) -> Result<()> {
-    files::remove_dir(&run.dir.join(PARTS))
 }

@@ -1,0 +1,250 @@
+//! Stages that are begun and not through: what stood before does, and nothing is lost.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::common::program::{fails, run, tiny, train};
+
+/// Runs `words` and kills the process as soon as `file` is there, which must be before it ends.
+fn kill_at(dir: &Path, words: &[&str], file: &Path) {
+    kill_when(dir, words, &|| file.exists());
+}
+
+/// Runs `words` and kills the process as soon as `is_time`, which must be before it ends.
+fn kill_when(dir: &Path, words: &[&str], is_time: &dyn Fn() -> bool) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_llmbs"));
+    command.current_dir(dir).args(words).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().unwrap();
+    while !is_time() {
+        assert!(child.try_wait().unwrap().is_none(), "{words:?}: it ended before its time");
+        sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    assert!(child.wait().unwrap().code().is_none(), "{words:?}: it ended by itself");
+}
+
+fn of_run(dir: &Path, file: &str) -> PathBuf {
+    dir.join("runs/llmbs").join(file)
+}
+
+fn read(dir: &Path, file: &str) -> Vec<u8> {
+    fs::read(of_run(dir, file)).unwrap()
+}
+
+fn manifest(dir: &Path) -> Value {
+    serde_json::from_slice(&read(dir, "manifest.json")).unwrap()
+}
+
+#[test]
+fn whatever_is_killed_ends_in_the_same_files() {
+    let cases: [(&[&str], &[&str], &str, &str); 4] = [
+        (
+            &["train.warmup.epochs=60", "train.warmup.save-every=1"],
+            &["index"],
+            "unfinished/index/warmup/state/before",
+            "backbone/model.safetensors",
+        ),
+        (
+            &["index.behavior.din.epochs=200", "index.behavior.din.patience=200"],
+            &["index"],
+            "unfinished/index/din/state/before",
+            "index/behavior.safetensors",
+        ),
+        (
+            &["index.behavior.encoder=sasrec", "index.behavior.sasrec.patience=100"],
+            &["index"],
+            "unfinished/index/sasrec/state/before",
+            "index/behavior.safetensors",
+        ),
+        (
+            &["baseline.sasrec.epochs=100", "baseline.sasrec.patience=100"],
+            &["baseline", "sasrec", "--seeds", "3"],
+            "unfinished/baseline-sasrec-seed-3/state/before",
+            "baseline/sasrec/seed-3/model.safetensors",
+        ),
+    ];
+    for (settings, command, appears, made) in cases {
+        let (whole, cut) = (tiny(), tiny());
+        let words: Vec<&str> =
+            settings.iter().flat_map(|s| ["--set", s]).chain(command.iter().copied()).collect();
+        run(whole.path(), &words, 0);
+        kill_at(cut.path(), &words, &of_run(cut.path(), appears));
+        run(cut.path(), &words, 0);
+        assert!(read(whole.path(), made) == read(cut.path(), made), "{made} differs");
+        assert!(!of_run(cut.path(), "unfinished").exists(), "{made}");
+    }
+}
+
+#[test]
+fn an_evaluation_that_is_killed_goes_on_after_its_last_batch() {
+    let dir = tiny();
+    let dir = dir.path();
+    let users = ["--set", "data.synthetic.users=2000", "--set", "eval.batch=4"];
+    let few = ["--set", "train.initial.epochs=1"];
+    let words = |more: &[&'static str]| [&users[..], &few, more].concat();
+    train(dir, &words(&[]));
+    run(dir, &words(&["baseline", "sasrec", "--seeds", "1"]), 0);
+    let lines = |file: &Path| fs::read_to_string(file).unwrap_or_default().lines().count();
+    let baseline = "runs/llmbs/baseline/sasrec/seed-1";
+    let cases: [(&[&str], &str, &str); 3] = [
+        (&["eval", "--adapter", "off"], "test-off-b20-model0-test.jsonl", "test-off-b20"),
+        (
+            &["eval", "--adapter", "off", "--fuse", baseline],
+            "test-off-b20-fused-model0-valid.jsonl",
+            "test-off-b20-fused",
+        ),
+        (&["eval", "--task", "text", "--adapter", "off"], "text-off.jsonl", "text-off"),
+    ];
+    for (command, journal, result) in cases {
+        let result = format!("eval/{result}.predictions.jsonl");
+        let words = words(command);
+        run(dir, &words, 0);
+        let whole = read(dir, &result);
+        fs::remove_dir_all(of_run(dir, "eval")).unwrap();
+        let journal = of_run(dir, &format!("unfinished/{journal}"));
+        kill_when(dir, &words, &|| lines(&journal) > 5);
+        // A line that was cut off, and one that was altered, with what follows it.
+        let mut kept = fs::read(&journal).unwrap();
+        let third: usize = kept.split_inclusive(|&b| b == b'\n').take(3).map(<[u8]>::len).sum();
+        kept[third + 30] ^= 1;
+        kept.truncate(kept.len() - 3);
+        fs::write(&journal, kept).unwrap();
+        run(dir, &words, 0);
+        assert!(read(dir, &result) == whole, "{result} differs");
+        assert!(!of_run(dir, "unfinished").exists());
+    }
+}
+
+#[test]
+fn a_stage_under_force_leaves_what_stood_until_it_is_through() {
+    let dir = tiny();
+    let dir = dir.path();
+    train(dir, &[]);
+    let ask = ["eval", "--adapter", "off", "--json"];
+    let asked = || serde_json::from_str::<Value>(&run(dir, &ask, 0).0).unwrap()["metrics"].clone();
+    let before = asked();
+    let (model, config) = (read(dir, "initial/model.safetensors"), read(dir, "config.toml"));
+
+    let other = ["--set", "train.initial.epochs=40", "--set", "train.initial.save-every=1"];
+    let words =
+        |force: &[&'static str]| [&other[..], &["train", "--stage", "initial"], force].concat();
+    let state = of_run(dir, "unfinished/initial/state/before");
+    kill_at(dir, &words(&["--force"]), &state);
+    assert_eq!(asked(), before);
+    run(dir, &["eval", "--adapter", "off", "--force"], 0);
+    assert!(model == read(dir, "initial/model.safetensors"));
+    assert!(config == read(dir, "config.toml"));
+    // What stood is asked for: it is there.
+    run(dir, &["train", "--stage", "initial"], 0);
+    // One that cannot work changes nothing either.
+    let wrong =
+        ["--set", "index.semantic.k=2", "--set", "index.semantic.levels=1", "index", "--force"];
+    run(dir, &wrong, 1);
+    assert_eq!(asked(), before);
+
+    // What was begun goes on without --force, and takes the place.
+    run(dir, &words(&[]), 0);
+    assert!(model != read(dir, "initial/model.safetensors"));
+    assert!(!of_run(dir, "unfinished").exists());
+    let whole = tiny();
+    run(whole.path(), &["index"], 0);
+    run(whole.path(), &words(&[]), 0);
+    let file = "initial/model.safetensors";
+    assert!(read(dir, file) == read(whole.path(), file));
+}
+
+#[test]
+fn what_was_whole_when_its_process_was_killed_is_put_in_place() {
+    let dir = tiny();
+    let dir = dir.path();
+    train(dir, &[]);
+    let ask = ["eval", "--adapter", "off", "--json"];
+    let asked = || serde_json::from_str::<Value>(&run(dir, &ask, 0).0).unwrap()["metrics"].clone();
+    let before = asked();
+    fs::remove_dir_all(of_run(dir, "eval")).unwrap();
+    let result = of_run(dir, "unfinished/initial/result");
+    fs::create_dir_all(&result).unwrap();
+    fs::rename(of_run(dir, "initial"), result.join("initial")).unwrap();
+    // The folder that it replaces, half gone.
+    fs::create_dir_all(of_run(dir, "initial.old/model")).unwrap();
+    let mut found = manifest(dir);
+    let record = found["stages"].as_object_mut().unwrap().remove("initial").unwrap();
+    found["unfinished"] = json!({ "initial": record });
+    found.as_object_mut().unwrap().remove("sha256");
+    fs::write(of_run(dir, "manifest.json"), found.to_string()).unwrap();
+
+    assert_eq!(asked(), before);
+    assert!(!of_run(dir, "unfinished").exists() && !of_run(dir, "initial.old").exists());
+    assert_eq!(manifest(dir)["stages"]["initial"]["status"], "done");
+}
+
+#[test]
+fn a_training_that_diverges_says_what_where_and_what_to_do() {
+    let dir = tiny();
+    let dir = dir.path();
+    run(dir, &["index"], 0);
+    let wild = [
+        "--set",
+        "train.initial.adamw.weight-decay=0.3",
+        "--set",
+        "train.initial.learning-rate=10",
+    ];
+    let long = ["--set", "train.initial.epochs=60", "train", "--stage", "initial"];
+    let said =
+        ["initial: ", "steps in a row", "has diverged", "a lower train.initial.learning-rate"];
+    fails(dir, &[&wild[..], &long].concat(), &said);
+}
+
+#[test]
+fn a_training_goes_on_with_a_lower_learning_rate_and_with_nothing_else_that_is_new() {
+    let dir = tiny();
+    let dir = dir.path();
+    run(dir, &["index"], 0);
+    let words = |rate: &'static str, epochs: &'static str| {
+        let save = "train.initial.save-every=1";
+        ["--set", save, "--set", rate, "--set", epochs, "train", "--stage", "initial"]
+    };
+    let epochs = "train.initial.epochs=60";
+    let state = of_run(dir, "unfinished/initial/state/before");
+    kill_at(dir, &words("train.initial.learning-rate=3e-3", epochs), &state);
+    let higher = words("train.initial.learning-rate=4e-3", epochs);
+    fails(dir, &higher, &["train.initial.learning-rate was 0.003, is now 0.004"]);
+    let fewer = words("train.initial.learning-rate=1e-3", "train.initial.epochs=50");
+    fails(dir, &fewer, &["train.initial.epochs was 60, is now 50"]);
+    let (_, log) = run(dir, &words("train.initial.learning-rate=1e-3", epochs), 0);
+    assert!(log.contains("train.initial.learning-rate is 0.001 after step"), "{log}");
+    let lowered = &manifest(dir)["stages"]["initial"]["lowered"][0];
+    assert_eq!((&lowered["from"], &lowered["to"]), (&json!(0.003), &json!(0.001)));
+    assert!(lowered["after_step"].as_u64() > Some(0), "{lowered}");
+}
+
+#[test]
+fn a_warm_up_and_an_encoder_that_diverge_are_named() {
+    let dir = tiny();
+    let wild = |table: &str, decay: &str, encoder: &str| {
+        let settings = [
+            format!("{table}.learning-rate=10"),
+            format!("{table}.{decay}=1000000"),
+            format!("{table}.epochs=40"),
+            format!("index.behavior.encoder={encoder}"),
+        ];
+        settings.into_iter().flat_map(|s| ["--set".to_string(), s]).collect::<Vec<String>>()
+    };
+    let cases: [(&str, &str, &str, &[&str]); 4] = [
+        ("train.warmup", "adamw.weight-decay", "din", &["index"]),
+        ("index.behavior.din", "weight-decay", "din", &["index"]),
+        ("index.behavior.sasrec", "weight-decay", "sasrec", &["index"]),
+        ("baseline.sasrec", "weight-decay", "din", &["baseline", "sasrec"]),
+    ];
+    for (table, decay, encoder, command) in cases {
+        let settings = wild(table, decay, encoder);
+        let words: Vec<&str> =
+            settings.iter().map(String::as_str).chain(command.iter().copied()).collect();
+        fails(dir.path(), &words, &["has diverged", &format!("{table}.learning-rate")]);
+    }
+}
