@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
+use crate::error::plain;
 use crate::{Error, Result, invalid};
 
 /// Whether `name` is that of a file in a folder, and no path. What a foreign file names must be.
@@ -109,21 +110,60 @@ pub fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
 
 /// Reads a file with JSON on every line; an error names the file, the line and what is wrong.
 pub fn read_json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    let text = fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = read_text(path)?;
     let read = |(i, line)| {
         serde_json::from_str(line)
-            .map_err(|e| Error::Invalid(format!("{}:{}: {e}", path.display(), i + 1)))
+            .map_err(|e| Error::Invalid(format!("{}:{}: {}", path.display(), i + 1, plain(e))))
     };
     text.lines().enumerate().map(read).collect()
 }
 
 /// Reads a JSON file; an error names the file, the line and what is wrong.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
-    let text = fs::read(path).map_err(Error::io(path))?;
-    match serde_json::from_slice(&text) {
+    let text = read_text(path)?;
+    match serde_json::from_str(&text) {
         Ok(value) => Ok(value),
-        Err(e) => invalid!("{}:{}: {e}", path.display(), e.line()),
+        Err(e) => invalid!("{}:{}: {}", path.display(), e.line(), plain(e)),
     }
+}
+
+/// Reads a text, without its byte order mark; an error names the file and says how to make UTF-8 of it.
+pub fn read_text(path: &Path) -> Result<String> {
+    let bytes = fs::read(path).map_err(Error::io(path))?;
+    text_of(bytes).map_err(|what| Error::Invalid(format!("{}: {what}", path.display())))
+}
+
+/// A file's bytes without their byte order mark; else that they are UTF-16.
+pub(crate) fn without_mark(mut bytes: Vec<u8>) -> std::result::Result<Vec<u8>, String> {
+    if bytes.starts_with(&[0xef, 0xbb, 0xbf]) {
+        bytes.drain(..3);
+    }
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err("is UTF-16; make it UTF-8: iconv -f UTF-16 -t UTF-8".into());
+    }
+    Ok(bytes)
+}
+
+/// A file's bytes as text, without their byte order mark; else what is wrong with them.
+pub(crate) fn text_of(bytes: Vec<u8>) -> std::result::Result<String, String> {
+    utf_8_of(without_mark(bytes)?)
+}
+
+/// A file's bytes as text, every one of them; else what is wrong with them.
+pub(crate) fn utf_8_of(bytes: Vec<u8>) -> std::result::Result<String, String> {
+    let line = |at: usize, bytes: &[u8]| memchr::memchr_iter(b'\n', &bytes[..at]).count() + 1;
+    // No JSON, no TOML and no list of ids has one.
+    if let Some(at) = memchr::memchr(0, &bytes) {
+        return Err(format!(
+            "line {} has a zero byte, so it is no UTF-8 text (UTF-16 without its mark, or binary); \
+             make it UTF-8: iconv -f UTF-16LE -t UTF-8",
+            line(at, &bytes)
+        ));
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let at = e.utf8_error().valid_up_to();
+        format!("line {} is no UTF-8; make the file UTF-8", line(at, e.as_bytes()))
+    })
 }
 
 /// The SHA-256 of a file's bytes, in hexadecimal.
@@ -220,6 +260,19 @@ mod tests {
         let line = json_line(&text).unwrap();
         assert_eq!(line, "\"a\\u2028b\\u2029c\\nd \u{85}\"\n");
         assert_eq!(serde_json::from_str::<String>(&line).unwrap(), text);
+    }
+
+    #[test]
+    fn a_text_is_utf_8_with_or_without_its_mark() {
+        let utf16 =
+            |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+        assert_eq!(text_of("\u{feff}{}".into()).unwrap(), "{}");
+        let marked = text_of(utf16("\u{feff}{}")).unwrap_err();
+        assert!(marked.contains("is UTF-16") && marked.contains("iconv"), "{marked}");
+        let bare = text_of(utf16("{}\n")).unwrap_err();
+        assert!(bare.starts_with("line 1 has a zero byte") && bare.contains("iconv"), "{bare}");
+        let latin = text_of(b"a\nb\n\xe4".to_vec()).unwrap_err();
+        assert!(latin.starts_with("line 3 is no UTF-8"), "{latin}");
     }
 
     #[test]

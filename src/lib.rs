@@ -5,6 +5,7 @@
 
 pub mod error;
 pub mod files;
+mod guard;
 pub mod interrupt;
 pub mod rng;
 

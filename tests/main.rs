@@ -11,6 +11,7 @@ mod decoding;
 mod demo_index;
 mod embeddings;
 mod golden;
+mod hostile;
 mod import;
 mod index_commands;
 mod index_methods;

@@ -9,8 +9,12 @@ use serde::{Deserialize, Deserializer};
 use super::BASELINES;
 use crate::config::key_of;
 use crate::data::Split;
+use crate::error::plain_toml;
 use crate::run::{Baseline, metric_names};
 use crate::{Error, Result, invalid};
+
+/// The most variants, those of the grid among them, that are trained: every one has a folder and rows of its own.
+const MOST: usize = 1000;
 
 /// The most bytes that the name of a folder has on common file systems.
 const FOLDER: usize = 255;
@@ -82,9 +86,9 @@ impl Spec {
     /// # Errors
     /// Names the file and what is wrong.
     pub fn load(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = crate::files::read_text(path)?;
         let fault = |e: &dyn std::fmt::Display| Error::Invalid(format!("{}: {e}", path.display()));
-        let spec: Self = toml::from_str(&text).map_err(|e| fault(&e.to_string().trim_end()))?;
+        let spec: Self = toml::from_str(&text).map_err(|e| fault(&plain_toml(&e)))?;
         spec.check().map_err(|e| fault(&e))?;
         Ok(spec)
     }
@@ -109,6 +113,13 @@ impl Spec {
         }
         if let Some((key, _)) = self.grid.iter().find(|(_, values)| values.is_empty()) {
             invalid!("grid: {key} = []: give it at least one value");
+        }
+        let named = self.variant.len().max(1);
+        let count = self.grid.values().fold(named, |n, values| n.saturating_mul(values.len()));
+        if count > MOST {
+            invalid!(
+                "the grid makes {count} variants; {MOST} are the most: vary fewer settings at once"
+            );
         }
         for Variant { name, set } in &self.variant {
             if let Some(key) =
@@ -271,6 +282,20 @@ mod tests {
         assert_eq!(spec.reference(), "base, annealed");
     }
 
+    /// Eleven settings of ten values each, which nobody's memory would hold.
+    const ELEVEN: &str = "[grid]
+        a.a = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+        a.b = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+        a.c = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+        a.d = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+        a.e = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+        a.f = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+        a.g = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+        a.h = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+        a.i = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+        a.j = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
+        a.k = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]";
+
     #[test]
     fn what_cannot_be_run_is_refused() {
         for (text, word) in [
@@ -280,6 +305,7 @@ mod tests {
             ("fuse = true", "baselines"),
             ("baselines = [\"bert\"]", "bert"),
             ("[grid]\nseed = []", "seed = []"),
+            (ELEVEN, "100000000000 variants; 1000 are the most"),
             ("[grid]\ntrain.tuning = \"full\"", "[\"full\", …]"),
             ("[[variant]]\nname = \"a b\"\n[[variant]]\nname = \"a-b\"", "a-b"),
             ("[[variant]]\nname = \"..\"", "a folder can have"),

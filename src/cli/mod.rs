@@ -15,7 +15,7 @@ mod manual;
 mod parquet;
 mod progress;
 mod recommend;
-mod request;
+pub mod request;
 mod show;
 #[cfg(unix)]
 mod signals;

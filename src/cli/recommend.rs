@@ -6,7 +6,7 @@ use std::io::{self, BufRead, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Args as ClapArgs;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -128,6 +128,8 @@ pub(super) fn recommend(run: &Run, args: &RecommendArgs, bars: &mut Bars) -> any
     }
     if let Some(path) = &args.batch {
         let text = fs::read(path).with_context(|| path.display().to_string())?;
+        let text =
+            files::without_mark(text).map_err(|what| anyhow!("{}: {what}", path.display()))?;
         let service = run.service(&catalogue, options)?;
         let lines = (1..).zip(text.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii));
         let lines: Vec<(usize, &[u8])> = lines.filter(|(_, line)| !line.is_empty()).collect();
@@ -157,7 +159,7 @@ fn single(args: &RecommendArgs, lookup: &Lookup) -> crate::Result<Option<Query>>
 
 /// The items of a file: one a line, by id or raw id; blank lines and those that begin with # do not count.
 fn read_items(path: &Path, lookup: &Lookup) -> anyhow::Result<Vec<ItemId>> {
-    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    let text = files::read_text(path)?;
     let lines = (1..).zip(text.lines().map(str::trim));
     let items: Vec<ItemId> = lines
         .filter(|(_, name)| !name.is_empty() && !name.starts_with('#'))

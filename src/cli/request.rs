@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::data::{ItemId, Lookup, User};
+use crate::error::short;
 use crate::run::Query;
 use crate::{Error, Result, invalid};
 
@@ -14,20 +15,20 @@ const ANSWERED: [&str; 4] = ["items", "unknown", "line", "error"];
 
 /// One line of a file or of stdin.
 #[derive(Debug)]
-pub(super) struct Request {
+pub struct Request {
     /// The line's number, from 1.
-    pub(super) line: usize,
+    pub line: usize,
     /// What the requester wrote, given back with the answer; without the history, which may be long.
-    pub(super) fields: Map<String, Value>,
+    pub fields: Map<String, Value>,
     /// Items of the history that there are not, which the answer does without.
-    pub(super) unknown: Vec<Value>,
+    pub unknown: Vec<Value>,
     /// What is asked for, or what is wrong with the line.
-    pub(super) query: Result<Query>,
+    pub query: Result<Query>,
 }
 
 impl Request {
     /// Reads `{"user" or "history" or "text": …, …}`.
-    pub(super) fn from_json(text: &[u8], line: usize, lookup: &Lookup) -> Self {
+    pub fn from_json(text: &[u8], line: usize, lookup: &Lookup) -> Self {
         let (mut fields, mut unknown) = (Map::new(), Vec::new());
         let query = match serde_json::from_slice(text) {
             Ok(Value::Object(given)) => {
@@ -37,7 +38,7 @@ impl Request {
                 fields.retain(|name, _| !ANSWERED.contains(&name.as_str()));
                 query
             }
-            Ok(other) => wrong(format!("expected an object, found {other}")),
+            Ok(other) => wrong(format!("expected an object, found {}", short(&other.to_string()))),
             // The position within the line is serde's column; its line is always 1.
             Err(e) => wrong(format!("not JSON: {}", e.to_string().replace("line 1 ", ""))),
         };
@@ -45,7 +46,7 @@ impl Request {
     }
 
     /// Reads a JSON object, or ids joined by commas.
-    pub(super) fn from_line(text: &[u8], line: usize, lookup: &Lookup) -> Self {
+    pub fn from_line(text: &[u8], line: usize, lookup: &Lookup) -> Self {
         if text.trim_ascii_start().starts_with(b"{") {
             return Self::from_json(text, line, lookup);
         }
@@ -109,8 +110,12 @@ fn query(fields: &Map<String, Value>, lookup: &Lookup, unknown: &mut Vec<Value>)
             }
         }
         ("text", Value::String(text)) => Ok(Query::Text(text.clone())),
-        ("history", other) => invalid!("history must be a list of items, found {other}"),
-        (name, other) => invalid!("{name} must be a string, found {other}"),
+        ("history", other) => {
+            invalid!("history must be a list of items, found {}", short(&other.to_string()))
+        }
+        (name, other) => {
+            invalid!("{name} must be a string, found {}", short(&other.to_string()))
+        }
     }
 }
 
@@ -118,7 +123,7 @@ fn item(name: &Value, lookup: &Lookup) -> Result<ItemId> {
     match (name, name.as_u64()) {
         (Value::String(name), _) => Ok(lookup.item(name)?),
         (_, Some(id)) => Ok(lookup.item_by_id(id)?),
-        _ => wrong(format!("an item is an id or a raw id, found {name}")),
+        _ => wrong(format!("an item is an id or a raw id, found {}", short(&name.to_string()))),
     }
 }
 

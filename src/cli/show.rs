@@ -27,7 +27,21 @@ pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
 
 /// Says on stderr what went wrong; that nobody may be listening is no further fault.
 pub(super) fn fault(text: &str) {
-    let _ = writeln!(io::stderr(), "error: {}", printable(text));
+    let _ = writeln!(io::stderr(), "error: {}", printable(&in_part(text)));
+}
+
+/// So many letters of a message are shown at its beginning, and as many at its end.
+const SHOWN: usize = 2000;
+
+/// `text` without its middle where a file's content, quoted in it, makes it too long to read.
+fn in_part(text: &str) -> Cow<'_, str> {
+    let Some((start, _)) = text.char_indices().nth(SHOWN) else { return text.into() };
+    let Some((end, _)) = text.char_indices().rev().nth(SHOWN - 1) else { return text.into() };
+    if end <= start {
+        return text.into();
+    }
+    let left_out = text[start..end].chars().count();
+    format!("{} […{left_out} letters…] {}", &text[..start], &text[end..]).into()
 }
 
 /// `text` with control characters spelt out, so that no title or id can play with a terminal.
@@ -119,6 +133,16 @@ pub(super) fn word(value: &impl Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_without_end_loses_its_middle() {
+        let text = format!("begin {} end", "é".repeat(10_000));
+        let shown = in_part(&text);
+        assert!(shown.starts_with("begin é") && shown.ends_with("é end"), "{shown}");
+        assert!(shown.contains("é […6010 letters…] é"), "{shown}");
+        assert_eq!(in_part("short"), "short");
+        assert_eq!(in_part(&text[..3000]), text[..3000]);
+    }
 
     #[test]
     fn control_characters_are_spelt_out() {

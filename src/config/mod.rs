@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::decode::Normalize;
 use crate::embed::Encoder;
+use crate::error::plain_toml;
 use crate::index::Source;
 use crate::model::LoraConfig;
 use crate::ops::Precision;
@@ -247,7 +248,7 @@ impl RunConfig {
 
     /// As [`RunConfig::parse`], with the relative paths of `text` seen from `folder`.
     fn parse_in(folder: &Path, text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
-        let fault = |e: toml::de::Error| Error::Invalid(format!("{origin}: {}", one_line(&e)));
+        let fault = |e: toml::de::Error| Error::Invalid(format!("{origin}: {}", plain_toml(&e)));
         renamed::refuse(text, origin, overrides)?;
         // Parsed once as it stands, so that a mistake in the file is reported with its line.
         let _: Self = toml::from_str(text).map_err(fault)?;
@@ -263,12 +264,12 @@ impl RunConfig {
         places::make_absolute(&mut table, Path::new(""));
         table
             .try_into()
-            .map_err(|e: toml::de::Error| Error::Invalid(format!("--set: {}", one_line(&e))))
+            .map_err(|e: toml::de::Error| Error::Invalid(format!("--set: {}", plain_toml(&e))))
     }
 
     /// Reads a file; its relative paths are relative to it, those of `overrides` to the working directory.
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = crate::files::read_text(path)?;
         let folder = path.parent().unwrap_or(Path::new(""));
         Self::parse_in(folder, &text, &path.display().to_string(), overrides)
     }
@@ -378,17 +379,6 @@ fn set(table: &mut toml::Table, text: &str) -> Result<()> {
         table = inner;
     }
     Ok(())
-}
-
-/// TOML errors span several lines with a picture of the place; one line says the same.
-fn one_line(e: &toml::de::Error) -> String {
-    let text = e.to_string();
-    let lines: Vec<&str> = text
-        .lines()
-        .map(str::trim)
-        .filter(|l| !l.is_empty() && !l.starts_with('|') && !l.contains('^'))
-        .collect();
-    lines.join(" ")
 }
 
 #[cfg(test)]

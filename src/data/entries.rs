@@ -13,6 +13,8 @@ use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::DataError;
+use crate::error::plain;
+use crate::files;
 
 /// Where interactions stand.
 pub(super) const INTER: &str = ".inter.json";
@@ -21,9 +23,18 @@ pub(super) const ITEM: &str = ".item.json";
 
 /// Reads a JSON file.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
-    let text = fs::read(path).map_err(|reason| DataError::Io { path: path.into(), reason })?;
-    serde_json::from_slice(&text)
-        .map_err(|reason| DataError::Malformed { path: path.into(), reason })
+    let text = read_text(path, files::text_of)?;
+    serde_json::from_str(&text)
+        .map_err(|e| DataError::Malformed { path: path.into(), reason: plain(e) })
+}
+
+/// Reads a text, of which `text_of` makes what it holds.
+pub(super) fn read_text(
+    path: &Path,
+    text_of: fn(Vec<u8>) -> Result<String, String>,
+) -> Result<String, DataError> {
+    let bytes = fs::read(path).map_err(|reason| DataError::Io { path: path.into(), reason })?;
+    text_of(bytes).map_err(|reason| DataError::Malformed { path: path.into(), reason })
 }
 
 /// The entries of a JSON object in file order; where `UNIQUE`, a key that occurs twice is an error.

@@ -38,13 +38,13 @@ pub enum DataError {
         /// What the system said.
         reason: std::io::Error,
     },
-    /// Not JSON, or JSON of another shape, or a key that occurs twice; says line and column.
+    /// No text, or not JSON, or JSON of another shape, or a key that occurs twice; says line and column.
     #[error("{path}: {reason}")]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// What serde said and where.
-        reason: serde_json::Error,
+        /// What is wrong and where.
+        reason: String,
     },
     /// A key of `item.json` that is not an item id.
     #[error("{path}: item key {key:?} is not an item id; keys are the integers from \"0\" on")]

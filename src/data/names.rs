@@ -3,10 +3,10 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::Path;
 
+use super::entries::read_text;
 use super::{DataError, Item, User};
 use crate::files;
 
@@ -20,12 +20,9 @@ pub(super) const ITEMS: &str = ".item2id";
 /// # Errors
 /// Names the line that is none, or whose number occurred before.
 pub fn read_names(path: &Path) -> Result<HashMap<String, String>, DataError> {
-    let io = |reason| DataError::Io { path: path.into(), reason };
     let mut names = HashMap::new();
-    let lines = BufReader::new(File::open(path).map_err(io)?).lines();
-    for (line, text) in (1..).zip(lines) {
-        let text = text.map_err(io)?;
-        let text = text.strip_suffix('\r').unwrap_or(&text);
+    // A mark at the beginning is part of the first id: those that write such files add none.
+    for (line, text) in (1..).zip(read_text(path, files::utf_8_of)?.lines()) {
         if text.is_empty() {
             continue;
         }

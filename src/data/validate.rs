@@ -99,7 +99,7 @@ impl Notes<'_> {
                 Ok(entries)
             }
             Err(DataError::Malformed { reason, .. }) => {
-                self.add("not JSON", "", reason.to_string());
+                self.add("not JSON", "", reason);
                 Ok(Vec::new())
             }
             Err(other) => Err(other),
@@ -279,7 +279,7 @@ fn about_users(
     let mut texts = match user_texts::read_user_texts(path) {
         Ok(texts) => texts,
         Err(DataError::Malformed { reason, .. }) => {
-            notes.add("not JSON", "", reason.to_string());
+            notes.add("not JSON", "", reason);
             return Ok(());
         }
         Err(other) => return Err(other),

@@ -4,6 +4,7 @@
 mod behavior;
 mod epochs;
 mod matrix;
+mod npy;
 mod parts;
 mod rq_vae;
 mod sasrec;

@@ -24,6 +24,9 @@ struct Slot {
     id: u32,
 }
 
+/// The longest id, in bytes: every one is kept, and thousands wait for their numbers at once.
+const LONGEST: usize = 4096;
+
 const EMPTY: Slot = Slot { tag: 0, id: u32::MAX };
 
 /// Names that wait for their numbers.
@@ -169,6 +172,10 @@ fn tag(hash: u64) -> u32 {
 /// Refuses what is no id. Ids stand between tabs and line breaks in `user2id` and `item2id`, so they hold
 /// none.
 pub(super) fn check(name: &str) -> Result<(), String> {
+    if name.len() > LONGEST {
+        let shown = super::faults::quoted(name);
+        return Err(format!("{shown} has {} bytes; an id has {LONGEST} at most", name.len()));
+    }
     if name.is_empty() {
         return Err("is empty where an id should be".into());
     }

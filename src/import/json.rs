@@ -13,6 +13,7 @@ use super::faults::{Faults, Place, quoted};
 use super::python;
 use super::record::{Record, Role, Take, Wrong};
 use super::source::{Input, Lines};
+use crate::error::plain;
 
 /// Reads a file with an object on every line.
 pub(super) fn read(
@@ -114,7 +115,7 @@ impl<'w> Objects<'w> {
         let fields = Fields { objects: self, wrong: &mut wrong, reviews: &mut reviews };
         let read = fields.deserialize(&mut reader).and_then(|()| reader.end());
         if let Err(e) = read {
-            let text = e.to_string();
+            let text = plain(&e);
             let what = text.split(" at line ").next().unwrap_or(&text).to_string();
             return Err((
                 Some(e.column().max(1)),

@@ -16,6 +16,7 @@ use super::json::{Objects, text_of};
 use super::names::Names;
 use super::record::{Record, Role, Take};
 use super::source::{Input, LONGEST_LINE};
+use crate::error::plain;
 use crate::{Error, data};
 
 /// Reads the sequences, and the times beside them, where they are. Without names, the raw ids in the items' own
@@ -99,8 +100,13 @@ fn entries(
     input.check_text()?;
     let path = input.path.clone();
     let mut failure = None;
-    let reader =
-        BufReader::new(ShortStrings { input, length: 0, in_string: false, escaped: false });
+    let reader = BufReader::new(ShortEntries {
+        input,
+        length: 0,
+        depth: 0,
+        in_string: false,
+        escaped: false,
+    });
     let mut reader = serde_json::Deserializer::from_reader(reader);
     let visitor = Entries { path: &path, faults, take, failure: &mut failure };
     let read = reader.deserialize_map(visitor).and_then(|()| reader.end());
@@ -108,7 +114,7 @@ fn entries(
         (Some(failure), _) => Err(failure),
         (None, Err(e)) => {
             let (path, line, column) = (path.display(), e.line(), e.column());
-            let text = e.to_string();
+            let text = plain(e);
             let what = text.split(" at line ").next().unwrap_or(&text);
             Err(Error::Invalid(format!("{path}:{line}:{column}: {what}")))
         }
@@ -153,31 +159,39 @@ impl<'de> Visitor<'de> for Entries<'_> {
     }
 }
 
-/// Refuses a string without end, which a JSON reader would keep whole.
-struct ShortStrings {
+/// Refuses an entry without end, which a JSON reader would keep whole.
+struct ShortEntries {
     input: Input,
+    /// The bytes of the entry so far, but for white space around it, which no reader keeps.
     length: usize,
+    /// How many lists and objects are open.
+    depth: usize,
     in_string: bool,
     escaped: bool,
 }
 
-impl Read for ShortStrings {
+impl Read for ShortEntries {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.input.read(buffer)?;
         for &byte in &buffer[..n] {
             match byte {
                 _ if self.escaped => self.escaped = false,
                 b'\\' if self.in_string => self.escaped = true,
-                b'"' => {
-                    self.in_string = !self.in_string;
-                    self.length = 0;
-                }
+                b'"' => self.in_string = !self.in_string,
+                _ if self.in_string => {}
+                b'{' | b'[' => self.depth += 1,
+                b'}' | b']' => self.depth = self.depth.saturating_sub(1),
+                b',' if self.depth == 1 => self.length = 0,
+                b' ' | b'\t' | b'\r' | b'\n' if self.depth == 1 => continue,
                 _ => {}
             }
-            self.length += usize::from(self.in_string);
+            self.length += 1;
         }
         if self.length > LONGEST_LINE {
-            let what = format!("a string is longer than {} MiB", LONGEST_LINE >> 20);
+            let what = format!(
+                "this entry is longer than {} MiB, the longest that is read",
+                LONGEST_LINE >> 20
+            );
             return Err(io::Error::new(io::ErrorKind::InvalidData, what));
         }
         Ok(n)

@@ -1,11 +1,9 @@
 //! Parquet: the wanted columns, row by row; one page of each is in memory.
 
-use std::cell::Cell;
 use std::fmt;
 use std::fs::File;
-use std::panic::{self, AssertUnwindSafe};
 use std::path::Path;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -17,7 +15,7 @@ use super::faults::Faults;
 use super::json::joined;
 use super::record::{Record, Role, Take, Wrong};
 use super::source::Counter;
-use crate::{Error, invalid};
+use crate::{Error, guard, invalid};
 
 /// How a file begins and ends.
 pub(super) const MAGIC: &[u8] = b"PAR1";
@@ -98,30 +96,24 @@ pub(super) fn read(
     Ok(())
 }
 
-thread_local! {
-    /// Whether this thread is about to say itself what went wrong.
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
-}
-
 /// Runs what may panic on a file that is no honest Parquet: the library asserts some of what it reads.
 fn guarded<T>(work: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, String> {
-    static QUIET: Once = Once::new();
-    QUIET.call_once(|| {
-        let before = panic::take_hook();
-        panic::set_hook(Box::new(move |panicked| {
-            if !GUARDED.get() {
-                before(panicked);
-            }
-        }));
-    });
-    GUARDED.set(true);
-    let outcome = panic::catch_unwind(AssertUnwindSafe(work));
-    GUARDED.set(false);
-    match outcome {
-        Ok(outcome) => outcome.map_err(|e| e.to_string()),
-        Err(_) => {
+    match guard::guarded(work) {
+        Some(outcome) => outcome.map_err(|e| in_words(&e.to_string()).to_string()),
+        None => {
             Err("its contents contradict themselves, or a column's type is not supported".into())
         }
+    }
+}
+
+/// What the library says of a file, up to where it prints values of its own.
+fn in_words(said: &str) -> &str {
+    let said = said.strip_prefix("Parquet error: ").unwrap_or(said);
+    let values = ["Bytes: [", "{", "Some(", "Err(", "Error: ", "::"];
+    let end = values.iter().filter_map(|mark| said.find(mark)).min().unwrap_or(said.len());
+    match said[..end].trim_end_matches([' ', ':', '.', ',']) {
+        "" => "it is damaged",
+        words => words,
     }
 }
 

@@ -8,6 +8,9 @@ use super::record::{Record, Role, Take};
 use super::source::{Input, LONGEST_LINE, read_some};
 use crate::invalid;
 
+/// The most fields of a row. A file of delimiters alone, packed to almost nothing, would have fields without end.
+const MOST_FIELDS: usize = 1 << 16;
+
 /// How a table is spelt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Dialect {
@@ -97,6 +100,13 @@ impl Rows {
                     );
                 }
                 ReadRecordResult::OutputFull => self.text.resize(2 * self.text.len(), 0),
+                ReadRecordResult::OutputEndsFull if ends >= MOST_FIELDS => {
+                    invalid!(
+                        "{}:{}: this row has more than {MOST_FIELDS} fields, the most that are read",
+                        self.input.path.display(),
+                        self.line
+                    );
+                }
                 ReadRecordResult::OutputEndsFull => self.ends.resize(2 * self.ends.len(), 0),
                 ReadRecordResult::Record => {
                     self.fields = ends;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::Source;
+use crate::error::short;
 
 /// An item index cannot be built, read or used.
 #[derive(Debug, thiserror::Error)]
@@ -68,14 +69,14 @@ pub enum IndexError {
         value: f32,
     },
     /// linfa refused to cluster.
-    #[error("k-means over {rows} items in {clusters} clusters failed: {source}")]
+    #[error("k-means over {rows} items in {clusters} clusters failed: {reason}")]
     Clustering {
         /// Rows clustered.
         rows: usize,
         /// Clusters asked for.
         clusters: usize,
         /// linfa's reason.
-        source: linfa_clustering::KMeansError,
+        reason: linfa_clustering::KMeansError,
     },
     /// Two parts of one index speak of different numbers of items.
     #[error(
@@ -187,16 +188,16 @@ pub enum IndexError {
         /// Sources given.
         sources: usize,
     },
-    /// The file is not JSON of the right shape; the source tells line and column.
-    #[error("{path}: not a map from item id to item tokens: {source}")]
+    /// The file is not JSON of the right shape; says line and column.
+    #[error("{path}: not a map from item id to item tokens: {reason}")]
     Json {
         /// The file.
         path: PathBuf,
-        /// serde's message.
-        source: serde_json::Error,
+        /// What is wrong and where.
+        reason: String,
     },
     /// A key that is no item id, or one that comes twice.
-    #[error("{path}: key {key:?}: {problem}")]
+    #[error("{path}: key {:?}: {problem}", short(key))]
     ItemKey {
         /// The file.
         path: PathBuf,
@@ -229,7 +230,8 @@ pub enum IndexError {
     },
     /// A string that is no item token of its level.
     #[error(
-        "{path}: item {item}: {token:?} is not a token of level {level}, such as <{letter}_17>"
+        "{path}: item {item}: {:?} is not a token of level {level}, such as <{letter}_17>",
+        short(token)
     )]
     Token {
         /// The file.
@@ -244,11 +246,11 @@ pub enum IndexError {
         letter: char,
     },
     /// The centroids could not be written.
-    #[error("{path}: {source}")]
+    #[error("{path}: {reason}")]
     Tensors {
         /// The file.
         path: PathBuf,
         /// The writer's reason.
-        source: safetensors::SafeTensorError,
+        reason: safetensors::SafeTensorError,
     },
 }

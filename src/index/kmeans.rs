@@ -108,10 +108,10 @@ impl BalancedKMeans {
         let sample = vectors.select(&rows);
         let (seeds, spread) = seeds(Rows::new(&sample, vectors.dim()), num_clusters, rng);
         let tolerance = RELATIVE_TOLERANCE * (spread * num_clusters as f64).sqrt();
-        let failed = |source: KMeansError| IndexError::Clustering {
+        let failed = |reason: KMeansError| IndexError::Clustering {
             rows: rows.len(),
             clusters: num_clusters,
-            source,
+            reason,
         };
         // One run from given seeds draws nothing: linfa's own generator is never used.
         let fitted = KMeans::params_with(num_clusters, rng.clone(), Euclidean)

@@ -12,7 +12,8 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 
 use super::item_index::{self, letter, levels, token};
 use super::{IndexError, ItemIndex, Source, SourceCodes};
-use crate::{Error, Result, files};
+use crate::error::plain;
+use crate::{Result, files};
 
 /// Writes `{"0": ["<a_183>", "<b_70>"], …}`, one line an item, ids in order.
 pub fn write(path: &Path, index: &ItemIndex) -> Result<()> {
@@ -36,9 +37,9 @@ pub fn read(path: &Path, sources: &[Source]) -> Result<ItemIndex> {
 
 /// The number of levels in a file and its codes, (items, levels), of which some may be equal.
 pub(super) fn read_codes(path: &Path) -> Result<(usize, Vec<u32>)> {
-    let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+    let text = files::read_text(path)?;
     let entries: Entries = serde_json::from_str(&text)
-        .map_err(|source| IndexError::Json { path: path.to_path_buf(), source })?;
+        .map_err(|e| IndexError::Json { path: path.to_path_buf(), reason: plain(e) })?;
     let items = by_id(path, entries.0)?;
     let width = items.first().map_or(0, Vec::len);
     // Before any letter is asked for.
@@ -115,7 +116,7 @@ pub fn write_trees(path: &Path, parts: &[SourceCodes]) -> Result<()> {
             tensors.insert(format!("{source}.centroids.{level}"), (Dtype::F32, shape, bytes));
         }
     }
-    let failed = |source| IndexError::Tensors { path: path.to_path_buf(), source };
+    let failed = |reason| IndexError::Tensors { path: path.to_path_buf(), reason };
     let views = tensors
         .iter()
         .map(|(name, (dtype, shape, data))| {

@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 use super::LlamaConfig;
 use super::weights::{EMBEDDING, HEAD, Weights};
+use crate::error::{plain, without_calls};
 use crate::files::{self, temporary};
 use crate::{Error, Result, invalid};
 
@@ -205,7 +206,7 @@ pub fn safetensors_metadata(path: impl AsRef<Path>) -> Result<HashMap<String, St
     let header_only = &mut file.take(u64::from_le_bytes(length));
     header_only.read_to_end(&mut header).map_err(Error::io(path))?;
     let parsed: Metadata = serde_json::from_slice(&header).map_err(|e| {
-        Error::Invalid(format!("{}: not a readable safetensors file: {e}", path.display()))
+        Error::Invalid(format!("{}: not a readable safetensors file: {}", path.display(), plain(e)))
     })?;
     Ok(parsed.metadata().clone().unwrap_or_default())
 }
@@ -259,9 +260,7 @@ pub(super) fn shard_names(index: &Path) -> Result<BTreeSet<String>> {
     struct ShardIndex {
         weight_map: BTreeMap<String, String>,
     }
-    let bytes = std::fs::read(index).map_err(Error::io(index))?;
-    let parsed: ShardIndex = serde_json::from_slice(&bytes)
-        .map_err(|e| Error::Invalid(format!("{}: {e}", index.display())))?;
+    let parsed: ShardIndex = files::read_json(index)?;
     let names: BTreeSet<String> = parsed.weight_map.into_values().collect();
     if let Some(name) = names.iter().find(|name| !files::is_plain_name(name)) {
         invalid!(
@@ -286,10 +285,14 @@ fn open(path: &Path) -> Result<MmapedSafetensors> {
 
 fn unreadable(path: &Path) -> impl FnOnce(candle_core::Error) -> Error {
     move |e| {
-        let cause = match e {
+        let cause = match without_calls(e) {
             candle_core::Error::WithPath { inner, .. } => *inner,
             other => other,
         };
-        Error::Invalid(format!("{}: not a readable safetensors file: {cause}", path.display()))
+        Error::Invalid(format!(
+            "{}: not a readable safetensors file: {}",
+            path.display(),
+            plain(cause)
+        ))
     }
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::rope_scaling::{RawRope, RopeScaling};
+use crate::error::plain;
 use crate::files;
 use crate::{Error, Result, invalid};
 
@@ -62,7 +63,7 @@ impl LlamaConfig {
     /// activations, other rotary scalings, quantized weights.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path).map_err(Error::io(path))?;
+        let text = files::read_text(path)?;
         Self::from_json(&text).map_err(|e| Error::Invalid(format!("{}: {e}", path.display())))
     }
 
@@ -177,7 +178,7 @@ impl LlamaConfig {
     }
 
     fn from_json(text: &str) -> Result<Self> {
-        let json = |e: serde_json::Error| Error::Invalid(e.to_string());
+        let json = |e: serde_json::Error| Error::Invalid(plain(e));
         // First, because another architecture has other keys and "missing field" would mislead.
         check_architecture(&serde_json::from_str(text).map_err(json)?)?;
         let raw: RawConfig = serde_json::from_str(text).map_err(json)?;

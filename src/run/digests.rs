@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::Metadata;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
@@ -65,6 +65,14 @@ fn check_files(dir: &Path, stage: Stage, record: &Record, all: bool) -> Result<(
     for (name, digest) in &record.outputs {
         let path = dir.join(name);
         let redo = stage.command();
+        let mut parts = Path::new(name).components();
+        if !parts.all(|part| matches!(part, Component::Normal(_))) {
+            invalid!(
+                "{}: names {name:?}, a file outside of the run folder; it is not the one that `llmbs` wrote: \
+                 put it back, or redo the stage with `llmbs {redo} --force`",
+                dir.join("manifest.json").display()
+            );
+        }
         let metadata = match std::fs::metadata(&path) {
             Ok(metadata) => metadata,
             // A run folder may be handed on without what only training reads.
@@ -147,5 +155,16 @@ mod tests {
         std::fs::remove_file(&path).unwrap();
         let error = checked().unwrap_err();
         assert!(error.contains("model: is gone") && error.contains("--force"), "{error}");
+    }
+
+    #[test]
+    fn a_manifest_names_files_of_its_folder_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["../model", "/dev/zero", "index/../../model"] {
+            let outputs = [(name.to_string(), String::new())].into();
+            let record = Record { outputs, ..Record::default() };
+            let error = check(dir.path(), Stage::Index, &record).unwrap_err().to_string();
+            assert!(error.contains("outside of the run folder") && error.contains(name), "{error}");
+        }
     }
 }

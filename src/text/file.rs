@@ -11,7 +11,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
 
-use crate::{Error, Result, invalid};
+use crate::error::plain;
+use crate::guard::guarded;
+use crate::{Error, Result, files, invalid};
 
 /// So many ids may be missing. Each is filled with a token, and has a row in the embedding.
 const MOST_GAPS: usize = 100_000;
@@ -34,10 +36,12 @@ struct AddedId {
 /// # Errors
 /// Names the file, and the token whose id cannot be kept.
 pub(super) fn read(path: &Path) -> Result<Tokenizer> {
-    let bytes = std::fs::read(path).map_err(Error::io(path))?;
-    let named = |e: &dyn std::fmt::Display| Error::Invalid(format!("{}: {e}", path.display()));
-    let tokenizer = Tokenizer::from_bytes(&bytes).map_err(|e| named(&e))?;
+    let bytes = files::read_text(path)?.into_bytes();
+    let named =
+        |e: &dyn std::fmt::Display| Error::Invalid(format!("{}: {}", path.display(), plain(e)));
+    // First, for the library panics on what is no JSON.
     let added: Added = serde_json::from_slice(&bytes).map_err(|e| named(&e))?;
+    let tokenizer = parsed(path, || Tokenizer::from_bytes(&bytes))?.map_err(|e| named(&e))?;
     let ids = tokenizer.get_vocab(true).into_values();
     let (tokens, largest) = (ids.len(), ids.chain(added.added_tokens.iter().map(|t| t.id)).max());
     if let Some(largest) = largest.filter(|&largest| largest as usize > tokens + MOST_GAPS) {
@@ -50,8 +54,9 @@ pub(super) fn read(path: &Path) -> Result<Tokenizer> {
         return Ok(tokenizer);
     }
     let json = serde_json::from_slice(&bytes).map_err(|e| named(&e))?;
+    let json = filled(json, &added);
     let tokenizer: Tokenizer =
-        serde_json::from_value(filled(json, &added)).map_err(|e| named(&e))?;
+        parsed(path, || serde_json::from_value(json))?.map_err(|e| named(&e))?;
     if let Some(AddedId { id, content }) = wrong_id(&tokenizer, &added) {
         invalid!(
             "{}: the added token {content:?} cannot have the id {id}: it has another one in the \
@@ -60,6 +65,15 @@ pub(super) fn read(path: &Path) -> Result<Tokenizer> {
         );
     }
     Ok(tokenizer)
+}
+
+/// What the library makes of a file; it panics on some that contradict themselves.
+fn parsed<T>(path: &Path, work: impl FnOnce() -> T) -> Result<T> {
+    guarded(work).ok_or_else(|| {
+        let what =
+            "its parts contradict each other; save it once more with transformers' AutoTokenizer";
+        Error::Invalid(format!("{}: {what}", path.display()))
+    })
 }
 
 /// An added token that got another id than the file gives it.

@@ -10,6 +10,7 @@ use tokenizers::{AddedToken, SplitDelimiterBehavior};
 
 use super::Tokenizer;
 use super::plain::failed;
+use crate::error::short;
 use crate::{Error, Result, invalid};
 
 /// The pre-tokenizers we know, by their names in `tokenizer.ggml.pre`.
@@ -107,7 +108,9 @@ impl Tokenizer {
         }
         let split = |merge: &String| match merge.split_once(' ') {
             Some((left, right)) => Ok((left.to_string(), right.to_string())),
-            None => Err(Error::Invalid(format!("tokenizer.ggml.merges: {merge:?} is no pair"))),
+            None => {
+                Err(Error::Invalid(format!("tokenizer.ggml.merges: {:?} is no pair", short(merge))))
+            }
         };
         let merges: Merges = vocabulary.merges.iter().map(split).collect::<Result<_>>()?;
         let model = BPE::builder()

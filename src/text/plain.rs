@@ -13,6 +13,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 use tokenizers::{AddedToken, AddedVocabulary};
 
+use crate::error::plain;
 use crate::{Error, Result};
 
 /// Stands where ids are given. Unicode promises that it is no character (as the two behind it).
@@ -221,5 +222,5 @@ fn hidden(
 
 /// Shapes the tokenizer library's boxed error into ours.
 pub(super) fn failed(doing: &str) -> impl FnOnce(tokenizers::Error) -> Error {
-    move |e| Error::Invalid(format!("{doing}: {e}"))
+    move |e| Error::Invalid(format!("{doing}: {}", plain(e)))
 }

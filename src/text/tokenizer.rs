@@ -230,8 +230,9 @@ impl Tokenizer {
         for (token, &id) in tokens.iter().zip(&ids) {
             let found = self.inner.token_to_id(token);
             if found != Some(id) {
+                let found = found.map_or_else(|| "none".to_string(), |id| id.to_string());
                 invalid!(
-                    "item token {token:?} gets the id {found:?} instead of {id}: the ids of the \
+                    "item token {token:?} gets the id {found} instead of {id}: the ids of the \
                      tokenizer are not those of its file; save it once with transformers' \
                      AutoTokenizer"
                 );
@@ -410,12 +411,7 @@ fn special_names(config: &Map<String, Value>) -> impl Iterator<Item = &str> {
 
 /// The JSON object in `path`; empty where the file does not exist.
 fn read_object(path: &Path) -> Result<Map<String, Value>> {
-    match std::fs::read(path) {
-        Ok(bytes) => serde_json::from_slice(&bytes)
-            .map_err(|e| Error::Invalid(format!("{}: {e}", path.display()))),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Map::new()),
-        Err(e) => Err(Error::io(path)(e)),
-    }
+    if path.exists() { files::read_json(path) } else { Ok(Map::new()) }
 }
 
 /// The token under `key`, written as a string or as an added token with its `content`.

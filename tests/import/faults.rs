@@ -245,7 +245,7 @@ fn lines_without_end_are_no_lines() {
     let mut string = b"{\"u\": [\"".to_vec();
     string.resize(string.len() + 2 * LONGEST_LINE, b'x');
     let error = error_with("X.inter.json", &string, |r| r.lenient = true);
-    assert!(error.contains("a string is longer than 16 MiB"), "{error}");
+    assert!(error.contains("this entry is longer than 16 MiB"), "{error}");
 }
 
 #[test]

@@ -12,6 +12,7 @@ use candle_core::{DType, Device, Tensor};
 
 use super::checkpoint::is_finite;
 use super::{LlamaConfig, RopeScaling, Weights};
+use crate::error::{plain, short, without_calls};
 use crate::text::{GgufVocabulary, Tokenizer};
 use crate::{Error, Result, invalid};
 
@@ -25,11 +26,9 @@ pub(super) fn load(
     dtype: DType,
     device: &Device,
 ) -> Result<(LlamaConfig, Weights, Tokenizer)> {
-    let named = |e: Error| Error::Invalid(format!("{}: {e}", path.display()));
+    let named = |e: Error| Error::Invalid(format!("{}: {}", path.display(), plain(e)));
     let mut file = BufReader::new(File::open(path).map_err(Error::io(path))?);
-    if header::alignment(&mut file) == Some(0) {
-        invalid!("{}: key general.alignment is 0; the file is damaged", path.display());
-    }
+    header::check(&mut file).map_err(named)?;
     file.rewind().map_err(Error::io(path))?;
     let content = Content::read(&mut file).map_err(Error::from).map_err(named)?;
     let tokenizer = Tokenizer::from_gguf(&vocabulary(&content).map_err(named)?).map_err(named)?;
@@ -57,12 +56,15 @@ fn weights(
             );
         }
         let Some((target, shape)) = hf_name(name).and_then(|n| shapes.remove_entry(&n)) else {
-            invalid!("{name} is no part of a Llama without biases");
+            invalid!("tensor {:?} is no part of a Llama without biases", short(name));
         };
         if info.shape.dims() != shape {
             invalid!("{name} is {:?}, the keys make it {shape:?}", info.shape);
         }
-        let tensor = info.read(file, content.tensor_data_offset, device)?.dequantize(device)?;
+        let tensor = info.read(file, content.tensor_data_offset, device);
+        let tensor = tensor.and_then(|tensor| tensor.dequantize(device)).map_err(|e| {
+            Error::Invalid(format!("{name}: {}; the file is damaged or cut off", without_calls(e)))
+        })?;
         let tensor = if name.ends_with("attn_q.weight") {
             unpermute(&tensor, config.num_attention_heads)?
         } else if name.ends_with("attn_k.weight") {
@@ -193,18 +195,19 @@ fn vocabulary(content: &Content) -> Result<GgufVocabulary> {
     Ok(GgufVocabulary {
         model: keys.text("tokenizer.ggml.model")?,
         pre: keys.maybe("tokenizer.ggml.pre", Keys::text)?.unwrap_or_default(),
-        tokens: keys.list("tokenizer.ggml.tokens", |v| v.to_string().cloned())?,
+        tokens: keys.list("tokenizer.ggml.tokens", text)?,
         // Absent from some files: every token is a normal one then.
         token_type: keys
-            .maybe("tokenizer.ggml.token_type", |keys, key| keys.list(key, Value::to_i32))?
+            .maybe("tokenizer.ggml.token_type", |keys, key| keys.list(key, whole))?
             .unwrap_or_default(),
         merges: keys
-            .maybe("tokenizer.ggml.merges", |keys, key| keys.list(key, |v| v.to_string().cloned()))?
+            .maybe("tokenizer.ggml.merges", |keys, key| keys.list(key, text))?
             .unwrap_or_default(),
         bos_token_id: keys.maybe("tokenizer.ggml.bos_token_id", Keys::id)?,
         eos_token_id: keys.maybe("tokenizer.ggml.eos_token_id", Keys::id)?,
         add_bos_token: keys.maybe("tokenizer.ggml.add_bos_token", |keys, key| {
-            keys.get(key)?.to_bool().map_err(|e| bad(key, &e))
+            let value = keys.get(key)?;
+            value.to_bool().map_err(|_| bad(key, value, "true or false"))
         })?,
     })
 }
@@ -226,14 +229,17 @@ impl<'a> Keys<'a> {
     }
 
     fn text(&self, key: &str) -> Result<String> {
-        self.get(key)?.to_string().cloned().map_err(|e| bad(key, &e))
+        text(key, self.get(key)?)
     }
 
     fn size(&self, key: &str) -> Result<usize> {
         // Some writers use signed integers for counts.
         match self.get(key)? {
             Value::I32(n) if *n >= 0 => Ok(*n as usize),
-            value => value.to_u64().map(|n| n as usize).map_err(|e| bad(key, &e)),
+            value => value
+                .to_u64()
+                .map(|n| n as usize)
+                .map_err(|_| bad(key, value, "a whole number from 0")),
         }
     }
 
@@ -244,22 +250,44 @@ impl<'a> Keys<'a> {
 
     /// An f32 by its shortest decimal, so that 1e-5 is not 9.99999974e-6 once it is f64.
     fn float(&self, key: &str) -> Result<f64> {
-        let value = self.get(key)?.to_f32().map_err(|e| bad(key, &e))?;
+        let value = self.get(key)?;
+        let value = value.to_f32().map_err(|_| bad(key, value, "a number of 32 bits"))?;
         Ok(value.to_string().parse().unwrap_or(f64::from(value)))
     }
 
-    fn list<T>(
-        &self,
-        key: &str,
-        read: impl Fn(&Value) -> candle_core::Result<T>,
-    ) -> Result<Vec<T>> {
-        let values = self.get(key)?.to_vec().map_err(|e| bad(key, &e))?;
-        values.iter().map(|v| read(v).map_err(|e| bad(key, &e))).collect()
+    fn list<T>(&self, key: &str, read: impl Fn(&str, &Value) -> Result<T>) -> Result<Vec<T>> {
+        let value = self.get(key)?;
+        let values = value.to_vec().map_err(|_| bad(key, value, "a list"))?;
+        values.iter().map(|value| read(key, value)).collect()
     }
 }
 
-fn bad(key: &str, e: &candle_core::Error) -> Error {
-    Error::Invalid(format!("key {key}: {e}"))
+fn text(key: &str, value: &Value) -> Result<String> {
+    value.to_string().cloned().map_err(|_| bad(key, value, "a text"))
+}
+
+fn whole(key: &str, value: &Value) -> Result<i32> {
+    value.to_i32().map_err(|_| bad(key, value, "a whole number of 32 bits"))
+}
+
+/// A value that is not of `expected` kind.
+fn bad(key: &str, value: &Value, expected: &str) -> Error {
+    let found = match value {
+        Value::Array(values) => format!("a list of {}", values.len()),
+        Value::String(text) => format!("{:?}", short(text)),
+        Value::U8(n) => n.to_string(),
+        Value::I8(n) => n.to_string(),
+        Value::U16(n) => n.to_string(),
+        Value::I16(n) => n.to_string(),
+        Value::U32(n) => n.to_string(),
+        Value::I32(n) => n.to_string(),
+        Value::U64(n) => n.to_string(),
+        Value::I64(n) => n.to_string(),
+        Value::F32(n) => format!("{n:?}"),
+        Value::F64(n) => format!("{n:?}"),
+        Value::Bool(b) => b.to_string(),
+    };
+    Error::Invalid(format!("key {key}: {found} is not {expected}"))
 }
 
 #[cfg(test)]
