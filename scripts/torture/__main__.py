@@ -30,7 +30,7 @@ PARTS = {"kills": kills, "two": two, "damage": damage, "force": force, "disk": f
 # How often each part is done, and how many files of each folder are damaged (None: every one, in every way).
 CYCLES = {"kills": 20, "two": 20, "damage": 1, "force": 24, "disk": 2, "readonly": 1}
 SHORT = {"kills": 6, "two": 8, "damage": 1, "force": 8, "disk": 1, "readonly": 1}
-SHORT_DAMAGES = 60
+SHORT_DAMAGES = 40
 
 
 def main():

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 from bench import ANNEAL, BASELINE, EVAL, INDEX, INITIAL, OTHER_SEED, PIPELINE, RECOMMEND, VARIANTS, cut_short, shown
-from snapshot import copy, files, snapshot
+from snapshot import copy, differences, files, snapshot
 
 BLOCK = 4096
 # Blocks of a file in which a bit is flipped, where it has more.
@@ -108,7 +108,12 @@ def check(bench, label, damaged, name, whole):
         answers = [bench.answer(whole, command)] if "--json" in words else None
         run = copy(whole, bench.root / "undamaged") if command == COMPARE else place
         outcome = bench.run(run, words)
-        if bench.report.judge(then, outcome, names_of(name), answers) and prefixes:
+        if not bench.report.judge(then, outcome, names_of(name), answers):
+            there, found = snapshot(damaged), snapshot(place)
+            changed = [other for other in differences(found, there) if other in there]
+            if changed:
+                bench.report.violation("other", f"{then}: fails, having changed {', '.join(changed)}")
+        elif prefixes:
             bench.same(then, place, whole, prefixes)
 
 
