@@ -1,6 +1,7 @@
 """The program, its commands on a tiny shop, and undisturbed runs to compare with."""
 import math
 import os
+import random
 import re
 import resource
 import signal
@@ -75,6 +76,11 @@ INDEX, INITIAL, ANNEAL = ["index"], ["train", "--stage", "initial"], ["train", "
 EVAL, BASELINE = ["eval", "--json"], ["baseline", "sasrec", "--json"]
 RECOMMEND = ["recommend", "--history", "3,14,15", "--json"]
 PIPELINE = [INDEX, INITIAL, ANNEAL, EVAL, BASELINE]
+
+
+def branch(rng, name=""):
+    """Draws of their own: however many they are, those that follow from `rng` are the same."""
+    return random.Random(f"{rng.random()} {name}")
 
 
 def cut_short(bench, rng, process, run, duration, number):

@@ -5,7 +5,8 @@ import re
 import signal
 from pathlib import Path
 
-from bench import ANNEAL, BASELINE, EVAL, INDEX, INITIAL, OTHER_SEED, PIPELINE, RECOMMEND, VARIANTS, cut_short, shown
+from bench import ANNEAL, BASELINE, EVAL, INDEX, INITIAL, OTHER_SEED, PIPELINE, RECOMMEND, VARIANTS
+from bench import branch, cut_short, shown
 from snapshot import copy, differences, files, snapshot
 
 BLOCK = 4096
@@ -59,8 +60,9 @@ def damages(rng, path, other):
 
 def cases(rng, folder, names, other, chosen):
     """Damages to those of these files of a folder that are chosen: all of them, or at most so many."""
-    found = [(name, *case) for name in names if re.search(chosen.pattern, name)
-             for case in damages(rng, folder / name, other and other / name)]
+    found = [(name, *case) for name in names
+             for case in damages(branch(rng, name), folder / name, other and other / name)
+             if re.search(chosen.pattern, name)]
     return found if chosen.most is None or len(found) <= chosen.most else rng.sample(found, chosen.most)
 
 
@@ -86,11 +88,11 @@ def damage(bench, rng, cycles, chosen=Chosen("", None)):
     for variant in VARIANTS:
         bench.report.count("cycles")
         whole = bench.whole(variant)
-        for case in cases(rng, whole, files(whole), bench.whole(variant, OTHER_SEED), chosen):
+        for case in cases(branch(rng), whole, files(whole), bench.whole(variant, OTHER_SEED), chosen):
             damaged = damaged_copy(bench, whole, case)
             check(bench, f"{variant}, {case[0]}: {case[1]}", damaged, case[0], whole)
         for step in range(len(PIPELINE)):
-            damage_unfinished(bench, rng, variant, step, fewer)
+            damage_unfinished(bench, branch(rng), variant, step, fewer)
 
 
 def names_of(name):

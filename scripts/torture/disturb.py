@@ -3,7 +3,8 @@ import shutil
 import signal
 import subprocess
 
-from bench import ANNEAL, BASELINE, EVAL, INDEX, INITIAL, PIPELINE, RECOMMEND, VARIANTS, cut_short, shown
+from bench import ANNEAL, BASELINE, EVAL, INDEX, INITIAL, PIPELINE, RECOMMEND, VARIANTS
+from bench import branch, cut_short, shown
 from snapshot import copy, differences, snapshot
 
 # No command is killed more often in a row: then it may end.
@@ -28,8 +29,9 @@ def kills(bench, rng, cycles):
         variant = list(VARIANTS)[cycle % len(VARIANTS)]
         bench.report.count("cycles")
         run = copy(bench.nowhere, bench.root / "killed")
+        draws = [branch(rng) for _ in PIPELINE]
         for step, words in enumerate(PIPELINE):
-            outcome, history = until_it_ends(bench, rng, run, variant, step)
+            outcome, history = until_it_ends(bench, draws[step], run, variant, step)
             label = f"cycle {cycle}, {variant}, {shown(words)} after {history}"
             if not bench.report.judge(label, outcome):
                 break
@@ -109,13 +111,14 @@ def force(bench, rng, cycles):
         bench.report.count("cycles")
         run = copy(whole, bench.root / "forced")
         history = []
-        for _ in range(rng.randint(1, 3)):
+        draws, duration = branch(rng), bench.duration("din", step)
+        for _ in range(draws.randint(1, 3)):
             if cycle % 2 == 0:
                 process = bench.start(run, words, "din")
-                outcome, _, at = cut_short(bench, rng, process, run, bench.duration("din", step), rng.choice(SIGNALS))
+                outcome, _, at = cut_short(bench, draws, process, run, duration, draws.choice(SIGNALS))
                 history.append(at)
             else:
-                most = int(TOO_LARGE[0] * (TOO_LARGE[1] / TOO_LARGE[0]) ** rng.random())
+                most = int(TOO_LARGE[0] * (TOO_LARGE[1] / TOO_LARGE[0]) ** draws.random())
                 outcome = bench.run(run, words, "din", most_bytes=most)
                 history.append(f"files up to {most} bytes")
                 if outcome.code != 0:
