@@ -16,7 +16,7 @@ HANG_SECONDS = 60
 # The moment of a fault, as a fraction of what a command takes: log-uniform between these.
 MOMENTS = (0.01, 1.3)
 # How often it is the moment at which there are some files more, and how many.
-BY_FILES, MORE_FILES = 0.4, (1, 6)
+BY_FILES, MORE_FILES, POLL_SECONDS = 0.4, (1, 6), 0.0005
 
 CONFIG = """
 [data.synthetic]
@@ -89,8 +89,9 @@ def cut_short(bench, rng, process, run, duration, number):
     if rng.random() < BY_FILES:
         more = rng.randint(*MORE_FILES)
         enough = count_files(run) + more
-        while process.poll() is None and count_files(run) < enough:
-            pass
+        latest = time.monotonic() + MOMENTS[1] * duration
+        while process.poll() is None and count_files(run) < enough and time.monotonic() < latest:
+            time.sleep(POLL_SECONDS)
         seconds, words = 0, f"{more} files"
     else:
         fraction = math.exp(rng.uniform(*map(math.log, MOMENTS)))
