@@ -1,11 +1,12 @@
 """Processes that end early, work side by side, or redo what is done."""
+import json
 import shutil
 import signal
 import subprocess
 
 from bench import ANNEAL, BASELINE, EVAL, INDEX, INITIAL, PIPELINE, RECOMMEND, VARIANTS
 from bench import branch, cut_short, shown
-from snapshot import copy, differences, snapshot
+from snapshot import copy, differences, settled, snapshot
 
 # No command is killed more often in a row: then it may end.
 MOST_KILLS = 6
@@ -107,31 +108,43 @@ def force(bench, rng, cycles):
     for cycle in range(cycles):
         step, setting, words, place = REDONE[cycle // 2 % len(REDONE)]
         words = ["--set", setting, *words, "--force"]
-        label = f"cycle {cycle}, {shown(words)}"
-        bench.report.count("cycles")
-        run = copy(whole, bench.root / "forced")
-        history = []
-        draws, duration = branch(rng), bench.duration("din", step)
-        for _ in range(draws.randint(1, 3)):
-            if cycle % 2 == 0:
-                process = bench.start(run, words, "din")
-                outcome, _, at = cut_short(bench, draws, process, run, duration, draws.choice(SIGNALS))
-                history.append(at)
-            else:
-                most = int(TOO_LARGE[0] * (TOO_LARGE[1] / TOO_LARGE[0]) ** draws.random())
-                outcome = bench.run(run, words, "din", most_bytes=most)
-                history.append(f"files up to {most} bytes")
-                if outcome.code != 0:
-                    bench.report.judge(f"{label}, {history[-1]}", outcome, ["File too large"], advice=False)
-            if outcome.code == 0:
-                break
-            bench.report.count("faults")
-            read = copy(run, bench.root / "read")
-            bench.readers(f"{label}, {', '.join(history)}", read, [RECOMMEND, EVAL, BASELINE], [whole])
         redone = bench.root / f"redone-{step}"
         if not redone.exists():
             bench.must(copy(whole, redone), words, "din")
+        bench.report.count("cycles")
+        run = copy(whole, bench.root / "forced")
+        label, draws = f"cycle {cycle}, {shown(words)}", branch(rng)
+        for _ in range(draws.randint(1, 3)):
+            disturb = cut_force if cycle % 2 == 0 else stop_files
+            outcome, how = disturb(bench, draws, run, words, step)
+            label += f", {how}"
+            # The end may come after the result, before the exit code says so.
+            if outcome.code == 0 or is_redone(run, redone, place):
+                break
+            bench.report.count("faults")
+            bench.readers(label, copy(run, bench.root / "read"), [RECOMMEND, EVAL, BASELINE], [whole])
         outcome = outcome if outcome.code == 0 else bench.run(run, words, "din")
-        label = f"{label}, {', '.join(history)}, then again"
-        if bench.report.judge(label, outcome):
-            bench.same(label, run, redone, [place])
+        if bench.report.judge(f"{label}, then again", outcome):
+            bench.same(f"{label}, then again", run, redone, [place])
+
+
+def cut_force(bench, rng, run, words, step):
+    """Kills a command at a random moment; its outcome and the moment."""
+    process = bench.start(run, words, "din")
+    outcome, _, at = cut_short(bench, rng, process, run, bench.duration("din", step), rng.choice(SIGNALS))
+    return outcome, at
+
+
+def stop_files(bench, rng, run, words, _):
+    """Runs a command that may write no large files; its outcome and how large they may be."""
+    most = int(TOO_LARGE[0] * (TOO_LARGE[1] / TOO_LARGE[0]) ** rng.random())
+    outcome, how = bench.run(run, words, "din", most_bytes=most), f"files up to {most} bytes"
+    if outcome.code != 0:
+        bench.report.judge(f"{shown(words)}, {how}", outcome, ["File too large"], advice=False)
+    return outcome, how
+
+
+def is_redone(run, redone, place):
+    """Whether a result is the new one, and the records of the stages say so."""
+    records = [settled(json.loads((folder / "manifest.json").read_text()))["stages"] for folder in (run, redone)]
+    return records[0] == records[1] and snapshot(run, [place]) == snapshot(redone, [place])
