@@ -9,6 +9,7 @@ error that names the file and says what to do. The parts:
   force     a finished run whose redoing is killed or fails
   disk      a file system that is full at any point of every command
   readonly  a folder that cannot be written to
+  long      a training of many steps, whose memory, open files and speed are watched
 
 Draws follow the seed. Moments are fractions of what a command takes undisturbed, so the machine decides too."""
 import argparse
@@ -23,13 +24,15 @@ from bench import Bench
 from damage import Chosen, damage
 from disks import full, readonly
 from disturb import force, kills, two
+from long import long
 from report import Report
 
 BINARY = Path(__file__).resolve().parents[2] / "target/release/llmbs"
-PARTS = {"kills": kills, "two": two, "damage": damage, "force": force, "disk": full, "readonly": readonly}
+PARTS = {"kills": kills, "two": two, "damage": damage, "force": force, "disk": full, "readonly": readonly,
+         "long": long}
 # How often each part is done, and how many files of each folder are damaged (None: every one, in every way).
-CYCLES = {"kills": 20, "two": 20, "damage": 1, "force": 24, "disk": 2, "readonly": 1}
-SHORT = {"kills": 6, "two": 8, "damage": 1, "force": 8, "disk": 1, "readonly": 1}
+CYCLES = {"kills": 20, "two": 20, "damage": 1, "force": 24, "disk": 2, "readonly": 1, "long": 1}
+SHORT = {"kills": 6, "two": 8, "damage": 1, "force": 8, "disk": 1, "readonly": 1, "long": 1}
 SHORT_DAMAGES = 40
 
 
@@ -49,7 +52,8 @@ def main():
     if arguments.cycles:
         cycles.update(dict.fromkeys(["kills", "two", "force"], arguments.cycles))
     chosen = Chosen(arguments.files, SHORT_DAMAGES if arguments.short else None)
-    parts = dict(PARTS, damage=functools.partial(damage, chosen=chosen))
+    of_part = {"damage": functools.partial(damage, chosen=chosen), "long": functools.partial(long, short=arguments.short)}
+    parts = dict(PARTS, **of_part)
     report = Report()
     with tempfile.TemporaryDirectory(prefix="torture-") as root:
         bench = Bench(arguments.binary.resolve(strict=True), Path(root), report)

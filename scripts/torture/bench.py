@@ -122,9 +122,9 @@ class Bench:
         for name, settings in VARIANTS.items():
             (root / f"{name}.toml").write_text(CONFIG % settings)
 
-    def start(self, run, words, variant=None, threads=1, most_bytes=None):
+    def start(self, run, words, variant=None, threads=1, most_bytes=None, quiet=False):
         """Starts a command on a run folder. Without a variant the folder's own configuration holds; files are not to
-        grow beyond `most_bytes`."""
+        grow beyond `most_bytes`; what it says is not kept where it is `quiet`."""
         config = ["--config", self.root / f"{variant}.toml"] if variant else []
 
         def limit():
@@ -133,8 +133,9 @@ class Bench:
 
         command = [self.binary, *config, "--run", run, "--threads", str(threads), *words]
         limits = {} if most_bytes is None else {"preexec_fn": limit, "restore_signals": False}
-        return subprocess.Popen(command, cwd=self.nowhere, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, text=True, errors="replace", **limits)
+        said = subprocess.DEVNULL if quiet else subprocess.PIPE
+        return subprocess.Popen(command, cwd=self.nowhere, stdin=subprocess.DEVNULL, stdout=said, stderr=said, text=True,
+                                errors="replace", **limits)
 
     def end(self, process, at=None, number=signal.SIGKILL):
         """Waits for a process, which gets a signal at a moment; its outcome, and whether it got that before its end."""
@@ -151,7 +152,7 @@ class Bench:
 
     def outcome(self, process, seconds):
         """How a process ends, its results without the paths they name."""
-        stdout, stderr = process.communicate(timeout=seconds)
+        stdout, stderr = (said or "" for said in process.communicate(timeout=seconds))
         return Outcome(process.returncode, re.sub(re.escape(str(self.root)) + r'[^\s"]*', "PATH", stdout), stderr)
 
     def run(self, run, words, variant=None, **options):

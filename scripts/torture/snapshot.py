@@ -5,8 +5,8 @@ import re
 import shutil
 
 # Fields that tell of the machine, or of the process that ended the work and not of the result; and the digests of
-# files that have such fields.
-VOLATILE = re.compile(r"(^|_)seconds$|_per_s$|memory_bytes$|^(embedded_tokens|machine|performance)$|/report\.json$")
+# what has such fields.
+VOLATILE = re.compile(r"(^|_)seconds$|_per_s$|memory_bytes$|^(embedded_tokens|machine|performance|sha256)$|/report\.json$")
 # Files that are no results.
 NO_RESULTS = {".lock", "digests.json", "log.jsonl"}
 
