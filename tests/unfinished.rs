@@ -44,7 +44,7 @@ fn manifest(dir: &Path) -> Value {
 fn whatever_is_killed_ends_in_the_same_files() {
     let cases: [(&[&str], &[&str], &str, &str); 4] = [
         (
-            &["train.warmup.epochs=60", "train.warmup.save-every=1"],
+            &["train.warmup.epochs=25", "train.warmup.save-every=1"],
             &["index"],
             "unfinished/index/warmup/state/before",
             "backbone/model.safetensors",
@@ -62,7 +62,7 @@ fn whatever_is_killed_ends_in_the_same_files() {
             "index/behavior.safetensors",
         ),
         (
-            &["baseline.sasrec.epochs=100", "baseline.sasrec.patience=100"],
+            &["baseline.sasrec.epochs=60", "baseline.sasrec.patience=60"],
             &["baseline", "sasrec", "--seeds", "3"],
             "unfinished/baseline-sasrec-seed-3/state/before",
             "baseline/sasrec/seed-3/model.safetensors",

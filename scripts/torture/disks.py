@@ -83,7 +83,7 @@ def fits(bench, disk, variant, step, space):
     disk.leave(space)
     label = f"{variant}, {shown(words)} with {space} bytes of space"
     outcome = bench.run(run, words, variant)
-    if bench.report.judge(label, outcome, ["No space left"], advice=False):
+    if bench.report.judge(label, outcome, ["No space left", "are free; make room"], advice=False):
         bench.same(label, run, after)
         return True
     bench.report.count("faults")

@@ -43,15 +43,10 @@ impl Parts {
     }
 
     /// The part that begins with text `first`, where there is one; `left` texts are left.
-    pub(super) fn read(
-        &self,
-        first: usize,
-        left: usize,
-        width: usize,
-    ) -> Result<Option<Array2<f32>>> {
+    pub(super) fn read(&self, first: usize, left: usize, width: usize) -> Option<Array2<f32>> {
         let path = self.path(first);
         if left == 0 || !path.exists() {
-            return Ok(None);
+            return None;
         }
         let fits =
             |means: &Array2<f32>| (1..=left).contains(&means.nrows()) && means.ncols() == width;
@@ -62,7 +57,7 @@ impl Parts {
                 path.display()
             );
         }
-        Ok(means)
+        means
     }
 
     /// Takes the means of the texts from `first` on, which follow the ones before, and writes a part when

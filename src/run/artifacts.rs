@@ -6,6 +6,7 @@ use std::path::Path;
 use candle_core::DType;
 use ndarray::Array2;
 
+use super::digests::gone;
 use super::{Run, Stage};
 use crate::config::{Float, RunConfig};
 use crate::embed::load_embeddings;
@@ -131,10 +132,12 @@ pub(super) fn plan_of(config: &RunConfig, num_items: usize) -> Result<Vec<TreePl
 /// An embedding matrix of the run, (items, dim), where the index was made with one.
 pub(super) fn load_matrix(run: &Run, name: &str) -> Result<Option<Array2<f32>>> {
     let file = format!("{name}.safetensors");
-    // What the stage wrote has been checked to be there: a file that was lost is an error.
     if run.manifest.output(Stage::Index, &file).is_none() {
         return Ok(None);
     }
     let path = run.dir.join("index").join(file);
+    if !path.exists() {
+        return Err(gone(&path, Stage::Index));
+    }
     load_embeddings(&path, run.dataset.num_items()).map(Some)
 }

@@ -35,6 +35,15 @@ pub(super) fn check_all(dir: &Path, stage: Stage, record: &Record) -> Result<()>
     check_files(dir, stage, record, true)
 }
 
+/// The error of a file that `stage` wrote and that is there no longer.
+pub(super) fn gone(path: &Path, stage: Stage) -> Error {
+    let redo = stage.command();
+    Error::Invalid(format!(
+        "{}: is gone, though `llmbs {redo}` wrote it; put it back, or redo the stage with `llmbs {redo} --force`",
+        path.display()
+    ))
+}
+
 /// Whether only training reads the file `name` of a stage.
 fn serves_training(stage: Stage, name: &str) -> bool {
     match stage {
@@ -79,11 +88,7 @@ fn check_files(dir: &Path, stage: Stage, record: &Record, all: bool) -> Result<(
             Err(e) if e.kind() == ErrorKind::NotFound && !all && serves_training(stage, name) => {
                 continue;
             }
-            Err(e) if e.kind() == ErrorKind::NotFound => invalid!(
-                "{}: is gone, though `llmbs {redo}` wrote it; put it back, or redo the stage with `llmbs {redo} \
-                 --force`",
-                path.display()
-            ),
+            Err(e) if e.kind() == ErrorKind::NotFound => return Err(gone(&path, stage)),
             Err(e) => return Err(Error::io(path)(e)),
         };
         let modified = times(&metadata);

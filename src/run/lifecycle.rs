@@ -118,21 +118,24 @@ impl Run {
         let mut goes_on = None;
         if !force {
             let compare = |record| manifest::compare(&self.dir, stage, record, &settings, &inputs);
-            let unfinished = self.manifest.unfinished.get(&stage);
-            goes_on = unfinished.and_then(|record| self.goes_on(stage, record, &settings, &inputs));
+            let begun = self.manifest.unfinished.get(&stage);
+            goes_on = begun.and_then(|record| self.goes_on(stage, record, &settings, &inputs));
             let done = self.manifest.stages.get(&stage).filter(|r| r.status == Status::Done);
             if let Some(record) = done.filter(|_| goes_on.is_none()) {
                 compare(record)?;
                 digests::check_all(&self.dir, stage, record)?;
                 // Left by a process that was killed when all was in its place.
-                if self.workshop(stage).exists() && unfinished.is_none() {
-                    self.claim()?;
-                    files::remove_dir(&self.workshop(stage))?;
+                let workshop = self.workshop(stage);
+                if begun.is_none() {
+                    if workshop.exists() {
+                        self.claim()?;
+                    }
+                    unfinished::forget(&workshop)?;
                 }
                 return Ok(StageReport::was_done(stage, record));
             }
             // Without a saved state there is nothing to mix the new settings into.
-            if let Some(record) = unfinished
+            if let Some(record) = begun
                 && goes_on.is_none()
                 && self.state_of(stage).exists()
             {

@@ -98,7 +98,7 @@ impl Observer for TrainLog<'_> {
         let more = start.memory.map_or(0, |memory| memory.total() - memory.weights);
         let needs = Needs { memory: more, disk: start.disk };
         let reused = bytes_below(&self.run.dir.join(UNFINISHED));
-        self.run.afford(self.stage, needs, reused)?;
+        self.run.afford(&format!("the training of {}", self.stage), needs, reused)?;
         if let Some(memory) = start.memory {
             let gb = |bytes: u64| bytes as f64 / 1e9;
             tracing::info!(

@@ -23,31 +23,30 @@ impl Run {
     pub(super) fn afford(&self, what: &str, needs: Needs, reused: u64) -> Result<()> {
         let room = free_disk_bytes(&self.dir).map(|free| free + reused);
         check_disk(&self.dir, what, needs.disk, room)?;
-        let gb = |bytes: u64| bytes as f64 / 1e9;
+        let (memory, disk) = (mb(needs.memory), mb(needs.disk));
         match free_memory_bytes() {
             Some(free) if needs.memory > free => tracing::warn!(
-                "{what} takes about {:.2} GB of memory, and {:.2} GB are free: the system may kill it",
-                gb(needs.memory),
-                gb(free)
+                "{what} takes about {memory} of memory, and {} are free: the system may kill it",
+                mb(free)
             ),
-            _ => tracing::debug!(
-                "{what} takes about {:.2} GB of memory and {:.2} GB of disk",
-                gb(needs.memory),
-                gb(needs.disk)
-            ),
+            _ => tracing::debug!("{what} takes about {memory} of memory and {disk} of disk"),
         }
         Ok(())
     }
 }
 
+/// Bytes in words.
+fn mb(bytes: u64) -> String {
+    format!("{:.2} MB", bytes as f64 / 1e6)
+}
+
 fn check_disk(dir: &Path, what: &str, needed: u64, room: Option<u64>) -> Result<()> {
     if let Some(room) = room.filter(|room| needed > *room) {
         invalid!(
-            "{}: {what} takes up to {:.2} GB of disk there, and {:.2} GB are free; make room, or choose another \
-             folder with --run",
+            "{}: {what} takes up to {} of disk there, and {} are free; make room, or choose another folder with --run",
             dir.display(),
-            needed as f64 / 1e9,
-            room as f64 / 1e9
+            mb(needed),
+            mb(room)
         );
     }
     Ok(())
@@ -119,8 +118,8 @@ mod tests {
         check_disk(dir, "stage initial", 5, None).unwrap();
         let error = check_disk(dir, "stage initial", 3_200_000_000, Some(1_100_000_000));
         let error = error.unwrap_err().to_string();
-        assert!(error.starts_with("runs/demo: stage initial takes up to 3.20 GB"), "{error}");
-        assert!(error.contains("1.10 GB are free"), "{error}");
+        assert!(error.starts_with("runs/demo: stage initial takes up to 3200.00 MB"), "{error}");
+        assert!(error.contains("1100.00 MB are free"), "{error}");
     }
 
     #[test]

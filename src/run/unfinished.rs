@@ -103,7 +103,8 @@ pub fn config_of(dir: &Path) -> Result<Option<PathBuf>> {
     }
     if written.is_some_and(|written| files::digest(&path).is_ok_and(|found| found != written)) {
         invalid!(
-            "{}: was changed since the run wrote it; put it back, or name it with --config to use it as it is",
+            "{}: is not the one that {MANIFEST} beside it speaks of: one of them was changed since the run wrote it; \
+             put it back, or name the configuration with --config to use it as it is",
             path.display()
         );
     }
@@ -143,8 +144,15 @@ pub(super) fn put_in_place(dir: &Path, manifest: &mut Manifest, stage: Stage) ->
     }
     manifest.config_sha256 = Some(files::digest(&dir.join(CONFIG))?);
     manifest.write(dir)?;
-    files::remove_dir(&workshop)?;
-    // Stays where another stage is unfinished.
-    let _ = fs::remove_dir(dir.join(UNFINISHED));
+    forget(&workshop)
+}
+
+/// Removes a folder of work in progress, and those it lies in where nothing else is there.
+pub(super) fn forget(work: &Path) -> Result<()> {
+    files::remove_dir(work)?;
+    let inside = |dir: &&Path| dir.ancestors().any(|above| above.ends_with(UNFINISHED));
+    for dir in work.ancestors().skip(1).take_while(inside) {
+        let _ = fs::remove_dir(dir);
+    }
     Ok(())
 }

@@ -57,7 +57,7 @@ fn embed_by(
     let hidden_size = model.config().hidden_size;
     let mut items = ItemMeans::new(texts, hidden_size);
     let mut next = 0;
-    while let Some(means) = parts.read(next, texts.num_texts() - next, hidden_size)? {
+    while let Some(means) = parts.read(next, texts.num_texts() - next, hidden_size) {
         items.add(next, means.view());
         next += means.nrows();
     }

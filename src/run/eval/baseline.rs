@@ -16,7 +16,7 @@ use crate::model::sasrec::SasRec;
 use crate::model::{load_safetensors, save_safetensors};
 use crate::run::manifest::{differences, settings_under};
 use crate::run::monitor::{epochs, with_epochs, with_progress};
-use crate::run::unfinished::{UNFINISHED, kept_for};
+use crate::run::unfinished::{UNFINISHED, forget, kept_for};
 use crate::run::{GIT_REVISION, Monitor, Run, peak_memory_bytes, sealed};
 use crate::{Error, Result, files, invalid};
 
@@ -85,14 +85,6 @@ impl Training {
     fn read(path: &Path) -> Result<Self> {
         sealed::read(path, "redo the baseline with --force")
     }
-}
-
-/// Removes where a baseline was made.
-fn forget(workshop: &Path) -> Result<()> {
-    files::remove_dir(workshop)?;
-    // Stays where something else is unfinished.
-    let _ = workshop.parent().map(std::fs::remove_dir);
-    Ok(())
 }
 
 impl Run {

@@ -113,8 +113,8 @@ impl Run {
         }
         if !is_of_its_models(other, &theirs)? {
             invalid!(
-                "{dir}: its models were trained again after the evaluation {}: run `llmbs --run \
-                 {dir} {command}` first",
+                "{dir}: its models were trained again after the evaluation {}, {MANIFEST} there says: run `llmbs \
+                 --run {dir} {command}` first",
                 request.name()
             );
         }

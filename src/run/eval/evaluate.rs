@@ -40,6 +40,7 @@ impl Run {
         let settings = self.eval_settings(request, others.settings(self));
         let kept = request.kept(&self.dir);
         if let Some(found) = kept.find(&settings, force)? {
+            Searches::forget(self, &request.name(), 1 + request.fuse.len())?;
             return Ok(found);
         }
         let generator = Generator::load(self, request.adapter)?;

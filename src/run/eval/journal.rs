@@ -3,7 +3,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::marker::PhantomData;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -31,8 +31,7 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
     /// # Errors
     /// If another process is at this evaluation.
     pub(super) fn open(run: &Run, name: &str, settings: &impl Serialize) -> Result<(Self, Vec<T>)> {
-        let dir = run.dir().join(UNFINISHED);
-        let path = dir.join(format!("{name}.jsonl"));
+        let (dir, path) = (run.dir().join(UNFINISHED), path_of(run, name));
         fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
         let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = open.map_err(Error::io(&path))?;
@@ -78,11 +77,24 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
 
     /// Ends it: its evaluation is kept elsewhere.
     pub(super) fn close(self) -> Result<()> {
-        files::remove(&self.path)?;
-        // Stays where something else is unfinished.
-        let _ = self.path.parent().map(fs::remove_dir);
-        Ok(())
+        remove(&self.path)
     }
+
+    /// Removes the journal of an evaluation whose process was killed when its result stood.
+    pub(super) fn forget(run: &Run, name: &str) -> Result<()> {
+        remove(&path_of(run, name))
+    }
+}
+
+fn path_of(run: &Run, name: &str) -> PathBuf {
+    run.dir().join(UNFINISHED).join(format!("{name}.jsonl"))
+}
+
+/// Removes a journal, and the folder of it where nothing else is unfinished.
+fn remove(path: &Path) -> Result<()> {
+    files::remove(path)?;
+    let _ = path.parent().map(fs::remove_dir);
+    Ok(())
 }
 
 /// The first bytes of the SHA-256, a space, the JSON.
@@ -101,8 +113,9 @@ fn read<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    let hash = Sha256::digest(bytes);
-    hash[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    let mut text = format!("{:x}", Sha256::digest(bytes));
+    text.truncate(16);
+    text
 }
 
 /// What was found for targets, by their positions among the split's.
@@ -127,6 +140,11 @@ impl SearchLog for Logged<'_> {
         (self.on_batch)(self.done);
         Ok(())
     }
+}
+
+/// What the journal of the model at `place` of an evaluation is called.
+fn name_of(evaluation: &str, place: usize, split: Split) -> String {
+    format!("{evaluation}-model{place}-{split}")
 }
 
 /// The searches of an evaluation.
@@ -156,7 +174,7 @@ impl<'a> Searches<'a> {
         split: Split,
         monitor: &mut dyn Monitor,
     ) -> Result<Targets> {
-        let name = format!("{}-model{place}-{split}", self.name);
+        let name = name_of(&self.name, place, split);
         let (mut journal, known) = Journal::open(self.run, &name, &self.settings)?;
         let known: Targets = known.into_iter().flatten().collect();
         let before = known.len();
@@ -177,6 +195,13 @@ impl<'a> Searches<'a> {
         self.searched += targets.len() - before.min(targets.len());
         self.journals.push(journal);
         Ok(found)
+    }
+
+    /// Removes the journals of an evaluation by `models` models whose process was killed when its result stood.
+    pub(super) fn forget(run: &Run, name: &str, models: usize) -> Result<()> {
+        let all = (0..models)
+            .flat_map(|place| [Split::Valid, Split::Test].map(|split| name_of(name, place, split)));
+        all.into_iter().try_for_each(|name| Journal::<Targets>::forget(run, &name))
     }
 
     /// Ends them: what they led to is kept elsewhere.

@@ -120,6 +120,7 @@ impl Run {
         let settings = self.text_settings(request);
         let kept = Kept::new(&self.dir.join("eval"), &request.name());
         if let Some(found) = kept.find(&settings, force)? {
+            Journal::<Batch>::forget(self, &request.name())?;
             return Ok(found);
         }
         let (model, tokens) = self.text_model(request.model)?;

@@ -13,6 +13,7 @@ use super::meaning::NamedItem;
 use crate::data::{Dataset, Item, ItemId, read_new_items};
 use crate::index::{ItemIndex, Placer, store};
 use crate::run::artifacts::{Trained, backbone, load_index, load_matrix};
+use crate::run::digests::gone;
 use crate::run::stages::index::embed_texts;
 use crate::run::{Monitor, Run, Stage, sealed};
 use crate::{Result, files, invalid};
@@ -236,7 +237,8 @@ impl Run {
     }
 
     fn index_digest(&self) -> Result<String> {
-        files::digest(&self.dir.join("index/index.json"))
+        let path = self.dir.join("index/index.json");
+        if path.exists() { files::digest(&path) } else { Err(gone(&path, Stage::Index)) }
     }
 }
 

@@ -6,18 +6,19 @@ use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 
 use super::{FOLDER, Made, teacher};
+use crate::Result;
 use crate::config::{TrainEmbeddings, Tuning};
 use crate::model::adapter::{self, Adapters};
 use crate::model::llama::{EMBEDDING, HEAD};
 use crate::model::{Llama, LlamaConfig, Weights, save_folder, save_safetensors};
 use crate::nn::Params;
 use crate::run::artifacts::{extended_backbone, levels_apart, load_index, load_matrix, precision};
+use crate::run::digests::gone;
 use crate::run::eval::ValidationMetric;
 use crate::run::log::TrainLog;
 use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::tasks::SrtSelection;
 use crate::train::{Contrast, Projectors, TrainOutcome, Trainer, Validation};
-use crate::{Result, invalid};
 
 /// Refuses a run whose index was made with matrices that are gone: without them the loss would be another.
 pub(in crate::run) fn check(run: &Run) -> Result<()> {
@@ -25,11 +26,7 @@ pub(in crate::run) fn check(run: &Run) -> Result<()> {
         let file = format!("{name}.safetensors");
         let path = run.dir.join("index").join(&file);
         if run.manifest.output(Stage::Index, &file).is_some() && !path.exists() {
-            invalid!(
-                "{}: is gone, though the index was made with it; put it back, or make the index anew \
-                 with `llmbs index --force`",
-                path.display()
-            );
+            return Err(gone(&path, Stage::Index));
         }
     }
     teacher::check(run)

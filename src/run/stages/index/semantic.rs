@@ -14,6 +14,7 @@ use crate::model::{Backbone, Llama};
 use crate::run::artifacts::precision;
 use crate::run::needs::Needs;
 use crate::run::stages::Made;
+use crate::run::unfinished::forget;
 use crate::run::{Monitor, Run, Stage};
 use crate::{Result, files, invalid};
 use ndarray::Array2;
@@ -148,7 +149,7 @@ pub(in crate::run) fn embed_texts(
     let texts = ItemTexts::encode(&backbone.tokenizer, dataset, fields, cut)?;
     let key = embedding_key(&backbone.config, &backbone.weights, precision(run), &texts);
     let z = embed(run, backbone, &texts, &key, monitor, &mut Made::default())?;
-    files::remove_dir(&parts(run))?;
+    forget(&parts(run))?;
     Ok(z)
 }
 
