@@ -8,6 +8,7 @@ pub mod files;
 mod guard;
 pub mod interrupt;
 pub mod rng;
+pub mod sealed;
 
 pub mod data;
 pub mod export;

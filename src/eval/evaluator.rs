@@ -224,15 +224,19 @@ impl Recommender<'_> {
 
     /// Bytes that searching takes at most for `targets`, beside the weights; 0 where that is not known.
     pub fn bytes(&self, dataset: &Dataset, targets: &[usize], protocol: Protocol) -> u64 {
-        let longest =
-            targets.iter().map(|&at| protocol.history(dataset, at)).max_by_key(|h| h.len());
-        let tokens = longest.map_or(0, |history| self.prompts.history(history).len());
+        let order = by_history(dataset, targets, protocol);
+        let sizes: Vec<(usize, usize)> = order
+            .iter()
+            .map(|&at| {
+                let history = self.prompts.history(protocol.history(dataset, at)).len();
+                // A search that leaves items out is wider by as many.
+                (history, self.search.width + protocol.left_out(dataset, at).len())
+            })
+            .collect();
         let instruction = self.prompts.instruction();
-        BatchScorer::new(self.model, self.vocabulary, self.search.normalize, instruction).bytes(
-            self.batch.min(targets.len()),
-            tokens,
-            self.search.width,
-        )
+        let scorer =
+            BatchScorer::new(self.model, self.vocabulary, self.search.normalize, instruction);
+        sizes.chunks(self.batch).map(|batch| scorer.bytes(batch)).max().unwrap_or(0)
     }
 
     /// Evaluation of `targets` (positions among the split's), by both rules of what is ranked.
@@ -256,10 +260,8 @@ impl Recommender<'_> {
         protocol: Protocol,
         log: &mut dyn SearchLog,
     ) -> Result<Vec<(usize, Found)>> {
-        // Histories of like length share a batch, so that no level of it waits for one long row.
-        let mut order = targets.to_vec();
+        let order = by_history(dataset, targets, protocol);
         let history = |at: usize| protocol.history(dataset, at);
-        order.sort_by_key(|&at| (history(at).len(), at));
         let mut all = log.known();
         all.truncate(order.len());
         if !all.iter().zip(&order).all(|((known, _), at)| known == at) {
@@ -282,6 +284,14 @@ impl Recommender<'_> {
         all.sort_by_key(|(at, _)| *at);
         Ok(all)
     }
+}
+
+/// Targets in the order in which they are searched for: histories of like length share a batch, so that no level of
+/// it waits for one long row.
+fn by_history(dataset: &Dataset, targets: &[usize], protocol: Protocol) -> Vec<usize> {
+    let mut order = targets.to_vec();
+    order.sort_by_key(|&at| (protocol.history(dataset, at).len(), at));
+    order
 }
 
 /// Tells how much is done.

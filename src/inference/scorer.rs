@@ -126,27 +126,28 @@ impl<'a> BatchScorer<'a> {
         Self { model, vocabulary, normalize, instruction, scorers: Vec::new() }
     }
 
-    /// Bytes that searching for `users` of at most `history` tokens takes, with `beam` hypotheses each, beside the
-    /// weights; 0 where nothing is known of the device.
-    pub fn bytes(&self, users: usize, history: usize, beam: usize) -> u64 {
-        let share = users.min(SHARE);
+    /// Bytes that searching for a batch of users takes beside the weights, each given by the tokens of the history and
+    /// the hypotheses; 0 where nothing is known of the device.
+    pub fn bytes(&self, users: &[(usize, usize)]) -> u64 {
         let (levels, instruction) = (self.vocabulary.levels.len(), self.instruction.len());
-        let (read, fed) = (share * history, share * beam);
-        let cached = instruction + read + fed * (levels - 1);
-        let of_share = self.model.inference_bytes(cached, read.max(fed));
-        if of_share == 0 {
-            return 0;
-        }
         let codes = match self.normalize {
             Normalize::Level | Normalize::Allowed => {
                 (0..levels).map(|level| self.vocabulary.range(level).len()).max().unwrap_or(0)
             }
             Normalize::Vocab => self.model.config().vocab_size,
         };
-        // As a tensor and as a list, of each thread's rows.
-        let scores = 2 * size_of::<f32>() * fed * codes;
-        let shares = users.div_ceil(SHARE).max(1);
-        of_share * shares as u64 + (scores * shares.min(rayon::current_num_threads())) as u64
+        let (mut held, mut scores) = (0, Vec::new());
+        for share in users.chunks(SHARE) {
+            let read: usize = share.iter().map(|(history, _)| history).sum();
+            let fed: usize = share.iter().map(|(_, hypotheses)| hypotheses).sum();
+            let cached = instruction + read + fed * (levels - 1);
+            held += self.model.inference_bytes(cached, read.max(fed));
+            // As a tensor and as a list.
+            scores.push((2 * size_of::<f32>() * fed * codes) as u64);
+        }
+        scores.sort_unstable_by(|a, b| b.cmp(a));
+        let at_once: u64 = scores.iter().take(rayon::current_num_threads()).sum();
+        if held == 0 { 0 } else { held + at_once }
     }
 
     /// What `search` finds for the users with these `histories`, in their order; it is handed a scorer that

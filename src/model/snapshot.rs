@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::checkpoint::{load_safetensors, save_safetensors};
 use super::weights::Weights;
-use crate::{Error, Result, files, invalid};
+use crate::{Error, Result, files, invalid, sealed};
 
 /// What else is known.
 const PROGRESS: &str = "progress.json";
@@ -26,7 +26,7 @@ struct Saved<T> {
     #[serde(flatten)]
     progress: T,
     /// SHA-256 of the files beside it.
-    sha256: BTreeMap<String, String>,
+    files: BTreeMap<String, String>,
 }
 
 /// A folder with the last two states of a training: each is whole or absent, and the older one serves where the
@@ -75,7 +75,7 @@ impl Snapshots {
             save_safetensors(&path, values)?;
             sha256.insert((*name).to_string(), files::digest(&path)?);
         }
-        files::write_json(&new.join(PROGRESS), &Saved { progress, sha256 })?;
+        sealed::write(&new.join(PROGRESS), &Saved { progress, files: sha256 })?;
         let [latest, before] = GENERATIONS.map(|name| self.dir.join(name));
         if latest.exists() {
             files::remove_dir(&before)?;
@@ -122,7 +122,7 @@ impl Snapshots {
     /// What is known beside the tensors of the states there are, newest first; of those that can be read.
     pub fn progress<T: DeserializeOwned>(&self) -> Vec<T> {
         let paths = GENERATIONS.map(|name| self.dir.join(name).join(PROGRESS));
-        let read = |path: &PathBuf| files::read_json::<Saved<T>>(path).ok();
+        let read = |path: &PathBuf| sealed::read::<Saved<T>>(path, "").ok();
         paths.iter().filter_map(read).map(|saved| saved.progress).collect()
     }
 }
@@ -131,9 +131,9 @@ fn read<T: DeserializeOwned>(
     dir: &Path,
     device: &Device,
 ) -> Result<(T, BTreeMap<String, Weights>)> {
-    let Saved { progress, sha256 } = files::read_json(&dir.join(PROGRESS))?;
+    let Saved { progress, files } = sealed::read(&dir.join(PROGRESS), "do without it")?;
     let mut tensors = BTreeMap::new();
-    for (name, digest) in &sha256 {
+    for (name, digest) in &files {
         let path = dir.join(name);
         check_saved(&path, digest)?;
         tensors.insert(name.clone(), load_safetensors(path, device)?);

@@ -33,11 +33,14 @@ impl Lock {
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
                 let _ = file.read_to_string(&mut holder);
+                // Between its lock and its number.
+                let holder = match holder.trim() {
+                    "" => "another process".to_string(),
+                    number => format!("process {number}"),
+                };
                 invalid!(
-                    "{}: process {} is writing to this run; wait until it is done, or choose another folder \
-                     with --run",
-                    dir.display(),
-                    holder.trim()
+                    "{}: {holder} is writing to this run; wait until it is done, or choose another folder with --run",
+                    dir.display()
                 );
             }
             // A file system without locks.

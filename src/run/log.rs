@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::needs::{Needs, bytes_below};
+use super::needs::{Needs, bytes_below, memory_bytes};
 use super::unfinished::UNFINISHED;
 use super::{Monitor, Run};
 use crate::interrupt::Listener;
@@ -26,6 +26,10 @@ pub(super) struct TrainLog<'a> {
     begun: bool,
     gathered: Vec<StepReport>,
     signals: Option<Listener>,
+    /// Bytes that a validation takes on top of what training holds.
+    validation: u64,
+    /// The memory that was predicted of this process, in bytes, where that can be told.
+    pub(super) predicted: Option<u64>,
 }
 
 impl<'a> TrainLog<'a> {
@@ -48,7 +52,15 @@ impl<'a> TrainLog<'a> {
             begun: false,
             gathered: Vec::new(),
             signals: None,
+            validation: 0,
+            predicted: None,
         }
+    }
+
+    /// Counts what a validation takes.
+    pub(super) fn with_validation(mut self, bytes: u64) -> Self {
+        self.validation = bytes;
+        self
     }
 
     /// A signal stops this training, whose state can be saved.
@@ -95,8 +107,9 @@ impl Observer for TrainLog<'_> {
                 start.total_steps
             );
         }
-        let more = start.memory.map_or(0, |memory| memory.total() - memory.weights);
-        let needs = Needs { memory: more, disk: start.disk };
+        let more = start.memory.map(|memory| memory.total() - memory.weights + self.validation);
+        self.predicted = more.map(|more| memory_bytes() + more);
+        let needs = Needs { memory: more.unwrap_or(0), disk: start.disk };
         let reused = bytes_below(&self.run.dir.join(UNFINISHED));
         self.run.afford(&format!("the training of {}", self.stage), needs, reused)?;
         if let Some(memory) = start.memory {

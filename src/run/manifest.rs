@@ -6,12 +6,12 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{MANIFEST, Stage, sealed};
+use super::{MANIFEST, Stage};
 use crate::config::RunConfig;
 use crate::data::{Dataset, SplitRule};
 use crate::embed::Encoder;
 use crate::index::{OnCollision, Source};
-use crate::{Error, Result, invalid};
+use crate::{Error, Result, invalid, sealed};
 
 /// The revision this program was built from.
 pub const GIT_REVISION: &str = env!("LLMBS_GIT_REVISION");

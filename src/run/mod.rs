@@ -13,7 +13,6 @@ mod manifest;
 mod monitor;
 mod needs;
 mod samples;
-mod sealed;
 mod serve;
 mod stage;
 mod stages;

@@ -17,8 +17,8 @@ use crate::model::{load_safetensors, save_safetensors};
 use crate::run::manifest::{differences, settings_under};
 use crate::run::monitor::{epochs, with_epochs, with_progress};
 use crate::run::unfinished::{UNFINISHED, forget, kept_for};
-use crate::run::{GIT_REVISION, Monitor, Run, peak_memory_bytes, sealed};
-use crate::{Error, Result, files, invalid};
+use crate::run::{GIT_REVISION, Monitor, Run, peak_memory_bytes};
+use crate::{Error, Result, files, invalid, sealed};
 
 /// The figure on the validation split that the best epoch is chosen by.
 const VALIDATION: &str = "ndcg@10";

@@ -19,7 +19,7 @@ use crate::{Result, rng};
 /// So many users at most are asked what they would be recommended without the trie.
 const LEGAL_RATE_USERS: usize = 500;
 
-/// What a target takes on disk, in the predictions and in a journal of them.
+/// What a target takes in the predictions or in a journal of them, and of memory.
 const LINE_BYTES: u64 = 1_500;
 
 /// The beam up to which `eval.batch` users are scored together; wider ones take fewer users, so that a
@@ -48,7 +48,8 @@ impl Run {
         let protocol = self.protocol(request.split);
 
         let needs = Needs {
-            memory: recommender.bytes(&self.dataset, &targets, protocol),
+            memory: recommender.bytes(&self.dataset, &targets, protocol)
+                + LINE_BYTES * targets.len() as u64,
             disk: 3 * LINE_BYTES * targets.len() as u64,
         };
         let predicted = memory_bytes() + needs.memory;

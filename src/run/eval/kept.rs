@@ -9,8 +9,8 @@ use serde_json::Value;
 
 use super::result::{EvalResult, Ranking};
 use crate::eval::Prediction;
-use crate::run::{Run, Stage, sealed};
-use crate::{Error, Result, files, invalid};
+use crate::run::{Run, Stage};
+use crate::{Error, Result, files, invalid, sealed};
 
 /// A result as it is written.
 #[derive(Serialize)]

@@ -39,18 +39,29 @@ impl<'a> ValidationMetric<'a> {
         Ok(Self { run, tokens, prompts, trie, targets })
     }
 
-    /// The metric on the validation split.
-    pub(in crate::run) fn of(&self, model: &Llama) -> Result<f64> {
+    fn recommender<'m>(&'m self, model: &'m Llama) -> Recommender<'m> {
         let config = &self.run.config.train.validation;
-        let recommender = Recommender {
+        Recommender {
             model,
             prompts: self.prompts,
             vocabulary: &self.tokens.vocabulary,
             trie: &self.trie,
             search: BeamSearch { width: config.beam, normalize: config.normalize },
             batch: BATCH,
-        };
+        }
+    }
+
+    /// Bytes that measuring takes, beside the weights.
+    pub(in crate::run) fn bytes(&self, model: &Llama) -> u64 {
         let protocol = self.run.protocol(Split::Valid);
+        self.recommender(model).bytes(&self.run.dataset, &self.targets, protocol)
+    }
+
+    /// The metric on the validation split.
+    pub(in crate::run) fn of(&self, model: &Llama) -> Result<f64> {
+        let config = &self.run.config.train.validation;
+        let protocol = self.run.protocol(Split::Valid);
+        let recommender = self.recommender(model);
         let metrics = recommender.evaluate(&self.run.dataset, &self.targets, protocol)?.metrics;
         match metrics.get(&config.metric) {
             Some(value) => Ok(*value),

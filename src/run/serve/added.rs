@@ -15,8 +15,8 @@ use crate::index::{ItemIndex, Placer, store};
 use crate::run::artifacts::{Trained, backbone, load_index, load_matrix};
 use crate::run::digests::gone;
 use crate::run::stages::index::embed_texts;
-use crate::run::{Monitor, Run, Stage, sealed};
-use crate::{Result, files, invalid};
+use crate::run::{Monitor, Run, Stage};
+use crate::{Result, files, invalid, sealed};
 
 /// The file in the run folder.
 const FILE: &str = "added.json";
@@ -215,6 +215,7 @@ impl Run {
         if !path.exists() {
             return Ok(None);
         }
+        self.require(Stage::Index)?;
         let added: Added =
             sealed::read(&path, "remove it and add the items again with `llmbs index add`")?;
         if added.index_sha256 != self.index_digest()? {

@@ -53,9 +53,11 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
         patience: config.validation.patience,
         from_start: true,
     };
-    let mut log =
-        TrainLog::new(run, "anneal", config.anneal.log_every, monitor).stopped_by_signals();
+    let mut log = TrainLog::new(run, "anneal", config.anneal.log_every, monitor)
+        .stopped_by_signals()
+        .with_validation(metric.bytes(&model));
     let outcome = trainer.run(&samples, Some(validation), &mut log)?.finished()?;
+    let predicted = log.predicted;
     drop(log);
     if outcome.best.is_some_and(|(_, epoch)| epoch == 0) {
         tracing::warn!(
@@ -67,5 +69,5 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
     let dir = run.result_of(Stage::Anneal).join("anneal");
     adapter::save(&dir, "../initial", &config.adapter, &adapters)?;
     let wrote = Made::of(["adapter_config.json", "adapter_model.safetensors"]).within("anneal");
-    Ok(Made { figures: figures(run, &outcome), ..wrote })
+    Ok(Made { figures: figures(run, &outcome, predicted), ..wrote })
 }

@@ -98,9 +98,11 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
         patience: config.validation.patience,
         from_start: false,
     };
-    let mut log =
-        TrainLog::new(run, "initial", config.initial.log_every, monitor).stopped_by_signals();
+    let mut log = TrainLog::new(run, "initial", config.initial.log_every, monitor)
+        .stopped_by_signals()
+        .with_validation(metric.bytes(&model));
     let outcome = trainer.run(&samples, Some(validation), &mut log)?.finished()?;
+    let predicted = log.predicted;
     drop(log);
     warn(run, &outcome);
 
@@ -118,7 +120,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
         save_safetensors(dir.join("projectors.safetensors"), &projectors)?;
         names.push("projectors.safetensors");
     }
-    Ok(Made { figures: figures(run, &outcome), ..Made::of(names).within("initial") })
+    Ok(Made { figures: figures(run, &outcome, predicted), ..Made::of(names).within("initial") })
 }
 
 /// Steps below which a backbone has hardly seen its items.
@@ -172,13 +174,17 @@ fn make_trainable(
 }
 
 /// The figures of a finished training run.
-pub(super) fn figures(run: &Run, outcome: &TrainOutcome) -> Map<String, Value> {
+pub(super) fn figures(
+    run: &Run,
+    outcome: &TrainOutcome,
+    predicted: Option<u64>,
+) -> Map<String, Value> {
     let mut figures = json!({
         "steps": outcome.steps,
         "skipped_steps": outcome.skipped,
         "tokens_per_s": outcome.tokens as f64 / outcome.seconds.max(1e-9),
         "best_epoch": outcome.best.map(|(_, epoch)| epoch),
-        "predicted_memory_bytes": outcome.memory.map(|memory| memory.total()),
+        "predicted_memory_bytes": predicted,
         "peak_memory_bytes": peak_memory_bytes(),
     });
     let metric = &run.config.train.validation.metric;

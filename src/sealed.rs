@@ -1,4 +1,4 @@
-//! JSON files of a run that tell whether they are as they were written: their last entry is the SHA-256 of the others.
+//! JSON files that tell whether they are as they were written: their last entry is the SHA-256 of the others.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::{Error, Result, files, invalid};
 const SEAL: &str = "sha256";
 
 /// Writes `value`, an object, with its seal.
-pub(super) fn write(path: &Path, value: &impl Serialize) -> Result<()> {
+pub fn write(path: &Path, value: &impl Serialize) -> Result<()> {
     let wrong = |e: serde_json::Error| Error::Invalid(format!("{}: {e}", path.display()));
     let Value::Object(mut fields) = serde_json::to_value(value).map_err(wrong)? else {
         invalid!("{}: what is to be written is not a JSON object", path.display());
@@ -27,7 +27,7 @@ pub(super) fn write(path: &Path, value: &impl Serialize) -> Result<()> {
 ///
 /// # Errors
 /// Names a file that is cut off or altered; `remedy` says how there is another.
-pub(super) fn read<T: DeserializeOwned>(path: &Path, remedy: &str) -> Result<T> {
+pub fn read<T: DeserializeOwned>(path: &Path, remedy: &str) -> Result<T> {
     let altered = |e: &dyn std::fmt::Display| {
         Error::Invalid(format!("{e}; it was cut off or altered: put it back, or {remedy}"))
     };
