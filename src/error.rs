@@ -85,6 +85,7 @@ pub(crate) fn plain(said: impl Display) -> String {
     for (types, word) in PLAIN {
         for name in types {
             text = replace_word(&text, &format!("expected {name}"), &format!("expected {word}"));
+            text = replace_word(&text, &format!("{name} value was"), "the value was");
         }
     }
     for named in ["expected struct ", "expected tuple struct ", "expected internally tagged enum "]
@@ -212,6 +213,7 @@ mod tests {
             assert!(!said.contains("struct") && !said.contains("usize"), "{toml}: {said}");
             assert!(said.starts_with("line ") && said.lines().count() == 1, "{toml}: {said}");
         }
+        assert_eq!(plain("u64 value was too large"), "the value was too large");
         assert_eq!(
             plain("expected u64s, expected u64"),
             "expected u64s, expected a whole number from 0"

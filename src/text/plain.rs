@@ -11,9 +11,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
-use tokenizers::{AddedToken, AddedVocabulary};
+use tokenizers::{AddedToken, AddedVocabulary, Encoding};
 
 use crate::error::plain;
+use crate::guard::guarded;
 use crate::{Error, Result};
 
 /// Stands where ids are given. Unicode promises that it is no character (as the two behind it).
@@ -102,7 +103,7 @@ impl TextEncoder {
     ) -> Result<(Vec<u32>, Vec<u32>)> {
         let end_of_prompt = joined(prompt).0.len();
         let (text, mut places) = joined(&[prompt, response].concat());
-        let encoding = self.inner.encode(text, false).map_err(failed("tokenizing"))?;
+        let encoding = encode(&self.inner, &text, false).map_err(failed("tokenizing"))?;
         let ends = encoding.get_offsets().iter().map(|(_, end)| *end);
         let (mut before, mut after) = (Vec::new(), Vec::new());
         for (&id, end) in encoding.get_ids().iter().zip(ends) {
@@ -116,7 +117,7 @@ impl TextEncoder {
     /// The longest beginning of `text` that ends with a token and has at most `max_tokens`.
     pub fn cut(&self, text: &str, max_tokens: usize) -> Result<String> {
         let mut text = without_noncharacters(text).into_owned();
-        let encoding = self.inner.encode(text.as_str(), false).map_err(failed("tokenizing"))?;
+        let encoding = encode(&self.inner, &text, false).map_err(failed("tokenizing"))?;
         let offsets = encoding.get_offsets();
         if offsets.len() > max_tokens {
             // Several tokens may spell one character: it stays whole or goes.
@@ -218,6 +219,20 @@ fn hidden(
         hide(name);
     }
     serde_json::from_value(json).map_err(|e| failed(DOING)(e.into()))
+}
+
+/// Encodes a text; the library panics where the parts of a tokenizer contradict each other.
+pub(super) fn encode(
+    tokenizer: &tokenizers::Tokenizer,
+    text: &str,
+    special: bool,
+) -> tokenizers::Result<Encoding> {
+    let encoded = guarded(|| tokenizer.encode(text, special));
+    encoded.unwrap_or_else(|| {
+        Err("the parts of the tokenizer contradict each other; save it once more with transformers' \
+             AutoTokenizer"
+            .into())
+    })
 }
 
 /// Shapes the tokenizer library's boxed error into ours.

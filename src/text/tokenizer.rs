@@ -13,7 +13,7 @@ use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, PostProcessorWrapper};
 
 use super::file;
-use super::plain::{Part, TextEncoder, failed};
+use super::plain::{Part, TextEncoder, encode, failed};
 use crate::files;
 use crate::{Error, Result, invalid};
 
@@ -373,7 +373,7 @@ impl Tokenizer {
 
 /// The token that encoding puts before a text, if any.
 fn prefixed_token(inner: &tokenizers::Tokenizer) -> tokenizers::Result<Option<u32>> {
-    let (with, plain) = (inner.encode("a", true)?, inner.encode("a", false)?);
+    let (with, plain) = (encode(inner, "a", true)?, encode(inner, "a", false)?);
     let (with, plain) = (with.get_ids(), plain.get_ids());
     Ok(with.first().filter(|first| plain.first() != Some(*first)).copied())
 }
@@ -382,7 +382,7 @@ fn prefixed_token(inner: &tokenizers::Tokenizer) -> tokenizers::Result<Option<u3
 fn puts_before(inner: &tokenizers::Tokenizer, bos: Option<u32>) -> Result<bool> {
     let ids = |special| {
         let encoding =
-            inner.encode("a", special).map_err(failed("the tokenizer's post-processor"))?;
+            encode(inner, "a", special).map_err(failed("the tokenizer's post-processor"))?;
         Ok::<_, Error>(encoding.get_ids().to_vec())
     };
     let plain: Vec<u32> = bos.into_iter().chain(ids(false)?).collect();
