@@ -1,6 +1,5 @@
 //! Files that are whole or absent: everything is written beside its place, then renamed into it.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::{Component, Path, PathBuf};
@@ -171,11 +170,12 @@ pub fn digest(path: &Path) -> Result<String> {
     let mut file = fs::File::open(path).map_err(Error::io(path))?;
     let mut hash = Sha256::new();
     std::io::copy(&mut file, &mut hash).map_err(Error::io(path))?;
-    let mut text = String::new();
-    for byte in hash.finalize() {
-        let _ = write!(text, "{byte:02x}");
-    }
-    Ok(text)
+    Ok(format!("{:x}", hash.finalize()))
+}
+
+/// The SHA-256 of `bytes`, in hexadecimal.
+pub fn digest_of(bytes: &[u8]) -> String {
+    format!("{:x}", Sha256::digest(bytes))
 }
 
 /// Refuses a folder that is there already, unless it is empty or, with `force`, holds nothing but files whose

@@ -5,7 +5,6 @@ use std::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
-use sha2::{Digest, Sha256};
 
 use crate::{Error, Result, files, invalid};
 
@@ -45,8 +44,7 @@ pub fn read<T: DeserializeOwned>(path: &Path, remedy: &str) -> Result<T> {
 }
 
 fn digest(fields: &Map<String, Value>) -> String {
-    let text = serde_json::to_string(fields).unwrap_or_default();
-    format!("{:x}", Sha256::digest(text))
+    files::digest_of(serde_json::to_string(fields).unwrap_or_default().as_bytes())
 }
 
 #[cfg(test)]

@@ -40,6 +40,12 @@ fn manifest(dir: &Path) -> Value {
     serde_json::from_slice(&read(dir, "manifest.json")).unwrap()
 }
 
+/// What the model of stage initial reaches.
+fn metrics(dir: &Path) -> Value {
+    let told = run(dir, &["eval", "--adapter", "off", "--json"], 0).0;
+    serde_json::from_str::<Value>(&told).unwrap()["metrics"].clone()
+}
+
 #[test]
 fn whatever_is_killed_ends_in_the_same_files() {
     let cases: [(&[&str], &[&str], &str, &str); 4] = [
@@ -121,13 +127,34 @@ fn an_evaluation_that_is_killed_goes_on_after_its_last_batch() {
 }
 
 #[test]
+fn a_baseline_that_is_redone_is_not_disturbed_by_one_who_asks_for_what_stands() {
+    let dir = tiny();
+    let dir = dir.path();
+    let mut words = vec!["--set", "baseline.sasrec.epochs=100", "--set"];
+    words.extend(["baseline.sasrec.patience=100", "baseline", "sasrec", "--seeds", "3"]);
+    run(dir, &words, 0);
+    let made = "baseline/sasrec/seed-3/model.safetensors";
+    let whole = read(dir, made);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_llmbs"));
+    command.current_dir(dir).args(&words).arg("--force").stdout(Stdio::null());
+    let mut redone = command.stderr(Stdio::null()).spawn().unwrap();
+    let state = of_run(dir, "unfinished/baseline-sasrec-seed-3/state/before");
+    while !state.exists() {
+        assert!(redone.try_wait().unwrap().is_none(), "it ended before its time");
+        sleep(Duration::from_millis(1));
+    }
+    run(dir, &words, 0);
+    assert!(redone.wait().unwrap().success());
+    assert!(read(dir, made) == whole);
+    assert!(!of_run(dir, "unfinished").exists());
+}
+
+#[test]
 fn a_stage_under_force_leaves_what_stood_until_it_is_through() {
     let dir = tiny();
     let dir = dir.path();
     train(dir, &[]);
-    let ask = ["eval", "--adapter", "off", "--json"];
-    let asked = || serde_json::from_str::<Value>(&run(dir, &ask, 0).0).unwrap()["metrics"].clone();
-    let before = asked();
+    let before = metrics(dir);
     let (model, config) = (read(dir, "initial/model.safetensors"), read(dir, "config.toml"));
 
     let other = ["--set", "train.initial.epochs=40", "--set", "train.initial.save-every=1"];
@@ -135,7 +162,7 @@ fn a_stage_under_force_leaves_what_stood_until_it_is_through() {
         |force: &[&'static str]| [&other[..], &["train", "--stage", "initial"], force].concat();
     let state = of_run(dir, "unfinished/initial/state/before");
     kill_at(dir, &words(&["--force"]), &state);
-    assert_eq!(asked(), before);
+    assert_eq!(metrics(dir), before);
     run(dir, &["eval", "--adapter", "off", "--force"], 0);
     assert!(model == read(dir, "initial/model.safetensors"));
     assert!(config == read(dir, "config.toml"));
@@ -145,7 +172,7 @@ fn a_stage_under_force_leaves_what_stood_until_it_is_through() {
     let wrong =
         ["--set", "index.semantic.k=2", "--set", "index.semantic.levels=1", "index", "--force"];
     run(dir, &wrong, 1);
-    assert_eq!(asked(), before);
+    assert_eq!(metrics(dir), before);
 
     // What was begun goes on without --force, and takes the place.
     run(dir, &words(&[]), 0);
@@ -163,9 +190,7 @@ fn what_was_whole_when_its_process_was_killed_is_put_in_place() {
     let dir = tiny();
     let dir = dir.path();
     train(dir, &[]);
-    let ask = ["eval", "--adapter", "off", "--json"];
-    let asked = || serde_json::from_str::<Value>(&run(dir, &ask, 0).0).unwrap()["metrics"].clone();
-    let before = asked();
+    let before = metrics(dir);
     fs::remove_dir_all(of_run(dir, "eval")).unwrap();
     let result = of_run(dir, "unfinished/initial/result");
     fs::create_dir_all(&result).unwrap();
@@ -178,7 +203,7 @@ fn what_was_whole_when_its_process_was_killed_is_put_in_place() {
     found.as_object_mut().unwrap().remove("sha256");
     fs::write(of_run(dir, "manifest.json"), found.to_string()).unwrap();
 
-    assert_eq!(asked(), before);
+    assert_eq!(metrics(dir), before);
     assert!(!of_run(dir, "unfinished").exists() && !of_run(dir, "initial.old").exists());
     assert_eq!(manifest(dir)["stages"]["initial"]["status"], "done");
 }

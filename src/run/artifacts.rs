@@ -1,7 +1,7 @@
 //! What a run folder holds, read: the index and its matrices, the models and their vocabularies.
 
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 use ndarray::Array2;
@@ -129,15 +129,21 @@ pub(super) fn plan_of(config: &RunConfig, num_items: usize) -> Result<Vec<TreePl
     config.index.settings().plan(num_items)
 }
 
-/// An embedding matrix of the run, (items, dim), where the index was made with one.
-pub(super) fn load_matrix(run: &Run, name: &str) -> Result<Option<Array2<f32>>> {
+/// The file of an embedding matrix of the run, where the index was made with one.
+///
+/// # Errors
+/// If it is gone.
+pub(super) fn matrix_file(run: &Run, name: &str) -> Result<Option<PathBuf>> {
     let file = format!("{name}.safetensors");
     if run.manifest.output(Stage::Index, &file).is_none() {
         return Ok(None);
     }
     let path = run.dir.join("index").join(file);
-    if !path.exists() {
-        return Err(gone(&path, Stage::Index));
-    }
-    load_embeddings(&path, run.dataset.num_items()).map(Some)
+    if path.exists() { Ok(Some(path)) } else { Err(gone(&path, Stage::Index)) }
+}
+
+/// An embedding matrix of the run, (items, dim), where the index was made with one.
+pub(super) fn load_matrix(run: &Run, name: &str) -> Result<Option<Array2<f32>>> {
+    let file = matrix_file(run, name)?;
+    file.map(|path| load_embeddings(&path, run.dataset.num_items())).transpose()
 }

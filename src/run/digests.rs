@@ -8,6 +8,7 @@ use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
+use super::MANIFEST;
 use super::manifest::Record;
 use super::stage::Stage;
 use crate::{Error, Result, files, invalid};
@@ -79,7 +80,7 @@ fn check_files(dir: &Path, stage: Stage, record: &Record, all: bool) -> Result<(
             invalid!(
                 "{}: names {name:?}, a file outside of the run folder; it is not the one that `llmbs` wrote: \
                  put it back, or redo the stage with `llmbs {redo} --force`",
-                dir.join("manifest.json").display()
+                dir.join(MANIFEST).display()
             );
         }
         let metadata = match std::fs::metadata(&path) {

@@ -41,13 +41,17 @@ impl Trainer<'_> {
     /// epochs.
     pub(super) fn state_bytes(&self) -> u64 {
         let values: u64 = self.params.tensors().map(|(_, t)| t.elem_count() as u64).sum();
-        let moment = match self.config.adamw.moments {
+        let average = if self.config.ema > 0.0 { FULL * values } else { 0 };
+        let moments = 2 * self.moment_bytes() * self.params.num_trained() as u64;
+        3 * (FULL * values + moments + average) + 3 * FULL * values
+    }
+
+    /// Bytes of one value of a moment.
+    fn moment_bytes(&self) -> u64 {
+        match self.config.adamw.moments {
             MomentType::F32 => FULL,
             MomentType::Bf16 => HALF,
-        };
-        let average = if self.config.ema > 0.0 { FULL * values } else { 0 };
-        let moments = 2 * moment * self.params.num_trained() as u64;
-        3 * (FULL * values + moments + average) + 3 * FULL * values
+        }
     }
 
     /// What a step over the largest micro-batch of `samples` takes; none for a pass by candle's graph, whose
@@ -72,10 +76,6 @@ impl Trainer<'_> {
             Inner::Half => HALF,
         };
         let trained = self.params.num_trained() as u64;
-        let moment = match self.config.adamw.moments {
-            MomentType::F32 => FULL,
-            MomentType::Bf16 => HALF,
-        };
         let average = if self.config.ema > 0.0 { FULL } else { 0 };
         let (hidden, ffn) = (config.hidden_size as u64, config.intermediate_size as u64);
         let heads = (config.num_attention_heads * config.head_dim) as u64;
@@ -94,7 +94,7 @@ impl Trainer<'_> {
         Memory {
             weights: self.model.weight_bytes(),
             gradients: FULL * trained,
-            moments: (2 * moment + average) * trained,
+            moments: (2 * self.moment_bytes() + average) * trained,
             kept: layers * kept * tokens,
             working: (at_work + rewritten) * tokens + 4 * FULL * hidden * rows + logits,
         }

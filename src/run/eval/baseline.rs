@@ -105,9 +105,12 @@ impl Run {
         let workshop = self.baseline_workshop(request);
         let found = if force { None } else { self.found_training(request, &dir)? };
         if let Some(training) = found {
-            // Left by a process that was killed when all was in its place.
-            files::remove_dir(&files::replaced(&dir))?;
-            forget(&workshop)?;
+            // Left by a process that was killed when all was in its place; not what one is at that redoes it.
+            let replaced = files::replaced(&dir);
+            if (workshop.exists() || replaced.exists()) && self.claim().is_ok() {
+                files::remove_dir(&replaced)?;
+                forget(&workshop)?;
+            }
             let scorer = self.load_baseline(request, &dir, &training)?;
             return self.evaluate_baseline(
                 request,

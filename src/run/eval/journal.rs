@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
 
 use crate::data::Split;
 use crate::decode::Found;
@@ -80,9 +79,14 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
         remove(&self.path)
     }
 
-    /// Removes the journal of an evaluation whose process was killed when its result stood.
+    /// Removes the journal of an evaluation whose process was killed when its result stood; not one that a process
+    /// is at.
     pub(super) fn forget(run: &Run, name: &str) -> Result<()> {
-        remove(&path_of(run, name))
+        let path = path_of(run, name);
+        match File::open(&path) {
+            Ok(file) if file.try_lock().is_ok() => remove(&path),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -113,7 +117,7 @@ fn read<T: DeserializeOwned>(line: &[u8]) -> Option<T> {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    let mut text = format!("{:x}", Sha256::digest(bytes));
+    let mut text = files::digest_of(bytes);
     text.truncate(16);
     text
 }

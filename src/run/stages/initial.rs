@@ -12,8 +12,9 @@ use crate::model::adapter::{self, Adapters};
 use crate::model::llama::{EMBEDDING, HEAD};
 use crate::model::{Llama, LlamaConfig, Weights, save_folder, save_safetensors};
 use crate::nn::Params;
-use crate::run::artifacts::{extended_backbone, levels_apart, load_index, load_matrix, precision};
-use crate::run::digests::gone;
+use crate::run::artifacts::{
+    extended_backbone, levels_apart, load_index, load_matrix, matrix_file, precision,
+};
 use crate::run::eval::ValidationMetric;
 use crate::run::log::TrainLog;
 use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
@@ -23,11 +24,7 @@ use crate::train::{Contrast, Projectors, TrainOutcome, Trainer, Validation};
 /// Refuses a run whose index was made with matrices that are gone: without them the loss would be another.
 pub(in crate::run) fn check(run: &Run) -> Result<()> {
     for name in ["semantic", "behavior"] {
-        let file = format!("{name}.safetensors");
-        let path = run.dir.join("index").join(&file);
-        if run.manifest.output(Stage::Index, &file).is_some() && !path.exists() {
-            return Err(gone(&path, Stage::Index));
-        }
+        matrix_file(run, name)?;
     }
     teacher::check(run)
 }
