@@ -107,21 +107,26 @@ fn an_evaluation_that_is_killed_goes_on_after_its_last_batch() {
         (&["eval", "--task", "text", "--adapter", "off"], "text-off.jsonl", "text-off"),
     ];
     for (command, journal, result) in cases {
-        let result = format!("eval/{result}.predictions.jsonl");
+        let found = || {
+            let of = |ending| read(dir, &format!("eval/{result}.{ending}"));
+            let told: Value = serde_json::from_slice(&of("json")).unwrap();
+            (of("predictions.jsonl"), told["metrics"].clone())
+        };
         let words = words(command);
         run(dir, &words, 0);
-        let whole = read(dir, &result);
+        let whole = found();
         fs::remove_dir_all(of_run(dir, "eval")).unwrap();
         let journal = of_run(dir, &format!("unfinished/{journal}"));
         kill_when(dir, &words, &|| lines(&journal) > 5);
         // A line that was cut off, and one that was altered, with what follows it.
         let mut kept = fs::read(&journal).unwrap();
         let third: usize = kept.split_inclusive(|&b| b == b'\n').take(3).map(<[u8]>::len).sum();
-        kept[third + 30] ^= 1;
+        let point = third + kept[third..].iter().position(|&b| b == b'.').unwrap();
+        kept[point + 1] ^= 1;
         kept.truncate(kept.len() - 3);
         fs::write(&journal, kept).unwrap();
         run(dir, &words, 0);
-        assert!(read(dir, &result) == whole, "{result} differs");
+        assert!(found() == whole, "{result} differs");
         assert!(!of_run(dir, "unfinished").exists());
     }
 }
@@ -138,12 +143,20 @@ fn a_baseline_that_is_redone_is_not_disturbed_by_one_who_asks_for_what_stands() 
     let mut command = Command::new(env!("CARGO_BIN_EXE_llmbs"));
     command.current_dir(dir).args(&words).arg("--force").stdout(Stdio::null());
     let mut redone = command.stderr(Stdio::null()).spawn().unwrap();
-    let state = of_run(dir, "unfinished/baseline-sasrec-seed-3/state/before");
-    while !state.exists() {
+    let redone_id = redone.id();
+    let state = of_run(dir, "unfinished/baseline-sasrec-seed-3/state");
+    while !state.join("before").exists() {
         assert!(redone.try_wait().unwrap().is_none(), "it ended before its time");
         sleep(Duration::from_millis(1));
     }
+    let signal = |name: &str| {
+        let sent = Command::new("kill").args([name, &redone_id.to_string()]).status().unwrap();
+        assert!(sent.success());
+    };
+    signal("-STOP");
     run(dir, &words, 0);
+    assert!(state.exists(), "the work of another process is gone");
+    signal("-CONT");
     assert!(redone.wait().unwrap().success());
     assert!(read(dir, made) == whole);
     assert!(!of_run(dir, "unfinished").exists());
