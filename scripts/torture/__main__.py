@@ -3,7 +3,7 @@
 Whatever is done to a run folder, a command either ends with the results of an undisturbed run, or fails with an
 error that names the file and says what to do. The parts:
 
-  kills     signals at random moments of every command, which is repeated until it ends
+  kills     signals at random moments of every command that writes, which is repeated until it ends
   two       a second writer at a folder, and readers, while a writer is at work
   damage    every file of finished and of unfinished runs altered, cut, exchanged or deleted
   force     a finished run whose redoing is killed or fails
@@ -23,7 +23,8 @@ from pathlib import Path
 from bench import Bench
 from damage import Chosen, damage
 from disks import full, readonly
-from disturb import force, kills, two
+from disturb import force, two
+from kills import kills
 from long import long
 from report import Report
 
@@ -32,7 +33,7 @@ PARTS = {"kills": kills, "two": two, "damage": damage, "force": force, "disk": f
          "long": long}
 # How often each part is done, and how many files of each folder are damaged (None: every one, in every way).
 CYCLES = {"kills": 20, "two": 20, "damage": 1, "force": 24, "disk": 2, "readonly": 1, "long": 1}
-SHORT = {"kills": 6, "two": 8, "damage": 1, "force": 8, "disk": 1, "readonly": 1, "long": 1}
+SHORT = {"kills": 5, "two": 8, "damage": 1, "force": 8, "disk": 1, "readonly": 1, "long": 1}
 SHORT_DAMAGES = 40
 
 
@@ -44,7 +45,7 @@ def main():
     parser.add_argument("--binary", type=Path, default=BINARY, help="the program [default: target/release/llmbs]")
     parser.add_argument("--only", choices=PARTS, help="one part")
     parser.add_argument("--files", default="", help="damage those whose paths match this expression")
-    parser.add_argument("--short", action="store_true", help="a sample of each, in under three minutes")
+    parser.add_argument("--short", action="store_true", help="a sample of each, in about three minutes")
     arguments = parser.parse_args()
     seed = random.SystemRandom().randrange(1 << 32) if arguments.seed is None else arguments.seed
     print(f"seed {seed}", flush=True)
@@ -52,8 +53,8 @@ def main():
     if arguments.cycles:
         cycles.update(dict.fromkeys(["kills", "two", "force"], arguments.cycles))
     chosen = Chosen(arguments.files, SHORT_DAMAGES if arguments.short else None)
-    of_part = {"damage": functools.partial(damage, chosen=chosen), "long": functools.partial(long, short=arguments.short)}
-    parts = dict(PARTS, **of_part)
+    parts = dict(PARTS, damage=functools.partial(damage, chosen=chosen),
+                 long=functools.partial(long, short=arguments.short))
     report = Report()
     with tempfile.TemporaryDirectory(prefix="torture-") as root:
         bench = Bench(arguments.binary.resolve(strict=True), Path(root), report)

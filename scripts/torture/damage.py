@@ -5,10 +5,12 @@ import re
 import signal
 from pathlib import Path
 
-from bench import ANNEAL, BASELINE, EVAL, INDEX, INITIAL, OTHER_SEED, PIPELINE, RECOMMEND, VARIANTS
-from bench import branch, cut_short, shown
+from bench import shown
+from moments import branch, cut_short
+from scenarios import ANNEAL, BASELINE, EVAL, INDEX, INITIAL, PIPELINE, RECOMMEND, VARIANTS
 from snapshot import copy, differences, files, snapshot
 
+OTHER_SEED = 7
 BLOCK = 4096
 # Blocks of a file in which a bit is flipped, where it has more.
 MOST_BLOCKS = 16
@@ -128,8 +130,7 @@ def unfinished(bench, rng, variant, step, seed=None):
     duration = bench.duration(variant, step)
     for attempt in range(ATTEMPTS):
         run = copy(before, bench.root / "unfinished" / f"{seed}-{attempt}")
-        process = bench.start(run, bench.words(step, seed), variant)
-        _, sent, _ = cut_short(bench, rng, process, run, duration, signal.SIGKILL)
+        _, sent, _ = cut_short(bench, rng, run, bench.words(step, seed), variant, duration, signal.SIGKILL)
         names = tuple(name for name, digest in snapshot(run).items() if there.get(name) != digest)
         if sent and names:
             found[names] = run

@@ -2,8 +2,9 @@
 import os
 import subprocess
 
-from bench import ANNEAL, BASELINE, INDEX, INITIAL, PIPELINE, VARIANTS, shown
+from bench import shown
 from damage import CHECKS
+from scenarios import ANNEAL, BASELINE, INDEX, INITIAL, PIPELINE, VARIANTS
 from snapshot import copy, differences, snapshot
 
 # Bytes: a run has room in so many, a command needs no more than so many, and what it needs is found to within so many.

@@ -1,16 +1,15 @@
-"""Processes that end early, work side by side, or redo what is done."""
+"""Processes that work side by side, or redo what is done."""
 import json
 import shutil
 import signal
 import subprocess
 
-from bench import ANNEAL, BASELINE, EVAL, INDEX, INITIAL, PIPELINE, RECOMMEND, VARIANTS
-from bench import branch, cut_short, shown
+from bench import shown
+from kills import SIGNALS
+from moments import branch, cut_short
+from scenarios import ANNEAL, BASELINE, EVAL, INDEX, INITIAL, PIPELINE, RECOMMEND, VARIANTS
 from snapshot import copy, differences, settled, snapshot
 
-# No command is killed more often in a row: then it may end.
-MOST_KILLS = 6
-SIGNALS = [signal.SIGKILL] * 4 + [signal.SIGTERM, signal.SIGINT]
 # The moment at which a first writer stands still, as a fraction of its duration.
 STOPPED = (0.02, 0.9)
 # A command redone with a setting that gives another result, and where its results stand.
@@ -22,38 +21,6 @@ REDONE = [
 ]
 # In this range a file of a tiny run grows too large.
 TOO_LARGE = (1 << 9, 1 << 18)
-
-
-def kills(bench, rng, cycles):
-    """Signals at random moments of each command of the pipeline, until it ends."""
-    for cycle in range(cycles):
-        variant = list(VARIANTS)[cycle % len(VARIANTS)]
-        bench.report.count("cycles")
-        run = copy(bench.nowhere, bench.root / "killed")
-        draws = [branch(rng) for _ in PIPELINE]
-        for step, words in enumerate(PIPELINE):
-            outcome, history = until_it_ends(bench, draws[step], run, variant, step)
-            label = f"cycle {cycle}, {variant}, {shown(words)} after {history}"
-            if not bench.report.judge(label, outcome):
-                break
-            if not bench.same(label, run, bench.reference(variant, step + 1)):
-                break
-
-
-def until_it_ends(bench, rng, run, variant, step):
-    """Kills and repeats a command; its last outcome, and the moments at which it was killed."""
-    history = []
-    duration = bench.duration(variant, step)
-    while True:
-        number, threads = rng.choice(SIGNALS), rng.choice([1, 2])
-        process = bench.start(run, PIPELINE[step], variant, threads)
-        if len(history) == MOST_KILLS:
-            return bench.end(process)[0], ", ".join(history)
-        outcome, sent, at = cut_short(bench, rng, process, run, duration, number)
-        if not sent or outcome.code not in (-number, 128 + number):
-            return outcome, ", ".join(history) or "nothing"
-        bench.report.count("faults")
-        history.append(at)
 
 
 def two(bench, rng, cycles):
@@ -130,8 +97,7 @@ def force(bench, rng, cycles):
 
 def cut_force(bench, rng, run, words, step):
     """Kills a command at a random moment; its outcome and the moment."""
-    process = bench.start(run, words, "din")
-    outcome, _, at = cut_short(bench, rng, process, run, bench.duration("din", step), rng.choice(SIGNALS))
+    outcome, _, at = cut_short(bench, rng, run, words, "din", bench.duration("din", step), rng.choice(SIGNALS))
     return outcome, at
 
 

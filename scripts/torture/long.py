@@ -5,7 +5,8 @@ import statistics
 import time
 from pathlib import Path
 
-from bench import INDEX, INITIAL, shown
+from bench import shown
+from scenarios import INDEX, INITIAL
 from snapshot import copy
 
 STEPS = {False: 20_000, True: 2_000}

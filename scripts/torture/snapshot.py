@@ -6,8 +6,9 @@ import shutil
 
 # Fields that tell of the machine, or of the process that ended the work and not of the result; and the digests of
 # what has such fields.
-VOLATILE = re.compile(r"(^|_)seconds$|_per_s$|memory_bytes$|^(embedded_tokens|machine|performance|sha256)$|/report\.json$")
-# Files that are no results.
+VOLATILE = re.compile(r"(^|_)seconds$|_per_s$|memory_bytes$|^(embedded_tokens|machine|performance|sha256)$"
+                      r"|/report\.json$")
+# Files that are no results, in the folder of any run.
 NO_RESULTS = {".lock", "digests.json", "log.jsonl"}
 
 
@@ -42,7 +43,7 @@ def files(folder):
 def snapshot(folder, prefixes=("",)):
     """The digests of all results in a folder whose paths begin so."""
     return {name: digest(path) for name, path in files(folder).items()
-            if name not in NO_RESULTS and name.startswith(tuple(prefixes))}
+            if path.name not in NO_RESULTS and name.startswith(tuple(prefixes))}
 
 
 def differences(found, expected):
@@ -70,18 +71,20 @@ def describe(name, found, expected):
 
 def left_behind(folder, expected):
     """The paths in a folder that an undisturbed one does not have."""
-    paths = [{str(path.relative_to(each)) for path in each.rglob("*")} for each in (folder, expected)]
-    return sorted(paths[0] - paths[1] - NO_RESULTS)
+    paths = [{str(path.relative_to(each)) for path in each.rglob("*") if path.name not in NO_RESULTS}
+             for each in (folder, expected)]
+    return sorted(paths[0] - paths[1])
 
 
-def torn_lines(path):
-    """The numbers of those lines of a file that are no JSON."""
+def torn_lines(folder):
+    """Those lines of the logs in a folder that are no JSON."""
     torn = []
-    for number, line in enumerate(path.read_text().splitlines() if path.exists() else [], 1):
-        try:
-            json.loads(line)
-        except ValueError:
-            torn.append(number)
+    for path in sorted(folder.rglob("log.jsonl")):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            try:
+                json.loads(line)
+            except ValueError:
+                torn.append(f"{path.relative_to(folder)}:{number}")
     return torn
 
 
