@@ -48,6 +48,42 @@ pub struct Around<'a> {
     pub progress: &'a mut dyn FnMut(&Progress),
 }
 
+/// Bytes that the training of an encoder takes at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TrainingBytes {
+    /// Memory.
+    pub memory: u64,
+    /// Disk, for the states kept to go on from: the last two, and the one being written.
+    pub disk: u64,
+}
+
+/// Bytes of memory that any training takes, as measured: code that runs for the first time, what the allocator keeps.
+const ANY_TRAINING: u64 = 24 << 20;
+
+impl TrainingBytes {
+    /// Of a training of so many parameters; beside them, a step holds so many values, and measuring it so many.
+    pub(super) fn new(parameters: usize, step: usize, measuring: usize) -> Self {
+        // Weights, both moments, and the weights of the best epoch.
+        let held = 4 * parameters;
+        // On top of them come in a step the gradients of a table's two uses and their sum, or copies of weights and
+        // moments, of which a state is made.
+        let more = (3 * parameters + step).max(measuring);
+        let bytes = |values: usize| (size_of::<f32>() * values) as u64;
+        Self { memory: ANY_TRAINING + bytes(held + more), disk: bytes(3 * held) }
+    }
+}
+
+/// The size of about the largest among batches of so many samples of these sizes, drawn at random.
+pub(super) fn largest_batch(sizes: impl Iterator<Item = usize> + Clone, batch: usize) -> usize {
+    let count = sizes.clone().count();
+    let drawn = batch.min(count) as f64;
+    let mean = sizes.clone().sum::<usize>() as f64 / count.max(1) as f64;
+    let variance =
+        sizes.map(|size| (size as f64 - mean).powi(2)).sum::<f64>() / count.max(1) as f64;
+    // Three standard deviations of a sum: one batch in 700 is larger.
+    (drawn * mean + 3.0 * (drawn * variance).sqrt()) as usize
+}
+
 /// A training, epoch by epoch.
 pub(super) trait Epochs {
     /// Trains and measures the epoch `number`, from 1, and tells of it.
@@ -163,8 +199,10 @@ pub(super) fn occurrences(sequences: &[&[u32]], num_items: usize) -> Result<Vec<
 #[cfg(test)]
 mod tests {
     use candle_core::Tensor;
+    use rand::Rng as _;
 
     use super::*;
+    use crate::rng;
 
     /// A training whose only weight is the number of epochs it had, each drawn in its turn.
     struct Counting {
@@ -205,6 +243,22 @@ mod tests {
             assert_eq!((self.epochs, moments.len()), (epochs, 1));
             Ok(())
         }
+    }
+
+    #[test]
+    fn hardly_a_batch_is_larger_than_the_largest_is_said_to_be() {
+        assert_eq!(largest_batch([7; 40].into_iter(), 8), 56);
+        // No more samples than there are, and none at all.
+        assert_eq!(largest_batch([7; 4].into_iter(), 8), 28);
+        assert_eq!(largest_batch([].into_iter(), 8), 0);
+        let sizes: Vec<usize> = (0..512).map(|i| if i % 8 == 0 { 50 } else { 3 }).collect();
+        let said = largest_batch(sizes.iter().copied(), 64);
+        let mut stream = rng::stream(5, "batches", &[]);
+        let mut draw = || (0..64).map(|_| sizes[stream.gen_range(0..512)]).sum::<usize>();
+        let drawn: Vec<usize> = (0..1000).map(|_| draw()).collect();
+        let larger = drawn.iter().filter(|&&size| size > said).count();
+        let mean = drawn.iter().sum::<usize>() / 1000;
+        assert!(larger <= 10 && said < 2 * mean, "{larger} of 1000 above {said}, mean {mean}");
     }
 
     fn run(

@@ -14,7 +14,7 @@ mod texts;
 pub use behavior::{
     BehaviorEmbedding, DinConfig, Encoder, EncoderConfig, train_behavior_embedding,
 };
-pub use epochs::{Around, EpochReport, Progress};
+pub use epochs::{Around, EpochReport, Progress, TrainingBytes};
 pub use matrix::{load_embeddings, load_kept, save_embeddings};
 pub use parts::Parts;
 pub use rq_vae::{RqVaeConfig, RqVaeLatents, RqVaeReport, train_rq_vae};

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use super::Run;
+use crate::embed::TrainingBytes;
 use crate::{Result, invalid};
 
 /// What a piece of work takes, in bytes.
@@ -13,6 +14,12 @@ pub(super) struct Needs {
     pub(super) memory: u64,
     /// Room on the disk of the run folder, on top of what its files hold.
     pub(super) disk: u64,
+}
+
+impl From<TrainingBytes> for Needs {
+    fn from(TrainingBytes { memory, disk }: TrainingBytes) -> Self {
+        Self { memory, disk }
+    }
 }
 
 impl Run {
@@ -29,7 +36,10 @@ impl Run {
                 "{what} takes about {memory} of memory, and {} are free: the system may kill it",
                 mb(free)
             ),
-            _ => tracing::debug!("{what} takes about {memory} of memory and {disk} of disk"),
+            _ => tracing::debug!(
+                "{what} takes about {memory} of memory, beside {} held, and {disk} of disk",
+                mb(memory_bytes())
+            ),
         }
         Ok(())
     }

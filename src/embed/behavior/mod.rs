@@ -13,7 +13,7 @@ use ndarray::{Array2, Axis};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use super::epochs::{Around, EpochReport};
+use super::epochs::{Around, EpochReport, TrainingBytes};
 use super::sasrec::SasRecConfig;
 use crate::{Result, rng};
 
@@ -52,6 +52,14 @@ impl EncoderConfig<'_> {
         match self {
             Self::Din(_) => "index.behavior.din",
             Self::SasRec(_) => "index.behavior.sasrec",
+        }
+    }
+
+    /// What training it on `sequences` takes.
+    pub fn bytes(self, sequences: &[&[u32]], num_items: usize) -> TrainingBytes {
+        match self {
+            Self::Din(config) => config.bytes(sequences, num_items),
+            Self::SasRec(config) => config.bytes(sequences, num_items),
         }
     }
 

@@ -3,13 +3,11 @@
 use super::{BehaviorEmbedding, choose_holdout, with_mean_for_unseen};
 use crate::Result;
 use crate::embed::epochs::{Around, occurrences};
-use crate::embed::sasrec::{SasRecConfig, train_sasrec};
+use crate::embed::sasrec::{SCORED_AT_ONCE, SasRecConfig, train_sasrec};
 use crate::model::sasrec::SasRec;
 
 /// Share of the users whose last training target says when to stop.
 const HOLDOUT: f64 = 0.05;
-/// Histories a forward pass outside training.
-const INFERENCE_BATCH: usize = 256;
 
 /// See [`super::train_behavior_embedding`].
 pub(super) fn train(
@@ -54,7 +52,7 @@ pub(super) fn train(
 /// items that nobody would be shown.
 fn ndcg_at_10(network: &SasRec, samples: &[(&[u32], u32)]) -> Result<Option<f64>> {
     let mut total = 0.0;
-    for batch in samples.chunks(INFERENCE_BATCH) {
+    for batch in samples.chunks(SCORED_AT_ONCE) {
         let (histories, targets): (Vec<&[u32]>, Vec<u32>) = batch.iter().copied().unzip();
         let scores: Vec<Vec<f32>> = network.scores(&histories)?.to_vec2()?;
         let gain = |(row, &target): (&Vec<f32>, &u32)| {

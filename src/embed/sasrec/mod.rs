@@ -8,12 +8,18 @@ use rand::RngCore;
 use rand::seq::{SliceRandom, index};
 use serde::{Deserialize, Serialize};
 
-use super::epochs::{Around, EpochReport, Epochs, Progress, Trained, early_stopping, occurrences};
+use super::epochs::{
+    Around, EpochReport, Epochs, Progress, Trained, TrainingBytes, early_stopping, largest_batch,
+    occurrences,
+};
 use crate::model::Weights;
 use crate::model::sasrec::{Candidates, SasRec, SasRecDropout, SasRecSizes};
 use crate::nn::{AdamW, AdamWConfig, Gradients};
 use crate::ops::{self, Precision};
 use crate::{Result, invalid, rng};
+
+/// Histories for which all items are scored at once.
+pub(super) const SCORED_AT_ONCE: usize = 256;
 
 /// How a SASRec is made and trained.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -123,6 +129,18 @@ impl SasRecConfig {
             }
         }
         Ok(())
+    }
+
+    /// What training on `sequences` takes, where an epoch is measured by the scores of all items.
+    pub fn bytes(&self, sequences: &[&[u32]], num_items: usize) -> TrainingBytes {
+        let (dim, ff) = (self.dim, self.feed_forward);
+        let block = 4 * dim * dim + 2 * dim * ff + 4 * dim;
+        let parameters = (num_items + self.history + 2) * dim + self.blocks * block;
+        let windows = Window::over(sequences, self.history);
+        let tokens = largest_batch(windows.iter().map(|w| w.items.len()), self.batch_size);
+        // Of a token in a block, the graph keeps norms, branches, and sums before and after dropout.
+        let step = tokens * (self.blocks * (14 * dim + 2 * ff) + 6 * dim);
+        TrainingBytes::new(parameters, step, 2 * SCORED_AT_ONCE * num_items)
     }
 
     /// An untrained network for so many items.

@@ -305,6 +305,8 @@ impl Run {
             match request.baseline {
                 Baseline::SasRec => {
                     let config = &self.config.baseline.sasrec;
+                    let bytes = config.bytes(&sequences, self.dataset.num_items());
+                    self.afford("the training of baseline.sasrec", bytes.into(), 0)?;
                     let mut measure = |network: &SasRec| self.validation_figure(network);
                     let trained =
                         with_epochs(monitor, &what, config.epochs, VALIDATION, |progress| {

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{BehaviorEmbedding, choose_holdout, with_mean_for_unseen};
 use crate::embed::epochs::{
-    Around, EpochReport, Epochs, Progress, Trained, early_stopping, occurrences,
+    Around, EpochReport, Epochs, Progress, Trained, TrainingBytes, early_stopping, largest_batch,
+    occurrences,
 };
 use crate::model::Weights;
 use crate::model::din::{Din, DinBatch, DinSizes, binary_cross_entropy};
@@ -75,6 +76,23 @@ impl Default for DinConfig {
 }
 
 impl DinConfig {
+    /// What training on `sequences` takes.
+    pub(super) fn bytes(&self, sequences: &[&[u32]], num_items: usize) -> TrainingBytes {
+        let attention: usize = self.attention.iter().sum();
+        let mlp: usize = self.mlp.iter().sum();
+        let parameters = num_items * (self.dim + 1);
+        let lengths = sequences.iter().flat_map(|items| 1..items.len());
+        let lengths = lengths.map(|length| length.min(self.history));
+        let samples = 1 + self.negatives;
+        let keys = samples * largest_batch(lengths, self.batch_size);
+        // Values that the graph and the gradients of its nodes hold for an item of a history: as measured, for a count
+        // of the nodes alone falls short by two thirds. Of a sample's head, they are few.
+        let of_key = 24 * self.dim + 25 * attention;
+        let of_sample = 8 * self.dim + 14 * mlp;
+        let step = keys * of_key + samples * self.batch_size * of_sample;
+        TrainingBytes::new(parameters, step, 0)
+    }
+
     /// Refuses values that no training can work with.
     pub fn check(&self) -> Result<()> {
         let sizes = [

@@ -24,6 +24,8 @@ pub(in crate::run) fn embed_behavior(
     let encoder = run.config.index.behavior.encoder();
     let (name, metric) = (encoder.name(), encoder.metric());
     let what = format!("train behavior encoder {name}");
+    let bytes = encoder.bytes(&sequences, run.dataset.num_items());
+    run.afford(&format!("the training of {}", encoder.settings()), bytes.into(), 0)?;
     let own = ["seed", &format!("{}.", encoder.settings())];
     let key = json!([settings_under(&own, &run.config)?, run.dataset.fingerprint]);
     let state = kept_for(&run.workshop(Stage::Index).join(name), &key)?;

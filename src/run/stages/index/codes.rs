@@ -11,6 +11,7 @@ use crate::index::{
     residual_kmeans, shared_trees, store,
 };
 use crate::model::save_safetensors;
+use crate::run::needs::Needs;
 use crate::run::stages::Made;
 use crate::run::{Monitor, Run};
 use crate::{Error, Result, files};
@@ -38,6 +39,10 @@ pub(in crate::run) fn build(
         let index = ItemIndex::random(num_items, &codes, config.seed)?;
         return Ok((index, Made::default()));
     }
+    let clustered = plans.iter().zip(vectors).filter(|(p, _)| !has_code_each(method, p, num_items));
+    let bytes = clustered.map(|(plan, z)| clustering_bytes(plan, z.dim())).max();
+    let needs = Needs { memory: bytes.unwrap_or(0), disk: 0 };
+    run.afford("the clustering of items", needs, 0)?;
     let sources: Vec<(&TreePlan, ArrayView2<'_, f32>)> =
         plans.iter().zip(vectors.iter().map(|z| z.view())).collect();
     let mut builder = Builder { run, dir, monitor, made: Made::of(["tree.safetensors"]) };
@@ -72,6 +77,18 @@ pub(in crate::run) fn build(
     Ok((ItemIndex::join(&parts, order)?, builder.made))
 }
 
+/// Whether every item has a code of its own in the only level of a source.
+fn has_code_each(method: Method, plan: &TreePlan, num_items: usize) -> bool {
+    method.is_residual() && plan.levels == 1 && plan.branching >= num_items
+}
+
+/// Bytes of memory that the codes of a source take to be made from (items, dim) vectors.
+fn clustering_bytes(plan: &TreePlan, (items, dim): (usize, usize)) -> u64 {
+    // What is left of the vectors and a level's codes of it; the distances of a level, by item and by cluster.
+    let clusters = plan.branching.min(items);
+    (size_of::<f32>() * items * (2 * dim + 2 * clusters)) as u64
+}
+
 struct Builder<'a> {
     run: &'a Run,
     dir: &'a Path,
@@ -99,7 +116,7 @@ impl Builder<'_> {
     fn codes(&mut self, (plan, z): Vectors<'_>, unique: &Uniqueness) -> Result<SourceCodes> {
         let seed = self.run.config.seed;
         let method = self.run.config.index.method;
-        if method.is_residual() && plan.levels == 1 && plan.branching >= z.nrows() {
+        if has_code_each(method, plan, z.nrows()) {
             return Ok(SourceCodes::one_each(plan.source, z));
         }
         match method {
