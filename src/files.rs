@@ -182,6 +182,11 @@ pub fn digest_of(bytes: &[u8]) -> String {
 /// names are `ours`: those are what would be replaced.
 pub fn check_free(dir: &Path, force: bool, ours: &dyn Fn(&str) -> bool) -> Result<()> {
     let shown = dir.display();
+    // Where folders cannot be exchanged, a process that was killed may have left the one before beside its place.
+    let old = replaced(dir);
+    if !dir.exists() && old.exists() {
+        fs::rename(&old, dir).map_err(Error::io(dir))?;
+    }
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -203,14 +208,31 @@ pub fn check_free(dir: &Path, force: bool, ours: &dyn Fn(&str) -> bool) -> Resul
     Ok(())
 }
 
-/// Builds the folder `dir` beside its place, `fill` writing into it, and puts it there when it is whole.
+/// Builds the folder `dir` beside its place, `fill` writing into it, and puts it there when it is whole: at every moment
+/// there is what was there before, or the new one.
 pub fn build_dir<T>(dir: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let new = PathBuf::from(format!("{}.new", dir.display()));
     remove_dir(&new)?;
     fs::create_dir_all(&new).map_err(Error::io(&new))?;
     let filled = fill(&new)?;
-    replace_dir(&new, dir)?;
+    if exchange(&new, dir) {
+        remove_dir(&new)?;
+    } else {
+        replace_dir(&new, dir)?;
+    }
     Ok(filled)
+}
+
+/// Exchanges two folders in one step, where both are there and the system can.
+#[cfg(target_os = "linux")]
+fn exchange(one: &Path, other: &Path) -> bool {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn exchange(_one: &Path, _other: &Path) -> bool {
+    false
 }
 
 /// Where the folder that `dir` replaces is kept until `dir` stands.
@@ -253,6 +275,31 @@ pub fn remove_dir(dir: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_is_the_one_before_or_the_new_one() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("shop");
+        let holds = |text: &'static str| {
+            move |new: &Path| fs::write(new.join("a"), text).map_err(Error::io(new))
+        };
+        let found = || fs::read_to_string(dir.join("a")).unwrap();
+        build_dir(&dir, holds("one")).unwrap();
+        build_dir(&dir, |_| -> Result<()> { invalid!("cut off") }).unwrap_err();
+        assert_eq!(found(), "one");
+        build_dir(&dir, |new| {
+            assert_eq!(found(), "one");
+            holds("two")(new)
+        })
+        .unwrap();
+        assert_eq!((found(), fs::read_dir(root.path()).unwrap().count()), ("two".into(), 1));
+        // Killed between two renames, where folders cannot be exchanged.
+        fs::rename(&dir, replaced(&dir)).unwrap();
+        check_free(&dir, false, &|name| name == "a").unwrap_err();
+        assert_eq!(found(), "two");
+        check_free(&dir, true, &|name| name == "a").unwrap();
+        check_free(&dir, true, &|name| name == "b").unwrap_err();
+    }
 
     #[test]
     fn a_line_of_json_has_no_other_end() {

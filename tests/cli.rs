@@ -130,6 +130,9 @@ fn an_evaluation_says_how_sure_it_is_for_whom_it_works_and_how_it_was_made() {
 
     // The second rule leaves out what a user has, and keeps the order of the rest.
     run(dir, &["data", "synth", "--out", "Shop"], 0);
+    fails(dir, &["data", "synth", "--out", "Shop"], &["Shop", "--force"]);
+    fails(dir, &["data", "synth", "--out", "."], &["folder of its own"]);
+    run(dir, &["data", "synth", "--out", "Shop", "--force"], 0);
     let shop = fs::read_to_string(dir.join("Shop/Shop.inter.json")).unwrap();
     let shop: serde_json::Value = serde_json::from_str(&shop).unwrap();
     let mut found = 0;

@@ -268,7 +268,13 @@ fn new_items_are_placed_recommended_and_leave_the_rest_as_it_was() {
     let (own, placed) = (&index["5"], tokens(&added[0]));
     assert_eq!(own[..own.len() - 1], placed[..own.len() - 1], "its last code alone is another");
 
-    // Again, by id: it continues after those.
+    // The same again, after a kill say, is done already.
+    let again = [&of[..], &["index", "add", "new.json", "--json"]].concat();
+    let kept = fs::read(Path::new(&name).join("added.json")).unwrap();
+    assert_eq!(json_of(&again), added);
+    assert_eq!(fs::read(Path::new(&name).join("added.json")).unwrap(), kept);
+
+    // Others, by id: they continue after those.
     let new = json!({ "62": shop["5"]["title"].as_str().map(|t| json!({ "title": t })) });
     fs::write(SHOP.join("more.json"), new.to_string()).unwrap();
     let more = json_of(&[&of[..], &["index", "add", "more.json", "--json"]].concat());

@@ -10,6 +10,7 @@ mod cli;
 mod decoding;
 mod demo_index;
 mod embeddings;
+mod exported;
 mod golden;
 mod hostile;
 mod import;

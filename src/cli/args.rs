@@ -10,6 +10,7 @@ use super::bench::BenchCommand;
 use super::data::DataCommand;
 use super::device::DeviceChoice;
 use super::eval::EvalArgs;
+use super::export::ExportArgs;
 use super::generate::GenerateArgs;
 use super::index::IndexArgs;
 use super::init::InitArgs;
@@ -50,6 +51,17 @@ pub(super) struct Args {
     pub(super) command: Command,
 }
 
+impl Command {
+    /// Whether it uses what stands in a run, with the data that this was made from.
+    pub(super) fn uses(&self) -> bool {
+        match self {
+            Self::Generate(_) | Self::Recommend(_) | Self::Export(_) => true,
+            Self::Index(index) => index.uses(),
+            _ => false,
+        }
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Import and export datasets, look at one, or write the synthetic one
@@ -72,6 +84,9 @@ pub(super) enum Command {
     /// Recommend items to a user, after a history, or by a description; one, a file of them, or line by
     /// line (docs/recommend.md)
     Recommend(RecommendArgs),
+    /// Write the trained model as a folder of its own, to be used where neither run nor dataset are
+    /// (docs/export.md)
+    Export(ExportArgs),
     /// Index, both training stages, and evaluation beside a SASRec: whatever is not done yet
     Run,
     /// Train variants of the configuration with several seeds and compare them (docs/ablations.md)

@@ -8,6 +8,7 @@ mod bench;
 mod data;
 mod device;
 mod eval;
+mod export;
 mod generate;
 mod index;
 mod init;
@@ -108,7 +109,8 @@ fn run(args: &Args) -> anyhow::Result<()> {
         Command::Config => out(&config.to_toml()?),
         Command::Data { command } if !command.needs_run() => data::run(command, &config),
         command => {
-            let mut run = Run::open(&run_dir, config, device::open(args.device)?)?;
+            let open = if command.uses() { Run::open_to_use } else { Run::open };
+            let mut run = open(&run_dir, config, device::open(args.device)?)?;
             let mut bars = Bars::new(args.quiet);
             match command {
                 Command::Index(args) => index::run(&mut run, args, &mut bars),
@@ -120,6 +122,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
                 Command::Baseline(baseline) => baseline::run(&run, baseline, &mut bars),
                 Command::Generate(generate) => generate::run(&run, generate, args.seed),
                 Command::Recommend(recommend) => recommend::recommend(&run, recommend, &mut bars),
+                Command::Export(export) => export::run(&run, export),
                 Command::Run => whole(&mut run, &mut bars),
                 Command::Data { command } => data::of_run(&run, command),
                 Command::Config

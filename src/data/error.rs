@@ -180,14 +180,14 @@ pub enum DataError {
         or_raw: String,
     },
     /// Not the key of a user.
-    #[error("{dataset} has no user {user:?} with at least 3 interactions; its first is {first:?}")]
+    #[error("{dataset} has no user {user:?} with at least 3 interactions; {whom}")]
     NoSuchUser {
         /// The dataset's name.
         dataset: String,
         /// What was asked for.
         user: String,
-        /// A key that would do.
-        first: String,
+        /// Who there is.
+        whom: String,
     },
     /// A split that does not exist.
     #[error("no split is called {found:?}; there are valid and test")]

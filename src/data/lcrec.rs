@@ -15,6 +15,15 @@ use super::entries::{Entries, INTER, ITEM, read};
 use super::{DataError, Dataset, Item, ItemId, User, names, times, user_texts};
 use crate::files;
 
+/// Endings of the files of a dataset folder.
+const ENDINGS: [&str; 6] =
+    [INTER, ITEM, times::TIMES, user_texts::USER, names::USERS, names::ITEMS];
+
+/// Whether a file of this name is one of a dataset folder.
+pub fn is_dataset_file(name: &str) -> bool {
+    ENDINGS.iter().any(|ending| name.ends_with(ending))
+}
+
 /// Reads a dataset folder; see [`Dataset::load`].
 pub(super) fn load(dir: &Path) -> Result<Dataset, DataError> {
     let name = dataset_name(dir)?;
@@ -54,17 +63,15 @@ fn of_long<T>(of_users: Vec<T>, is_long: &[bool]) -> Vec<T> {
     of_users.into_iter().zip(is_long).filter_map(|(of, long)| long.then_some(of)).collect()
 }
 
-/// Writes `dataset` as `X/X.inter.json` and `X/X.item.json`, X being the name of the folder `dir`,
-/// which is created if need be. Files of these names are replaced.
+/// Writes `dataset` as `NAME.inter.json` and `NAME.item.json` to the folder `dir`, which is created if need be. Files of
+/// these names are replaced.
 ///
-/// Reading the folder gives the same dataset back, under the folder's name and without the short
-/// users, whose sequences a [`Dataset`] does not keep.
-pub fn write(dir: &Path, dataset: &Dataset) -> Result<(), DataError> {
+/// Reading the folder gives the same dataset back, under this name and without the short users, whose sequences a
+/// [`Dataset`] does not keep.
+pub fn write(dir: &Path, name: &str, dataset: &Dataset) -> Result<(), DataError> {
     fs::create_dir_all(dir).map_err(|reason| DataError::Io { path: dir.into(), reason })?;
-    let name = folder_name(dir).unwrap_or_else(|| dataset.name.clone());
     // Interactions last: they are what makes a folder a dataset.
-    let items = dataset.items.iter().enumerate().map(|(id, item)| (id, ItemFields::from(item)));
-    replace(&dir.join(format!("{name}{ITEM}")), items)?;
+    write_items(&dir.join(format!("{name}{ITEM}")), &dataset.items)?;
     let keys = || dataset.users.iter().map(|user| &user.id);
     write_times(
         &dir.join(format!("{name}{}", times::TIMES)),
@@ -77,6 +84,11 @@ pub fn write(dir: &Path, dataset: &Dataset) -> Result<(), DataError> {
     }
     let users = keys().zip(dataset.users.iter().map(|user| &user.items));
     replace(&dir.join(format!("{name}{INTER}")), users)
+}
+
+/// Writes items by id.
+pub(super) fn write_items(path: &Path, items: &[Item]) -> Result<(), DataError> {
+    replace(path, items.iter().map(ItemFields::from).enumerate())
 }
 
 /// Removes what an earlier dataset of this name had.
@@ -118,8 +130,8 @@ where
     replace(&path(ITEM), fields)?;
     let raw_ids =
         items().enumerate().map(|(id, item)| item.raw_id.unwrap_or_else(|| id.to_string()));
-    names::write_names(&path(names::ITEMS), raw_ids, 0)?;
-    names::write_names(&path(names::USERS), users().map(|(raw, _)| raw), 0)?;
+    names::write_names(&path(names::ITEMS), raw_ids.zip(0..))?;
+    names::write_names(&path(names::USERS), users().map(|(raw, _)| raw).zip(0..))?;
     // The two long ones, each on a core of its own.
     let (times, sequences) = rayon::join(
         || write_times(&path(times::TIMES), times.enumerate()),
@@ -138,24 +150,33 @@ pub(super) fn dataset_name(dir: &Path) -> Result<String, DataError> {
     {
         return Ok(name);
     }
+    only_name(dir, INTER)?.ok_or_else(|| DataError::NoInteractions { path: dir.into() })
+}
+
+/// The X of the only file `Xending` in a folder, if there is one.
+pub(super) fn only_name(dir: &Path, ending: &str) -> Result<Option<String>, DataError> {
     let failed = |reason| DataError::Io { path: dir.into(), reason };
     let mut found = Vec::new();
     for entry in fs::read_dir(dir).map_err(failed)? {
         if let Ok(file) = entry.map_err(failed)?.file_name().into_string()
-            && let Some(name) = file.strip_suffix(INTER)
+            && let Some(name) = file.strip_suffix(ending)
         {
             found.push(name.to_string());
         }
     }
-    found.sort_unstable();
-    match found.len() {
-        0 => Err(DataError::NoInteractions { path: dir.into() }),
-        1 => Ok(found.remove(0)),
-        _ => Err(DataError::SeveralInteractions {
-            path: dir.into(),
-            found: found.iter().map(|name| format!("{name}{INTER}")).collect(),
-        }),
+    if found.len() > 1 {
+        found.sort_unstable();
+        let found = found.iter().map(|name| format!("{name}{ending}")).collect();
+        return Err(DataError::SeveralInteractions { path: dir.into(), found });
     }
+    Ok(found.pop())
+}
+
+/// The names of the files in `dir` that its dataset is read from.
+pub(super) fn files_of(dir: &Path) -> Result<Vec<String>, DataError> {
+    let name = dataset_name(dir)?;
+    let files = ENDINGS.map(|ending| format!("{name}{ending}"));
+    Ok(files.into_iter().filter(|file| dir.join(file).is_file()).collect())
 }
 
 /// A path such as `.` has no last part of its own, but the folder it leads to does.
@@ -164,7 +185,7 @@ fn folder_name(dir: &Path) -> Option<String> {
     name(dir).or_else(|| name(&dir.canonicalize().ok()?))
 }
 
-fn read_items(path: &Path) -> Result<Vec<Item>, DataError> {
+pub(super) fn read_items(path: &Path) -> Result<Vec<Item>, DataError> {
     let Entries::<ItemFields>(entries) = read(path)?;
     let mut items = vec![None; entries.len()];
     for (key, fields) in entries {
@@ -181,6 +202,15 @@ fn read_items(path: &Path) -> Result<Vec<Item>, DataError> {
         return Err(DataError::ItemGap { path: path.into(), items, missing });
     }
     Ok(items.into_iter().flatten().collect())
+}
+
+/// How many items a file in the format of `item.json` has.
+///
+/// # Errors
+/// Names the file.
+pub fn count_new_items(path: &Path) -> Result<usize, DataError> {
+    let Entries::<ItemFields>(entries) = read(path)?;
+    Ok(entries.len())
 }
 
 /// Reads items that follow the `first` items of a dataset, in the format of `item.json`.

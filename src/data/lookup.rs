@@ -38,7 +38,10 @@ impl<'a> Lookup<'a> {
         self.users.get(key).copied().ok_or_else(|| DataError::NoSuchUser {
             dataset: self.dataset.name.clone(),
             user: key.to_string(),
-            first: self.dataset.users[0].id.clone(),
+            whom: match self.dataset.users.first() {
+                Some(first) => format!("its first is {:?}", first.id),
+                None => "its users were left out: give a history".into(),
+            },
         })
     }
 

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use split::Division;
 
+mod catalogue;
 mod entries;
 mod error;
 mod field;
@@ -27,9 +28,10 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
+pub use catalogue::write_catalogue;
 pub use error::DataError;
 pub use field::TextField;
-pub use lcrec::{read_new_items, write, write_named};
+pub use lcrec::{count_new_items, is_dataset_file, read_new_items, write, write_named};
 pub use lookup::Lookup;
 pub use names::{read_names, write_names};
 pub use split::{Split, SplitConfig, SplitRule, Target};
@@ -100,6 +102,8 @@ pub struct Dataset {
     pub interactions_fingerprint: String,
     /// The same of the texts alone.
     pub texts_fingerprint: String,
+    /// How often each item occurs in training, where the users that took them are not told.
+    counts: Option<Vec<u32>>,
     division: Division,
 }
 
@@ -113,6 +117,27 @@ impl Dataset {
     /// Names the file and the line, key, user or id at fault.
     pub fn load(dir: &Path) -> Result<Self, DataError> {
         lcrec::load(dir)
+    }
+
+    /// Reads a folder as [`Dataset::load`] does, or one without users as [`write_catalogue`] leaves it.
+    ///
+    /// # Errors
+    /// Names the file at fault.
+    pub fn load_to_serve(dir: &Path) -> Result<Self, DataError> {
+        if dir.is_dir()
+            && let Some(catalogue) = catalogue::load(dir)?
+        {
+            return Ok(catalogue);
+        }
+        lcrec::load(dir)
+    }
+
+    /// The names of the files in `dir` that [`Dataset::load`] reads.
+    ///
+    /// # Errors
+    /// If it is no dataset folder.
+    pub fn files(dir: &Path) -> Result<Vec<String>, DataError> {
+        lcrec::files_of(dir)
     }
 
     /// A dataset from its parts; users with fewer than three interactions are left out and counted.
@@ -192,6 +217,7 @@ impl Dataset {
             fingerprint: String::new(),
             interactions_fingerprint: String::new(),
             texts_fingerprint: String::new(),
+            counts: None,
             division,
         };
         dataset.with_fingerprints()
@@ -248,6 +274,11 @@ impl Dataset {
 
     /// How often each item occurs in training, by item id.
     pub fn popularity(&self) -> Vec<u32> {
+        if let Some(counts) = &self.counts {
+            let mut counts = counts.clone();
+            counts.resize(self.items.len(), 0);
+            return counts;
+        }
         let mut counts = vec![0; self.items.len()];
         for &item in self.train_sequences().flatten() {
             counts[item as usize] += 1;

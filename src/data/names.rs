@@ -40,14 +40,13 @@ pub fn read_names(path: &Path) -> Result<HashMap<String, String>, DataError> {
     Ok(names)
 }
 
-/// Writes raw ids, numbered from `first`.
+/// Writes raw ids with their numbers.
 pub fn write_names<N: fmt::Display>(
     path: &Path,
-    names: impl Iterator<Item = N>,
-    first: usize,
+    mut names: impl Iterator<Item = (N, usize)>,
 ) -> Result<(), DataError> {
     let written = files::replace_with(path, |file| {
-        names.zip(first..).try_for_each(|(name, number)| writeln!(file, "{name}\t{number}"))
+        names.try_for_each(|(name, number)| writeln!(file, "{name}\t{number}"))
     });
     written.map_err(|reason| DataError::Io { path: path.into(), reason })
 }

@@ -163,7 +163,7 @@ impl Dataset {
     /// If the rule goes by time and the dataset has no times, the second time is not after the first, or
     /// nothing is left for training, validation or test.
     pub fn divided(mut self, config: SplitConfig) -> Result<Self, DataError> {
-        if config.rule == SplitRule::LeaveOneOut {
+        if config.rule == SplitRule::LeaveOneOut || self.users.is_empty() {
             return Ok(self);
         }
         let rule = config.rule;

@@ -215,7 +215,7 @@ fn what_is_written_reads_back() {
     let parent = TempDir::new().unwrap();
     let dir = parent.path().join("deep").join("copy");
     for _ in 0..2 {
-        write(&dir, &data).unwrap();
+        write(&dir, "copy", &data).unwrap();
         let back = Dataset::load(&dir).unwrap();
         assert_eq!((&back.name, &back.users, &back.items), (&data.name, &data.users, &data.items));
         assert_eq!(back.fingerprint, data.fingerprint);
@@ -230,7 +230,7 @@ fn what_is_written_reads_back() {
 fn a_failed_write_names_the_file() {
     let (_parent, dir) = folder(INTER, "");
     let below_a_file = dir.join("shop.inter.json").join("x");
-    let error = write(&below_a_file, &load(INTER, ITEM).unwrap()).unwrap_err().to_string();
+    let error = write(&below_a_file, "x", &load(INTER, ITEM).unwrap()).unwrap_err().to_string();
     assert!(error.contains("shop.inter.json"), "{error}");
 }
 

@@ -215,8 +215,8 @@ impl<'d> Writer<'d> {
             Ok(())
         })?;
         let users = self.dataset.users.iter().map(|user| user.id.as_str());
-        data::write_names(&dir.join(&files[1]), users, 1)?;
-        data::write_names(&dir.join(&files[2]), self.item_names().iter(), 1)?;
+        data::write_names(&dir.join(&files[1]), users.zip(1..))?;
+        data::write_names(&dir.join(&files[2]), self.item_names().iter().zip(1..))?;
         if self.dataset.has_text() {
             // S3-Rec has no texts of its own.
             let items = self.file(".items.jsonl");

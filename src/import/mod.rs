@@ -114,10 +114,6 @@ impl Request {
     }
 }
 
-/// Endings of the files that a dataset folder of ours has.
-const OURS: [&str; 6] =
-    [".inter.json", ".item.json", ".times.json", ".user.json", ".user2id", ".item2id"];
-
 /// Imports into the folder `out`; `show` is told now and then how many bytes were read.
 ///
 /// # Errors
@@ -129,7 +125,7 @@ pub fn import(
     force: bool,
     show: &mut dyn FnMut(u64),
 ) -> Result<Report> {
-    files::check_free(out, force, &|name| OURS.iter().any(|ours| name.ends_with(ours)))?;
+    files::check_free(out, force, &data::is_dataset_file)?;
     let name = match out.file_name().and_then(|name| name.to_str()) {
         Some(name) => name.to_string(),
         None => invalid!("{}: give a folder a name of its own", out.display()),

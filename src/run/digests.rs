@@ -14,7 +14,7 @@ use super::stage::Stage;
 use crate::{Error, Result, files, invalid};
 
 /// The file that keeps digests from being computed again while size and time of a file stand.
-const CACHE: &str = "digests.json";
+pub(super) const CACHE: &str = "digests.json";
 
 /// A file as it was when its digest was computed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -116,7 +116,19 @@ pub struct Manifest {
 impl Manifest {
     /// Reads the manifest of a run folder, or begins one.
     pub(super) fn open(path: &Path, config: &RunConfig, dataset: &Dataset) -> Result<Self> {
-        let fresh = Self {
+        let fresh = Self::begun(config, dataset);
+        if !path.exists() {
+            return Ok(fresh);
+        }
+        let found = Self::read(path)?;
+        // Provenance follows the newest program and data; each stage's record keeps its own.
+        let Self { stages, unfinished, config_sha256, .. } = found;
+        Ok(Self { stages, unfinished, config_sha256, ..fresh })
+    }
+
+    /// That of a run without stages.
+    pub(super) fn begun(config: &RunConfig, dataset: &Dataset) -> Self {
+        Self {
             version: env!("CARGO_PKG_VERSION").into(),
             git_revision: GIT_REVISION.into(),
             seed: config.seed,
@@ -125,14 +137,7 @@ impl Manifest {
             stages: BTreeMap::new(),
             unfinished: BTreeMap::new(),
             config_sha256: None,
-        };
-        if !path.exists() {
-            return Ok(fresh);
         }
-        let found = Self::read(path)?;
-        // Provenance follows the newest program and data; each stage's record keeps its own.
-        let Self { stages, unfinished, config_sha256, .. } = found;
-        Ok(Self { stages, unfinished, config_sha256, ..fresh })
     }
 
     /// Reads `manifest.json`.

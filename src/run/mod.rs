@@ -6,6 +6,7 @@
 mod artifacts;
 mod digests;
 mod eval;
+mod export;
 mod lifecycle;
 mod lock;
 mod log;
@@ -36,6 +37,7 @@ pub use eval::{
     FusedModel, FusionSettings, OverSeeds, Performance, Ranking, TaskMetrics, TextModel,
     TextReport, TextRequest, TextSettings, TrainingSummary,
 };
+pub use export::ExportRequest;
 pub use lifecycle::StageReport;
 use lock::{LOCK, Lock};
 pub use manifest::{GIT_REVISION, Import, Lowered, Manifest, Record, Status};
@@ -57,6 +59,9 @@ pub const MANIFEST: &str = "manifest.json";
 /// The resolved configuration of a run.
 const CONFIG: &str = "config.toml";
 
+/// The run's own copy of its dataset: the files of the folder that it was made from.
+const DATA: &str = "data";
+
 /// A run folder with its configuration and data.
 #[derive(Debug)]
 pub struct Run {
@@ -75,10 +80,40 @@ impl Run {
     /// Names what is wrong with the configuration or the data, and a folder that holds the files of
     /// something else.
     pub fn open(dir: &Path, config: RunConfig, device: Device) -> Result<Self> {
+        Self::open_with(dir, config, device, &|config| load_dataset(config))
+    }
+
+    /// [`Run::open`] to use what stands there, with the copy of the data that it was made from, whatever has become of
+    /// the dataset since; where there is no copy, with the dataset.
+    ///
+    /// # Errors
+    /// As those of [`Run::open`].
+    pub fn open_to_use(dir: &Path, config: RunConfig, device: Device) -> Result<Self> {
+        Self::open_with(dir, config, device, &|config| {
+            let path = dir.join(MANIFEST);
+            let found = path.exists().then(|| Manifest::read(&path)).transpose()?;
+            let record = found.as_ref().and_then(|manifest| manifest.stages.get(&Stage::Index));
+            match record.filter(|record| stages::index::has_copy(dir, record)) {
+                Some(record) => {
+                    digests::check(dir, Stage::Index, record)?;
+                    let dataset = Dataset::load_to_serve(&dir.join(DATA))?;
+                    Ok(dataset.divided(config.data.split)?)
+                }
+                None => load_dataset(config),
+            }
+        })
+    }
+
+    fn open_with(
+        dir: &Path,
+        config: RunConfig,
+        device: Device,
+        load: &dyn Fn(&RunConfig) -> Result<Dataset>,
+    ) -> Result<Self> {
         config.check()?;
         refuse_folders_of_others(dir)?;
         unfinished::settle(dir)?;
-        let dataset = load_dataset(&config)?;
+        let dataset = load(&config)?;
         let manifest = Manifest::open(&dir.join(MANIFEST), &config, &dataset)?;
         Ok(Self {
             dir: dir.to_path_buf(),
@@ -108,6 +143,14 @@ impl Run {
     /// What is known of the stages.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// The folder that the data come from, which are those that stages were made from; none of the synthetic shop.
+    fn data_folder(&self) -> Option<PathBuf> {
+        let own = self.dir.join(DATA);
+        let record = self.manifest.stages.get(&Stage::Index);
+        let has_copy = record.is_some_and(|record| stages::index::has_copy(&self.dir, record));
+        if has_copy { Some(own) } else { self.config.data.path.clone() }
     }
 
     fn machine(&self) -> String {

@@ -94,11 +94,11 @@ fn times_come_back_from_the_formats_that_have_them() {
     assert_eq!(there_and_back(&dataset, Target::Recbole, dir.path()).0.times, dataset.times);
     assert_eq!(there_and_back(&dataset, Target::S3rec, dir.path()).0.times, None);
     let written = dir.path().join("written");
-    data::write(&written, &dataset).unwrap();
+    data::write(&written, "written", &dataset).unwrap();
     assert_eq!(Dataset::load(&written).unwrap().times, dataset.times);
-    data::write(&written, &back).unwrap();
+    data::write(&written, "written", &back).unwrap();
     let timeless = Dataset::new("shop", back.users, back.items).unwrap();
-    data::write(&written, &timeless).unwrap();
+    data::write(&written, "written", &timeless).unwrap();
     assert_eq!(Dataset::load(&written).unwrap().times, None);
 }
 
@@ -284,5 +284,5 @@ fn shared_beauty_comes_back_from_every_format() {
     let shop = dir.path().join("Shop");
     import(&Request::new(shared.join("data/Beauty")), &shop, false, &mut |_| ()).unwrap();
     assert_same(&beauty, &Dataset::load(&shop).unwrap(), Target::Lcrec);
-    data::write(&dir.path().join("again"), &beauty).unwrap();
+    data::write(&dir.path().join("again"), "again", &beauty).unwrap();
 }

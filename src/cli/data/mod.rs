@@ -15,6 +15,7 @@ use super::show::{self, out};
 use crate::config::RunConfig;
 use crate::data::synth::Shop;
 use crate::data::{self, Stats};
+use crate::files;
 use crate::run::{Run, load_dataset};
 
 #[derive(Debug, Subcommand)]
@@ -41,6 +42,9 @@ pub(super) enum DataCommand {
         /// The folder
         #[arg(long, value_name = "DIR")]
         out: PathBuf,
+        /// Replace the dataset in the folder
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -73,7 +77,7 @@ pub(super) fn run(command: &DataCommand, config: &RunConfig) -> anyhow::Result<(
         // They run without a configuration, or in a run.
         DataCommand::Import(_) | DataCommand::Validate { .. } | DataCommand::Samples(_) => Ok(()),
         DataCommand::Export(args) => export::run(args, config),
-        DataCommand::Synth { out } => synthesize(config, out),
+        DataCommand::Synth { out, force } => synthesize(config, out, *force),
     }
 }
 
@@ -115,12 +119,13 @@ fn validate(dir: &Path, as_json: bool) -> anyhow::Result<()> {
     }
 }
 
-fn synthesize(config: &RunConfig, out: &Path) -> anyhow::Result<()> {
-    let mut shop = Shop::generate(&config.data.synthetic)?;
-    if let Some(name) = out.file_name() {
-        shop.dataset.name = name.to_string_lossy().into_owned();
-    }
-    data::write(out, &shop.dataset)?;
+fn synthesize(config: &RunConfig, out: &Path, force: bool) -> anyhow::Result<()> {
+    files::check_free(out, force, &data::is_dataset_file)?;
+    let Some(name) = out.file_name().and_then(|name| name.to_str()) else {
+        bail!("{}: give a folder a name of its own", out.display());
+    };
+    let shop = Shop::generate(&config.data.synthetic)?;
+    files::build_dir(out, |dir| Ok(data::write(dir, name, &shop.dataset)?))?;
     let recall = shop.oracle_recall(10);
     show::out(&format!(
         "wrote {}\nRecall@10 of an oracle that knows the process: {recall:.4}\n",

@@ -82,6 +82,13 @@ struct ReportArgs {
     html: Option<PathBuf>,
 }
 
+impl IndexArgs {
+    /// Whether the index is used and not made.
+    pub(super) fn uses(&self) -> bool {
+        matches!(self.command, Some(IndexCommand::Add(_) | IndexCommand::Report(_)))
+    }
+}
+
 pub(super) fn run(run: &mut Run, args: &IndexArgs, bars: &mut Bars) -> anyhow::Result<()> {
     match &args.command {
         None => train::stage(run, Stage::Index, args.force, bars),

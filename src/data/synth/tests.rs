@@ -138,7 +138,7 @@ fn a_shop_survives_its_files() {
     let parent = tempfile::TempDir::new().unwrap();
     let dir = parent.path().join("synth");
     let dataset = small(4).dataset;
-    crate::data::write(&dir, &dataset).unwrap();
+    crate::data::write(&dir, "synth", &dataset).unwrap();
     let back = Dataset::load(&dir).unwrap();
     assert_eq!((back.users, back.items), (dataset.users, dataset.items));
     assert_eq!(back.fingerprint, dataset.fingerprint);

@@ -107,7 +107,8 @@ impl Run {
         if let Some(training) = found {
             // Left by a process that was killed when all was in its place; not what one is at that redoes it.
             let replaced = files::replaced(&dir);
-            if (workshop.exists() || replaced.exists()) && self.claim().is_ok() {
+            let is_left = self.dir.join(UNFINISHED).exists() || replaced.exists();
+            if is_left && self.claim().is_ok() {
                 files::remove_dir(&replaced)?;
                 forget(&workshop)?;
             }

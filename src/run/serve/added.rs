@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::meaning::NamedItem;
-use crate::data::{Dataset, Item, ItemId, read_new_items};
+use crate::data::{Dataset, Item, ItemId, count_new_items, read_new_items};
 use crate::index::{ItemIndex, Placer, store};
 use crate::run::artifacts::{Trained, backbone, load_index, load_matrix};
 use crate::run::digests::gone;
@@ -19,7 +19,7 @@ use crate::run::{Monitor, Run, Stage};
 use crate::{Result, files, invalid, sealed};
 
 /// The file in the run folder.
-const FILE: &str = "added.json";
+pub(in crate::run) const FILE: &str = "added.json";
 
 /// `added.json`
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -153,6 +153,10 @@ impl Run {
         };
         let catalogue = self.catalogue()?;
         let first = catalogue.dataset().num_items() as ItemId;
+        if let Some(placed) = self.added_last(file, &added, first)? {
+            tracing::info!("{}: its items were added before", file.display());
+            return Ok(placed);
+        }
         let items = read_new_items(file, first)?;
         check(file, &items, catalogue.dataset())?;
 
@@ -187,26 +191,41 @@ impl Run {
         let mut placed = Vec::new();
         for ((id, item), z) in (first..).zip(new.items).zip(z.rows()) {
             let place = placer.place(&z.to_vec())?;
-            let tokens = store::tokens_of(&place.codes);
-            let nearest = place.nearest.iter().map(|&near| NamedItem::new(&self.dataset, near));
-            placed.push(AddedItem {
-                named: NamedItem {
-                    item: id,
-                    raw_id: item.raw_id.clone(),
-                    title: item.title.clone(),
-                },
-                tokens: tokens.clone(),
-                nearest: nearest.collect(),
-            });
+            let (tokens, nearest) = (store::tokens_of(&place.codes), place.nearest);
             let Item { title, description, brand, categories, raw_id: item_id, is_gap: _ } = item;
-            let nearest = place.nearest;
-            added.items.insert(
-                id,
-                Entry { title, description, brand, categories, item_id, tokens, nearest },
-            );
+            let entry = Entry { title, description, brand, categories, item_id, tokens, nearest };
+            placed.push(self.placed(id, &entry));
+            added.items.insert(id, entry);
         }
         sealed::write(&catalogue.path, &added)?;
         Ok(placed)
+    }
+
+    /// The items of a file as they were placed, where they are those added last, before `first`: then a command is
+    /// repeated that was killed as it ended.
+    fn added_last(
+        &self,
+        file: &Path,
+        added: &Added,
+        first: ItemId,
+    ) -> Result<Option<Vec<AddedItem>>> {
+        let count = count_new_items(file)?;
+        if count == 0 || count > added.items.len() {
+            return Ok(None);
+        }
+        let Ok(items) = read_new_items(file, first - count as ItemId) else { return Ok(None) };
+        let last = added.items.iter().skip(added.items.len() - count);
+        let same = last.clone().map(|(_, entry)| entry.item()).eq(items);
+        Ok(same.then(|| last.map(|(&id, entry)| self.placed(id, entry)).collect()))
+    }
+
+    fn placed(&self, item: ItemId, entry: &Entry) -> AddedItem {
+        let nearest = entry.nearest.iter().map(|&near| NamedItem::new(&self.dataset, near));
+        AddedItem {
+            named: NamedItem { item, raw_id: entry.item_id.clone(), title: entry.title.clone() },
+            tokens: entry.tokens.clone(),
+            nearest: nearest.collect(),
+        }
     }
 
     /// The items added to the index as it is.

@@ -7,6 +7,7 @@ mod inspect;
 mod meaning;
 mod recommend;
 
+pub(super) use added::FILE as ADDED;
 pub use added::{AddedItem, Catalogue};
 pub use explain::{Explanation, SharedPrefix};
 pub use generate::{GenerateRequest, Generated, Stop};

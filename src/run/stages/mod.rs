@@ -12,7 +12,7 @@ pub(super) mod initial;
 mod teacher;
 
 /// The files of a model's folder.
-const FOLDER: [&str; 5] = [
+pub(super) const FOLDER: [&str; 5] = [
     "config.json",
     "generation_config.json",
     "model.safetensors",

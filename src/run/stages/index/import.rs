@@ -83,6 +83,7 @@ impl Run {
         store::write(&dir.join("index.json"), &index)?;
         let mut made = Made::of(["index/index.json"]);
         made.files.extend(wrote_backbone);
+        made.take(super::data::keep(self)?);
         let codes: Vec<usize> = index.levels().iter().map(|level| level.num_codes).collect();
         made.tell("items", index.num_items());
         made.tell("items_sharing", items_sharing);

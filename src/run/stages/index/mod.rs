@@ -2,6 +2,7 @@
 
 mod behavior;
 mod codes;
+mod data;
 mod import;
 mod semantic;
 
@@ -29,11 +30,12 @@ use crate::train::{Trainer, language_model_samples, shuffled};
 use crate::{Error, Result};
 use behavior::embed_behavior;
 
+pub(in crate::run) use data::has_copy;
 pub use import::ImportRequest;
 pub(in crate::run) use semantic::{digests, embed_texts};
 
 /// The folder of a backbone from scratch.
-const BACKBONE: &str = "backbone";
+pub(in crate::run) const BACKBONE: &str = "backbone";
 
 /// Refuses what cannot become an index, before anything is written: an infeasible pair of k and levels
 /// fails in a moment.
@@ -90,6 +92,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
     };
     let mut all = made.within("index");
     all.files.extend(wrote_backbone);
+    all.take(data::keep(run)?);
     Ok(all)
 }
 

@@ -1,0 +1,157 @@
+//! A run without its dataset, and the folder that `llmbs export` writes, moved to where nothing else is.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::common::program::{fails, run, tiny, train};
+
+/// Runs on the folder `shop`, which becomes a dataset of the synthetic shop.
+fn with_a_dataset_folder(dir: &Path) {
+    run(dir, &["data", "synth", "--out", "shop"], 0);
+    let config = fs::read_to_string(dir.join("llmbs.toml")).unwrap();
+    let config = config
+        .replace("[data.synthetic]\nusers = 80\nitems = 60\ngroups = 6", "[data]\npath = \"shop\"");
+    fs::write(dir.join("llmbs.toml"), config).unwrap();
+}
+
+fn json_of(dir: &Path, words: &[&str]) -> Value {
+    serde_json::from_str(&run(dir, words, 0).0).unwrap()
+}
+
+const HISTORY: [&str; 6] =
+    ["recommend", "--history", "3,14,15", "--explain", "--exclude-history", "--json"];
+const TEXT: [&str; 4] = ["recommend", "--text", "glossy eyeshadow in black", "--json"];
+
+/// What is recommended, by item.
+fn scores(answer: &Value) -> Vec<(u64, f64)> {
+    let of = |r: &Value| (r["item"].as_u64().unwrap(), r["score"].as_f64().unwrap());
+    answer.as_array().unwrap().iter().map(of).collect()
+}
+
+#[test]
+fn a_run_is_used_whatever_becomes_of_its_dataset() {
+    let folder = tiny();
+    let dir = folder.path();
+    with_a_dataset_folder(dir);
+    train(dir, &["--run", "run"]);
+    let of = |words: &[&'static str]| [&["--run", "run"], words].concat();
+    let user = ["recommend", "--user", "7", "--json"];
+    let asked = [of(&HISTORY), of(&TEXT), of(&user), of(&["index", "report", "--json"])];
+    let before: Vec<Value> = asked.iter().map(|words| json_of(dir, words)).collect();
+
+    // One more interaction: what was trained knows nothing of it, and a new training would.
+    let inter = dir.join("shop/shop.inter.json");
+    let mut users: Value = serde_json::from_slice(&fs::read(&inter).unwrap()).unwrap();
+    users["7"].as_array_mut().unwrap().push(json!(9));
+    fs::write(&inter, users.to_string()).unwrap();
+    for (words, before) in asked.iter().zip(&before) {
+        assert_eq!(&json_of(dir, words), before, "{words:?}");
+    }
+    fails(dir, &of(&["train", "--stage", "initial"]), &["the dataset has changed since"]);
+    fails(dir, &of(&["eval"]), &["the dataset has changed since"]);
+
+    fs::remove_dir_all(dir.join("shop")).unwrap();
+    for (words, before) in asked.iter().zip(&before) {
+        assert_eq!(&json_of(dir, words), before, "{words:?}");
+    }
+    fs::write(dir.join("new.json"), r#"{"NEW": {"title": "brand new soap"}}"#).unwrap();
+    let added = json_of(dir, &of(&["index", "add", "new.json", "--json"]));
+    assert_eq!(added[0]["item"], 60);
+
+    // The copy is a file like the others: when it is another, that is told.
+    let copy = dir.join("run/data/shop.item.json");
+    let text = fs::read_to_string(&copy).unwrap();
+    fs::write(&copy, text.replacen('a', "b", 1)).unwrap();
+    fails(dir, &of(&HISTORY), &["shop.item.json", "--force"]);
+    fs::remove_file(&copy).unwrap();
+    fails(dir, &of(&HISTORY), &["shop"]);
+}
+
+#[test]
+fn an_exported_folder_answers_as_the_run_did() {
+    let folder = tiny();
+    let dir = folder.path();
+    with_a_dataset_folder(dir);
+    let of = |words: &[&'static str]| [&["--run", "run"], words].concat();
+    run(dir, &of(&["index"]), 0);
+    fails(dir, &of(&["export", "--out", "early"]), &["train --stage initial"]);
+    assert!(!dir.join("early").exists());
+    run(dir, &of(&["train", "--stage", "initial"]), 0);
+    fails(dir, &of(&["export", "--out", "early", "--merged"]), &["train --stage anneal"]);
+    run(dir, &of(&["train", "--stage", "anneal"]), 0);
+    run(dir, &of(&["eval"]), 0);
+    fs::write(dir.join("new.json"), r#"{"NEW": {"title": "brand new soap"}}"#).unwrap();
+    run(dir, &of(&["index", "add", "new.json"]), 0);
+    fs::write(dir.join("more.json"), r#"{"MORE": {"title": "glossy black eyeshadow"}}"#).unwrap();
+    let (history, text) = (json_of(dir, &of(&HISTORY)), json_of(dir, &of(&TEXT)));
+
+    let listed = json_of(dir, &of(&["export", "--out", "plain", "--json"]));
+    let mut names: Vec<&str> =
+        listed["files"].as_array().unwrap().iter().map(|f| f.as_str().unwrap()).collect();
+    names.sort_unstable();
+    for name in &names {
+        assert!(dir.join("plain").join(name).exists(), "{name}");
+        let said = fs::read(dir.join("plain").join(name)).unwrap();
+        let place = dir.display().to_string();
+        assert!(!String::from_utf8_lossy(&said).contains(&place), "{name} names {place}");
+    }
+    assert!(
+        names.contains(&"data/shop.popularity.json") && !names.contains(&"data/shop.inter.json")
+    );
+    let card = fs::read_to_string(dir.join("plain/README.md")).unwrap();
+    assert!(card.contains("| test | on |") && card.contains("60 items"), "{card}");
+    run(dir, &of(&["export", "--out", "users", "--with-users"]), 0);
+    run(dir, &of(&["export", "--out", "merged", "--merged"]), 0);
+    run(dir, &of(&["export", "--out", "half", "--merged", "--dtype", "bf16"]), 0);
+    let user = json_of(dir, &of(&["recommend", "--user", "7", "--json"]));
+    let added = json_of(dir, &of(&["index", "add", "more.json", "--json"]));
+
+    // To where nothing else is.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let there = elsewhere.path();
+    for name in ["plain", "users", "merged", "half"] {
+        fs::rename(dir.join(name), there.join(name)).unwrap();
+    }
+    fs::rename(dir.join("more.json"), there.join("more.json")).unwrap();
+    fs::remove_dir_all(dir).unwrap();
+
+    let in_folder = |name: &'static str, words: &[&'static str]| [&["--run", name], words].concat();
+    for name in ["plain", "users"] {
+        assert_eq!(json_of(there, &in_folder(name, &HISTORY)), history, "{name}");
+        assert_eq!(json_of(there, &in_folder(name, &TEXT)), text, "{name}");
+    }
+    // The same weights, added up beforehand.
+    assert_eq!(json_of(there, &in_folder("merged", &HISTORY)), history);
+    let (rounded, exact) = (json_of(there, &in_folder("half", &HISTORY)), scores(&history));
+    for ((_, score), (_, exact)) in scores(&rounded).iter().zip(&exact) {
+        assert!((score - exact).abs() < 0.05, "{rounded} {exact}");
+    }
+    let bytes = |name: &str| {
+        fs::metadata(there.join(name).join("initial/model.safetensors")).unwrap().len()
+    };
+    assert!(bytes("half") < bytes("merged") * 6 / 10);
+
+    let of_user = ["recommend", "--user", "7", "--json"];
+    assert_eq!(json_of(there, &in_folder("users", &of_user)), user);
+    fails(there, &in_folder("plain", &of_user), &["users were left out", "history"]);
+    fails(there, &in_folder("plain", &["eval"]), &["plain/data", ".inter.json"]);
+    let more = ["index", "add", "more.json", "--json"];
+    assert_eq!(json_of(there, &in_folder("plain", &more)), added);
+
+    // What was handed on can be handed on.
+    run(there, &in_folder("plain", &["export", "--out", "again"]), 0);
+    assert_eq!(
+        json_of(there, &in_folder("again", &TEXT)),
+        json_of(there, &in_folder("plain", &TEXT))
+    );
+
+    // Nothing that is there is lost.
+    fails(there, &in_folder("plain", &["export", "--out", "again"]), &["again", "--force"]);
+    run(there, &in_folder("plain", &["export", "--out", "again", "--force", "--merged"]), 0);
+    assert!(!there.join("again/anneal").exists());
+    fs::write(there.join("again/own.txt"), "mine").unwrap();
+    fails(there, &in_folder("plain", &["export", "--out", "again", "--force"]), &["own.txt"]);
+    assert!(there.join("again/own.txt").exists());
+}
