@@ -28,7 +28,7 @@ class Bench:
         self.traces = can_trace()
         self.nowhere = root / "nowhere"
         self.nowhere.mkdir()
-        provide(root)
+        provide(root, binary)
 
     def start(self, run, words, variant=None, threads=1, most_bytes=None, quiet=False, tracer=()):
         """Starts a command on a run folder. Without a variant the folder's own configuration holds; files are not to

@@ -1,12 +1,14 @@
 """The commands that are disturbed, what they are given, and what has to hold of what they write."""
 import collections
 import random
+import subprocess
 
+# The shop: drawn by each command, or read from a folder, of which a run keeps a copy.
+SHOP = {"users": 80, "items": 60, "groups": 6}
+DRAWN = "\n".join(["[data.synthetic]", *(f"{key} = {value}" for key, value in SHOP.items())])
+READ = '[data]\npath = "Shop"'
 CONFIG = """
-[data.synthetic]
-users = 80
-items = 60
-groups = 6
+%(data)s
 [backbone.scratch]
 vocab-size = 400
 hidden-size = 32
@@ -50,8 +52,8 @@ save-every = 3
 epochs = 2
 """
 VARIANTS = {
-    "din": {"method": "hierarchical-kmeans", "encoder": "din", "distillation": 0.0, "ema": 0.0},
-    "sasrec": {"method": "rq-vae", "encoder": "sasrec", "distillation": 0.5, "ema": 0.5},
+    "din": {"data": DRAWN, "method": "hierarchical-kmeans", "encoder": "din", "distillation": 0.0, "ema": 0.0},
+    "sasrec": {"data": READ, "method": "rq-vae", "encoder": "sasrec", "distillation": 0.5, "ema": 0.5},
 }
 NEW_ITEMS = '{"60": {"title": "Kestrine Studio Glossy Eyeshadow Palette in Black, 3 g"}}'
 # Two cells that share their index, and a baseline beside them.
@@ -100,16 +102,17 @@ CHAINS = {
     "pipeline": [
         Step(INDEX, ("index/", "backbone/")), Step(INITIAL, ("index/", "backbone/", "initial/")),
         Step(ANNEAL, ("index/", "initial/", "anneal/")), Step(EVAL, ("initial/", "anneal/")),
-        Step(BASELINE, ("initial/", "anneal/")), Step(ADD, ("index/", "added.json"), "new items are numbered from 61"),
+        Step(BASELINE, ("initial/", "anneal/")), Step(ADD, ("index/", "added.json")),
         writes("samples.jsonl", "data", "samples", "--out"), writes("index.html", "index", "report", "--html"),
         writes("answers.jsonl", "recommend", "--all-users", "--out"),
         writes("answers.parquet", "recommend", "--all-users", "--out"),
+        Step(["export", "--merged", "--out", "{run}/Model", "--json"], ("Model/",), "is there already"),
     ],
     "data": [
         imports("log", "is there already"), imports("other-log", None, "--force"),
         exports("recbole", "is there already"), exports("lcrec", None, "--force"),
         writes("shop.toml", "init", "{run}/Shop", "--force", "--out"),
-        Step(["data", "synth", "--out", "{run}/Synth"], ("Synth/Synth.item.json", "Synth/Synth.inter.json")),
+        Step(["data", "synth", "--out", "{run}/Synth"], ("Synth/",), "is there already"),
     ],
     "run": [Step(["run"], ("index/", "backbone/", "initial/", "anneal/"))],
     "ablate": [Step(["ablate", "{root}/ablation.toml", "--json"])],
@@ -118,8 +121,11 @@ CHAINS = {
 WHOLE = 1 + len(PIPELINE)
 
 
-def provide(root):
+def provide(root, binary):
     """Writes what the commands are given."""
+    shop = [word for key, value in SHOP.items() for word in ("--set", f"data.synthetic.{key}={value}")]
+    subprocess.run([binary, "--quiet", *shop, "data", "synth", "--out", root / "Shop"], cwd=root, check=True,
+                   stdout=subprocess.DEVNULL)
     for name, settings in VARIANTS.items():
         (root / f"{name}.toml").write_text(CONFIG % settings)
     (root / "new-items.json").write_text(NEW_ITEMS)
