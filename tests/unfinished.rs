@@ -86,6 +86,13 @@ fn whatever_is_killed_ends_in_the_same_files() {
     }
 }
 
+/// A process that was killed when all but the folder itself was removed.
+fn leaves_no_empty_folder(dir: &Path, words: &[&str]) {
+    fs::create_dir(of_run(dir, "unfinished")).unwrap();
+    run(dir, words, 0);
+    assert!(!of_run(dir, "unfinished").exists(), "{words:?}");
+}
+
 #[test]
 fn an_evaluation_that_is_killed_goes_on_after_its_last_batch() {
     let dir = tiny();
@@ -128,6 +135,7 @@ fn an_evaluation_that_is_killed_goes_on_after_its_last_batch() {
         run(dir, &words, 0);
         assert!(found() == whole, "{result} differs");
         assert!(!of_run(dir, "unfinished").exists());
+        leaves_no_empty_folder(dir, &words);
     }
 }
 
@@ -160,6 +168,7 @@ fn a_baseline_that_is_redone_is_not_disturbed_by_one_who_asks_for_what_stands() 
     assert!(redone.wait().unwrap().success());
     assert!(read(dir, made) == whole);
     assert!(!of_run(dir, "unfinished").exists());
+    leaves_no_empty_folder(dir, &words);
 }
 
 #[test]

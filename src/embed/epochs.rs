@@ -57,9 +57,6 @@ pub struct TrainingBytes {
     pub disk: u64,
 }
 
-/// Bytes of memory that any training takes, as measured: code that runs for the first time, what the allocator keeps.
-const ANY_TRAINING: u64 = 24 << 20;
-
 impl TrainingBytes {
     /// Of a training of so many parameters; beside them, a step holds so many values, and measuring it so many.
     pub(super) fn new(parameters: usize, step: usize, measuring: usize) -> Self {
@@ -69,7 +66,7 @@ impl TrainingBytes {
         // moments, of which a state is made.
         let more = (3 * parameters + step).max(measuring);
         let bytes = |values: usize| (size_of::<f32>() * values) as u64;
-        Self { memory: ANY_TRAINING + bytes(held + more), disk: bytes(3 * held) }
+        Self { memory: bytes(held + more), disk: bytes(3 * held) }
     }
 }
 

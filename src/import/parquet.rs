@@ -1,9 +1,15 @@
 //! Parquet: the wanted columns, row by row; one page of each is in memory.
+//!
+//! A thread of its own reads the file, since the library can be made to count to the end of time by a few bytes that
+//! stand for lists of lists of nothing: who waits for its rows gives up.
 
 use std::fmt;
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
 
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
@@ -16,6 +22,12 @@ use super::json::joined;
 use super::record::{Record, Role, Take, Wrong};
 use super::source::Counter;
 use crate::{Error, guard, invalid};
+
+/// How long a file may yield nothing.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Rows that are handed over together.
+const ROWS: usize = 256;
 
 /// How a file begins and ends.
 pub(super) const MAGIC: &[u8] = b"PAR1";
@@ -47,7 +59,10 @@ pub(super) fn read(
     };
     let file = File::open(path).map_err(Error::io(path))?;
     let bytes = file.metadata().map_err(Error::io(path))?.len();
-    let reader = guarded(|| SerializedFileReader::new(file)).map_err(|e| broken(&e))?;
+    let reader = within(move |out| {
+        let _ = out.send(guarded(|| SerializedFileReader::new(file)));
+    });
+    let reader = next(&reader).and_then(|opened| opened).map_err(|e| broken(&e))?;
     let metadata = reader.metadata().file_metadata();
     let fields = metadata.schema().get_fields();
     let header: Vec<String> = fields.iter().map(|field| field.name().to_string()).collect();
@@ -62,12 +77,20 @@ pub(super) fn read(
     let projection =
         Type::group_type_builder(metadata.schema().name()).with_fields(projection).build();
     let projection = projection.map_err(|e| broken(&e))?;
-    let mut rows = guarded(|| reader.get_row_iter(Some(projection))).map_err(|e| broken(&e))?;
 
     let total = metadata.num_rows().max(1).unsigned_abs();
+    let batches = within(move |out| send_rows(&reader, projection, &out));
     let (mut number, mut counted) = (0, 0);
     let mut texts: [Option<String>; 8] = Default::default();
-    while let Some(row) = guarded(|| rows.next().transpose()).map_err(|e| broken(&e))? {
+    let mut rows = Vec::new().into_iter();
+    loop {
+        let Some(row) = rows.next() else {
+            rows = next(&batches).and_then(|batch| batch).map_err(|e| broken(&e))?.into_iter();
+            if rows.len() == 0 {
+                break;
+            }
+            continue;
+        };
         number += 1;
         if number % 1024 == 0 {
             let now = (bytes as f64 * (number as f64 / total as f64).min(1.0)) as u64;
@@ -94,6 +117,53 @@ pub(super) fn read(
     }
     counter.add(bytes - counted);
     Ok(())
+}
+
+/// What a thread of its own sends while it does `work`.
+fn within<T: Send + 'static>(work: impl FnOnce(SyncSender<T>) + Send + 'static) -> Receiver<T> {
+    let (sender, receiver) = sync_channel(1);
+    thread::spawn(move || work(sender));
+    receiver
+}
+
+/// The next that is sent.
+fn next<T>(receiver: &Receiver<T>) -> Result<T, String> {
+    let patience = PATIENCE.as_secs();
+    receiver
+        .recv_timeout(PATIENCE)
+        .map_err(|_| format!("nothing of it could be read in {patience} seconds: it is damaged"))
+}
+
+/// Sends the rows of a file, some at a time, and at the end none.
+fn send_rows(
+    reader: &SerializedFileReader<File>,
+    projection: Type,
+    out: &SyncSender<Result<Vec<Row>, String>>,
+) {
+    let mut rows = match guarded(|| reader.get_row_iter(Some(projection))) {
+        Ok(rows) => rows,
+        Err(what) => return drop(out.send(Err(what))),
+    };
+    loop {
+        let mut batch = Vec::with_capacity(ROWS);
+        let mut fault = None;
+        while batch.len() < ROWS && fault.is_none() {
+            match guarded(|| rows.next().transpose()) {
+                Ok(Some(row)) => batch.push(row),
+                Ok(None) => break,
+                Err(what) => fault = Some(what),
+            }
+        }
+        let is_last = batch.is_empty();
+        // Where nobody listens any more, an error of a row has ended the import.
+        let sent = (!is_last || fault.is_none()).then(|| out.send(Ok(batch)));
+        if let Some(what) = fault {
+            return drop(out.send(Err(what)));
+        }
+        if is_last || sent.is_some_and(|sent| sent.is_err()) {
+            return;
+        }
+    }
 }
 
 /// Runs what may panic on a file that is no honest Parquet: the library asserts some of what it reads.

@@ -142,8 +142,8 @@ impl<'a> BatchScorer<'a> {
             let fed: usize = share.iter().map(|(_, hypotheses)| hypotheses).sum();
             let cached = instruction + read + fed * (levels - 1);
             held += self.model.inference_bytes(cached, read.max(fed));
-            // As a tensor and as a list.
-            scores.push((2 * size_of::<f32>() * fed * codes) as u64);
+            // As logits and as log-probabilities, and half of that, as measured, while beams are chosen from them.
+            scores.push((5 * size_of::<f32>() * fed * codes / 2) as u64);
         }
         scores.sort_unstable_by(|a, b| b.cmp(a));
         let at_once: u64 = scores.iter().take(rayon::current_num_threads()).sum();

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::needs::{Needs, bytes_below, memory_bytes};
+use super::needs::{ANY_WORK, Needs, bytes_below, memory_bytes};
 use super::unfinished::UNFINISHED;
 use super::{Monitor, Run};
 use crate::interrupt::Listener;
@@ -107,7 +107,7 @@ impl Observer for TrainLog<'_> {
                 start.total_steps
             );
         }
-        let more = start.memory.map(|memory| memory.total() - memory.weights + self.validation);
+        let more = start.memory.map(|m| ANY_WORK + m.total() - m.weights + self.validation);
         self.predicted = more.map(|more| memory_bytes() + more);
         let needs = Needs { memory: more.unwrap_or(0), disk: start.disk };
         let reused = bytes_below(&self.run.dir.join(UNFINISHED));

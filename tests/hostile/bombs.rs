@@ -6,6 +6,8 @@ use std::io::Write;
 use llmbs::data::Dataset;
 use llmbs::import::{Request, import};
 
+use crate::common::program::fails;
+
 /// The unpacked size: far beyond what a reader may keep, and quickly unpacked where one does.
 const SIZE: usize = 80 << 20;
 
@@ -80,4 +82,20 @@ fn an_id_is_no_text() {
     let longest = &id[..4096];
     let rows = format!("user,item\n{longest},a\n{longest},b\n{longest},c\n");
     assert_eq!(imported("log.csv", rows.as_bytes()).unwrap().users[0].id, longest);
+}
+
+#[test]
+fn a_parquet_file_that_counts_without_end_is_given_up() {
+    // An unknown field of the footer: 4000 lists of 2^31 - 1 booleans each, which the library passes over one by one.
+    let mut footer = vec![0xf9, 0xf9, 0xa0, 0x1f];
+    (0..4000).for_each(|_| footer.extend([0xf1, 0xff, 0xff, 0xff, 0xff, 0x07]));
+    footer.push(0);
+    let length = u32::try_from(footer.len()).unwrap().to_le_bytes();
+    let dir = tempfile::tempdir().unwrap();
+    let file = [&b"PAR1"[..], &footer, &length, b"PAR1"].concat();
+    fs::write(dir.path().join("log.parquet"), file).unwrap();
+    // By the program: what it leaves running ends with it.
+    let words = ["data", "import", "log.parquet", "--out", "X"];
+    fails(dir.path(), &words, &["log.parquet: is no Parquet file", "in 10 seconds"]);
+    assert!(!dir.path().join("X").exists());
 }

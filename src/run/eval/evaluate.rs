@@ -12,7 +12,7 @@ use crate::data::{ItemId, Split};
 use crate::eval::{Evaluation, Popularity, Protocol, Report};
 use crate::run::artifacts::precision;
 use crate::run::monitor::with_progress;
-use crate::run::needs::{Needs, memory_bytes};
+use crate::run::needs::{ANY_WORK, Needs, memory_bytes};
 use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::{Result, rng};
 
@@ -48,7 +48,8 @@ impl Run {
         let protocol = self.protocol(request.split);
 
         let needs = Needs {
-            memory: recommender.bytes(&self.dataset, &targets, protocol)
+            memory: ANY_WORK
+                + recommender.bytes(&self.dataset, &targets, protocol)
                 + LINE_BYTES * targets.len() as u64,
             disk: 3 * LINE_BYTES * targets.len() as u64,
         };

@@ -1,7 +1,7 @@
 //! What an evaluation has found so far, on disk, so that one that is cut off goes on there.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
@@ -85,6 +85,8 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
         let path = path_of(run, name);
         match File::open(&path) {
             Ok(file) if file.try_lock().is_ok() => remove(&path),
+            // The process may have been killed before it removed the empty folder.
+            Err(e) if e.kind() == ErrorKind::NotFound => remove(&path),
             _ => Ok(()),
         }
     }
