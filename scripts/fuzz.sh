@@ -2,7 +2,7 @@
 # Runs the fuzz targets, one after another: scripts/fuzz.sh [SECONDS] [TARGET…]
 #
 # SECONDS (60) is for each target; without a TARGET all of fuzz/Cargo.toml are run, each from its seeds in
-# fuzz/seeds and from what earlier runs found (fuzz/corpus). An input that panics, takes more than 10 s, more
+# fuzz/seeds and from what earlier runs found (fuzz/corpus). An input that panics, takes more than 20 s, more
 # than 2 GiB of memory or asks for more than 1 GiB at once ends its target; the script goes on, names the input
 # at the end and exits with 1. To keep it as a test, copy it to fuzz/seeds/TARGET: `cargo test` feeds all of them.
 #
@@ -48,7 +48,7 @@ for target in "${targets[@]}"; do
   # One thread: an input does the same each time. No traces of calls: errors would take longer than parsing.
   if ! RUST_BACKTRACE=0 RAYON_NUM_THREADS=1 \
     "fuzz/target/$host/release/$target" "fuzz/corpus/$target" "fuzz/seeds/$target" \
-    -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=1 \
+    -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=1 \
     -artifact_prefix="fuzz/artifacts/$target/" > "$log" 2>&1; then
     failed+=("$target: $(sed -n 's/.*Test unit written to //p' "$log" | tail -1)")
     grep -v '^#' "$log" | head -20
