@@ -15,7 +15,7 @@ mod manual;
 mod parquet;
 mod progress;
 mod recommend;
-pub mod request;
+mod serve;
 mod show;
 #[cfg(unix)]
 mod signals;
@@ -59,9 +59,11 @@ pub fn main() -> ExitCode {
     if let Err(e) = signals::take() {
         tracing::warn!("{e:#}");
     }
-    let outcome = set_threads(args.threads).and_then(|()| {
+    let outcome = set_threads(args.threads).and_then(|()| match &args.command {
+        // A thread that waits for connections must not be one of the pool.
+        Command::Serve(asked) => serve::run(&args, asked),
         // From inside the pool, a parallel loop begins without waking another thread first.
-        rayon::scope(|_| run(&args))
+        _ => rayon::scope(|_| run(&args)),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -126,6 +128,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
                 | Command::Init(_)
                 | Command::Completions { .. }
                 | Command::Man { .. }
+                | Command::Serve(_)
                 | Command::Bench { .. }
                 | Command::Ablate(_) => Ok(()),
             }

@@ -1,0 +1,37 @@
+//! `llmbs serve`: recommendations over HTTP.
+
+use std::net::SocketAddr;
+
+use clap::Args as ClapArgs;
+
+use super::args::Args;
+use super::switch::Switch;
+use super::{configuration, device};
+use crate::run::{Run, ServiceOptions};
+use crate::{Error, server};
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct ServeArgs {
+    /// Where to listen; port 0 takes any that is free. Whoever reaches it may ask: there are no passwords
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
+    addr: SocketAddr,
+    /// Beam width; at least as many as an answer has items in effect [default: eval.beam of the
+    /// configuration]
+    #[arg(long, value_name = "N")]
+    beam: Option<usize>,
+    /// With or without the annealing adapter [default: for histories on, where there is one; for texts
+    /// off]
+    #[arg(long)]
+    adapter: Option<Switch>,
+}
+
+pub(super) fn run(args: &Args, serve: &ServeArgs) -> anyhow::Result<()> {
+    let open = || {
+        let opened = configuration(args)
+            .and_then(|(config, dir)| Ok(Run::open(&dir, config, device::open(args.device)?)?));
+        opened.map_err(|e| Error::Invalid(format!("{e:#}")))
+    };
+    let adapter = serve.adapter.map(|switch| switch == Switch::On);
+    let options = ServiceOptions { beam: serve.beam, adapter };
+    Ok(server::serve(serve.addr, options, &open)?)
+}
