@@ -5,9 +5,14 @@ scripts/bench-serve.py [--run runs/demo] [--rounds 3] [--clients 1 64] [--json F
 Each round times the batch and then each number of clients, so that a machine that slows down slows all of them.
 A client keeps its connection and sends its next request when it has the answer to the one before. The load comes
 from one thread of this script, on the same machine: what it costs is the service's loss, and is shown.
+
+At the end 8 such clients are served beside hostile ones, which are to cost bounded time and memory: clients that
+stop in the middle of a head, that send bodies of 1 MiB which are no requests, that ask for as much as may be asked,
+and that go before they are answered.
 """
 
 import argparse
+import contextlib
 import json
 import re
 import select
@@ -15,6 +20,7 @@ import socket
 import statistics
 import subprocess
 import tempfile
+import threading
 import time
 
 from served import served
@@ -85,6 +91,54 @@ def load(port, clients, requests):
     return taken, time.perf_counter() - start, time.process_time() - cpu
 
 
+def message(body):
+    head = "POST /recommend HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
+
+
+@contextlib.contextmanager
+def hostile(port):
+    """Clients that mean no good, for as long as the block runs; gives what they were answered."""
+    over = threading.Event()
+    answered = {}
+    junk = message('{"history": ' + "[" * ((1 << 20) - 20) + "}")
+    items = json.dumps(list(range(500)) * 2)
+    most = message(f'{{"history": {items}, "exclude_history": true, "top": 1000, "explain": true}}')
+
+    def connect():
+        return socket.create_connection(("127.0.0.1", port), timeout=60)
+
+    def again(name, sent, stays):
+        while not over.is_set():
+            with contextlib.suppress(OSError), connect() as connection:
+                connection.sendall(sent)
+                status = connection.recv(12)[9:].decode() if stays else "gone"
+                while stays and connection.recv(1 << 16):
+                    pass
+                answered[name, status] = answered.get((name, status), 0) + 1
+
+    threads = [threading.Thread(target=again, args=args) for args in [
+        ("junk", junk, True), ("junk", junk, True), ("most", most, True), ("gone", most, False),
+    ]]
+    slow = [connect() for _ in range(100)]
+    for connection in slow:
+        connection.sendall(b"POST /recommend HTTP/1.1\r\nHos")
+    for thread in threads:
+        thread.start()
+    yield answered
+    over.set()
+    for thread in threads:
+        thread.join()
+    for connection in slow:
+        connection.close()
+
+
+def peak_memory(process):
+    """MiB."""
+    with open(f"/proc/{process.pid}/status") as status:
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read())[1]) / 1024
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--program", default="target/release/llmbs")
@@ -111,9 +165,12 @@ def main():
                     "p99_ms": 1000 * cuts[98],
                     "load_cpu_share": cpu / took,
                 })
-        with open(f"/proc/{process.pid}/status") as status:
-            peak = re.search(r"VmHWM:\s+(\d+) kB", status.read())
-    print(f"{args.run}, medians of {args.rounds} rounds; peak memory of the service {int(peak[1]) / 1024:.0f} MiB")
+        peak = peak_memory(process)
+        with hostile(port) as answered:
+            seconds, took, _ = load(port, 8, requests[:2000])
+        beside = statistics.quantiles(seconds, n=100, method="inclusive")
+        peak_beside = peak_memory(process)
+    print(f"{args.run}, medians of {args.rounds} rounds; peak memory of the service {peak:.0f} MiB")
     print(f"{'':12} {'requests/s':>11} {'of batch':>9} {'p50 ms':>8} {'p99 ms':>8} {'load, cores':>12}")
     for name, rounds in rows.items():
         middle = {key: statistics.median(r[key] for r in rounds) for key in rounds[0]}
@@ -122,6 +179,9 @@ def main():
         if "p50_ms" in middle:
             text += f" {middle['p50_ms']:8.2f} {middle['p99_ms']:8.2f} {middle['load_cpu_share']:12.2f}"
         print(text)
+    print(f"8 clients beside hostile ones: {len(seconds) / took:.1f} requests/s, p50 {1000 * beside[49]:.1f} ms, "
+          f"p99 {1000 * beside[98]:.1f} ms; peak memory {peak_beside:.0f} MiB; these were answered:",
+          ", ".join(f"{name} {status}: {count}" for (name, status), count in sorted(answered.items())))
     if args.json:
         with open(args.json, "w") as out:
             json.dump(rows, out, indent=2)

@@ -61,7 +61,7 @@ pub fn main() -> ExitCode {
     }
     let outcome = set_threads(args.threads).and_then(|()| match &args.command {
         // A thread that waits for connections must not be one of the pool.
-        Command::Serve(asked) => serve::run(&args, asked),
+        Command::Serve(asked) => serve::run(asked, &|| open(&args)),
         // From inside the pool, a parallel loop begins without waking another thread first.
         _ => rayon::scope(|_| run(&args)),
     });
@@ -134,6 +134,12 @@ fn run(args: &Args) -> anyhow::Result<()> {
             }
         }
     }
+}
+
+/// The run that the arguments name.
+fn open(args: &Args) -> anyhow::Result<Run> {
+    let (config, run_dir) = configuration(args)?;
+    Ok(Run::open(&run_dir, config, device::open(args.device)?)?)
 }
 
 /// The configuration and run folder that the arguments and the place they are given in lead to.

@@ -4,9 +4,7 @@ use std::net::SocketAddr;
 
 use clap::Args as ClapArgs;
 
-use super::args::Args;
 use super::switch::Switch;
-use super::{configuration, device};
 use crate::run::{Run, ServiceOptions};
 use crate::{Error, server};
 
@@ -25,13 +23,13 @@ pub(super) struct ServeArgs {
     adapter: Option<Switch>,
 }
 
-pub(super) fn run(args: &Args, serve: &ServeArgs) -> anyhow::Result<()> {
-    let open = || {
-        let opened = configuration(args)
-            .and_then(|(config, dir)| Ok(Run::open(&dir, config, device::open(args.device)?)?));
-        opened.map_err(|e| Error::Invalid(format!("{e:#}")))
-    };
-    let adapter = serve.adapter.map(|switch| switch == Switch::On);
-    let options = ServiceOptions { beam: serve.beam, adapter };
-    Ok(server::serve(serve.addr, options, &open)?)
+/// Serves the run that `open` opens, now and whenever it is to be opened anew.
+pub(super) fn run(
+    args: &ServeArgs,
+    open: &(dyn Fn() -> anyhow::Result<Run> + Sync),
+) -> anyhow::Result<()> {
+    let adapter = args.adapter.map(|switch| switch == Switch::On);
+    let options = ServiceOptions { beam: args.beam, adapter };
+    let open = || open().map_err(|e| Error::Invalid(format!("{e:#}")));
+    Ok(server::serve(args.addr, options, &open)?)
 }

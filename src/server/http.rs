@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody as _};
 use axum::extract::{Request, State};
 use axum::http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, RETRY_AFTER};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, Uri};
@@ -138,17 +138,21 @@ fn check_type(headers: &HeaderMap) -> Result<(), Refusal> {
 }
 
 async fn read(body: Body) -> Result<Bytes, Refusal> {
-    let limited = Limited::new(body, BODY).collect();
-    let Ok(read) = timeout(BODY_TIME, limited).await else {
+    let too_large = || {
+        let what = format!("the body has more than {BODY} bytes");
+        Refusal(StatusCode::PAYLOAD_TOO_LARGE, what)
+    };
+    // Said beforehand: it need not be sent.
+    if body.size_hint().lower() > BODY as u64 {
+        return Err(too_large());
+    }
+    let Ok(read) = timeout(BODY_TIME, Limited::new(body, BODY).collect()).await else {
         let what = format!("the body did not arrive within {} s", BODY_TIME.as_secs());
         return Err(Refusal(StatusCode::REQUEST_TIMEOUT, what));
     };
     match read {
         Ok(body) => Ok(body.to_bytes()),
-        Err(e) if e.is::<LengthLimitError>() => {
-            let what = format!("the body has more than {BODY} bytes");
-            Err(Refusal(StatusCode::PAYLOAD_TOO_LARGE, what))
-        }
+        Err(e) if e.is::<LengthLimitError>() => Err(too_large()),
         Err(e) => Err(Refusal(StatusCode::BAD_REQUEST, format!("the body cannot be read: {e}"))),
     }
 }
@@ -237,4 +241,32 @@ async fn no_method(request: Request) -> Refusal {
     let (method, path) = (request.method(), request.uri().path());
     let what = format!("{path} is not asked by {method}: see the header Allow, or /openapi.json");
     Refusal(StatusCode::METHOD_NOT_ALLOWED, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::service::Service as _;
+    use hyper_util::service::TowerToHyperService;
+
+    use super::*;
+    use crate::server::worker::{QUEUE, idle};
+
+    #[test]
+    fn a_full_queue_is_told_and_takes_no_more() {
+        let metrics = Arc::new(Metrics::new());
+        let (worker, _jobs) = idle(metrics.clone());
+        let shared = Arc::new(Shared::new(worker, metrics.clone()));
+        let task = || Task::Search { words: String::new(), top: 1, reply: oneshot::channel().0 };
+        for _ in 0..QUEUE {
+            assert!(ask(&shared, task(), Instant::now()).is_ok());
+        }
+        let routes = TowerToHyperService::new(router(shared));
+        let request = axum::http::Request::post("/recommend").header(CONTENT_TYPE, JSON);
+        let request = request.body(Body::from("{\"user\": \"u\"}")).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let response = runtime.block_on(routes.call(request)).unwrap();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()[RETRY_AFTER], "1");
+        assert!(metrics.text().contains(&format!("\nllmbs_waiting_requests {QUEUE}\n")));
+    }
 }

@@ -52,11 +52,18 @@ impl<const N: usize> Histogram<N> {
     }
 }
 
+/// The requests to one route.
+#[derive(Debug)]
+struct Route {
+    seconds: Histogram<12>,
+    /// Their number by status.
+    statuses: BTreeMap<u16, u64>,
+}
+
 /// Everything that is counted since the service began.
 #[derive(Debug)]
 pub(super) struct Metrics {
-    /// Requests and their seconds by route, and their number by route and status.
-    requests: Mutex<(BTreeMap<&'static str, Histogram<12>>, BTreeMap<(&'static str, u16), u64>)>,
+    routes: Mutex<BTreeMap<&'static str, Route>>,
     batches: Mutex<Histogram<7>>,
     /// Requests that wait for the model.
     pub(super) waiting: AtomicUsize,
@@ -74,7 +81,7 @@ pub(super) struct Metrics {
 impl Metrics {
     pub(super) fn new() -> Self {
         Self {
-            requests: Mutex::default(),
+            routes: Mutex::default(),
             batches: Mutex::new(Histogram::new(SIZES)),
             waiting: AtomicUsize::new(0),
             connections: AtomicUsize::new(0),
@@ -87,11 +94,11 @@ impl Metrics {
 
     /// A request has been answered.
     pub(super) fn request(&self, route: &'static str, status: u16, took: Duration) {
-        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        let (seconds, statuses) = &mut *requests;
-        let seconds = seconds.entry(route).or_insert_with(|| Histogram::new(SECONDS));
-        seconds.add(took.as_secs_f64());
-        *statuses.entry((route, status)).or_default() += 1;
+        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Route { seconds: Histogram::new(SECONDS), statuses: BTreeMap::new() };
+        let route = routes.entry(route).or_insert_with(new);
+        route.seconds.add(took.as_secs_f64());
+        *route.statuses.entry(status).or_default() += 1;
     }
 
     /// So many requests go through the model together.
@@ -105,16 +112,19 @@ impl Metrics {
         let head = |text: &mut String, name: &str, kind: &str, help: &str| {
             let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
         };
-        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
         let name = "llmbs_requests_total";
         head(&mut text, name, "counter", "Requests answered, by route and status.");
-        for ((route, status), count) in &requests.1 {
-            let _ = writeln!(text, "{name}{{route=\"{route}\",status=\"{status}\"}} {count}");
+        for (name_of, route) in &*routes {
+            for (status, count) in &route.statuses {
+                let labels = format!("route=\"{name_of}\",status=\"{status}\"");
+                let _ = writeln!(text, "{name}{{{labels}}} {count}");
+            }
         }
         let name = "llmbs_request_seconds";
         head(&mut text, name, "histogram", "Seconds from a request's head to its answer.");
-        for (route, seconds) in &requests.0 {
-            seconds.write(&mut text, name, &format!("route=\"{route}\","));
+        for (name_of, route) in &*routes {
+            route.seconds.write(&mut text, name, &format!("route=\"{name_of}\","));
         }
         let name = "llmbs_batch_requests";
         head(&mut text, name, "histogram", "Requests that went through the model together.");

@@ -113,21 +113,22 @@ impl Form {
         let (Some(name), None) = (asked.next(), asked.next()) else {
             invalid!("give exactly one of user, history and text");
         };
-        let whom = match (name, value(fields, name)?) {
-            ("user", Some(Value::String(key))) => Whom::User(key),
-            ("user", Some(Value::Number(key))) => Whom::User(key.to_string()),
-            ("text", Some(Value::String(text))) => {
-                let length = text.chars().count();
-                if length > limits.text {
-                    invalid!("text has {length} characters; the most are {}", limits.text);
+        let whom = match name {
+            "history" => Whom::History(names(fields, name, limits.items)?.unwrap_or_default()),
+            _ => match (name, value(fields, name)?.unwrap_or_default()) {
+                ("text", Value::String(text)) => {
+                    let length = text.chars().count();
+                    if length > limits.text {
+                        invalid!("text has {length} characters; the most are {}", limits.text);
+                    }
+                    Whom::Text(text)
                 }
-                Whom::Text(text)
-            }
-            ("history", _) => Whom::History(names(fields, name, limits.items)?.unwrap_or_default()),
-            (name, found) => {
-                let found = found.unwrap_or_default().to_string();
-                invalid!("{name} must be a string, found {}", short(&found))
-            }
+                (_, Value::String(key)) => Whom::User(key),
+                ("user", Value::Number(key)) => Whom::User(key.to_string()),
+                (name, other) => {
+                    invalid!("{name} must be a string, found {}", short(&other.to_string()))
+                }
+            },
         };
         let only = names(fields, "only", limits.only)?;
         if only.as_ref().is_some_and(Vec::is_empty) {
@@ -153,15 +154,16 @@ impl Form {
     ) -> Result<Query> {
         let wanted = match self.whom {
             Whom::Text(text) => Wanted::Text(text),
-            Whom::User(key) => match lookup.user(&key) {
-                Ok(user) => Wanted::History(user.items.clone()),
-                Err(_) => {
+            Whom::User(key) => {
+                if let Ok(user) = lookup.user(&key) {
+                    Wanted::History(user.items.clone())
+                } else {
                     let key = short(&key);
                     *reason =
                         Some(format!("there is no user {key:?} with at least 3 interactions"));
                     Wanted::Popular
                 }
-            },
+            }
             Whom::History(names) => {
                 let none_given = names.is_empty();
                 let items = known(names, lookup, unknown);
@@ -308,7 +310,7 @@ fn names(fields: &Fields, field: &str, most: usize) -> Result<Option<Vec<Name>>>
     if items.len() > most {
         invalid!("{field} has {} items; the most are {most}", items.len());
     }
-    let name = |item: Value| match (item.as_u64(), item) {
+    let name = |item: Value| match (whole(&item), item) {
         (Some(id), _) => Ok(Name::Id(id)),
         (None, Value::String(text)) => Ok(Name::Text(text)),
         (None, other) => {
@@ -318,9 +320,16 @@ fn names(fields: &Fields, field: &str, most: usize) -> Result<Option<Vec<Name>>>
     items.into_iter().map(name).collect::<Result<_>>().map(Some)
 }
 
+/// A whole number from 0, as far as JSON's readers agree on it; some write 3 as 3.0.
+fn whole(value: &Value) -> Option<u64> {
+    let number = value.as_f64()?;
+    let agreed = number >= 0.0 && number < (1_u64 << 53) as f64 && number.fract() == 0.0;
+    agreed.then_some(number as u64)
+}
+
 fn top(fields: &Fields, most: usize) -> Result<Option<usize>> {
     let Some(given) = value(fields, "top")? else { return Ok(None) };
-    match given.as_u64() {
+    match whole(&given) {
         Some(0) | None => {
             invalid!("top must be a whole number from 1, found {}", short(&given.to_string()))
         }
@@ -369,7 +378,7 @@ mod tests {
     fn a_request_overrides_what_holds_without_it() {
         let Query { wanted, options } = read(r#"{"user": "u"}"#).query.unwrap();
         assert_eq!((wanted, options), (Wanted::History(vec![0, 1, 2]), defaults()));
-        let text = r#"{"id": [1, 2], "history": ["A", 9, 1], "top": 3, "only": ["B", "A", 1, "no"],
+        let text = r#"{"id": [1, 2], "history": ["A", 9, 1.0], "top": 3.0, "only": ["B", "A", 1, "no"],
                        "exclude": [], "exclude_history": false, "explain": true}"#;
         let Request { fields, unknown, reason, query, .. } = read(text);
         let Query { wanted, options } = query.unwrap();
@@ -379,7 +388,7 @@ mod tests {
         assert!(options.explain && !options.exclude_history && reason.is_none());
         assert_eq!(unknown, [Name::Id(9), Name::Text("no".into())]);
         let back = serde_json::to_string(&fields).unwrap();
-        assert_eq!(back, r#"{"id":[1, 2],"top":3,"exclude_history":false,"explain":true}"#);
+        assert_eq!(back, r#"{"id":[1, 2],"top":3.0,"exclude_history":false,"explain":true}"#);
     }
 
     #[test]
@@ -407,6 +416,7 @@ mod tests {
             (r#"{"user": "u", "reason": 1}"#, "no field \"reason\""),
             (r#"{"history": "A"}"#, "must be a list of items, found \"A\""),
             (r#"{"history": [1, 1.5]}"#, "history: an item is an id or a raw id, found 1.5"),
+            (r#"{"history": [9007199254740992]}"#, "found 9007199254740992"),
             (r#"{"history": [1], "only": []}"#, "only names no items"),
             (r#"{"history": [1], "only": ["no"]}"#, "none of the items that `only`"),
             (r#"{"history": [1], "top": 0}"#, "top must be a whole number from 1, found 0"),

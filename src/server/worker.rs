@@ -20,10 +20,10 @@ use crate::run::{NamedItem, RecommendOptions, Run, Service, ServiceOptions};
 use crate::{Error, Result};
 
 /// The most requests that go through the model together: more would gain nothing and make the first wait.
-pub(super) const BATCH: usize = 64;
+const BATCH: usize = 64;
 
 /// The most requests that wait.
-const QUEUE: usize = 256;
+pub(super) const QUEUE: usize = 256;
 
 /// How a request is answered that does not say.
 const DEFAULTS: RecommendOptions = RecommendOptions {
@@ -96,7 +96,7 @@ impl Worker {
         // gone, which tells as much.
         let _ = Builder::new().name("model".into()).spawn_scoped(scope, move || {
             let mut ready = Some(ready);
-            if let Err(e) = work(open, options, metrics, &mut ready)
+            if let Err(e) = work(open, options, &metrics, &mut ready)
                 && let Some(ready) = ready.take()
             {
                 let _ = ready.send(Err(e));
@@ -122,7 +122,7 @@ impl Worker {
 fn work(
     open: &(dyn Fn() -> Result<Run> + Sync),
     options: ServiceOptions,
-    metrics: Arc<Metrics>,
+    metrics: &Arc<Metrics>,
     ready: &mut Option<oneshot::Sender<Result<Worker>>>,
 ) -> Result<()> {
     let run = open()?;
@@ -145,7 +145,7 @@ fn work(
     if let Some(ready) = ready.take() {
         let _ = ready.send(Ok(worker));
     }
-    serve(&service, &lookup, &taken, &metrics);
+    serve(&service, &lookup, &taken, metrics);
     Ok(())
 }
 
@@ -199,4 +199,22 @@ fn answer_all(service: &Service, lookup: &Lookup, jobs: Vec<Job>, metrics: &Metr
             }
         }
     }
+}
+
+/// A worker whose jobs nobody takes, and the jobs.
+#[cfg(test)]
+pub(super) fn idle(metrics: Arc<Metrics>) -> (Worker, Receiver<Job>) {
+    let (jobs, taken) = sync_channel(QUEUE);
+    let about = About {
+        status: "ok",
+        version: "",
+        revision: "",
+        run: String::new(),
+        dataset: String::new(),
+        items: 0,
+        users: 0,
+        model_sha256: None,
+        loaded_at: 0,
+    };
+    (Worker { jobs, metrics, about }, taken)
 }

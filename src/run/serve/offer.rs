@@ -77,7 +77,14 @@ pub(super) fn check(dataset: &Dataset, item: ItemId) -> Result<()> {
 pub(super) struct Offers {
     all: Arc<Offer>,
     /// The latest first.
-    filtered: Mutex<Vec<(Arc<[ItemId]>, Arc<Offer>)>>,
+    filtered: Mutex<Vec<Filtered>>,
+}
+
+/// What is offered to those who name the items of `only`.
+#[derive(Debug)]
+struct Filtered {
+    only: Arc<[ItemId]>,
+    offer: Arc<Offer>,
 }
 
 impl Offers {
@@ -94,12 +101,14 @@ impl Offers {
     ) -> Result<Arc<Offer>> {
         let Some(only) = only else { return Ok(self.all.clone()) };
         let mut filtered = self.filtered.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |items: &Arc<[ItemId]>| Arc::ptr_eq(items, only) || items == only;
-        let found = match filtered.iter().position(|(items, _)| same(items)) {
+        let found = match filtered.iter().position(|kept| kept.only == *only) {
             Some(at) => filtered.remove(at),
-            None => (only.clone(), Arc::new(Offer::of(catalogue, index, only.iter().copied())?)),
+            None => {
+                let offer = Arc::new(Offer::of(catalogue, index, only.iter().copied())?);
+                Filtered { only: only.clone(), offer }
+            }
         };
-        let offer = found.1.clone();
+        let offer = found.offer.clone();
         filtered.insert(0, found);
         filtered.truncate(KEPT);
         Ok(offer)
