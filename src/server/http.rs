@@ -115,12 +115,13 @@ async fn recommend(
     let refused = |status| move |e: crate::Error| Refusal(status, e.to_string());
     let fields = read_fields(&body).map_err(refused(StatusCode::BAD_REQUEST))?;
     drop(body);
-    let unfit = StatusCode::UNPROCESSABLE_ENTITY;
-    let form = Form::new(&fields, &LIMITS).map_err(refused(unfit))?;
+    let form = Form::new(&fields, &LIMITS).map_err(refused(StatusCode::UNPROCESSABLE_ENTITY))?;
     let (reply, answer) = oneshot::channel();
     ask(&shared, Task::Recommend { fields, form, reply }, deadline)?;
     match wait(answer).await?.map_err(refused(StatusCode::INTERNAL_SERVER_ERROR))? {
-        Answer { outcome: Outcome::Error { error, .. }, .. } => Err(Refusal(unfit, error)),
+        Answer { outcome: Outcome::Error { error, .. }, .. } => {
+            Err(Refusal(StatusCode::CONFLICT, error))
+        }
         answer => Ok(([(CONTENT_TYPE, JSON)], json(&answer)).into_response()),
     }
 }

@@ -120,7 +120,6 @@ async fn serve_in<'scope, 'env>(
             () = connections.accept(&listener) => {}
         }
     }
-    tracing::info!("stopping: what is under way is answered");
     connections.end(listener).await;
     Ok(())
 }

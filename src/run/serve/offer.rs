@@ -101,12 +101,12 @@ impl Offers {
     ) -> Result<Arc<Offer>> {
         let Some(only) = only else { return Ok(self.all.clone()) };
         let mut filtered = self.filtered.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = match filtered.iter().position(|kept| kept.only == *only) {
-            Some(at) => filtered.remove(at),
-            None => {
-                let offer = Arc::new(Offer::of(catalogue, index, only.iter().copied())?);
-                Filtered { only: only.clone(), offer }
-            }
+        let known = filtered.iter().position(|kept| kept.only == *only);
+        let found = if let Some(at) = known {
+            filtered.remove(at)
+        } else {
+            let offer = Arc::new(Offer::of(catalogue, index, only.iter().copied())?);
+            Filtered { only: only.clone(), offer }
         };
         let offer = found.offer.clone();
         filtered.insert(0, found);
