@@ -86,6 +86,8 @@ async fn serve_in<'scope, 'env>(
     options: ServiceOptions,
     open: &'env (dyn Fn() -> Result<Run> + Sync),
 ) -> Result<()> {
+    // SIGHUP would end the program while it loads.
+    let mut signals = Signals::take()?;
     // The address first: it is in use more often than a model is slow.
     let listener = TcpListener::bind(address).await;
     let listener = listener.map_err(|e| Error::Invalid(format!("--addr {address}: {e}")))?;
@@ -101,7 +103,6 @@ async fn serve_in<'scope, 'env>(
     let connections = Connections::new(shared.clone());
     // From here on a signal does not end the program while somebody waits for an answer.
     let _listener = interrupt::Listener::new();
-    let mut signals = Signals::take()?;
     tracing::info!("listening on http://{address}");
 
     let mut loading: Option<oneshot::Receiver<Result<Worker>>> = None;
