@@ -39,6 +39,8 @@ pub mod ablate;
 
 pub mod bench;
 
+pub mod server;
+
 pub mod cli;
 
 pub use error::{Error, Result};

@@ -19,6 +19,8 @@ mod index_methods;
 mod index_properties;
 mod llama;
 mod recommend;
+#[cfg(unix)]
+mod serve;
 mod shop;
 #[cfg(unix)]
 mod signals;

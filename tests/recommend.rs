@@ -98,9 +98,9 @@ fn a_bad_line_of_a_batch_says_what_is_wrong_and_stops_nothing() {
     let requests = [
         r#"{"id": "a", "history": [1]}"#,
         r#"{"id": "b", "history": "#,
-        r#"{"id": "c", "history": [9999]}"#,
-        r#"{"id": "d", "history": []}"#,
-        r#"{"id": "e", "user": "nobody"}"#,
+        r#"{"id": "c", "history": [1, 2.5]}"#,
+        r#"{"id": "d", "history": [1], "top": 0}"#,
+        r#"{"id": "e", "history": [1], "only": ["none"]}"#,
         r#"{"id": "f", "user": "7", "items": 3}"#,
         r#"{"id": "g", "user": "7", "text": "soap"}"#,
         r#"{"id": "h"}"#,
@@ -118,9 +118,9 @@ fn a_bad_line_of_a_batch_says_what_is_wrong_and_stops_nothing() {
     assert_same(&answers[0]["items"], &answers[12]["items"]);
     let expected = [
         "not JSON",
-        "9999",
-        "history is empty",
-        "nobody",
+        "2.5",
+        "top must be",
+        "none of the items",
         "no field \"items\"",
         "exactly one of",
         "exactly one of",
@@ -145,6 +145,31 @@ fn an_unknown_item_of_a_batch_is_told_beside_the_answer_from_the_rest() {
     let answer = json_lines(&stdout).remove(0);
     assert_eq!(answer["unknown"], json!(["none", 9999]));
     assert_same(&answer["items"], &recommend(&["--history", "1,2", "--top", "5"]));
+}
+
+#[test]
+fn a_request_of_a_batch_overrides_what_the_flags_say() {
+    write(
+        "own.jsonl",
+        "{\"history\": [1, 2]}\n\
+         {\"history\": [1, 2], \"top\": 7, \"exclude_history\": false, \"exclude\": [3, \"none\"]}\n\
+         {\"history\": [1, 2], \"only\": [4, 5, 9999], \"explain\": true}\n",
+    );
+    let args = ["recommend", "--batch", "own.jsonl", "--top", "5", "--exclude-history"];
+    let answers = json_lines(&run(&SHOP, &args, 0).0);
+    let excluded = ["--history", "1,2", "--top", "5", "--exclude-history"];
+    assert_same(&answers[0]["items"], &recommend(&excluded));
+    let all = ids(&recommend(&["--history", "1,2", "--top", "8"]));
+    let expected: Vec<u64> = all.into_iter().filter(|&item| item != 3).take(7).collect();
+    assert_eq!(ids(&answers[1]["items"]), expected);
+    assert_eq!((&answers[1]["top"], answers[1].get("exclude")), (&json!(7), None));
+    let only: BTreeSet<u64> = ids(&answers[2]["items"]).into_iter().collect();
+    assert_eq!(only, BTreeSet::from([4, 5]));
+    assert!(answers[2]["items"][0]["explanation"]["tokens"].is_array());
+    assert_eq!(
+        (&answers[1]["unknown"], &answers[2]["unknown"]),
+        (&json!(["none"]), &json!([9999]))
+    );
 }
 
 #[test]
@@ -438,13 +463,16 @@ fn a_checkpoint_that_does_not_fit_the_index_is_refused() {
 
 #[test]
 fn the_manual_names_every_field() {
-    write("two.jsonl", "{\"id\": 1, \"history\": [1, \"none\"]}\n{\"id\": 2}\n");
+    let requests = "{\"id\": 1, \"history\": [1, \"none\"]}\n{\"id\": 2}\n{\"user\": \"nobody\"}\n";
+    write("two.jsonl", requests);
     let (stdout, _) = run(&SHOP, &["recommend", "--batch", "two.jsonl", "--explain"], 1);
     let mut found = BTreeSet::new();
     for answer in json_lines(&stdout) {
         found.extend(field_names(&answer));
     }
-    assert!(found.contains("typical") && found.contains("error"), "{found:?}");
+    for name in ["typical", "error", "reason"] {
+        assert!(found.contains(name), "{found:?}");
+    }
     let manual = include_str!("../docs/recommend.md");
     for name in found {
         assert!(manual.contains(&format!("`{name}`")), "docs/recommend.md does not tell of {name}");

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which modules a module may use, besides `error`, `rng` and `files`.
-const MAY_USE: [(&str, &[&str]); 20] = [
+const MAY_USE: [(&str, &[&str]); 21] = [
     ("data", &[]),
     ("export", &["data"]),
     ("import", &["data"]),
@@ -41,7 +41,8 @@ const MAY_USE: [(&str, &[&str]); 20] = [
     ),
     ("ablate", &["config", "data", "eval", "run"]),
     ("bench", &["decode", "index", "inference", "model", "nn", "ops", "tasks", "train"]),
-    ("cli", &["ablate", "bench", "config", "data", "decode", "export", "import", "run"]),
+    ("server", &["data", "run"]),
+    ("cli", &["ablate", "bench", "config", "data", "decode", "export", "import", "run", "server"]),
     ("main", &["cli"]),
 ];
 

@@ -15,6 +15,7 @@ use super::generate::GenerateArgs;
 use super::index::IndexArgs;
 use super::init::InitArgs;
 use super::recommend::RecommendArgs;
+use super::serve::ServeArgs;
 use super::train::TrainArgs;
 
 /// A generative recommender in one binary: from interactions and item texts to a language model that
@@ -84,6 +85,8 @@ pub(super) enum Command {
     /// Recommend items to a user, after a history, or by a description; one, a file of them, or line by
     /// line (docs/recommend.md)
     Recommend(RecommendArgs),
+    /// Recommend over HTTP, with a page to try it; SIGHUP has the run opened anew (docs/serve.md)
+    Serve(ServeArgs),
     /// Write the trained model as a folder of its own, to be used where neither run nor dataset are
     /// (docs/export.md)
     Export(ExportArgs),

@@ -16,7 +16,7 @@ mod manual;
 mod parquet;
 mod progress;
 mod recommend;
-pub mod request;
+mod serve;
 mod show;
 #[cfg(unix)]
 mod signals;
@@ -60,9 +60,11 @@ pub fn main() -> ExitCode {
     if let Err(e) = signals::take() {
         tracing::warn!("{e:#}");
     }
-    let outcome = set_threads(args.threads).and_then(|()| {
+    let outcome = set_threads(args.threads).and_then(|()| match &args.command {
+        // A thread that waits for connections must not be one of the pool.
+        Command::Serve(asked) => serve::run(asked, &|| open(&args)),
         // From inside the pool, a parallel loop begins without waking another thread first.
-        rayon::scope(|_| run(&args))
+        _ => rayon::scope(|_| run(&args)),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -129,11 +131,18 @@ fn run(args: &Args) -> anyhow::Result<()> {
                 | Command::Init(_)
                 | Command::Completions { .. }
                 | Command::Man { .. }
+                | Command::Serve(_)
                 | Command::Bench { .. }
                 | Command::Ablate(_) => Ok(()),
             }
         }
     }
+}
+
+/// The run that the arguments name.
+fn open(args: &Args) -> anyhow::Result<Run> {
+    let (config, run_dir) = configuration(args)?;
+    Ok(Run::open_to_use(&run_dir, config, device::open(args.device)?)?)
 }
 
 /// The configuration and run folder that the arguments and the place they are given in lead to.

@@ -74,8 +74,8 @@ impl<W: Write + Send> Table<W> {
         column::<_, Int32Type>(group, &rows, |row| Some(row.item.named.item.cast_signed()))?;
         column::<_, ByteArrayType>(group, &rows, |row| row.item.named.raw_id.as_deref().map(text))?;
         column::<_, ByteArrayType>(group, &rows, |row| Some(text(&row.item.named.title)))?;
-        column::<_, FloatType>(group, &rows, |row| Some(row.item.score))?;
-        column::<_, FloatType>(group, &rows, |row| Some(row.item.probability))?;
+        column::<_, FloatType>(group, &rows, |row| row.item.score)?;
+        column::<_, FloatType>(group, &rows, |row| row.item.probability)?;
         of_rows.close().map(|_| ()).map_err(failed)
     }
 }

@@ -4,48 +4,29 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, BufRead, BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args as ClapArgs;
-use serde::Serialize;
-use serde_json::{Map, Value};
 
 use super::parquet::Table;
 use super::progress::Bars;
-use super::request::{self, Request};
 use super::show::{self, out};
 use super::switch::Switch;
 use crate::data::{ItemId, Lookup, User};
 use crate::files;
 use crate::run::{
     Explanation, Monitor, NamedItem, Query, RecommendOptions, Recommendation, Run, Service,
-    SharedPrefix,
+    ServiceOptions, SharedPrefix, Wanted, check_beam,
 };
+use crate::server::{Answer, Fallback, Outcome, Request, answer, history};
 
 /// Lines of a batch that are answered together: enough that like ones fill the model's batches.
 const WINDOW: usize = 1024;
 
 /// Characters of a title where several share a line.
 const SHORT_TITLE: usize = 40;
-
-/// The answer to one line.
-#[derive(Debug, Serialize)]
-struct Answer {
-    #[serde(flatten)]
-    fields: Map<String, Value>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    unknown: Vec<Value>,
-    #[serde(flatten)]
-    outcome: Outcome,
-}
-
-#[derive(Debug, Serialize)]
-#[serde(untagged)]
-enum Outcome {
-    Items { items: Vec<Recommendation> },
-    Error { line: usize, error: String },
-}
 
 #[derive(Debug, ClapArgs)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag")]
@@ -107,12 +88,20 @@ pub(super) fn recommend(run: &Run, args: &RecommendArgs, bars: &mut Bars) -> any
     let lookup = Lookup::new(catalogue.dataset());
     // Whatever is mistyped is told before the model is loaded.
     let single = single(args, &lookup)?;
-    let options = RecommendOptions {
+    if args.top == 0 {
+        bail!("--top must be at least 1");
+    }
+    let only = args.only.as_deref().map(|path| read_items(path, &lookup)).transpose()?;
+    if let Some(only) = &only {
+        check_beam(args.beam, only.len())?;
+    }
+    let adapter = args.adapter.map(|switch| switch == Switch::On);
+    let options = ServiceOptions { beam: args.beam, adapter };
+    let defaults = RecommendOptions {
         top: args.top,
-        beam: args.beam,
-        adapter: args.adapter.map(|switch| switch == Switch::On),
+        only,
+        exclude: Vec::new(),
         exclude_history: args.exclude_history,
-        only: args.only.as_deref().map(|path| read_items(path, &lookup)).transpose()?,
         explain: args.explain,
     };
     if let Some(path) = args.out.as_deref() {
@@ -133,42 +122,46 @@ pub(super) fn recommend(run: &Run, args: &RecommendArgs, bars: &mut Bars) -> any
         let service = run.service(&catalogue, options)?;
         let lines = (1..).zip(text.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii));
         let lines: Vec<(usize, &[u8])> = lines.filter(|(_, line)| !line.is_empty()).collect();
-        let read = |(line, text): &(usize, &[u8])| Request::from_json(text, *line, &lookup);
+        let read =
+            |(line, text): &(usize, &[u8])| Ok(Request::from_json(text, *line, &lookup, &defaults));
         return batch(&service, &lines, &read, args, bars);
     }
     let service = run.service(&catalogue, options)?;
     if args.all_users {
         let users: Vec<(usize, &User)> = (1..).zip(&run.dataset().users).collect();
-        return batch(&service, &users, &|&(line, user)| Request::of_user(user, line), args, bars);
+        let ask = |&(line, user): &(usize, &User)| Request::of_user(user, line, &defaults);
+        return batch(&service, &users, &ask, args, bars);
     }
     match single {
-        Some(query) => one(&service, query, args),
-        None => interactive(&service, &lookup, args.json),
+        Some(wanted) => one(&service, Query { wanted, options: defaults }, args),
+        None => interactive(&service, &lookup, &defaults, args.json),
     }
 }
 
 /// What the command line itself asks for, if it does.
-fn single(args: &RecommendArgs, lookup: &Lookup) -> crate::Result<Option<Query>> {
+fn single(args: &RecommendArgs, lookup: &Lookup) -> crate::Result<Option<Wanted>> {
     Ok(match (&args.user, &args.history, &args.text) {
-        (Some(key), _, _) => Some(request::user(key, lookup)?),
-        (_, Some(items), _) => Some(request::history(items, lookup)?),
-        (_, _, Some(text)) => Some(Query::Text(text.clone())),
+        (Some(key), _, _) => Some(Wanted::History(lookup.user(key)?.items.clone())),
+        (_, Some(items), _) => Some(history(items, lookup)?),
+        (_, _, Some(text)) => Some(Wanted::Text(text.clone())),
         (None, None, None) => None,
     })
 }
 
 /// The items of a file: one a line, by id or raw id; blank lines and those that begin with # do not count.
-fn read_items(path: &Path, lookup: &Lookup) -> anyhow::Result<Vec<ItemId>> {
+fn read_items(path: &Path, lookup: &Lookup) -> anyhow::Result<Arc<[ItemId]>> {
     let text = files::read_text(path)?;
     let lines = (1..).zip(text.lines().map(str::trim));
-    let items: Vec<ItemId> = lines
+    let mut items: Vec<ItemId> = lines
         .filter(|(_, name)| !name.is_empty() && !name.starts_with('#'))
         .map(|(line, name)| lookup.item(name).with_context(|| format!("{}:{line}", path.display())))
         .collect::<anyhow::Result<_>>()?;
     if items.is_empty() {
         bail!("{}: names no items", path.display());
     }
-    Ok(items)
+    items.sort_unstable();
+    items.dedup();
+    Ok(items.into())
 }
 
 fn one(service: &Service, query: Query, args: &RecommendArgs) -> anyhow::Result<()> {
@@ -187,20 +180,24 @@ fn one(service: &Service, query: Query, args: &RecommendArgs) -> anyhow::Result<
 fn batch<T>(
     service: &Service,
     asked: &[T],
-    request: &dyn Fn(&T) -> Request,
+    request: &dyn Fn(&T) -> crate::Result<Request>,
     args: &RecommendArgs,
     bars: &mut Bars,
 ) -> anyhow::Result<()> {
     let start = Instant::now();
     bars.begin("recommend", asked.len() as u64);
-    let (mut done, mut bad, mut short) = (0, 0, 0);
+    let (mut done, mut bad, mut short, mut popular) = (0, 0, 0, 0);
     let mut job = |keep: &mut dyn FnMut(Answer) -> io::Result<()>| -> io::Result<()> {
         for window in asked.chunks(WINDOW) {
-            let requests = window.iter().map(request).collect();
-            for answer in answer(service, requests).map_err(io::Error::other)? {
+            let requests = window.iter().map(request).collect::<crate::Result<_>>();
+            let answers = requests.and_then(|requests| answer(service, requests));
+            for answer in answers.map_err(io::Error::other)? {
                 match &answer.outcome {
                     Outcome::Error { .. } => bad += 1,
-                    Outcome::Items { items } => short += usize::from(items.len() < args.top),
+                    Outcome::Items { fallback, items } => {
+                        popular += usize::from(fallback.is_some());
+                        short += usize::from(items.len() < args.top);
+                    }
                 }
                 keep(answer)?;
             }
@@ -232,6 +229,9 @@ fn batch<T>(
     if short > 0 {
         tracing::info!("{short} answers have fewer than {} items: there are no more", args.top);
     }
+    if popular > 0 {
+        tracing::info!("{popular} answers go by popularity; their lines say why");
+    }
     if bad > 0 {
         bail!("{bad} of {done} requests could not be answered; their lines say why");
     }
@@ -240,9 +240,10 @@ fn batch<T>(
 
 /// Adds the answer for a user, by raw id, to a table.
 fn row<W: Write + Send>(answer: Answer, table: &mut Table<W>) -> io::Result<()> {
-    let user = answer.fields.get("user").and_then(Value::as_str).unwrap_or_default();
+    let user = answer.fields.get("user").map_or("\"\"", |user| user.get());
+    let user: String = serde_json::from_str(user)?;
     match answer.outcome {
-        Outcome::Items { items } => table.push(user, items),
+        Outcome::Items { items, .. } => table.push(&user, items),
         Outcome::Error { error, .. } => Err(io::Error::other(format!("user {user:?}: {error}"))),
     }
 }
@@ -253,7 +254,12 @@ fn is_parquet(path: &Path) -> bool {
 }
 
 /// Answers each line of stdin as it comes, up to an empty one.
-fn interactive(service: &Service, lookup: &Lookup, json: bool) -> anyhow::Result<()> {
+fn interactive(
+    service: &Service,
+    lookup: &Lookup,
+    defaults: &RecommendOptions,
+    json: bool,
+) -> anyhow::Result<()> {
     tracing::info!("ready: ids joined by commas, or a JSON object; an empty line ends");
     for (line, text) in (1..).zip(io::stdin().lock().split(b'\n')) {
         let text = text.context("stdin")?;
@@ -261,11 +267,16 @@ fn interactive(service: &Service, lookup: &Lookup, json: bool) -> anyhow::Result
         if text.is_empty() {
             break;
         }
-        let request = Request::from_line(text, line, lookup);
+        let request = Request::from_line(text, line, lookup, defaults);
         for answer in answer(service, vec![request])? {
             let text = match &answer.outcome {
                 _ if json => files::json_line(&answer)?,
-                Outcome::Items { items } => table(items),
+                Outcome::Items { fallback, items } => {
+                    if let Some(Fallback { reason, .. }) = fallback {
+                        tracing::info!("by popularity: {reason}");
+                    }
+                    table(items)
+                }
                 Outcome::Error { error, .. } => {
                     show::fault(error);
                     continue;
@@ -275,25 +286,6 @@ fn interactive(service: &Service, lookup: &Lookup, json: bool) -> anyhow::Result
         }
     }
     Ok(())
-}
-
-/// The answers to `requests`, in their order.
-fn answer(service: &Service, requests: Vec<Request>) -> crate::Result<Vec<Answer>> {
-    let asked = requests.iter().filter_map(|request| request.query.as_ref().ok());
-    let queries: Vec<Query> = asked.cloned().collect();
-    let mut answers = service.answer(&queries)?.into_iter();
-    let mut outcome = |line, query: crate::Result<Query>| {
-        // Each query that could be read has an answer of its own.
-        match query.and_then(|_| answers.next().transpose()) {
-            Ok(items) => Outcome::Items { items: items.unwrap_or_default() },
-            Err(e) => Outcome::Error { line, error: e.to_string() },
-        }
-    };
-    let answer = |r: Request| {
-        let (fields, unknown) = (r.fields, r.unknown);
-        Answer { fields, unknown, outcome: outcome(r.line, r.query) }
-    };
-    Ok(requests.into_iter().map(answer).collect())
 }
 
 /// Recommended items, a line each, and under each what there is to explain.
@@ -307,10 +299,13 @@ fn table(items: &[Recommendation]) -> String {
     for (rank, r) in (1..).zip(items) {
         let NamedItem { item, raw_id, title } = &r.named;
         let raw_id = raw_id.as_deref().unwrap_or("");
+        let decimal = |value: Option<f32>, places| {
+            value.map_or_else(|| "–".into(), |value| format!("{value:.places$}"))
+        };
+        let (score, probability) = (decimal(r.score, 4), decimal(r.probability, 6));
         let _ = writeln!(
             text,
-            "{rank:>4}  {item:>8}  {raw_id:<width$}  {:>9.4}  {:>11.6}  {title}",
-            r.score, r.probability
+            "{rank:>4}  {item:>8}  {raw_id:<width$}  {score:>9}  {probability:>11}  {title}"
         );
         if let Some(known) = &r.scored_as {
             let _ =

@@ -18,7 +18,7 @@ pub(super) fn take() -> anyhow::Result<()> {
                 tracing::warn!("stopped; the same command begins again or goes on where it can");
                 exit(128 + signal);
             }
-            tracing::warn!("stopping after this step, and saving; once more to stop at once");
+            tracing::warn!("stopping once what is under way is done; once more to stop at once");
         }
     });
     Ok(())

@@ -46,8 +46,8 @@ pub use needs::{free_memory_bytes, peak_memory_bytes};
 pub use samples::TrainingSample;
 pub use serve::{
     AddedItem, Catalogue, Explanation, GenerateRequest, Generated, IndexReport, Inspection,
-    NamedItem, Query, RecommendOptions, Recommendation, Service, SharedPrefix, SourceTree, Stop,
-    TokenMeaning, TokenReport,
+    NamedItem, Query, RecommendOptions, Recommendation, Service, ServiceOptions, SharedPrefix,
+    SourceTree, Stop, TokenMeaning, TokenReport, Wanted, check_beam,
 };
 pub use stage::Stage;
 pub use stages::index::ImportRequest;

@@ -9,7 +9,6 @@ use std::sync::OnceLock;
 
 use candle_core::{DType, Device};
 use llmbs::ablate::Spec;
-use llmbs::cli::request::Request;
 use llmbs::config::RunConfig;
 use llmbs::data::{Dataset, Lookup, read_new_items, validate};
 use llmbs::embed::load_embeddings;
@@ -17,6 +16,8 @@ use llmbs::import::{self, Format, import};
 use llmbs::index::{Foreign, OnCollision, Source, store};
 use llmbs::model::{self, LlamaConfig, load_backbone, load_folder, load_safetensors};
 use llmbs::run::Manifest;
+use llmbs::run::RecommendOptions;
+use llmbs::server::Request;
 use llmbs::text::Tokenizer;
 use llmbs::{Result, files};
 
@@ -266,7 +267,14 @@ fn requests(_: &Path, bytes: &[u8]) -> Result<()> {
     });
     let lookup = Lookup::new(shop);
     let lines = bytes.split(|&byte| byte == b'\n').enumerate();
-    let requests = lines.map(|(at, line)| Request::from_line(line, at + 1, &lookup));
+    let defaults = RecommendOptions {
+        top: 10,
+        only: None,
+        exclude: Vec::new(),
+        exclude_history: false,
+        explain: false,
+    };
+    let requests = lines.map(|(at, line)| Request::from_line(line, at + 1, &lookup, &defaults));
     // All are read, whatever is wrong with the first.
     let requests: Vec<Request> = requests.collect();
     requests.into_iter().try_for_each(|request| request.query.map(drop))

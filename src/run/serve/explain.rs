@@ -39,6 +39,11 @@ impl<'a> Explainer<'a> {
         Self { parts: Part::of(&index), meanings: Meanings::new(dataset), index }
     }
 
+    /// The index.
+    pub(in crate::run) fn index(&self) -> &ItemIndex {
+        &self.index
+    }
+
     /// Explains `item`, recommended after `history`.
     pub(in crate::run) fn explain(&self, item: ItemId, history: &[ItemId]) -> Explanation {
         let names = self.index.tokens(item);

@@ -5,6 +5,7 @@ mod explain;
 mod generate;
 mod inspect;
 mod meaning;
+mod offer;
 mod recommend;
 
 pub(super) use added::FILE as ADDED;
@@ -13,4 +14,6 @@ pub use explain::{Explanation, SharedPrefix};
 pub use generate::{GenerateRequest, Generated, Stop};
 pub use inspect::{IndexReport, Inspection, SourceTree, TokenReport};
 pub use meaning::{NamedItem, TokenMeaning};
-pub use recommend::{Query, RecommendOptions, Recommendation, Service};
+pub use recommend::{
+    Query, RecommendOptions, Recommendation, Service, ServiceOptions, Wanted, check_beam,
+};

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Drives the page of `llmbs serve` in a headless Chromium: scripts/browser-test.sh [RUN [SCREENSHOTS]]
+# RUN is a run folder, runs/demo by default. Needs Python and Debian's chromium and chromium-driver, which it
+# installs where they are missing and it may.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+run=${1:-runs/demo}
+screenshots=${2:-$run/screenshots}
+
+if ! command -v chromedriver > /dev/null || ! command -v chromium > /dev/null; then
+  as_root=()
+  [ "$(id -u)" = 0 ] || as_root=(sudo)
+  "${as_root[@]}" apt-get update -q
+  "${as_root[@]}" apt-get install -y -q --no-install-recommends chromium chromium-driver
+fi
+cargo build --release
+mkdir -p "$screenshots"
+exec python3 scripts/browser_test.py --program target/release/llmbs --run "$run" --screenshots "$screenshots"

@@ -1,0 +1,35 @@
+//! `llmbs serve`: recommendations over HTTP.
+
+use std::net::SocketAddr;
+
+use clap::Args as ClapArgs;
+
+use super::switch::Switch;
+use crate::run::{Run, ServiceOptions};
+use crate::{Error, server};
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct ServeArgs {
+    /// Where to listen; port 0 takes any that is free. Whoever reaches it may ask: there are no passwords
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
+    addr: SocketAddr,
+    /// Beam width; at least as many as an answer has items in effect [default: eval.beam of the
+    /// configuration]
+    #[arg(long, value_name = "N")]
+    beam: Option<usize>,
+    /// With or without the annealing adapter [default: for histories on, where there is one; for texts
+    /// off]
+    #[arg(long)]
+    adapter: Option<Switch>,
+}
+
+/// Serves the run that `open` opens, now and whenever it is to be opened anew.
+pub(super) fn run(
+    args: &ServeArgs,
+    open: &(dyn Fn() -> anyhow::Result<Run> + Sync),
+) -> anyhow::Result<()> {
+    let adapter = args.adapter.map(|switch| switch == Switch::On);
+    let options = ServiceOptions { beam: args.beam, adapter };
+    let open = || open().map_err(|e| Error::Invalid(format!("{e:#}")));
+    Ok(server::serve(args.addr, options, &open)?)
+}
