@@ -101,8 +101,9 @@ async fn serve_in<'scope, 'env>(
     metrics.loads.fetch_add(1, Ordering::Relaxed);
     let shared = Arc::new(Shared::new(worker, metrics.clone()));
     let connections = Connections::new(shared.clone());
-    // From here on a signal does not end the program while somebody waits for an answer.
-    let _listener = interrupt::Listener::new();
+    // From here on a signal does not end the program while somebody waits for an answer, nor after the last one: who
+    // ends programs at a signal may hear of this one later than we do.
+    std::mem::forget(interrupt::Listener::new());
     tracing::info!("listening on http://{address}");
 
     let mut loading: Option<oneshot::Receiver<Result<Worker>>> = None;
