@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use crate::common::program::{fails, field_names, run, tiny};
+use crate::common::program::{assert_same, fails, field_names, ids, run, tiny};
 use assert_cmd::cargo::cargo_bin_cmd;
 use parquet::file::reader::{FileReader as _, SerializedFileReader};
 use parquet::record::{Row, RowAccessor as _};
@@ -40,27 +40,12 @@ fn refused(args: &[&str], expected: &[&str]) {
     fails(&SHOP, &[&["recommend"], args].concat(), expected);
 }
 
-fn ids(items: &Value) -> Vec<u64> {
-    items.as_array().unwrap().iter().map(|r| r["item"].as_u64().unwrap()).collect()
-}
-
 fn write(name: &str, text: &str) {
     fs::write(SHOP.join(name), text).unwrap();
 }
 
 fn json_lines(text: &str) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-/// The same items in the same order, with scores that differ by rounding at most: other rows in a batch
-/// may change how a product is summed.
-#[track_caller]
-fn assert_same(a: &Value, b: &Value) {
-    assert_eq!(ids(a), ids(b));
-    for (a, b) in a.as_array().unwrap().iter().zip(b.as_array().unwrap()) {
-        let (x, y) = (a["score"].as_f64().unwrap(), b["score"].as_f64().unwrap());
-        assert!((x - y).abs() < 1e-4, "{a} and {b}");
-    }
 }
 
 #[test]

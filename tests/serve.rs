@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::common::program::{fails, run, tiny};
+use crate::common::program::{assert_same, fails, ids, run, tiny};
 
 /// A folder with two runs of one shop and two models, `runs/a` and `runs/b`.
 static SHOP: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -152,21 +152,6 @@ fn receive(stream: &mut TcpStream) -> Response {
         text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer but {text:?}: {read:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
     Response { status, head: head.to_lowercase(), body: body.to_string() }
-}
-
-fn ids(items: &Value) -> Vec<u64> {
-    items.as_array().unwrap().iter().map(|r| r["item"].as_u64().unwrap()).collect()
-}
-
-/// The same items and explanations in the same order, with scores that differ by rounding at most.
-#[track_caller]
-fn assert_same(a: &Value, b: &Value) {
-    assert_eq!(ids(a), ids(b));
-    for (a, b) in a.as_array().unwrap().iter().zip(b.as_array().unwrap()) {
-        let (x, y) = (a["score"].as_f64().unwrap(), b["score"].as_f64().unwrap());
-        assert!((x - y).abs() < 1e-4, "{a} and {b}");
-        assert_eq!((&a["explanation"], &a["title"]), (&b["explanation"], &b["title"]));
-    }
 }
 
 #[test]

@@ -56,7 +56,7 @@ impl Command {
     /// Whether it uses what stands in a run, with the data that this was made from.
     pub(super) fn uses(&self) -> bool {
         match self {
-            Self::Generate(_) | Self::Recommend(_) | Self::Export(_) => true,
+            Self::Generate(_) | Self::Recommend(_) | Self::Serve(_) | Self::Export(_) => true,
             Self::Index(index) => index.uses(),
             _ => false,
         }

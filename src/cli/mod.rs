@@ -25,7 +25,7 @@ mod text;
 mod train;
 
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -62,7 +62,10 @@ pub fn main() -> ExitCode {
     }
     let outcome = set_threads(args.threads).and_then(|()| match &args.command {
         // A thread that waits for connections must not be one of the pool.
-        Command::Serve(asked) => serve::run(asked, &|| open(&args)),
+        Command::Serve(asked) => serve::run(asked, &|| {
+            let (config, run_dir) = configuration(&args)?;
+            open(&args, &run_dir, config)
+        }),
         // From inside the pool, a parallel loop begins without waking another thread first.
         _ => rayon::scope(|_| run(&args)),
     });
@@ -111,8 +114,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         Command::Config => out(&config.to_toml()?),
         Command::Data { command } if !command.needs_run() => data::run(command, &config),
         command => {
-            let open = if command.uses() { Run::open_to_use } else { Run::open };
-            let mut run = open(&run_dir, config, device::open(args.device)?)?;
+            let mut run = open(args, &run_dir, config)?;
             let mut bars = Bars::new(args.quiet);
             match command {
                 Command::Index(args) => index::run(&mut run, args, &mut bars),
@@ -139,10 +141,10 @@ fn run(args: &Args) -> anyhow::Result<()> {
     }
 }
 
-/// The run that the arguments name.
-fn open(args: &Args) -> anyhow::Result<Run> {
-    let (config, run_dir) = configuration(args)?;
-    Ok(Run::open_to_use(&run_dir, config, device::open(args.device)?)?)
+/// The run in `dir`, as the command needs it.
+fn open(args: &Args, dir: &Path, config: RunConfig) -> anyhow::Result<Run> {
+    let open = if args.command.uses() { Run::open_to_use } else { Run::open };
+    Ok(open(dir, config, device::open(args.device)?)?)
 }
 
 /// The configuration and run folder that the arguments and the place they are given in lead to.

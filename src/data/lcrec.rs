@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::fs;
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -204,42 +204,61 @@ pub(super) fn read_items(path: &Path) -> Result<Vec<Item>, DataError> {
     Ok(items.into_iter().flatten().collect())
 }
 
-/// How many items a file in the format of `item.json` has.
-///
-/// # Errors
-/// Names the file.
-pub fn count_new_items(path: &Path) -> Result<usize, DataError> {
-    let Entries::<ItemFields>(entries) = read(path)?;
-    Ok(entries.len())
+/// Items that follow those of a dataset, as a file in the format of `item.json` has them.
+#[derive(Debug)]
+pub struct NewItems {
+    path: PathBuf,
+    /// By key, in file order.
+    entries: Vec<(String, Item)>,
 }
 
-/// Reads items that follow the `first` items of a dataset, in the format of `item.json`.
-///
-/// Keys are either the next ids, `first` and on, or the shop's own; ids are then given in file order.
-///
-/// # Errors
-/// Names the file and the key at fault.
-pub fn read_new_items(path: &Path, first: ItemId) -> Result<Vec<Item>, DataError> {
-    let Entries::<ItemFields>(entries) = read(path)?;
-    if entries.is_empty() {
-        return Err(DataError::NoNewItems { path: path.into() });
+impl NewItems {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// Names the file and what is wrong with it.
+    pub fn read(path: &Path) -> Result<Self, DataError> {
+        let Entries::<ItemFields>(entries) = read(path)?;
+        if entries.is_empty() {
+            return Err(DataError::NoNewItems { path: path.into() });
+        }
+        let entries = entries.into_iter().map(|(key, fields)| (key, Item::from(fields))).collect();
+        Ok(Self { path: path.into(), entries })
     }
-    // Only the plain spelling, or "7" and "07" would be one item with two entries.
-    let id = |key: &str| key.parse::<ItemId>().ok().filter(|id| id.to_string() == key);
-    let by_id = entries.iter().any(|(key, _)| id(key).is_some());
-    let mut items = vec![None; entries.len()];
-    for (at, (key, fields)) in entries.into_iter().enumerate() {
-        let place =
-            if by_id { id(&key).and_then(|id| id.checked_sub(first)) } else { Some(at as u32) };
-        let Some(slot) = place.and_then(|place| items.get_mut(place as usize)) else {
-            return Err(DataError::NewItemKey { path: path.into(), key, first });
-        };
-        let item = Item::from(fields);
-        let raw_id = if by_id { item.raw_id } else { item.raw_id.or(Some(key)) };
-        *slot = Some(Item { raw_id, ..item });
+
+    /// How many there are.
+    #[expect(clippy::len_without_is_empty, reason = "there is one at least")]
+    pub fn len(&self) -> usize {
+        self.entries.len()
     }
-    // As many entries as places, no key twice and one spelling of each: no place is left empty.
-    Ok(items.into_iter().flatten().collect())
+
+    /// The items as they follow the `first` items of a dataset.
+    ///
+    /// Keys are either the next ids, `first` and on, or the shop's own; ids are then given in file order.
+    ///
+    /// # Errors
+    /// Names the file and the key at fault.
+    pub fn after(&self, first: ItemId) -> Result<Vec<Item>, DataError> {
+        // Only the plain spelling, or "7" and "07" would be one item with two entries.
+        let id = |key: &str| key.parse::<ItemId>().ok().filter(|id| id.to_string() == key);
+        let by_id = self.entries.iter().any(|(key, _)| id(key).is_some());
+        let mut items = vec![None; self.entries.len()];
+        for (at, (key, item)) in self.entries.iter().enumerate() {
+            let place =
+                if by_id { id(key).and_then(|id| id.checked_sub(first)) } else { Some(at as u32) };
+            let Some(slot) = place.and_then(|place| items.get_mut(place as usize)) else {
+                let (path, key) = (self.path.clone(), key.clone());
+                return Err(DataError::NewItemKey { path, key, first });
+            };
+            let mut item = item.clone();
+            if !by_id && item.raw_id.is_none() {
+                item.raw_id = Some(key.clone());
+            }
+            *slot = Some(item);
+        }
+        // As many entries as places, no key twice and one spelling of each: no place is left empty.
+        Ok(items.into_iter().flatten().collect())
+    }
 }
 
 /// The items where nothing but interactions tells of them.

@@ -31,7 +31,7 @@ mod tests;
 pub use catalogue::write_catalogue;
 pub use error::DataError;
 pub use field::TextField;
-pub use lcrec::{count_new_items, is_dataset_file, read_new_items, write, write_named};
+pub use lcrec::{NewItems, is_dataset_file, write, write_named};
 pub use lookup::Lookup;
 pub use names::{read_names, write_names};
 pub use split::{Split, SplitConfig, SplitRule, Target};

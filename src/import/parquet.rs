@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::fs::File;
+use std::iter;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -28,6 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Rows that are handed over together.
 const ROWS: usize = 256;
+
+/// A row, or why it cannot be read.
+type Read = Result<Row, String>;
 
 /// How a file begins and ends.
 pub(super) const MAGIC: &[u8] = b"PAR1";
@@ -80,17 +84,14 @@ pub(super) fn read(
 
     let total = metadata.num_rows().max(1).unsigned_abs();
     let batches = within(move |out| send_rows(&reader, projection, &out));
+    let rows = iter::from_fn(|| match next(&batches) {
+        Ok(batch) => Some(batch).filter(|batch| !batch.is_empty()),
+        Err(what) => Some(vec![Err(what)]),
+    });
     let (mut number, mut counted) = (0, 0);
     let mut texts: [Option<String>; 8] = Default::default();
-    let mut rows = Vec::new().into_iter();
-    loop {
-        let Some(row) = rows.next() else {
-            rows = next(&batches).and_then(|batch| batch).map_err(|e| broken(&e))?.into_iter();
-            if rows.len() == 0 {
-                break;
-            }
-            continue;
-        };
+    for row in rows.flatten() {
+        let row = row.map_err(|e| broken(&e))?;
         number += 1;
         if number % 1024 == 0 {
             let now = (bytes as f64 * (number as f64 / total as f64).min(1.0)) as u64;
@@ -134,33 +135,17 @@ fn next<T>(receiver: &Receiver<T>) -> Result<T, String> {
         .map_err(|_| format!("nothing of it could be read in {patience} seconds: it is damaged"))
 }
 
-/// Sends the rows of a file, some at a time, and at the end none.
-fn send_rows(
-    reader: &SerializedFileReader<File>,
-    projection: Type,
-    out: &SyncSender<Result<Vec<Row>, String>>,
-) {
+/// Sends the rows of a file, some at a time, and at the end none; until nobody listens any more.
+fn send_rows(reader: &SerializedFileReader<File>, projection: Type, out: &SyncSender<Vec<Read>>) {
     let mut rows = match guarded(|| reader.get_row_iter(Some(projection))) {
         Ok(rows) => rows,
-        Err(what) => return drop(out.send(Err(what))),
+        Err(what) => return drop(out.send(vec![Err(what)])),
     };
+    let mut rows = iter::from_fn(|| guarded(|| rows.next().transpose()).transpose());
     loop {
-        let mut batch = Vec::with_capacity(ROWS);
-        let mut fault = None;
-        while batch.len() < ROWS && fault.is_none() {
-            match guarded(|| rows.next().transpose()) {
-                Ok(Some(row)) => batch.push(row),
-                Ok(None) => break,
-                Err(what) => fault = Some(what),
-            }
-        }
+        let batch: Vec<Read> = rows.by_ref().take(ROWS).collect();
         let is_last = batch.is_empty();
-        // Where nobody listens any more, an error of a row has ended the import.
-        let sent = (!is_last || fault.is_none()).then(|| out.send(Ok(batch)));
-        if let Some(what) = fault {
-            return drop(out.send(Err(what)));
-        }
-        if is_last || sent.is_some_and(|sent| sent.is_err()) {
+        if out.send(batch).is_err() || is_last {
             return;
         }
     }

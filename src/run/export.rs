@@ -1,12 +1,13 @@
 //! A trained model handed on: a run folder with what recommending takes, and nothing that points out of it.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use candle_core::DType;
 use serde_json::Value;
 
-use super::artifacts::{Trained, backbone, dtype};
+use super::artifacts::{Trained, backbone, dtype, load_index};
 use super::lock::Lock;
 use super::manifest::Import;
 use super::serve::ADDED;
@@ -14,8 +15,8 @@ use super::stages::{FOLDER, index::BACKBONE};
 use super::{CONFIG, DATA, GIT_REVISION, Manifest, Record, Run, Stage};
 use crate::config::RunConfig;
 use crate::data::{self, Dataset};
-use crate::index::OnCollision;
-use crate::model::{Weights, adapter, save_folder};
+use crate::index::{ItemIndex, OnCollision};
+use crate::model::{LlamaConfig, Weights, adapter, save_folder};
 use crate::{Error, Result, files, invalid, sealed};
 
 /// What an exported folder holds at its top.
@@ -83,9 +84,10 @@ impl Run {
             wrote.extend(self.export_files(Stage::Anneal, new, &|_| true)?);
         }
         files::write(&new.join(CONFIG), config.to_toml()?.as_bytes())?;
-        let card = self.card(&config, request)?;
+        let index = load_index(self)?;
+        let card = self.card(&index, &config, request)?;
         files::write(&new.join("README.md"), card.as_bytes())?;
-        let manifest = self.manifest_of_export(new, config, &wrote)?;
+        let manifest = self.manifest_of_export(&index, new, config, &wrote)?;
         manifest.write(new)?;
         let others = [CONFIG, super::MANIFEST, "README.md", ADDED];
         wrote.extend(others.map(PathBuf::from).into_iter().filter(|name| new.join(name).exists()));
@@ -172,20 +174,19 @@ impl Run {
     /// What the folder `new` says of itself: the stages whose files it has, as if they had been made of its own data.
     fn manifest_of_export(
         &self,
+        index: &ItemIndex,
         new: &Path,
         config: RunConfig,
         wrote: &[PathBuf],
     ) -> Result<Manifest> {
-        let index = new.join("index/index.json");
-        let levels = super::artifacts::load_index(self)?;
         let import = self.imported().cloned().unwrap_or_else(|| Import {
             file: "index/index.json of the run it was exported from".into(),
             sha256: String::new(),
             on_collision: OnCollision::Reject,
-            sources: levels.levels().iter().map(|level| level.source).collect(),
+            sources: index.levels().iter().map(|level| level.source).collect(),
             items_sharing: 0,
         });
-        let import = Import { sha256: files::digest(&index)?, ..import };
+        let import = Import { sha256: files::digest(&new.join("index/index.json"))?, ..import };
         let dataset = Dataset::load_to_serve(&new.join(DATA))?.divided(config.data.split)?;
         let manifest = Manifest::begun(&config, &dataset);
         let mut exported = Self {
@@ -201,7 +202,7 @@ impl Run {
                 Stage::Index => [DATA, "index", BACKBONE].iter().any(|dir| path.starts_with(dir)),
                 _ => path.starts_with(stage.folder()),
             };
-            let mut outputs = std::collections::BTreeMap::new();
+            let mut outputs = BTreeMap::new();
             for path in wrote.iter().filter(own) {
                 outputs.insert(path.display().to_string(), files::digest(&new.join(path))?);
             }
@@ -223,16 +224,20 @@ impl Run {
     }
 
     /// The card: what the folder holds, how to use it, and what was measured.
-    fn card(&self, config: &RunConfig, request: &ExportRequest) -> Result<String> {
+    fn card(
+        &self,
+        index: &ItemIndex,
+        config: &RunConfig,
+        request: &ExportRequest,
+    ) -> Result<String> {
         let mut text = String::from(
             "---\nlibrary_name: llmbs\npipeline_tag: text-generation\ntags:\n- recommendation\n\
              - generative-retrieval\n---\n\n",
         );
         let name = &self.dataset.name;
-        let model = Trained::load(self)?;
-        let shape = &model.config;
+        let shape = LlamaConfig::load(self.dir.join("initial/config.json"))?;
         let levels: Vec<String> =
-            model.index.levels().iter().map(|l| format!("{} {}", l.num_codes, l.source)).collect();
+            index.levels().iter().map(|l| format!("{} {}", l.num_codes, l.source)).collect();
         let _ = write!(
             text,
             "# A generative recommender for {name}\n\n\
@@ -243,7 +248,7 @@ impl Run {
              - {}\n\n",
             shape.num_hidden_layers,
             shape.hidden_size,
-            model.index.num_levels(),
+            index.num_levels(),
             env!("CARGO_PKG_VERSION"),
             config.seed,
             self.dataset.catalogue().count(),

@@ -95,3 +95,20 @@ pub(crate) fn field_names(value: &Value) -> BTreeSet<String> {
         _ => BTreeSet::new(),
     }
 }
+
+/// The items of an answer.
+pub(crate) fn ids(items: &Value) -> Vec<u64> {
+    items.as_array().unwrap().iter().map(|r| r["item"].as_u64().unwrap()).collect()
+}
+
+/// The same items and explanations in the same order, with scores that differ by rounding at most: other rows in a batch
+/// may change how a product is summed.
+#[track_caller]
+pub(crate) fn assert_same(a: &Value, b: &Value) {
+    assert_eq!(ids(a), ids(b));
+    for (a, b) in a.as_array().unwrap().iter().zip(b.as_array().unwrap()) {
+        let (x, y) = (a["score"].as_f64().unwrap(), b["score"].as_f64().unwrap());
+        assert!((x - y).abs() < 1e-4, "{a} and {b}");
+        assert_eq!((&a["explanation"], &a["title"]), (&b["explanation"], &b["title"]));
+    }
+}

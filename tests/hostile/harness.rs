@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use candle_core::{DType, Device};
 use llmbs::ablate::Spec;
 use llmbs::config::RunConfig;
-use llmbs::data::{Dataset, Lookup, read_new_items, validate};
+use llmbs::data::{Dataset, Lookup, NewItems, validate};
 use llmbs::embed::load_embeddings;
 use llmbs::import::{self, Format, import};
 use llmbs::index::{Foreign, OnCollision, Source, store};
@@ -176,7 +176,11 @@ fn dataset(dir: &Path, bytes: &[u8]) -> Result<()> {
     write_parts(dir, &DATASET, bytes);
     let found = validate(dir).map_err(llmbs::Error::from);
     let new = dir.join("new.json");
-    let new = if new.exists() { read_new_items(&new, 3).map(drop) } else { Ok(()) };
+    let new = if new.exists() {
+        NewItems::read(&new).and_then(|items| items.after(3)).map(drop)
+    } else {
+        Ok(())
+    };
     Dataset::load(dir)?;
     new?;
     found.map(drop)

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::meaning::NamedItem;
-use crate::data::{Dataset, Item, ItemId, count_new_items, read_new_items};
+use crate::data::{Dataset, Item, ItemId, NewItems};
 use crate::index::{ItemIndex, Placer, store};
 use crate::run::artifacts::{Trained, backbone, load_index, load_matrix};
 use crate::run::digests::gone;
@@ -153,11 +153,12 @@ impl Run {
         };
         let catalogue = self.catalogue()?;
         let first = catalogue.dataset().num_items() as ItemId;
-        if let Some(placed) = self.added_last(file, &added, first)? {
+        let items = NewItems::read(file)?;
+        if let Some(placed) = self.added_last(&items, &added, first) {
             tracing::info!("{}: its items were added before", file.display());
             return Ok(placed);
         }
-        let items = read_new_items(file, first)?;
+        let items = items.after(first)?;
         check(file, &items, catalogue.dataset())?;
 
         if let Some(path) = &self.config.index.semantic.embeddings {
@@ -201,22 +202,14 @@ impl Run {
         Ok(placed)
     }
 
-    /// The items of a file as they were placed, where they are those added last, before `first`: then a command is
-    /// repeated that was killed as it ended.
-    fn added_last(
-        &self,
-        file: &Path,
-        added: &Added,
-        first: ItemId,
-    ) -> Result<Option<Vec<AddedItem>>> {
-        let count = count_new_items(file)?;
-        if count == 0 || count > added.items.len() {
-            return Ok(None);
-        }
-        let Ok(items) = read_new_items(file, first - count as ItemId) else { return Ok(None) };
-        let last = added.items.iter().skip(added.items.len() - count);
+    /// The items as they were placed, where they are those added last, before `first`: then a command is repeated that
+    /// was killed as it ended.
+    fn added_last(&self, items: &NewItems, added: &Added, first: ItemId) -> Option<Vec<AddedItem>> {
+        let before = added.items.len().checked_sub(items.len())?;
+        let items = items.after(first - items.len() as ItemId).ok()?;
+        let last = added.items.iter().skip(before);
         let same = last.clone().map(|(_, entry)| entry.item()).eq(items);
-        Ok(same.then(|| last.map(|(&id, entry)| self.placed(id, entry)).collect()))
+        same.then(|| last.map(|(&id, entry)| self.placed(id, entry)).collect())
     }
 
     fn placed(&self, item: ItemId, entry: &Entry) -> AddedItem {
