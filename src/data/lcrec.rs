@@ -12,7 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::entries::{Entries, INTER, ITEM, read};
-use super::{DataError, Dataset, Item, ItemId, User, names, times, user_texts};
+use super::{DataError, Dataset, Item, ItemId, User, UserTexts, names, times, user_texts};
 use crate::files;
 
 /// Endings of the files of a dataset folder.
@@ -24,39 +24,71 @@ pub fn is_dataset_file(name: &str) -> bool {
     ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
+/// A dataset folder as it stands: users with fewer than three interactions included.
+#[derive(Debug)]
+pub struct Content {
+    /// The X of `X.inter.json`.
+    pub name: String,
+    /// The users, by raw id, in the order of [`Dataset::users`].
+    pub users: Vec<User>,
+    /// The items, by id.
+    pub items: Vec<Item>,
+    /// When each interaction happened, by user, in seconds; where that is known.
+    pub times: Option<Vec<Vec<i64>>>,
+    /// What is said about the users, by user; where there is such a file.
+    pub user_texts: Option<Vec<UserTexts>>,
+}
+
+/// Reads all that a dataset folder holds.
+///
+/// # Errors
+/// As those of [`Dataset::load`], but for a folder in which all users are short.
+pub fn read_folder(dir: &Path) -> Result<Content, DataError> {
+    let name = dataset_name(dir)?;
+    let [inter, item] = [INTER, ITEM].map(|ending| dir.join(format!("{name}{ending}")));
+    let content = read_parts(dir, name)?;
+    super::check_parts(&content.users, &content.items, &inter, &item)?;
+    Ok(content)
+}
+
 /// Reads a dataset folder; see [`Dataset::load`].
 pub(super) fn load(dir: &Path) -> Result<Dataset, DataError> {
-    let name = dataset_name(dir)?;
-    let inter = dir.join(format!("{name}{INTER}"));
-    let item = dir.join(format!("{name}{ITEM}"));
-
-    let Entries::<Vec<ItemId>>(sequences) = read(&inter)?;
-    let mut users: Vec<_> = sequences.into_iter().map(|(id, items)| User { id, items }).collect();
-    if users.iter().all(|user| user.id.parse::<u64>().is_ok()) {
-        users.sort_by_key(|user| user.id.parse::<u64>().ok());
-    }
-    let times = times::read(&dir.join(format!("{name}{}", times::TIMES)), &users)?;
-    let texts = user_texts::read(&dir.join(format!("{name}{}", user_texts::USER)), &users)?;
+    let content = read_folder(dir)?;
+    let Content { name, users, items, times, user_texts } = content;
     // A dataset passes over the others.
     let is_long: Vec<bool> = users.iter().map(|user| user.items.len() >= 3).collect();
-    names::name_users(&dir.join(format!("{name}{}", names::USERS)), &mut users)?;
-    let mut items = if item.is_file() {
-        read_items(&item)?
-    } else {
-        tracing::info!("{}: not there, so items have no text", item.display());
-        items_seen(&inter, &users)?
-    };
-    names::name_items(&dir.join(format!("{name}{}", names::ITEMS)), &mut items)?;
-    let dataset = Dataset::checked(name, users, items, &inter, &item)?;
+    let inter = dir.join(format!("{name}{INTER}"));
+    let dataset = Dataset::of_long(name, users, items, &inter)?;
     let times = times.map(|times| of_long(times, &is_long));
     let dataset = Dataset { times, ..dataset };
-    Ok(match texts {
+    Ok(match user_texts {
         Some(texts) => {
             let user_texts = Some(of_long(texts, &is_long));
             Dataset { user_texts, ..dataset }.with_fingerprints()
         }
         None => dataset,
     })
+}
+
+fn read_parts(dir: &Path, name: String) -> Result<Content, DataError> {
+    let path = |ending: &str| dir.join(format!("{name}{ending}"));
+    let (inter, item) = (path(INTER), path(ITEM));
+    let Entries::<Vec<ItemId>>(sequences) = read(&inter)?;
+    let mut users: Vec<_> = sequences.into_iter().map(|(id, items)| User { id, items }).collect();
+    if users.iter().all(|user| user.id.parse::<u64>().is_ok()) {
+        users.sort_by_key(|user| user.id.parse::<u64>().ok());
+    }
+    let times = times::read(&path(times::TIMES), &users)?;
+    let user_texts = user_texts::read(&path(user_texts::USER), &users)?;
+    names::name_users(&path(names::USERS), &mut users)?;
+    let mut items = if item.is_file() {
+        read_items(&item)?
+    } else {
+        tracing::info!("{}: not there, so items have no text", item.display());
+        items_seen(&inter, &users)?
+    };
+    names::name_items(&path(names::ITEMS), &mut items)?;
+    Ok(Content { name, users, items, times, user_texts })
 }
 
 fn of_long<T>(of_users: Vec<T>, is_long: &[bool]) -> Vec<T> {

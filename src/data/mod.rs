@@ -31,7 +31,7 @@ mod tests;
 pub use catalogue::write_catalogue;
 pub use error::DataError;
 pub use field::TextField;
-pub use lcrec::{NewItems, is_dataset_file, write, write_named};
+pub use lcrec::{Content, NewItems, is_dataset_file, read_folder, write, write_named};
 pub use lookup::Lookup;
 pub use names::{read_names, write_names};
 pub use split::{Split, SplitConfig, SplitRule, Target};
@@ -152,44 +152,18 @@ impl Dataset {
     ) -> Result<Self, DataError> {
         let name = name.into();
         let origin = name.clone();
-        Self::checked(name, users, items, Path::new(&origin), Path::new(&origin))
+        check_parts(&users, &items, Path::new(&origin), Path::new(&origin))?;
+        Self::of_long(name, users, items, Path::new(&origin))
     }
 
-    /// [`Dataset::new`], with the two files that errors are about.
-    fn checked(
+    /// Users of whom each has a key of their own and items there are; those with fewer than three interactions are left
+    /// out. `inter` is the file that errors are about.
+    fn of_long(
         name: String,
         mut users: Vec<User>,
         items: Vec<Item>,
         inter: &Path,
-        item: &Path,
     ) -> Result<Self, DataError> {
-        let mut keys = HashSet::new();
-        for user in &users {
-            if !keys.insert(user.id.as_str()) {
-                return Err(DataError::DuplicateUser { path: inter.into(), user: user.id.clone() });
-            }
-            if let Some(&unknown) = user.items.iter().find(|&&i| i as usize >= items.len()) {
-                return Err(DataError::UnknownItem {
-                    path: inter.into(),
-                    user: user.id.clone(),
-                    item: unknown,
-                    items: items.len(),
-                });
-            }
-        }
-        let mut raw_ids = HashMap::new();
-        for (id, raw_id) in
-            items.iter().enumerate().filter_map(|(id, i)| Some((id, i.raw_id.as_deref()?)))
-        {
-            if let Some(first) = raw_ids.insert(raw_id, id as ItemId) {
-                return Err(DataError::DuplicateRawId {
-                    path: item.into(),
-                    raw_id: raw_id.to_string(),
-                    first,
-                    second: id as ItemId,
-                });
-            }
-        }
         let all = users.len();
         users.retain(|user| user.items.len() >= 3);
         let short_users = all - users.len();
@@ -303,6 +277,38 @@ impl Dataset {
         }
         Self { users, ..self.clone() }.with_fingerprints()
     }
+}
+
+/// Refuses users that share a key or have an unknown item, and items that share a raw id; errors are about the two files.
+fn check_parts(users: &[User], items: &[Item], inter: &Path, item: &Path) -> Result<(), DataError> {
+    let mut keys = HashSet::new();
+    for user in users {
+        if !keys.insert(user.id.as_str()) {
+            return Err(DataError::DuplicateUser { path: inter.into(), user: user.id.clone() });
+        }
+        if let Some(&unknown) = user.items.iter().find(|&&i| i as usize >= items.len()) {
+            return Err(DataError::UnknownItem {
+                path: inter.into(),
+                user: user.id.clone(),
+                item: unknown,
+                items: items.len(),
+            });
+        }
+    }
+    let mut raw_ids = HashMap::new();
+    for (id, raw_id) in
+        items.iter().enumerate().filter_map(|(id, i)| Some((id, i.raw_id.as_deref()?)))
+    {
+        if let Some(first) = raw_ids.insert(raw_id, id as ItemId) {
+            return Err(DataError::DuplicateRawId {
+                path: item.into(),
+                raw_id: raw_id.to_string(),
+                first,
+                second: id as ItemId,
+            });
+        }
+    }
+    Ok(())
 }
 
 /// A hash of numbers and texts. Lengths go before contents, so that no two datasets hash the same bytes.

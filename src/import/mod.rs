@@ -9,6 +9,7 @@
 //! Users are numbered in order of first appearance in the files, items in order of first appearance when
 //! one user after another is read, or, where all items of a file of items are kept, in its order.
 
+mod append;
 mod catalogue;
 mod collect;
 mod columns;
@@ -45,11 +46,12 @@ use source::{Counter, Input};
 use crate::data::{self, Item, UserTexts, Wish};
 use crate::{Error, Result, files, invalid};
 
+pub use append::append;
 pub use columns::Columns;
 pub use log::Dropped;
 pub use plan::Format;
 pub use record::Role;
-pub use report::Report;
+pub use report::{Appended, Report};
 pub use source::LONGEST_LINE;
 pub use time::TimeKind;
 
@@ -131,28 +133,11 @@ pub fn import(
         None => invalid!("{}: give a folder a name of its own", out.display()),
     };
     let counter = Counter::default();
-    let plan = Plan::of(request, &counter)?;
-    if plan.items.is_empty() && request.all_items {
-        invalid!("--all-items keeps the items of a file of items; name one with --items");
-    }
-    let mut faults = Faults::new(request.lenient);
-    let mut collector = Collector::default();
-    collector.min_rating = request.min_rating;
-    collector.catalogue.raw = request.raw_texts;
-    read_interactions(request, &plan, &counter, &mut collector, &mut faults, show)?;
-    let rows = collector.log.len() as u64 + collector.low_rated;
-    let second = collector.clock.second();
-    let seconds = move |time: i64| time.div_euclid(second.unwrap_or(1));
-    let kept: Option<&dyn Fn(i64) -> i64> = if second.is_some() { Some(&seconds) } else { None };
-    let (mut sequences, tied) =
-        std::mem::take(&mut collector.log).into_sequences(collector.users.len(), kept);
-    let read = sequences.len() as u64;
-
-    let items = collector.items.len();
-    let duplicates = if request.keep_duplicates { 0 } else { sequences.drop_duplicates(items) };
-    let (mut outside_core, mut core_rounds) = sequences.core(request.core, items);
-    let mut counts = sequences.counts(items);
-    read_items(request, &plan, &counter, &mut collector, &counts, &mut faults, show)?;
+    let mut gathered = Gathered::read(request, &counter, show)?;
+    let items = gathered.collector.items.len();
+    let (mut outside_core, mut core_rounds) = gathered.sequences.core(request.core, items);
+    gathered.read_items(request, &counter, show)?;
+    let Gathered { collector, sequences, .. } = &mut gathered;
     let mut textless = Dropped::default();
     if request.drop_textless {
         if collector.catalogue.is_empty() {
@@ -165,54 +150,140 @@ pub fn import(
         let (more, rounds) = sequences.core(request.core, items);
         outside_core += more;
         core_rounds += rounds;
-        counts = sequences.counts(items);
     }
     if sequences.len() == 0 {
-        nothing_left(&plan, rows, read, &faults)?;
+        gathered.nothing_left()?;
     }
 
-    let chosen = numbered(request, &collector, &mut sequences, &counts);
-    write(&plan, &collector, &sequences, &chosen, out, &name)?;
+    let Gathered { plan, collector, sequences, .. } = &mut gathered;
+    let chosen = numbered(request, collector, sequences);
+    write(plan, collector, sequences, &chosen, out, &name)?;
 
-    let users = || taking(&sequences, &collector);
-    let paths = |planned: &[Planned]| {
-        planned.iter().map(|file| file.path.display().to_string()).collect::<Vec<_>>()
-    };
-    let catalogue = &collector.catalogue;
+    let users = || taking(sequences, collector);
+    let users_and_short =
+        (users().count() as u64, users().filter(|(_, items)| items.len() < 3).count() as u64);
+    let without_text = chosen.iter().filter(|&&id| !collector.catalogue.has_text(id)).count();
     Ok(Report {
-        sources: paths(&plan.sources),
-        item_files: paths(&plan.items),
-        rows,
-        skipped_lines: faults.count,
-        first_faults: faults.first,
-        min_rating: request.min_rating,
-        below_min_rating: collector.low_rated,
-        keep_duplicates: request.keep_duplicates,
-        duplicates,
         core: request.core,
         outside_core,
         core_rounds,
         drop_textless: request.drop_textless,
         textless,
-        times: collector.clock.kind,
-        days: collector.clock.dates(),
         keeps_times: sequences.has_times(),
-        tied: if collector.clock.kind.is_some() { tied } else { 0 },
-        tied_share: if collector.clock.kind.is_some() {
-            tied as f64 / read.max(1) as f64
-        } else {
-            0.0
-        },
-        listed_items: catalogue.rows,
-        listed_twice: catalogue.twice,
-        unused_items: catalogue.unused,
-        all_items: request.all_items,
-        users: users().count() as u64,
-        short_users: users().filter(|(_, items)| items.len() < 3).count() as u64,
+        users: users_and_short.0,
+        short_users: users_and_short.1,
         items: chosen.len() as u64,
-        items_without_text: chosen.iter().filter(|&&id| !catalogue.has_text(id)).count() as u64,
+        items_without_text: without_text as u64,
         interactions: sequences.len() as u64,
+        ..gathered.report(request)
     })
+}
+
+/// What was read of the sources, in order and by number.
+struct Gathered {
+    plan: Plan,
+    collector: Collector,
+    faults: Faults,
+    sequences: Sequences,
+    /// Interactions that were not rated too low.
+    read: u64,
+    tied: u64,
+    duplicates: u64,
+}
+
+impl Gathered {
+    /// Reads the interactions of `request`.
+    fn read(request: &Request, counter: &Counter, show: &mut dyn FnMut(u64)) -> Result<Self> {
+        let plan = Plan::of(request, counter)?;
+        if plan.items.is_empty() && request.all_items {
+            invalid!("--all-items keeps the items of a file of items; name one with --items");
+        }
+        let mut faults = Faults::new(request.lenient);
+        let mut collector = Collector::default();
+        collector.min_rating = request.min_rating;
+        collector.catalogue.raw = request.raw_texts;
+        read_interactions(request, &plan, counter, &mut collector, &mut faults, show)?;
+        let second = collector.clock.second();
+        let seconds = move |time: i64| time.div_euclid(second.unwrap_or(1));
+        let kept: Option<&dyn Fn(i64) -> i64> =
+            if second.is_some() { Some(&seconds) } else { None };
+        let log = std::mem::take(&mut collector.log);
+        let (mut sequences, tied) = log.into_sequences(collector.users.len(), kept);
+        let read = sequences.len() as u64;
+        let items = collector.items.len();
+        let duplicates = if request.keep_duplicates { 0 } else { sequences.drop_duplicates(items) };
+        Ok(Self { plan, collector, faults, sequences, read, tied, duplicates })
+    }
+
+    /// Reads the texts of the items that are left.
+    fn read_items(
+        &mut self,
+        request: &Request,
+        counter: &Counter,
+        show: &mut dyn FnMut(u64),
+    ) -> Result<()> {
+        let Self { plan, collector, faults, sequences, .. } = self;
+        let counts = sequences.counts(collector.items.len());
+        read_items(request, plan, counter, collector, &counts, faults, show)
+    }
+
+    /// Interactions read, those rated too low included.
+    fn rows(&self) -> u64 {
+        self.read + self.collector.low_rated
+    }
+
+    /// What was read and left out; nothing yet of what is written.
+    fn report(self, request: &Request) -> Report {
+        let paths = |planned: &[Planned]| {
+            planned.iter().map(|file| file.path.display().to_string()).collect::<Vec<_>>()
+        };
+        let Collector { catalogue, clock, low_rated, .. } = &self.collector;
+        let tied = if clock.kind.is_some() { self.tied } else { 0 };
+        Report {
+            sources: paths(&self.plan.sources),
+            item_files: paths(&self.plan.items),
+            rows: self.rows(),
+            min_rating: request.min_rating,
+            below_min_rating: *low_rated,
+            keep_duplicates: request.keep_duplicates,
+            duplicates: self.duplicates,
+            times: clock.kind,
+            days: clock.dates(),
+            tied,
+            tied_share: tied as f64 / self.read.max(1) as f64,
+            listed_items: catalogue.rows,
+            listed_twice: catalogue.twice,
+            unused_items: catalogue.unused,
+            all_items: request.all_items,
+            skipped_lines: self.faults.count,
+            first_faults: self.faults.first,
+            ..Report::default()
+        }
+    }
+
+    /// The error where no interaction is left, which says where they went.
+    fn nothing_left(&self) -> Result<()> {
+        let files: Vec<_> =
+            self.plan.sources.iter().map(|file| file.path.display().to_string()).collect();
+        let files = files.join(", ");
+        if self.rows() == 0 {
+            let first = self
+                .faults
+                .first
+                .first()
+                .map_or(String::new(), |fault| format!("; the first: {fault}"));
+            invalid!(
+                "{files}: no interaction could be read; {} lines were skipped{first}",
+                self.faults.count
+            );
+        }
+        Err(Error::Invalid(format!(
+            "{files}: nothing is left of {} interactions ({} rated too low); ask for less with --min-rating, \
+             --core or without --drop-textless",
+            self.rows(),
+            self.collector.low_rated
+        )))
+    }
 }
 
 /// The users with any interactions, by raw id, and what they took.
@@ -333,12 +404,7 @@ fn read_file(
 }
 
 /// The items that are written, in the order of their new numbers, by which `sequences` goes from then on.
-fn numbered(
-    request: &Request,
-    collector: &Collector,
-    sequences: &mut Sequences,
-    counts: &[u32],
-) -> Vec<u32> {
+fn numbered(request: &Request, collector: &Collector, sequences: &mut Sequences) -> Vec<u32> {
     let mut numbers = vec![u32::MAX; collector.items.len()];
     let mut chosen = Vec::new();
     let mut choose = |item: u32| {
@@ -353,7 +419,6 @@ fn numbered(
         let kept = |&item: &u32| !request.drop_textless || catalogue.has_text(item);
         catalogue.listed.iter().copied().filter(kept).for_each(&mut choose);
     }
-    debug_assert_eq!(sequences.len() as u64, counts.iter().map(|&n| u64::from(n)).sum::<u64>());
     sequences.users().flatten().copied().for_each(choose);
     sequences.renumber(&numbers);
     chosen
@@ -388,23 +453,4 @@ fn texts_of_users(
         }
     }
     Ok(found)
-}
-
-/// The error where no interaction is left, which says where they went.
-fn nothing_left(plan: &Plan, rows: u64, read: u64, faults: &Faults) -> Result<()> {
-    let files: Vec<_> = plan.sources.iter().map(|file| file.path.display().to_string()).collect();
-    let files = files.join(", ");
-    if rows == 0 {
-        let first =
-            faults.first.first().map_or(String::new(), |fault| format!("; the first: {fault}"));
-        invalid!(
-            "{files}: no interaction could be read; {} lines were skipped{first}",
-            faults.count
-        );
-    }
-    Err(Error::Invalid(format!(
-        "{files}: nothing is left of {rows} interactions ({} rated too low); ask for less with --min-rating, \
-         --core or without --drop-textless",
-        rows - read
-    )))
 }

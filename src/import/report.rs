@@ -7,8 +7,19 @@ use serde::Serialize;
 use super::log::Dropped;
 use super::time::TimeKind;
 
+/// What came to a dataset that was there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Appended {
+    /// New interactions.
+    pub interactions: u64,
+    /// New users.
+    pub users: u64,
+    /// New items.
+    pub items: u64,
+}
+
 /// What was read, left out and written.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 #[expect(clippy::struct_excessive_bools, reason = "rules that are on or off")]
 pub struct Report {
     /// The files of interactions, in the order they were read.
@@ -57,6 +68,9 @@ pub struct Report {
     pub unused_items: u64,
     /// Whether these were kept.
     pub all_items: bool,
+    /// What is new of what follows, where it was put behind what was there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub appended: Option<Appended>,
     /// Users written.
     pub users: u64,
     /// Users with fewer than three interactions, whom leave-one-out passes over.
@@ -119,10 +133,17 @@ impl fmt::Display for Report {
                 line("listed again, passed over", self.listed_twice.to_string())?;
             }
         }
-        line("users", self.users.to_string())?;
+        let new = self
+            .appended
+            .map(|Appended { interactions, users, items }| [interactions, users, items]);
+        let total = |count: u64, at: usize| match new {
+            Some(new) => format!("{count}, {} of them new", new[at]),
+            None => count.to_string(),
+        };
+        line("users", total(self.users, 1))?;
         line("  with fewer than 3 items", self.short_users.to_string())?;
-        line("items", self.items.to_string())?;
+        line("items", total(self.items, 2))?;
         line("  without text", self.items_without_text.to_string())?;
-        line("interactions", self.interactions.to_string())
+        line("interactions", total(self.interactions, 0))
     }
 }

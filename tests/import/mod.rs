@@ -1,5 +1,6 @@
 //! Imports and exports: every format, every rule, every fault, and the way there and back.
 
+mod append;
 mod faults;
 mod formats;
 mod program;

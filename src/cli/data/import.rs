@@ -52,6 +52,10 @@ pub(in crate::cli) struct ImportArgs {
     /// Replace the dataset that is in the folder
     #[arg(long)]
     force: bool,
+    /// Put new days behind the dataset that is in the folder; users and items keep their numbers, and what is there
+    /// already is passed over
+    #[arg(long, conflicts_with_all = ["force", "core", "drop_textless"])]
+    append: bool,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -118,8 +122,12 @@ struct RuleArgs {
 pub(in crate::cli) fn run(args: &ImportArgs, bars: &mut Bars) -> anyhow::Result<()> {
     let request = request(args);
     bars.begin("import, bytes", request.bytes());
-    let report =
-        import::import(&request, &args.out, args.force, &mut |done| bars.advance(done, ""));
+    let mut show = |done| bars.advance(done, "");
+    let report = if args.append {
+        import::append(&request, &args.out, &mut show)
+    } else {
+        import::import(&request, &args.out, args.force, &mut show)
+    };
     bars.end();
     let report = report?;
     if args.json {

@@ -1,0 +1,214 @@
+//! New days of a log, put behind what a dataset folder holds: who and what is there keeps its number.
+
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
+
+use super::collect::Collector;
+use super::source::Counter;
+use super::{Appended, Gathered, Report, Request};
+use crate::data::{self, Content, Item, ItemId, User};
+use crate::{Result, files, invalid};
+
+/// A dataset folder that grows.
+struct Standing {
+    content: Content,
+    user_ids: HashMap<String, usize>,
+    item_ids: HashMap<String, ItemId>,
+}
+
+impl Standing {
+    fn read(dir: &Path) -> Result<Self> {
+        let content = data::read_folder(dir)?;
+        if let Some(gap) = content.items.iter().position(|item| item.is_gap) {
+            invalid!(
+                "{}: no item has id {gap}, and what is written has an item for each id; import its log anew instead",
+                dir.display()
+            );
+        }
+        let name = |(id, item): (ItemId, &Item)| (item_name(id, item), id);
+        Ok(Self {
+            user_ids: (content.users.iter().map(|user| user.id.clone())).zip(0..).collect(),
+            item_ids: (0..).zip(&content.items).map(name).collect(),
+            content,
+        })
+    }
+
+    /// The number of a user, the next one of somebody new.
+    fn user(&mut self, raw: &str) -> usize {
+        if let Some(&user) = self.user_ids.get(raw) {
+            return user;
+        }
+        let user = self.content.users.len();
+        self.content.users.push(User { id: raw.to_string(), items: Vec::new() });
+        if let Some(times) = &mut self.content.times {
+            times.push(Vec::new());
+        }
+        if let Some(texts) = &mut self.content.user_texts {
+            texts.push(data::UserTexts::default());
+        }
+        self.user_ids.insert(raw.to_string(), user);
+        user
+    }
+
+    /// The number of an item, the next one of a new item with texts of `collector`.
+    fn item(&mut self, item: u32, collector: &Collector) -> ItemId {
+        let raw = collector.items.name(item);
+        if let Some(&id) = self.item_ids.get(raw) {
+            return id;
+        }
+        let id = self.content.items.len() as ItemId;
+        let texts = collector.catalogue.get(item).cloned().unwrap_or_default();
+        self.content.items.push(Item { raw_id: Some(raw.to_string()), ..texts });
+        self.item_ids.insert(raw.to_string(), id);
+        id
+    }
+
+    /// Takes what was read; says what is new, and how many of the interactions were there.
+    fn take(&mut self, gathered: &Gathered, request: &Request) -> Result<(Appended, u64)> {
+        let Gathered { collector, sequences, .. } = gathered;
+        if self.content.times.is_some() && !sequences.has_times() {
+            invalid!(
+                "{}: its interactions have no times, by which splits could go, and those of {} have: name the column \
+                 with --time, or import the whole log anew",
+                names(gathered),
+                self.content.name
+            );
+        }
+        if self.content.times.is_none() && sequences.has_times() {
+            tracing::warn!(
+                "the interactions of {} have no times: those of the new ones order these and are not kept",
+                self.content.name
+            );
+        }
+        let before = [self.content.users.len(), self.content.items.len()];
+        let (mut appended, mut known) = (0, 0);
+        let mut times = sequences.times();
+        for (number, taken) in (0..).zip(sequences.users()) {
+            let times = times.as_mut().and_then(Iterator::next);
+            if taken.is_empty() {
+                continue;
+            }
+            let user = self.user(collector.users.name(number));
+            let there: HashSet<ItemId> = if request.keep_duplicates {
+                HashSet::new()
+            } else {
+                self.content.users[user].items.iter().copied().collect()
+            };
+            let items: Vec<ItemId> = taken.iter().map(|&item| self.item(item, collector)).collect();
+            let is_new: Vec<bool> = items.iter().map(|item| !there.contains(item)).collect();
+            let new = only(&items, &is_new);
+            known += (items.len() - new.len()) as u64;
+            appended += new.len() as u64;
+            let times = times.map(|times| only(&times, &is_new));
+            self.put(user, &new, times.as_deref(), gathered)?;
+        }
+        if request.all_items {
+            for &item in &collector.catalogue.listed {
+                self.item(item, collector);
+            }
+        }
+        let [users, items] = before;
+        let new = Appended {
+            interactions: appended,
+            users: (self.content.users.len() - users) as u64,
+            items: (self.content.items.len() - items) as u64,
+        };
+        Ok((new, known))
+    }
+
+    /// Puts what a user took behind what they took before; `times` are those of `items`.
+    fn put(
+        &mut self,
+        user: usize,
+        items: &[ItemId],
+        times: Option<&[i64]>,
+        gathered: &Gathered,
+    ) -> Result<()> {
+        let Content { users, items: all, times: standing, .. } = &mut self.content;
+        if let (Some(standing), Some(times)) = (standing, times) {
+            let standing = &mut standing[user];
+            if let (Some(&last), Some(&first)) = (standing.last(), times.first())
+                && first < last
+            {
+                invalid!(
+                    "{}: user {:?} took item {:?} at {first}, before {last}, the last time that the dataset \
+                     has of them (both in seconds): what is appended comes later; import the whole log anew, or leave \
+                     out what is earlier",
+                    names(gathered),
+                    users[user].id,
+                    item_name(items[0], &all[items[0] as usize]),
+                );
+            }
+            standing.extend(times);
+        }
+        users[user].items.extend(items);
+        Ok(())
+    }
+
+    /// Writes the folder as it has become.
+    fn write(&self, out: &Path) -> Result<()> {
+        let Content { name, users, items, times, user_texts } = &self.content;
+        let named = || users.iter().map(|user| (user.id.as_str(), user.items.as_slice()));
+        let times = times.iter().flatten();
+        files::build_dir(out, |dir| {
+            if let Some(texts) = user_texts {
+                let path = dir.join(format!("{name}.user.json"));
+                let of_user =
+                    (0..).zip(texts).map(|(user, texts): (usize, _)| (user.to_string(), texts));
+                data::write_user_texts(&path, of_user)?;
+            }
+            Ok(data::write_named(dir, name, named, || items.iter().cloned(), times)?)
+        })
+    }
+}
+
+/// What an item goes by in a log.
+fn item_name(id: ItemId, item: &Item) -> String {
+    item.raw_id.clone().unwrap_or_else(|| id.to_string())
+}
+
+/// Puts the interactions of `request` behind those of the dataset folder `out`, user by user. Users and items that are
+/// there keep their numbers and texts, new ones get the next. What is there already is passed over, unless
+/// `keep_duplicates` is set, so that a log may reach back into the days before. The rules that drop users and items, the
+/// core and `drop_textless`, are not applied: they would take away what is there.
+///
+/// # Errors
+/// If a user's first new interaction is earlier than their last one there, if the dataset has times and the
+/// interactions have none, and all that [`import`](super::import) refuses of a file. Nothing is changed then.
+pub fn append(request: &Request, out: &Path, show: &mut dyn FnMut(u64)) -> Result<Report> {
+    let mut standing = Standing::read(out)?;
+    files::check_free(out, true, &data::is_dataset_file)?;
+    let counter = Counter::default();
+    let mut gathered = Gathered::read(request, &counter, show)?;
+    if gathered.sequences.len() == 0 {
+        gathered.nothing_left()?;
+    }
+    gathered.read_items(request, &counter, show)?;
+    let (appended, known) = standing.take(&gathered, request)?;
+    if appended.interactions > 0 || appended.items > 0 {
+        standing.write(out)?;
+    }
+    let Content { users, items, times, .. } = &standing.content;
+    let report = gathered.report(request);
+    Ok(Report {
+        duplicates: report.duplicates + known,
+        keeps_times: times.is_some(),
+        appended: Some(appended),
+        users: users.len() as u64,
+        short_users: users.iter().filter(|user| user.items.len() < 3).count() as u64,
+        items: items.len() as u64,
+        items_without_text: items.iter().filter(|item| !item.has_text()).count() as u64,
+        interactions: users.iter().map(|user| user.items.len() as u64).sum(),
+        ..report
+    })
+}
+
+/// Those of `of` that are new.
+fn only<T: Copy>(of: &[T], is_new: &[bool]) -> Vec<T> {
+    of.iter().zip(is_new).filter_map(|(&of, &new)| new.then_some(of)).collect()
+}
+
+fn names(gathered: &Gathered) -> String {
+    let paths = gathered.plan.sources.iter().map(|file| file.path.display().to_string());
+    paths.collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,182 @@
+//! New days behind what a dataset folder holds.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use llmbs::data::Dataset;
+use llmbs::import::{Appended, Request, append};
+use proptest::prelude::*;
+
+use super::{Got, folder, import, read, try_import, write};
+
+/// Appends a file to what [`try_import`] wrote.
+fn try_append(dir: &Path, source: &str, change: impl Fn(&mut Request)) -> Result<Got, String> {
+    let mut request = Request::new(dir.join(source));
+    change(&mut request);
+    for path in &mut request.items {
+        *path = dir.join(&*path);
+    }
+    let out = dir.join("out").join("Shop");
+    let report = append(&request, &out, &mut |_| ())
+        .map_err(|e| e.to_string().replace(&format!("{}/", dir.display()), ""))?;
+    Ok(read(report, &out))
+}
+
+/// Every file of the dataset.
+fn bytes(dir: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(dir.join("out/Shop")).unwrap().map(Result::unwrap);
+    entries.map(|e| (e.file_name().into_string().unwrap(), fs::read(e.path()).unwrap())).collect()
+}
+
+const MONDAY: &str = "user,item,time\nA,x,1000\nA,y,1001\nB,y,1002\nA,z,1003\nB,x,1004\n";
+const ITEMS: &str = "item,title\nz,Zither\nx,Xylophone\ny,Yak\nw,Wand\nv,Viola\n";
+
+fn monday() -> tempfile::TempDir {
+    let dir = folder(&[("monday.csv", MONDAY), ("items.csv", ITEMS)]);
+    let items = |request: &mut Request| {
+        request.sources = vec!["monday.csv".into()];
+        request.items = vec!["items.csv".into()];
+    };
+    try_import(dir.path(), items).unwrap();
+    dir
+}
+
+#[test]
+fn who_and_what_is_there_keeps_its_number_and_new_ones_get_the_next() {
+    let dir = monday();
+    // Reaches back into the day before, out of order, with a title that an item had before.
+    let tuesday = "user,item,time\nC,w,2003\nB,z,2000\nA,z,1003\nB,w,2001\nC,x,2002\nA,x,2005\n";
+    write(dir.path(), "tuesday.csv", tuesday.as_bytes());
+    write(dir.path(), "new.csv", b"item,title\nw,Wand\nx,Another name\nq,Quill\n");
+    let items = |request: &mut Request| request.items = vec!["new.csv".into()];
+    let got = try_append(dir.path(), "tuesday.csv", items).unwrap();
+    assert_eq!(got.users, "A: x y z\nB: y x z w\nC: x w");
+    assert_eq!(
+        got.items,
+        "x: Xylophone |  |  | \ny: Yak |  |  | \nz: Zither |  |  | \nw: Wand |  |  | "
+    );
+    let report = &got.report;
+    assert_eq!(report.appended, Some(Appended { interactions: 4, users: 1, items: 1 }));
+    assert_eq!((report.duplicates, report.rows, report.interactions), (2, 6, 9));
+    assert_eq!((report.users, report.short_users, report.items), (3, 1, 4));
+    let text = report.to_string();
+    assert!(text.contains("users                      3, 1 of them new\n"), "{text}");
+    let times = &bytes(dir.path())["Shop.times.json"];
+    assert_eq!(
+        String::from_utf8_lossy(times),
+        "{\n\"0\": [1000,1001,1003],\n\"1\": [1002,1004,2000,2001],\n\"2\": [2002,2003]\n}\n"
+    );
+    // Given again, there is nothing left to append.
+    let before = bytes(dir.path());
+    let again = try_append(dir.path(), "tuesday.csv", |_| ()).unwrap();
+    assert_eq!(again.report.appended, Some(Appended { interactions: 0, users: 0, items: 0 }));
+    assert_eq!(bytes(dir.path()), before);
+    // Items that nobody took, where they are asked for.
+    let all = |request: &mut Request| {
+        request.items = vec!["new.csv".into()];
+        request.all_items = true;
+    };
+    let got = try_append(dir.path(), "tuesday.csv", all).unwrap();
+    assert_eq!(got.report.appended.map(|new| new.items), Some(1));
+    assert!(got.items.ends_with("\nq: Quill |  |  | "), "{}", got.items);
+}
+
+#[test]
+fn times_are_compared_in_seconds_however_they_are_spelt() {
+    for (time, expected) in [
+        ("1970-01-01T00:16:43Z", Ok("A: x y z q")),
+        ("1003.25", Ok("A: x y z q")),
+        ("1970-01-01T00:16:42Z", Err("took item \"q\" at 1002, before 1003")),
+    ] {
+        let dir = monday();
+        write(dir.path(), "tuesday.csv", format!("user,item,time\nA,q,{time}\n").as_bytes());
+        let before = bytes(dir.path());
+        match (try_append(dir.path(), "tuesday.csv", |_| ()), expected) {
+            (Ok(got), Ok(expected)) => assert_eq!(got.users.lines().next(), Some(expected)),
+            (Err(error), Err(expected)) => {
+                assert!(
+                    error.starts_with("tuesday.csv: user \"A\" ") && error.contains(expected),
+                    "{error}"
+                );
+                assert_eq!(bytes(dir.path()), before);
+            }
+            (got, _) => panic!("{time}: {got:?}"),
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_appended_is_named_and_changes_nothing() {
+    let cases = [
+        ("user,item\nA,q\n", "tuesday.csv: its interactions have no times"),
+        ("user,item,time\n", "tuesday.csv: no interaction could be read"),
+        ("user,item,time\nA,q,2000\nA,,2001\n", "tuesday.csv:3: column 2 (item): is empty"),
+    ];
+    for (text, expected) in cases {
+        let dir = monday();
+        let before = bytes(dir.path());
+        write(dir.path(), "tuesday.csv", text.as_bytes());
+        let error = try_append(dir.path(), "tuesday.csv", |_| ()).unwrap_err();
+        assert!(error.starts_with(expected), "{error}");
+        assert_eq!(bytes(dir.path()), before);
+    }
+    let dir = monday();
+    write(dir.path(), "tuesday.csv", b"user,item,time\nA,q,2000\n");
+    write(dir.path(), "out/Shop/notes.txt", b"mine");
+    let error = try_append(dir.path(), "tuesday.csv", |_| ()).unwrap_err();
+    assert!(error.contains("out/Shop: holds notes.txt"), "{error}");
+    assert!(!dir.path().join("out/Shop.new").exists());
+}
+
+#[test]
+fn a_dataset_without_times_grows_in_the_order_of_those_of_the_new_days() {
+    let dir = folder(&[("monday.csv", "user,item\nA,x\nA,y\nA,z\n")]);
+    import(dir.path(), "monday.csv");
+    write(dir.path(), "tuesday.csv", b"user,item,time\nA,w,7\nA,v,5\n");
+    let got = try_append(dir.path(), "tuesday.csv", |_| ()).unwrap();
+    assert_eq!((got.users.as_str(), got.report.keeps_times), ("A: x y z v w", false));
+}
+
+#[test]
+fn what_is_said_of_users_stays() {
+    let dir = monday();
+    let said =
+        r#"{"user_explicit_preference": {"1": ["yaks"]}, "user_vague_intention": {"train": {}}}"#;
+    write(dir.path(), "out/Shop/Shop.user.json", said.as_bytes());
+    write(dir.path(), "tuesday.csv", b"user,item,time\nB,z,2000\nC,x,2000\n");
+    try_append(dir.path(), "tuesday.csv", |_| ()).unwrap();
+    let texts = Dataset::load(&dir.path().join("out/Shop")).unwrap().user_texts.unwrap();
+    let said: Vec<usize> = texts.iter().map(|texts| texts.preferences.len()).collect();
+    // C, who has one item, is passed over.
+    assert_eq!(said, [0, 1]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    /// A log in two parts gives everybody the sequence that it gives in one.
+    #[test]
+    fn days_appended_are_days_imported_at_once(
+        log in prop::collection::vec((0u8..5, 0u8..7), 2..40),
+        cut in 1usize..40,
+    ) {
+        let cut = cut.min(log.len() - 1);
+        let text = |rows: &[(u8, u8)], from: usize| {
+            let rows = rows.iter().enumerate();
+            let row = |(at, (user, item)): (usize, &(u8, u8))| format!("u{user},i{item},{}\n", 1000 + from + at);
+            "user,item,time\n".to_string() + &rows.map(row).collect::<String>()
+        };
+        let dir = folder(&[("all.csv", &text(&log, 0)), ("old.csv", &text(&log[..cut], 0)), ("new.csv", &text(&log[cut..], cut))]);
+        let sorted = |got: &Got| -> Vec<String> {
+            let mut lines: Vec<String> = got.users.lines().map(String::from).collect();
+            lines.sort();
+            lines
+        };
+        let whole = sorted(&import(dir.path(), "all.csv"));
+        let old = import(dir.path(), "old.csv");
+        let grown = try_append(dir.path(), "new.csv", |_| ()).unwrap();
+        prop_assert!(grown.items.starts_with(&old.items));
+        prop_assert_eq!(sorted(&grown), whole);
+    }
+}
