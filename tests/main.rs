@@ -11,6 +11,7 @@ mod decoding;
 mod demo_index;
 mod embeddings;
 mod exported;
+mod following;
 mod golden;
 mod hostile;
 mod import;

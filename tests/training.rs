@@ -77,7 +77,7 @@ fn samples(fixture: &Fixture, epoch: u64) -> Vec<Sample> {
 
 fn samples_of(tasks: TasksConfig, fixture: &Fixture, epoch: u64) -> Vec<Sample> {
     let (dataset, prompts) = (&fixture.dataset, &fixture.prompts);
-    tasks.epoch(dataset, prompts, SrtSelection::default(), 20, true, 9, epoch).unwrap()
+    tasks.epoch(dataset, prompts, SrtSelection::default(), 20, true, 9, epoch, None).unwrap()
 }
 
 fn train_config() -> StageConfig {

@@ -65,8 +65,8 @@ baselines = ["sasrec"]
 [grid]
 "train.initial.learning-rate" = [3e-3, 1e-3]
 """
-# Rows, users and items of the logs that are imported.
-LOGS = {"log": (4000, 300, 200), "other-log": (3000, 200, 250)}
+# Rows, users and items of the logs that are imported, and how many days they begin after the first.
+LOGS = {"log": (4000, 300, 200, 0), "other-log": (3000, 200, 250, 0), "later-log": (900, 260, 270, 9)}
 
 INDEX, INITIAL, ANNEAL = ["index"], ["train", "--stage", "initial"], ["train", "--stage", "anneal"]
 EVAL, BASELINE = ["eval", "--json"], ["baseline", "sasrec", "--json"]
@@ -110,6 +110,7 @@ CHAINS = {
     ],
     "data": [
         imports("log", "is there already"), imports("other-log", None, "--force"),
+        imports("later-log", None, "--append"),
         exports("recbole", "is there already"), exports("lcrec", None, "--force"),
         writes("shop.toml", "init", "{run}/Shop", "--force", "--out"),
         Step(["data", "synth", "--out", "{run}/Synth"], ("Synth/",), "is there already"),
@@ -130,11 +131,11 @@ def provide(root, binary):
         (root / f"{name}.toml").write_text(CONFIG % settings)
     (root / "new-items.json").write_text(NEW_ITEMS)
     (root / "ablation.toml").write_text(ABLATION)
-    for name, (rows, users, items) in LOGS.items():
+    for name, (rows, users, items, days) in LOGS.items():
         draws = random.Random(name)
-        lines = [f"u{draws.randrange(users)},i{draws.randrange(items)},{1_600_000_000 + 60 * row}"
+        lines = [f"u{draws.randrange(users)},i{draws.randrange(items)},{1_600_000_000 + 86_400 * days + 60 * row}"
                  for row in range(rows)]
         (root / f"{name}.csv").write_text("\n".join(["user_id,item_id,timestamp", *lines, ""]))
     texts = [f'i{item},"Item {item}, of brand {item % 7}",A description of it,b{item % 7},"Some, kind {item % 11}"'
-             for item in range(max(items for _, _, items in LOGS.values()))]
+             for item in range(max(items for _, _, items, _ in LOGS.values()))]
     (root / "items.csv").write_text("\n".join(["item_id,title,description,brand,categories", *texts, ""]))

@@ -150,7 +150,8 @@ impl Rows {
             let until = run.manifest().stages.iter().filter(|(made, _)| **made <= stage);
             let seconds = until.map(|(_, record)| record.seconds).sum();
             let beam = run.config().eval.beam;
-            let alone = EvalRequest { split: spec.split, adapter, beam, limit: None, fuse: &[] };
+            let (split, limit) = (spec.split, None);
+            let alone = EvalRequest { split, adapter, beam, limit, fuse: &[], before: None };
             self.add(&row(name, adapter, None), &run.evaluate(alone, false, monitor)?, seconds)?;
             for &(baseline, ref folder, of_baseline) in baselines.iter().filter(|_| spec.fuse) {
                 let fused = EvalRequest { fuse: std::slice::from_ref(folder), ..alone };

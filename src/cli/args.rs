@@ -1,6 +1,6 @@
 //! What can be typed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
@@ -59,6 +59,17 @@ impl Command {
             Self::Generate(_) | Self::Recommend(_) | Self::Serve(_) | Self::Export(_) => true,
             Self::Index(index) => index.uses(),
             _ => false,
+        }
+    }
+}
+
+impl Command {
+    /// The run that this one goes on from.
+    pub(super) fn before(&self) -> Option<&Path> {
+        match self {
+            Self::Index(index) => index.before(),
+            Self::Train(train) => train.before(),
+            _ => None,
         }
     }
 }

@@ -78,7 +78,7 @@ pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::R
     let adapters = args.adapter.map_or_else(|| adapters(run), |switch| vec![switch == Switch::On]);
     let split = args.split.unwrap_or(Split::Test);
     let (limit, fuse) = (args.limit, args.fuse.as_slice());
-    let request = |adapter, beam| EvalRequest { split, adapter, beam, limit, fuse };
+    let request = |adapter, beam| EvalRequest { split, adapter, beam, limit, fuse, before: None };
     let requests: Vec<Vec<EvalRequest<'_>>> = adapters
         .iter()
         .map(|&adapter| beams.iter().map(|&beam| request(adapter, beam)).collect())
@@ -86,6 +86,9 @@ pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::R
     if let Some(other) = &args.compare {
         // Before minutes are spent on this run's evaluation.
         for &request in requests.iter().flatten() {
+            if let Some(before) = run.before(request, other)? {
+                evaluation(run, before, args.force, bars)?;
+            }
             run.check_comparable(request, other)?;
         }
     }
@@ -151,7 +154,7 @@ pub(super) fn beside_sasrec(run: &Run, bars: &mut Bars) -> anyhow::Result<()> {
     let beam = run.config().eval.beam;
     let (mut shown, mut verdicts) = (Vec::new(), String::new());
     for adapter in adapters(run) {
-        let request = EvalRequest { split, adapter, beam, limit: None, fuse: &[] };
+        let request = EvalRequest { split, adapter, beam, limit: None, fuse: &[], before: None };
         let ranking = evaluation(run, request, false, bars)?.report;
         let heading = of_adapter(&ranking.settings);
         let _ = writeln!(verdicts, "{heading}, beside SASRec:");

@@ -150,6 +150,9 @@ fn open(args: &Args, dir: &Path, config: RunConfig) -> anyhow::Result<Run> {
 /// The configuration and run folder that the arguments and the place they are given in lead to.
 fn configuration(args: &Args) -> anyhow::Result<(RunConfig, PathBuf)> {
     let (config, name) = resolve(args, &[])?;
+    if args.command.before().is_some() && args.run.is_none() {
+        bail!("a run that goes on from another is a folder of its own: name it with --run");
+    }
     let run_dir = args.run.clone().unwrap_or_else(|| PathBuf::from("runs").join(name));
     config.check()?;
     Ok((config, run_dir))
@@ -163,10 +166,16 @@ fn resolve(args: &Args, set: &[String]) -> crate::Result<(RunConfig, String)> {
     if let Some(seed) = args.seed.filter(|_| !draws_alone) {
         overrides.push(format!("seed={seed}"));
     }
+    if let Command::Train(train) = &args.command {
+        overrides.extend(train.setting().map(String::from));
+    }
     overrides.extend_from_slice(set);
     let of_run = args.run.as_ref().filter(|_| !matches!(args.command, Command::Ablate(_)));
     let of_run = match of_run.filter(|_| args.config.is_none()) {
-        Some(dir) => config_of(dir)?,
+        Some(dir) => match (config_of(dir)?, args.command.before()) {
+            (None, Some(before)) => config_of(before)?,
+            (found, _) => found,
+        },
         None => None,
     };
     let here = PathBuf::from("llmbs.toml");

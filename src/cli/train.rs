@@ -1,16 +1,22 @@
 //! `llmbs train`, and whatever else runs a stage.
 
+use std::path::{Path, PathBuf};
+
 use clap::{Args as ClapArgs, ValueEnum};
 
 use super::progress::Bars;
 use super::show::{self, out};
-use crate::run::{Run, Stage};
+use crate::run::{Run, Stage, StageReport};
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct TrainArgs {
-    /// Which stage
-    #[arg(long)]
-    stage: StageChoice,
+    /// Which stage [default with --continue: initial]
+    #[arg(long, required_unless_present = "before")]
+    stage: Option<StageChoice>,
+    /// Go on from the model that was trained last in another run, whose index this one's extends, with what came since;
+    /// with --stage anneal the model stays as it was and an adapter alone is trained (docs/following.md)
+    #[arg(long = "continue", value_name = "RUN")]
+    before: Option<PathBuf>,
     /// Redo it, and mark the later stages stale
     #[arg(long)]
     force: bool,
@@ -24,12 +30,30 @@ enum StageChoice {
     Anneal,
 }
 
+impl TrainArgs {
+    /// The run that is gone on from.
+    pub(super) fn before(&self) -> Option<&Path> {
+        self.before.as_deref()
+    }
+
+    /// A setting that the arguments stand for.
+    pub(super) fn setting(&self) -> Option<&'static str> {
+        let anneals_alone = self.before.is_some() && self.stage == Some(StageChoice::Anneal);
+        anneals_alone.then_some("train.continue.epochs=0")
+    }
+}
+
 pub(super) fn run(run: &mut Run, args: &TrainArgs, bars: &mut Bars) -> anyhow::Result<()> {
-    let which = match args.stage {
-        StageChoice::Initial => Stage::Initial,
-        StageChoice::Anneal => Stage::Anneal,
-    };
-    stage(run, which, args.force, bars)
+    if let Some(before) = &args.before {
+        let before = run.open_before(before)?;
+        let report = run.follow(Stage::Initial, &before, args.force, bars)?;
+        told(run, &report)?;
+    }
+    match (args.stage, &args.before) {
+        (Some(StageChoice::Anneal), _) => stage(run, Stage::Anneal, args.force, bars),
+        (Some(StageChoice::Initial), None) => stage(run, Stage::Initial, args.force, bars),
+        _ => Ok(()),
+    }
 }
 
 /// Runs a stage and says what it did.
@@ -40,5 +64,10 @@ pub(super) fn stage(
     bars: &mut Bars,
 ) -> anyhow::Result<()> {
     let report = run.stage(stage, force, bars)?;
-    out(&show::stage(run, &report))
+    told(run, &report)
+}
+
+/// Says what a stage did.
+pub(super) fn told(run: &Run, report: &StageReport) -> anyhow::Result<()> {
+    out(&show::stage(run, report))
 }

@@ -20,7 +20,7 @@ use crate::index::Source;
 use crate::model::LoraConfig;
 use crate::ops::Precision;
 use crate::tasks::{Layout, SrtSelection, TasksConfig};
-use crate::train::{ContrastConfig, DistillationConfig, StageConfig};
+use crate::train::{ContinueConfig, ContrastConfig, DistillationConfig, StageConfig};
 use crate::{Error, Result, invalid};
 
 pub use baseline::BaselineConfig;
@@ -164,6 +164,9 @@ pub struct TrainConfig {
     pub warmup: StageConfig,
     /// Stage `initial`.
     pub initial: StageConfig,
+    /// Stage `initial` where it goes on from the model of another run.
+    #[serde(rename = "continue")]
+    pub continued: ContinueConfig,
     /// Stage `anneal`.
     pub anneal: StageConfig,
 }
@@ -189,6 +192,7 @@ impl Default for TrainConfig {
                 ..StageConfig::default()
             },
             initial: StageConfig::default(),
+            continued: ContinueConfig::default(),
             anneal: StageConfig { epochs: 1, ..StageConfig::default() },
         }
     }

@@ -76,9 +76,12 @@ const STAGE: [(&str, Range); 17] = [
 ];
 
 /// What stands in one table alone.
-const SINGLE: [(&str, Range); 62] = [
+const SINGLE: [(&str, Range); 65] = [
     ("seed", Any),
     ("data.history", LENGTH),
+    ("train.continue.epochs", COUNT_OR_NONE),
+    ("train.continue.learning-rate-share", Above(0.0, 10.0)),
+    ("train.continue.replay", WEIGHT),
     ("data.split.valid-from", BelowOne),
     ("data.split.test-from", BelowOne),
     ("data.synthetic.seed", Any),

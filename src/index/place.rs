@@ -30,6 +30,9 @@ pub struct Place {
 /// centroid of another.) A code under which every tuple is taken is passed over for that of the next
 /// nearest; where all of these are, the used code of the level that is nearest in number and has room
 /// is taken, since children are numbered along a common axis.
+///
+/// In an index that [grows](Self::growing) an item gets a code of its own at a level where every item has one,
+/// and a new code at the last level where no used one is free.
 pub struct Placer<'a> {
     index: &'a ItemIndex,
     parts: Vec<Part>,
@@ -38,6 +41,8 @@ pub struct Placer<'a> {
     /// The codes that have a token, by level.
     used: Vec<Vec<u32>>,
     taken: BTreeSet<Vec<u32>>,
+    /// The next new code of each level, where the index grows.
+    new: Option<Vec<u32>>,
 }
 
 impl<'a> Placer<'a> {
@@ -55,7 +60,15 @@ impl<'a> Placer<'a> {
             semantic,
             used: used.collect(),
             taken: items.clone().map(|item| index.item_codes(item).to_vec()).collect(),
+            new: None,
         }
+    }
+
+    /// The same in an index that may have new codes, since its model is trained on.
+    #[must_use]
+    pub fn growing(self) -> Self {
+        let next = |codes: &Vec<u32>| codes.last().map_or(0, |last| last + 1);
+        Self { new: Some(self.used.iter().map(next).collect()), ..self }
     }
 
     /// Keeps the tuple of an item that was placed before.
@@ -75,7 +88,10 @@ impl<'a> Placer<'a> {
             return Err(IndexError::Full { tuples }.into());
         }
         for level in 0..self.index.num_levels() {
-            let next = self.next_code(&codes, level, &order);
+            let next = match self.new_code(&codes, level) {
+                Some(new) => new,
+                None => self.next_code(&codes, level, &order),
+            };
             codes.push(next);
         }
         self.taken.insert(codes.clone());
@@ -93,6 +109,20 @@ impl<'a> Placer<'a> {
             .collect();
         found.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         found.into_iter().map(|(_, item)| item).collect()
+    }
+
+    /// A new code at `level`, where the index grows by one after `prefix`.
+    fn new_code(&mut self, prefix: &[u32], level: usize) -> Option<u32> {
+        let new = self.new.as_mut()?;
+        let one_each = self.used[level].len() == self.index.num_items();
+        let is_free = |code: &&u32| !self.taken.contains(&[prefix, &[**code]].concat());
+        let is_last = level + 1 == self.used.len();
+        let full = is_last && !one_each && self.used[level].iter().find(is_free).is_none();
+        let code = new[level];
+        (one_each || full).then(|| {
+            new[level] += 1;
+            code
+        })
     }
 
     /// The code at `level` after `prefix`, under which there is room.
@@ -124,6 +154,9 @@ impl<'a> Placer<'a> {
 
     /// Whether a tuple that begins with `prefix` is left.
     fn has_room(&self, prefix: &[u32]) -> bool {
+        if self.new.is_some() && prefix.len() < self.used.len() {
+            return true;
+        }
         let used = &self.used[prefix.len()..];
         let tuples = used.iter().fold(1u128, |n, codes| n.saturating_mul(codes.len() as u128));
         if tuples > self.taken.len() as u128 {
@@ -189,6 +222,25 @@ mod tests {
         let mut placer = Placer::new(&index, z.view());
         assert_eq!(placer.place(&[1.0]).unwrap().codes, [2, 1]);
         assert!(placer.place(&[9.0]).is_err());
+    }
+
+    #[test]
+    fn an_index_that_grows_has_new_codes_where_items_have_codes_of_their_own() {
+        // Clusters a, and a code of its own for every item.
+        let levels =
+            [Source::Semantic, Source::Behavior].map(|source| Level { source, num_codes: 4 });
+        let index = ItemIndex::new(levels.to_vec(), vec![0, 0, 0, 1, 1, 2, 1, 3]).unwrap();
+        let z = Array2::from(Z.to_vec());
+        let mut placer = Placer::new(&index, z.view()).growing();
+        let place = placer.place(&[9.0]).unwrap();
+        assert_eq!((place.codes, place.nearest), (vec![1, 4], vec![2, 3, 1]));
+        assert_eq!(placer.place(&[0.0]).unwrap().codes, [0, 5]);
+        // A full tree grows at its last level, and not before it is full.
+        let levels = vec![Level { source: Source::Semantic, num_codes: 2 }; 2];
+        let index = ItemIndex::new(levels, vec![0, 0, 0, 1, 1, 0]).unwrap();
+        let mut placer = Placer::new(&index, z.slice(ndarray::s![..3, ..])).growing();
+        let mut place = |z: f32| placer.place(&[z]).unwrap().codes;
+        assert_eq!([place(0.0), place(8.0), place(0.0)], [[0, 2], [1, 1], [0, 3]]);
     }
 
     #[test]

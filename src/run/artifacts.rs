@@ -60,6 +60,9 @@ pub(super) fn extended_backbone(
 pub(super) fn load_index(run: &Run) -> Result<ItemIndex> {
     let sources = if let Some(import) = run.imported() {
         import.sources.clone()
+    } else if let Some(follows) = run.index_follows() {
+        // How many levels a source has may depend on how many items it was made of.
+        follows.sources.clone()
     } else {
         let plans = plan_of(&run.config, run.dataset.num_items())?;
         run.config.index.settings().level_sources(&plans)

@@ -7,12 +7,19 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::digests;
-use super::manifest::{self, Import, Lowered, Manifest, Record, Status};
+use super::manifest::{self, Follows, Import, Lowered, Manifest, Record, Status};
 use super::stage::Stage;
 use super::stages::{self, Made, anneal, index, initial};
 use super::{CONFIG, GIT_REVISION, MANIFEST, Monitor, Run, peak_memory_bytes, unfinished};
 use crate::model::Snapshots;
 use crate::{Error, Result, files, interrupt, invalid};
+
+/// What a stage is made from that other runs or programs have made.
+#[derive(Debug, Default)]
+pub(super) struct Origin {
+    pub(super) imported: Option<Import>,
+    pub(super) follows: Option<Follows>,
+}
 
 /// What a stage did.
 #[derive(Debug, Clone, PartialEq)]
@@ -111,10 +118,60 @@ impl Run {
         force: bool,
         monitor: &mut dyn Monitor,
     ) -> Result<StageReport> {
+        self.stage_after(stage, None, force, monitor)
+    }
+
+    /// Makes the index or the first model of this run from those of the run `before`, whose users and items are among
+    /// this run's, unless that is done; `force` redoes it.
+    ///
+    /// # Errors
+    /// As those of [`Self::stage`]; and if this run's data, settings or index do not go on from those of `before`.
+    pub fn follow(
+        &mut self,
+        stage: Stage,
+        before: &Self,
+        force: bool,
+        monitor: &mut dyn Monitor,
+    ) -> Result<StageReport> {
+        self.check_follows(before)?;
+        if stage != Stage::Index {
+            self.require_before(stage)?;
+            self.require_extended(before)?;
+        }
+        let follows = self.follows(stage, before)?;
+        let standing = self.manifest.stages.get(&stage).filter(|r| r.status == Status::Done);
+        if standing
+            .is_some_and(|r| !force && r.follows.as_ref().map(|f| &f.files) != Some(&follows.files))
+        {
+            invalid!(
+                "{}: there is {} already, which does not go on from {}; choose another folder with --run, or replace \
+                 it with --force",
+                self.dir.display(),
+                stage.what(),
+                before.dir.display()
+            );
+        }
+        self.stage_after(stage, Some(before), force, monitor)
+    }
+
+    fn stage_after(
+        &mut self,
+        stage: Stage,
+        before: Option<&Self>,
+        force: bool,
+        monitor: &mut dyn Monitor,
+    ) -> Result<StageReport> {
         self.require_before(stage)?;
-        let settings =
-            if force { manifest::settings(stage, &self.config)? } else { self.settings(stage)? };
-        let inputs = self.inputs(stage);
+        let settings = match before {
+            Some(before) => self.settings_after(stage, before)?,
+            None if force => manifest::settings(stage, &self.config)?,
+            None => self.settings(stage)?,
+        };
+        let mut inputs = self.inputs(stage);
+        let follows = before.map(|before| self.follows(stage, before)).transpose()?;
+        for (name, digest) in follows.iter().flat_map(|follows| &follows.files) {
+            inputs.insert(format!("{name} of the run before"), digest.clone());
+        }
         let mut goes_on = None;
         if !force {
             let compare = |record| manifest::compare(&self.dir, stage, record, &settings, &inputs);
@@ -143,17 +200,20 @@ impl Run {
             }
         }
         // What cannot work is refused before anything says that the stage is under way.
-        match stage {
-            Stage::Index => index::check(self)?,
-            Stage::Initial => initial::check(self)?,
-            Stage::Anneal => {}
+        match (stage, before) {
+            (Stage::Index, None) => index::check(self)?,
+            (Stage::Initial, None) => initial::check(self)?,
+            _ => {}
         }
         let start = Instant::now();
-        self.begin(stage, settings, inputs, goes_on, None)?;
-        let made = match stage {
-            Stage::Index => index::run(self, monitor),
-            Stage::Initial => initial::run(self, monitor),
-            Stage::Anneal => anneal::run(self, monitor),
+        let imported = before.filter(|_| stage == Stage::Index).and_then(Self::imported).cloned();
+        let origin = Origin { imported, follows };
+        self.begin(stage, settings, inputs, goes_on, origin)?;
+        let made = match (stage, before) {
+            (Stage::Index, Some(before)) => index::extend(self, before, monitor),
+            (Stage::Index, None) => index::run(self, monitor),
+            (Stage::Initial, _) => initial::run(self, before, monitor),
+            (Stage::Anneal, _) => anneal::run(self, monitor),
         };
         let made = made.map_err(|e| match e {
             // To force it again would begin again.
@@ -216,10 +276,23 @@ impl Run {
 
     /// The settings that decide the result of `stage`.
     pub(super) fn settings(&self, stage: Stage) -> Result<BTreeMap<String, Value>> {
-        if stage == Stage::Index && self.imported().is_some() {
-            manifest::settings_of_import(&self.config)
-        } else {
-            manifest::settings(stage, &self.config)
+        let standing = self.manifest.stages.get(&stage);
+        let follows = standing.is_some_and(|r| r.follows.is_some() && r.status == Status::Done);
+        match stage {
+            Stage::Index if self.imported().is_some() => manifest::settings_of_import(&self.config),
+            Stage::Initial if follows => manifest::settings_of_continued(&self.config),
+            _ => manifest::settings(stage, &self.config),
+        }
+    }
+
+    /// The settings that decide what `stage` makes of what is in `before`.
+    fn settings_after(&self, stage: Stage, before: &Self) -> Result<BTreeMap<String, Value>> {
+        match stage {
+            Stage::Index if before.imported().is_some() => {
+                manifest::settings_of_import(&self.config)
+            }
+            Stage::Initial => manifest::settings_of_continued(&self.config),
+            _ => manifest::settings(stage, &self.config),
         }
     }
 
@@ -249,7 +322,7 @@ impl Run {
         settings: BTreeMap<String, Value>,
         inputs: BTreeMap<String, String>,
         goes_on: Option<Vec<Lowered>>,
-        imported: Option<Import>,
+        Origin { imported, follows }: Origin,
     ) -> Result<()> {
         self.claim()?;
         if goes_on.is_none() {
@@ -260,6 +333,7 @@ impl Run {
             status: Status::Running,
             lowered: goes_on.unwrap_or_default(),
             imported,
+            follows,
             settings,
             inputs,
             outputs: BTreeMap::new(),

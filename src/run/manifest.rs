@@ -40,6 +40,9 @@ pub struct Record {
     /// Of stage `index`: the file it was imported from, where it was not made here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub imported: Option<Import>,
+    /// The run that it goes on from, where it does not begin anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follows: Option<Follows>,
     /// The settings that decide its result, by dotted key.
     pub settings: BTreeMap<String, Value>,
     /// Digests of what it read, by name.
@@ -73,6 +76,18 @@ pub struct Lowered {
     pub to: f64,
     /// The step after which it was lowered.
     pub after_step: u64,
+}
+
+/// What a stage goes on from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Follows {
+    /// The folder of the run before, as it was named.
+    pub run: String,
+    /// The digests of its index, and of the models that were trained on, by path there.
+    pub files: BTreeMap<String, String>,
+    /// Of an index: the source of each level.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<Source>,
 }
 
 /// An index that was made elsewhere.
@@ -167,6 +182,13 @@ pub(super) fn settings_of_import(config: &RunConfig) -> Result<BTreeMap<String, 
     let mut flat = settings(Stage::Index, config)?;
     // Where item texts are cut decides what a backbone from scratch is warmed up on.
     flat.retain(|key, _| !key.starts_with("index.") || key == "index.semantic.max-text-tokens");
+    Ok(flat)
+}
+
+/// The settings that decide what stage `initial` makes of the model of another run.
+pub(super) fn settings_of_continued(config: &RunConfig) -> Result<BTreeMap<String, Value>> {
+    let mut flat = settings(Stage::Initial, config)?;
+    flat.extend(settings_under(&["train.continue."], config)?);
     Ok(flat)
 }
 
@@ -324,8 +346,9 @@ mod tests {
         let all = settings_under(&["seed", "data.", "backbone.", "index.", "train."], &config);
         for key in all.unwrap().into_keys() {
             let decides = stages.iter().any(|settings| settings.contains_key(&key));
-            // The encoder that is not chosen.
-            assert!(decides || key.starts_with("index.behavior.sasrec."), "{key}");
+            // The encoder that is not chosen, and what decides a model that goes on from another.
+            let others = ["index.behavior.sasrec.", "train.continue."];
+            assert!(decides || others.iter().any(|other| key.starts_with(other)), "{key}");
         }
     }
 }

@@ -7,6 +7,7 @@ mod artifacts;
 mod digests;
 mod eval;
 mod export;
+mod follow;
 mod lifecycle;
 mod lock;
 mod log;
@@ -40,7 +41,7 @@ pub use eval::{
 pub use export::ExportRequest;
 pub use lifecycle::StageReport;
 use lock::{LOCK, Lock};
-pub use manifest::{GIT_REVISION, Import, Lowered, Manifest, Record, Status};
+pub use manifest::{Follows, GIT_REVISION, Import, Lowered, Manifest, Record, Status};
 pub use monitor::{Monitor, Silent};
 pub use needs::{free_memory_bytes, peak_memory_bytes};
 pub use samples::TrainingSample;

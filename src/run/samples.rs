@@ -43,8 +43,16 @@ impl Run {
             ("preference", TasksConfig { preference: tasks.preference, ..sequence }, none),
         ];
         for (task, config, selection) in of_tasks {
-            let samples =
-                config.epoch(&self.dataset, &prompts, selection, history, false, seed, epoch)?;
+            let samples = config.epoch(
+                &self.dataset,
+                &prompts,
+                selection,
+                history,
+                false,
+                seed,
+                epoch,
+                None,
+            )?;
             for sample in samples {
                 let response: Vec<u32> = sample.response().collect();
                 let prompt = tokens.tokenizer.decode(sample.prompt())?;

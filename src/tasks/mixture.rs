@@ -63,6 +63,46 @@ pub struct SrtSelection {
     pub max_samples: Option<usize>,
 }
 
+/// What a model that is trained on has learnt from before.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seen {
+    /// The first so many training items of each user.
+    pub of_users: Vec<usize>,
+    /// The first so many items.
+    pub items: usize,
+    /// Samples of these that an epoch repeats, as a share of those that hold something new.
+    pub replay: f64,
+}
+
+impl Seen {
+    /// Keeps the jobs of sequence recommendation that hold something new, and as many others as are repeated.
+    fn select(&self, jobs: &mut Vec<Job>, order: &mut rng::Rng) {
+        let (new, mut others): (Vec<Job>, Vec<Job>) = jobs.iter().partition(|job| !self.knows(job));
+        others.shuffle(order);
+        others.truncate((self.replay * new.len() as f64).round() as usize);
+        *jobs = [new, others].concat();
+    }
+
+    /// Keeps this share of the jobs, what is new before the rest: as many in every epoch, whatever it draws.
+    fn keep(&self, jobs: &mut Vec<Job>, share: f64, order: &mut rng::Rng) {
+        let kept = (share * jobs.len() as f64).round() as usize;
+        jobs.shuffle(order);
+        // Stable: either part stays in the order that was drawn.
+        jobs.sort_by_key(|job| self.knows(job));
+        jobs.truncate(kept);
+    }
+
+    fn knows(&self, job: &Job) -> bool {
+        match *job {
+            Job::Sequence { user, end, .. } => end <= self.of_users[user],
+            Job::Next { user, target, .. } | Job::OfUser { user, target, .. } => {
+                target < self.of_users[user]
+            }
+            Job::Item { item, .. } => (item as usize) < self.items,
+        }
+    }
+}
+
 /// A sample to be built.
 #[derive(Debug, Clone, Copy)]
 enum Job {
@@ -116,7 +156,8 @@ impl TasksConfig {
 
     /// The samples of `epoch` in training order; the same count every epoch.
     ///
-    /// `history` bounds the items before a target; `contrast` puts `<con>` after SRT targets.
+    /// `history` bounds the items before a target; `contrast` puts `<con>` after SRT targets. Of what was `seen` before a
+    /// part is left out.
     #[allow(clippy::too_many_arguments, reason = "each is a different kind of thing, all needed")]
     pub fn epoch(
         &self,
@@ -127,21 +168,34 @@ impl TasksConfig {
         contrast: bool,
         seed: u64,
         epoch: u64,
+        seen: Option<&Seen>,
     ) -> Result<Vec<Sample>> {
         let mut order = rng::stream(seed, "epoch order", &[epoch]);
         let mut jobs = self.sequence_jobs(dataset, selection, history);
+        let all = jobs.len();
+        if let Some(seen) = seen {
+            seen.select(&mut jobs, &mut order);
+        }
+        let share = jobs.len() as f64 / all.max(1) as f64;
         if let Some(max) = selection.max_samples.filter(|&max| max < jobs.len()) {
             jobs.shuffle(&mut order);
             jobs.truncate(max);
         }
+        let held_out = || self.items_held_out(dataset.num_items(), seed);
+        let mut about_texts = Vec::new();
         if prompts.has_texts() {
-            let held_out = self.items_held_out(dataset.num_items(), seed);
-            jobs.extend(self.semantic_jobs(dataset, &held_out, &mut order));
-            jobs.extend(self.preference_jobs(dataset, &held_out, &mut order));
+            let held_out = held_out();
+            about_texts.push(self.semantic_jobs(dataset, &held_out, &mut order));
+            about_texts.push(self.preference_jobs(dataset, &held_out, &mut order));
         }
         if let Some(texts) = &dataset.user_texts {
-            let held_out = self.items_held_out(dataset.num_items(), seed);
-            jobs.extend(self.user_jobs(dataset, texts, &held_out, &mut order));
+            about_texts.push(self.user_jobs(dataset, texts, &held_out(), &mut order));
+        }
+        for mut more in about_texts {
+            if let Some(seen) = seen {
+                seen.keep(&mut more, share, &mut order);
+            }
+            jobs.extend(more);
         }
         jobs.shuffle(&mut order);
         let build = |(i, job): (usize, &Job)| {
@@ -330,6 +384,38 @@ mod tests {
             }
             assert_eq!(targets, (1..n).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn all_that_is_new_is_trained_and_as_much_of_the_rest_as_is_repeated() {
+        let next = |user, target| Job::Next { direction: Direction::Sequence, user, target };
+        // User 0 took nothing since, 1 two items, and 2 is new.
+        let seen = Seen { of_users: vec![40, 4, 0], items: 7, replay: 0.5 };
+        let jobs: Vec<Job> = [(0, 40), (1, 6), (2, 3)]
+            .iter()
+            .flat_map(|&(user, items)| (1..items).map(move |target| next(user, target)))
+            .collect();
+        let of = |jobs: &[Job], epoch| {
+            let (mut jobs, mut order) = (jobs.to_vec(), rng::stream(1, "order", &[epoch]));
+            seen.select(&mut jobs, &mut order);
+            jobs.into_iter().map(|job| format!("{job:?}")).collect::<Vec<_>>()
+        };
+        let new = [next(1, 4), next(1, 5), next(2, 1), next(2, 2)].map(|job| format!("{job:?}"));
+        let epochs = [0, 1].map(|epoch| of(&jobs, epoch));
+        assert!(epochs.iter().all(|jobs| jobs.len() == 6 && jobs.starts_with(&new)));
+        assert_ne!(epochs[0], epochs[1], "what is repeated is drawn anew");
+        // A row is new where its end is; an item, where it came since.
+        let row = |user, end| Job::Sequence { user, start: 0, end, first_target: 1 };
+        let item = |item| Job::Item { direction: Direction::TextToIndex, item };
+        let knows =
+            [row(0, 21), row(1, 4), row(1, 6), item(6), item(7)].map(|job| seen.knows(&job));
+        assert_eq!(knows, [true, true, false, true, false]);
+        let mut texts = (0..9).map(item).collect::<Vec<_>>();
+        seen.keep(&mut texts, 0.4, &mut rng::stream(1, "order", &[0]));
+        assert_eq!(
+            texts.iter().map(|job| seen.knows(job)).collect::<Vec<_>>(),
+            [false, false, true, true]
+        );
     }
 
     #[test]

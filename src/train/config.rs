@@ -77,6 +77,37 @@ impl StageConfig {
     }
 }
 
+/// `[train.continue]`: a model that learns what came since it was trained; all else is as stage `initial` has it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct ContinueConfig {
+    /// Epochs: passes over what is new, each followed by a validation.
+    pub epochs: u64,
+    /// Peak learning rate, as a share of that of stage `initial`.
+    pub learning_rate_share: f64,
+    /// Samples without anything new that are repeated, for each that has something new.
+    pub replay: f64,
+}
+
+impl Default for ContinueConfig {
+    fn default() -> Self {
+        Self { epochs: 2, learning_rate_share: 0.5, replay: 1.0 }
+    }
+}
+
+impl ContinueConfig {
+    /// The training run, where that of a model that begins anew is `initial`.
+    pub fn of(&self, initial: &StageConfig) -> StageConfig {
+        StageConfig {
+            epochs: self.epochs,
+            min_steps: 0,
+            max_steps: None,
+            learning_rate: self.learning_rate_share * initial.learning_rate,
+            ..initial.clone()
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

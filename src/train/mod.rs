@@ -14,7 +14,7 @@ mod trainer;
 mod warmup;
 
 pub use batch::Batch;
-pub use config::StageConfig;
+pub use config::{ContinueConfig, StageConfig};
 pub use contrast::{Contrast, ContrastConfig, ContrastLoss, Projectors};
 pub use memory::Memory;
 pub use report::{

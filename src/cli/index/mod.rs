@@ -4,7 +4,7 @@ mod chart;
 mod page;
 mod text;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
@@ -21,6 +21,9 @@ pub(super) struct IndexArgs {
     /// Redo it, and mark the later stages stale
     #[arg(long)]
     force: bool,
+    /// Take the index of another run as it is, with places for the items that came since (docs/following.md)
+    #[arg(long, value_name = "RUN")]
+    extend: Option<PathBuf>,
     #[command(subcommand)]
     command: Option<IndexCommand>,
 }
@@ -83,6 +86,11 @@ struct ReportArgs {
 }
 
 impl IndexArgs {
+    /// The run whose index is extended.
+    pub(super) fn before(&self) -> Option<&Path> {
+        self.extend.as_deref()
+    }
+
     /// Whether the index is used and not made.
     pub(super) fn uses(&self) -> bool {
         matches!(self.command, Some(IndexCommand::Add(_) | IndexCommand::Report(_)))
@@ -91,7 +99,14 @@ impl IndexArgs {
 
 pub(super) fn run(run: &mut Run, args: &IndexArgs, bars: &mut Bars) -> anyhow::Result<()> {
     match &args.command {
-        None => train::stage(run, Stage::Index, args.force, bars),
+        None => match &args.extend {
+            Some(before) => {
+                let before = run.open_before(before)?;
+                let report = run.follow(Stage::Index, &before, args.force, bars)?;
+                train::told(run, &report)
+            }
+            None => train::stage(run, Stage::Index, args.force, bars),
+        },
         Some(IndexCommand::Import(args)) => import(run, args, bars),
         Some(IndexCommand::Add(args)) => add(run, args, bars),
         Some(IndexCommand::Report(args)) => report(run, args),

@@ -44,7 +44,7 @@ impl Run {
     pub fn compare(&self, request: EvalRequest<'_>, other: &Path) -> Result<Comparison> {
         let (this_settings, other_settings) = self.other_settings(request, other)?;
         let this: Vec<Prediction> = request.kept(&self.dir).read_lines()?;
-        let others: Vec<Prediction> = kept_in(request, other).read_lines()?;
+        let others: Vec<Prediction> = self.kept_of(request, other)?.read_lines()?;
         let compared = |rank: fn(&Prediction) -> Option<usize>| {
             eval::compare(&[&this], &[&others], rank, self.config.seed).map_err(|e| {
                 let (this, other) = (self.dir.display(), other.display());
@@ -71,9 +71,34 @@ impl Run {
         })
     }
 
+    /// The same evaluation of the model in `other`, where it is that of the run that this one goes on from: made here,
+    /// with the users and items that are here.
+    ///
+    /// # Errors
+    /// If `other` cannot be read.
+    pub fn before<'b>(
+        &self,
+        request: EvalRequest<'b>,
+        other: &'b Path,
+    ) -> Result<Option<EvalRequest<'b>>> {
+        let before = EvalRequest { fuse: &[], adapter: false, before: Some(other), ..request };
+        Ok(self.goes_on_from(other)?.then_some(before))
+    }
+
+    /// Where the same evaluation of another run stands, of its model alone, or of a baseline in its own folder.
+    fn kept_of(&self, request: EvalRequest<'_>, other: &Path) -> Result<Kept> {
+        if is_baseline(other) {
+            return Ok(baseline::kept(other, request.split));
+        }
+        Ok(match self.before(request, other)? {
+            Some(before) => before.kept(&self.dir),
+            None => EvalRequest { fuse: &[], ..request }.kept(other),
+        })
+    }
+
     /// The settings of both evaluations.
     fn other_settings(&self, request: EvalRequest<'_>, other: &Path) -> Result<(Value, Value)> {
-        let kept = kept_in(request, other);
+        let kept = self.kept_of(request, other)?;
         let others = self.others(request)?;
         let request = EvalRequest { fuse: &[], ..request };
         let command = request.command();
@@ -119,15 +144,6 @@ impl Run {
             );
         }
         Ok((mine, theirs))
-    }
-}
-
-/// The same evaluation in another run folder, of its model alone, or of a baseline in its own.
-fn kept_in(request: EvalRequest<'_>, other: &Path) -> Kept {
-    if is_baseline(other) {
-        baseline::kept(other, request.split)
-    } else {
-        EvalRequest { fuse: &[], ..request }.kept(other)
     }
 }
 

@@ -43,7 +43,10 @@ impl Run {
             Searches::forget(self, &request.name(), 1 + request.fuse.len())?;
             return Ok(found);
         }
-        let generator = Generator::load(self, request.adapter)?;
+        let generator = match request.before {
+            Some(before) => Generator::before(self, &self.open_before(before)?)?,
+            None => Generator::load(self, request.adapter)?,
+        };
         let recommender = generator.recommender(self, request.beam);
         let protocol = self.protocol(request.split);
 
@@ -158,7 +161,13 @@ impl Run {
         let targets = self.targets_of(request).len();
         let alone = "sum of the log-probabilities of all item tokens";
         let score = fusion.as_ref().map_or(alone, |_| fused::SCORE);
-        let digest = |stage: Stage, file: &str| self.manifest.output(stage, file).map(String::from);
+        let before = request
+            .before
+            .and_then(|_| self.manifest.stages.get(&Stage::Initial)?.follows.as_ref());
+        let digest = |stage: Stage, file: &str| match before.filter(|_| stage != Stage::Index) {
+            Some(before) => before.files.get(&format!("{}/{file}", stage.folder())).cloned(),
+            None => self.manifest.output(stage, file).map(String::from),
+        };
         let backbone = &self.config.backbone;
         let rounds = self.device.is_cpu() && precision(self).takes_effect();
         let index = &self.config.index;
@@ -171,6 +180,7 @@ impl Run {
             history: self.config.data.history,
             template: 0,
             adapter: request.adapter_switch().into(),
+            before: request.before.map(|before| before.display().to_string()),
             search: "beam search over the trie of all items".into(),
             beam: request.beam,
             exhaustive: request.beam >= self.dataset.num_items(),
@@ -200,7 +210,7 @@ impl Run {
             index_digest: digest(Stage::Index, "index.json"),
             model_digest: digest(Stage::Initial, "model.safetensors"),
             adapter_digest: digest(Stage::Anneal, "adapter_model.safetensors")
-                .filter(|_| request.adapter),
+                .filter(|_| request.adapter || request.before.is_some()),
             files: self.files_of(if request.adapter { &Stage::ALL } else { &Stage::ALL[..2] }),
             git_revision: crate::run::GIT_REVISION.into(),
         }

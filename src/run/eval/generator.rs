@@ -7,7 +7,7 @@ use crate::index::Trie;
 use crate::inference::ItemTokens;
 use crate::model::Llama;
 use crate::run::Run;
-use crate::run::artifacts::Trained;
+use crate::run::artifacts::{Trained, load_index};
 use crate::tasks::Prompts;
 
 /// The model of a run, its item tokens, its prompts and its catalogue.
@@ -22,8 +22,23 @@ impl Generator {
     /// Loads the model of `run`, with or without its annealing adapter.
     pub(super) fn load(run: &Run, adapter: bool) -> Result<Self> {
         let trained = Trained::load(run)?;
+        let model = trained.model(run, adapter)?;
+        Self::of(run, trained, model)
+    }
+
+    /// The model that was trained last in `before`, which `run` goes on from, with the items of `run`: those that came
+    /// since stand where they were placed.
+    pub(super) fn before(run: &Run, before: &Run) -> Result<Self> {
+        let index = load_index(run)?;
+        let (config, weights, tokens) = run.carried(before, &index)?;
+        let trained = Trained { config, weights, tokens, index };
+        let model = trained.model(run, false)?;
+        Self::of(run, trained, model)
+    }
+
+    fn of(run: &Run, trained: Trained, model: Llama) -> Result<Self> {
         Ok(Self {
-            model: trained.model(run, adapter)?,
+            model,
             prompts: trained.tokens.prompts(&run.dataset, &run.config.train.tasks)?,
             trie: Trie::subset(&trained.index, run.dataset.catalogue())?,
             tokens: trained.tokens,

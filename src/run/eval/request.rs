@@ -19,6 +19,8 @@ pub struct EvalRequest<'a> {
     pub limit: Option<usize>,
     /// Folders of other runs and of trained baselines that rank with the model; none for the model alone.
     pub fuse: &'a [PathBuf],
+    /// In place of the run's own model that of the run in this folder, which it goes on from.
+    pub before: Option<&'a Path>,
 }
 
 impl EvalRequest<'_> {
@@ -26,7 +28,8 @@ impl EvalRequest<'_> {
     pub(in crate::run) fn name(&self) -> String {
         let limit = self.limit.map_or(String::new(), |n| format!("-lim{n}"));
         let fused = if self.fuse.is_empty() { "" } else { "-fused" };
-        format!("{}-{}-b{}{limit}{fused}", self.split, self.adapter_switch(), self.beam)
+        let before = if self.before.is_some() { "-before" } else { "" };
+        format!("{}-{}-b{}{limit}{fused}{before}", self.split, self.adapter_switch(), self.beam)
     }
 
     /// Where the result stands in the run folder `dir`.

@@ -111,6 +111,9 @@ pub struct EvalSettings {
     pub history: usize,
     pub template: usize,
     pub adapter: String,
+    /// The run whose model this is, where it is not the run's own: the one that it goes on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
     pub search: String,
     pub beam: usize,
     pub exhaustive: bool,

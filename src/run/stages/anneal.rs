@@ -32,7 +32,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
         let history = run.config.data.history;
         // A stream of its own: the annealing stage does not repeat the order of the initial one.
         let seed = run.config.seed.wrapping_add(1);
-        tasks.epoch(&run.dataset, &prompts, config.selection, history, false, seed, epoch)
+        tasks.epoch(&run.dataset, &prompts, config.selection, history, false, seed, epoch, None)
     };
     let state = run.state_of(Stage::Anneal);
     let trainer = Trainer {

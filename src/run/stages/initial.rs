@@ -6,7 +6,6 @@ use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 
 use super::{FOLDER, Made, teacher};
-use crate::Result;
 use crate::config::{TrainEmbeddings, Tuning};
 use crate::model::adapter::{self, Adapters};
 use crate::model::llama::{EMBEDDING, HEAD};
@@ -20,6 +19,7 @@ use crate::run::log::TrainLog;
 use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::tasks::SrtSelection;
 use crate::train::{Contrast, Projectors, TrainOutcome, Trainer, Validation};
+use crate::{Result, invalid};
 
 /// Refuses a run whose index was made with matrices that are gone: without them the loss would be another.
 pub(in crate::run) fn check(run: &Run) -> Result<()> {
@@ -29,10 +29,23 @@ pub(in crate::run) fn check(run: &Run) -> Result<()> {
     teacher::check(run)
 }
 
-pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> {
+/// Trains the backbone, or the model of the run `before` on what it has not seen.
+pub(in crate::run) fn run(
+    run: &Run,
+    before: Option<&Run>,
+    monitor: &mut dyn Monitor,
+) -> Result<Made> {
     let config = &run.config.train;
     let index = load_index(run)?;
-    let (llama, mut weights, tokens) = extended_backbone(run, &index)?;
+    let (llama, mut weights, tokens) = match before {
+        Some(before) => run.carried(before, &index)?,
+        None => extended_backbone(run, &index)?,
+    };
+    let seen = before.map(|before| run.seen(before));
+    let stage = match before {
+        Some(_) => config.continued.of(&config.initial),
+        None => config.initial.clone(),
+    };
     let first = tokens.vocabulary.first as usize;
 
     let mut params = Params::new();
@@ -61,7 +74,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
     let contrast = !projectors.is_empty();
     let samples = |epoch| {
         let history = run.config.data.history;
-        config.tasks.epoch(
+        let samples = config.tasks.epoch(
             &run.dataset,
             &prompts,
             SrtSelection::default(),
@@ -69,13 +82,22 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
             contrast,
             run.config.seed,
             epoch,
-        )
+            seen.as_ref(),
+        )?;
+        if let Some(before) = before.filter(|_| samples.is_empty()) {
+            invalid!(
+                "{}: nothing came since {} that could be learnt from: what is held out for validation and test is not",
+                run.dataset.name,
+                before.dir.display()
+            );
+        }
+        Ok(samples)
     };
     let teacher = teacher::teacher(run, &tokens)?;
     let state = run.state_of(Stage::Initial);
     let lora_dropout = if adapters.is_empty() { 0.0 } else { config.lora.dropout };
     let trainer = Trainer {
-        config: &config.initial,
+        config: &stage,
         lora_dropout,
         seed: run.config.seed,
         model: &model,
@@ -93,15 +115,19 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
     let validation = Validation {
         measure: &mut || metric.of(&model),
         patience: config.validation.patience,
-        from_start: false,
+        // A model that more training makes no better stays as it was.
+        from_start: before.is_some(),
     };
-    let mut log = TrainLog::new(run, "initial", config.initial.log_every, monitor)
+    let mut log = TrainLog::new(run, "initial", stage.log_every, monitor)
         .stopped_by_signals()
         .with_validation(metric.bytes(&model));
     let outcome = trainer.run(&samples, Some(validation), &mut log)?.finished()?;
     let predicted = log.predicted;
     drop(log);
-    warn(run, &outcome);
+    match before {
+        Some(before) => warn_continued(before, &outcome),
+        None => warn(run, &outcome),
+    }
 
     // The trained tensors are shared with `weights`: what is saved is what was trained.
     let merged = adapter::merge(&weights, &adapters)?;
@@ -137,6 +163,16 @@ fn warn(run: &Run, outcome: &TrainOutcome) {
         tracing::warn!(
             "the last epoch of stage initial was the best: train.initial.epochs above {} may be better",
             config.epochs
+        );
+    }
+}
+
+/// Says where the model of `before` stays as it was.
+fn warn_continued(before: &Run, outcome: &TrainOutcome) {
+    if outcome.steps > 0 && outcome.best.is_some_and(|(_, epoch)| epoch == 0) {
+        tracing::warn!(
+            "no epoch was better on validation than the model of {}, which stays as it was",
+            before.dir.display()
         );
     }
 }

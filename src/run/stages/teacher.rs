@@ -32,6 +32,10 @@ pub(super) fn teacher(run: &Run, tokens: &ItemTokens) -> Result<Option<Teacher>>
     if config.weight == 0.0 {
         return Ok(None);
     }
+    if run.manifest.output(Stage::Index, FILE).is_none() {
+        tracing::info!("the index that this run goes on from has no SASRec: nothing is distilled");
+        return Ok(None);
+    }
     let sasrec = &run.config.index.behavior.sasrec;
     let network = sasrec.network(run.dataset.num_items(), run.config.seed)?;
     network.set_weights(&load_safetensors(run.dir.join("index").join(FILE), &Device::Cpu)?)?;

@@ -117,8 +117,9 @@ fn texts_about_users_are_learnt_with_training_items_alone() {
     let tasks = TasksConfig { semantic: 0.0, preference: 1.0, ..TasksConfig::default() };
     let samples = |held_out, seed| {
         let tasks = TasksConfig { held_out, ..tasks };
-        let samples =
-            tasks.epoch(&data, &prompts, SrtSelection::default(), 20, false, seed, 0).unwrap();
+        let samples = tasks
+            .epoch(&data, &prompts, SrtSelection::default(), 20, false, seed, 0, None)
+            .unwrap();
         let text = |sample: &Sample| tokenizer.decode(&sample.ids).unwrap();
         samples.iter().map(text).collect::<Vec<String>>()
     };

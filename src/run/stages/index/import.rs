@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::index::{Foreign, OnCollision, Source, store};
 use crate::inference::ItemTokens;
+use crate::run::lifecycle::Origin;
 use crate::run::manifest::{self, Import};
 use crate::run::stages::Made;
 use crate::run::{Monitor, Run, Stage, StageReport, Status};
@@ -75,7 +76,8 @@ impl Run {
         );
 
         let start = Instant::now();
-        self.begin(Stage::Index, settings, inputs, None, Some(import))?;
+        let origin = Origin { imported: Some(import), follows: None };
+        self.begin(Stage::Index, settings, inputs, None, origin)?;
         let (backbone, wrote_backbone) = super::prepare_backbone(self, monitor)?;
         ItemTokens::extend(backbone.tokenizer, &index)?.check(&index)?;
         let dir = self.result_of(Stage::Index).join("index");

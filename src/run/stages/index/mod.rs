@@ -3,6 +3,7 @@
 mod behavior;
 mod codes;
 mod data;
+mod extend;
 mod import;
 mod semantic;
 
@@ -31,6 +32,7 @@ use crate::{Error, Result};
 use behavior::embed_behavior;
 
 pub(in crate::run) use data::has_copy;
+pub(in crate::run) use extend::{read_grown, run as extend};
 pub use import::ImportRequest;
 pub(in crate::run) use semantic::{digests, embed_texts};
 

@@ -1,0 +1,220 @@
+//! A run that goes on from another: the same users and items and more of them, the same index and more codes, the
+//! model that was trained last.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use candle_core::Tensor;
+
+use super::artifacts::{Trained, backbone, load_index};
+use super::manifest::{self, Follows, Manifest};
+use super::stages::index::read_grown;
+use super::{MANIFEST, Run, Stage, config_of};
+use crate::config::RunConfig;
+use crate::data::{Item, ItemId};
+use crate::index::ItemIndex;
+use crate::inference::ItemTokens;
+use crate::model::adapter;
+use crate::model::llama::{EMBEDDING, HEAD};
+use crate::model::{LlamaConfig, Weights};
+use crate::tasks::Seen;
+use crate::{Error, Result, invalid};
+
+impl Run {
+    /// The run in the folder `dir`, to go on from.
+    ///
+    /// # Errors
+    /// If there is none, or it is this run.
+    pub fn open_before(&self, dir: &Path) -> Result<Self> {
+        let Some(config) = config_of(dir)? else {
+            invalid!("{}: there is no run to go on from", dir.display());
+        };
+        let place = |dir: &Path| dir.canonicalize().map_err(Error::io(dir));
+        if self.dir.exists() && place(&self.dir)? == place(dir)? {
+            invalid!(
+                "{}: a run cannot go on from itself; name a new folder with --run",
+                dir.display()
+            );
+        }
+        Self::open_to_use(dir, RunConfig::load(&config, &[])?, self.device.clone())
+    }
+
+    /// Refuses a run that this one cannot go on from.
+    ///
+    /// # Errors
+    /// Names what is missing there, the first user or item that is another here, or the settings that differ.
+    pub(super) fn check_follows(&self, before: &Self) -> Result<()> {
+        before.require_before(Stage::Initial)?;
+        let (old, new) = (&before.dataset, &self.dataset);
+        let another = |what: String| -> Result<()> {
+            invalid!(
+                "{}: {what}, and is another in {}, whose data this run is to go on from; new days come behind with \
+                 `llmbs data import --append`",
+                new.name,
+                before.dir.display()
+            )
+        };
+        let name =
+            |(id, item): (usize, &Item)| item.raw_id.clone().unwrap_or_else(|| id.to_string());
+        let mut names = new.items.iter().enumerate().map(name);
+        for item in old.items.iter().enumerate().map(name) {
+            match names.next() {
+                Some(found) if found == item => {}
+                Some(found) => another(format!("item {found:?} stands where {item:?} did"))?,
+                None => another(format!("item {item:?} is gone"))?,
+            }
+        }
+        let users: HashMap<&str, &[ItemId]> =
+            new.users.iter().map(|user| (user.id.as_str(), user.items.as_slice())).collect();
+        for user in &old.users {
+            let found = users.get(user.id.as_str());
+            if !found.is_some_and(|items| items.starts_with(&user.items)) {
+                let id = &user.id;
+                another(format!("user {id:?} has not taken first what they had taken before"))?;
+            }
+        }
+        let made = &before.manifest.stages[&Stage::Index].settings;
+        let differences =
+            manifest::differences(made, &manifest::settings(Stage::Index, &self.config)?);
+        // Of an imported index only some settings decided anything.
+        let differences: Vec<_> =
+            if before.imported().is_some() { Vec::new() } else { differences };
+        if !differences.is_empty() {
+            invalid!(
+                "{}: the index of {} was made with other settings than this run has, and goes on with its own: {}",
+                self.dir.display(),
+                before.dir.display(),
+                differences.join("; ")
+            );
+        }
+        Ok(())
+    }
+
+    /// What `stage` of this run goes on from in `before`.
+    pub(super) fn follows(&self, stage: Stage, before: &Self) -> Result<Follows> {
+        let stages: &[Stage] = if stage == Stage::Index { &[Stage::Index] } else { &Stage::ALL };
+        let files = Self::read_of(&before.manifest, stages);
+        let levels =
+            if stage == Stage::Index { load_index(before)?.levels().to_vec() } else { Vec::new() };
+        let sources = levels.iter().map(|level| level.source).collect();
+        Ok(Follows { run: before.dir.display().to_string(), files, sources })
+    }
+
+    /// What the model of `before` has learnt from of what this run has.
+    pub(super) fn seen(&self, before: &Self) -> Seen {
+        let old = &before.dataset;
+        let users: HashMap<&str, usize> =
+            (old.users.iter().map(|user| user.id.as_str())).zip(0..).collect();
+        let of_user = |id: &str| users.get(id).map_or(0, |&user| old.train(user).len());
+        Seen {
+            of_users: self.dataset.users.iter().map(|user| of_user(&user.id)).collect(),
+            items: old.num_items(),
+            replay: self.config.train.continued.replay,
+        }
+    }
+
+    /// The model that was trained last in `before`, its adapter merged in, with rows for the items of this run's
+    /// `index`. A code that is new begins as that of the nearest item does.
+    pub(super) fn carried(
+        &self,
+        before: &Self,
+        index: &ItemIndex,
+    ) -> Result<(LlamaConfig, Weights, ItemTokens)> {
+        let Trained { mut config, mut weights, tokens: old, index: old_index } =
+            Trained::load(before)?;
+        if before.has_adapter() {
+            before.require(Stage::Anneal)?;
+            let adapters = adapter::load(&before.dir.join("anneal"), &config, &self.device)?;
+            weights = adapter::merge(&weights, &adapters)?;
+        }
+        let tokens = ItemTokens::extend(backbone(self)?.tokenizer, index)?;
+        if tokens.vocabulary.first != old.vocabulary.first {
+            invalid!(
+                "{}: its backbone has another vocabulary than that of {}: their models cannot go on from one another",
+                self.dir.display(),
+                before.dir.display()
+            );
+        }
+        let first = tokens.vocabulary.first;
+        let rows = self.rows_before(&old, &old_index, index)?;
+        let names =
+            if config.tie_word_embeddings { vec![EMBEDDING] } else { vec![EMBEDDING, HEAD] };
+        for name in names {
+            let table = &weights[name];
+            let behind = old.con + 1..table.dim(0)? as u32;
+            let rows: Vec<u32> = (0..first).chain(rows.iter().copied()).chain(behind).collect();
+            let rows = Tensor::new(rows, table.device())?;
+            weights.insert(name.into(), table.index_select(&rows, 0)?);
+        }
+        config.vocab_size = weights[EMBEDDING].dim(0)?;
+        Ok((config, weights, tokens))
+    }
+
+    /// The row of the model before that each item token and `<con>` begins as.
+    fn rows_before(
+        &self,
+        old: &ItemTokens,
+        old_index: &ItemIndex,
+        index: &ItemIndex,
+    ) -> Result<Vec<u32>> {
+        let known = old.item_tokens(old_index);
+        let mut begins_as: HashMap<String, u32> = HashMap::new();
+        for (item, nearest) in (old_index.num_items() as ItemId..).zip(read_grown(self)?) {
+            let nearest = &old.items[nearest as usize];
+            for (token, &row) in index.tokens(item).into_iter().zip(nearest) {
+                begins_as.entry(token).or_insert(row);
+            }
+        }
+        let row = |token: String| match known.get(&token).or_else(|| begins_as.get(&token)) {
+            Some(&row) => Ok(row),
+            None => invalid!("{}: item token {token} has no beginning", self.dir.display()),
+        };
+        let rows = index.vocabulary().into_iter().map(row);
+        rows.chain([Ok(old.con)]).collect()
+    }
+
+    /// Refuses where the index of this run does not go on from that of `before`.
+    pub(super) fn require_extended(&self, before: &Self) -> Result<()> {
+        let expected = self.follows(Stage::Index, before)?;
+        if self.index_follows().is_some_and(|follows| follows.files == expected.files) {
+            return Ok(());
+        }
+        let (dir, before) = (self.dir.display(), before.dir.display());
+        invalid!(
+            "{dir}: its index does not go on from that of {before}: run `llmbs index --extend {before}` first"
+        );
+    }
+
+    /// What the index goes on from, if it does.
+    pub(super) fn index_follows(&self) -> Option<&Follows> {
+        self.manifest.stages.get(&Stage::Index)?.follows.as_ref()
+    }
+
+    /// Whether the model of this run goes on from that of the run in the folder `other`.
+    pub(super) fn goes_on_from(&self, other: &Path) -> Result<bool> {
+        let record = self.manifest.stages.get(&Stage::Initial);
+        let Some(follows) = record.and_then(|record| record.follows.as_ref()) else {
+            return Ok(false);
+        };
+        let path = other.join(MANIFEST);
+        Ok(path.exists() && Self::read_of(&Manifest::read(&path)?, &Stage::ALL) == follows.files)
+    }
+
+    /// The digests of the index and the models among the files of `stages`.
+    fn read_of(manifest: &Manifest, stages: &[Stage]) -> BTreeMap<String, String> {
+        let mut files = BTreeMap::new();
+        for record in stages.iter().filter_map(|stage| manifest.stages.get(stage)) {
+            let is_read = |name: &&String| {
+                [
+                    "index/index.json",
+                    "initial/model.safetensors",
+                    "anneal/adapter_model.safetensors",
+                ]
+                .contains(&name.as_str())
+            };
+            let read = record.outputs.keys().filter(is_read);
+            files.extend(read.map(|name| (name.clone(), record.outputs[name].clone())));
+        }
+        files
+    }
+}

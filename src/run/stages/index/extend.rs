@@ -1,0 +1,185 @@
+//! The index of another run with the items that came since: no code moves, and the new items get places as
+//! `llmbs index add` gives them, with new codes where items have codes of their own.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use ndarray::{Array1, Array2, Axis, s};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::{BACKBONE, data, semantic};
+use crate::data::{Dataset, Item, ItemId};
+use crate::embed::save_embeddings;
+use crate::index::{ItemIndex, Level, Placer, store};
+use crate::inference::ItemTokens;
+use crate::model::Backbone;
+use crate::run::artifacts::{backbone, load_backbone_at, load_index, load_matrix};
+use crate::run::stages::{FOLDER, Made};
+use crate::run::{Monitor, Run, Stage};
+use crate::{Error, Result, files, invalid};
+
+/// What the new items of a grown index are like.
+const GROWN: &str = "grown.json";
+
+/// `grown.json`
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Grown {
+    /// The items of the index before that are nearest to each new item.
+    nearest: BTreeMap<ItemId, Vec<ItemId>>,
+}
+
+/// The nearest item of the index before to each new item of the run's, in the order of these.
+pub(in crate::run) fn read_grown(run: &Run) -> Result<Vec<ItemId>> {
+    let path = run.dir.join("index").join(GROWN);
+    let Grown { nearest } = files::read_json(&path)?;
+    let first = |(item, nearest): (ItemId, Vec<ItemId>)| match nearest.first() {
+        Some(&first) => Ok(first),
+        None => invalid!("{}: item {item} has no nearest", path.display()),
+    };
+    nearest.into_iter().map(first).collect()
+}
+
+pub(in crate::run) fn run(run: &Run, before: &Run, monitor: &mut dyn Monitor) -> Result<Made> {
+    let old = load_index(before)?;
+    let new = &run.result_of(Stage::Index).join("index");
+    std::fs::create_dir_all(new).map_err(Error::io(new))?;
+    let (backbone, wrote_backbone) = take_backbone(run, before)?;
+    let first = old.num_items();
+    let count = run.dataset.num_items() - first;
+
+    let mut made = Made::of(["index.json", GROWN]);
+    let z_behavior = load_matrix(before, "behavior")?.map(|z| by_company(&run.dataset, &z));
+    if let Some(z) = &z_behavior {
+        save_embeddings(&new.join("behavior.safetensors"), z, None)?;
+        made.files.push("behavior.safetensors".into());
+    }
+    let z_semantic = match load_matrix(before, "semantic")? {
+        Some(z) => {
+            let z = grown_semantic(run, &backbone, z, monitor)?;
+            save_embeddings(&new.join("semantic.safetensors"), &z, None)?;
+            made.files.push("semantic.safetensors".into());
+            Some(z)
+        }
+        None => None,
+    };
+    let likeness = match z_semantic.or(z_behavior) {
+        Some(z) => z,
+        None if run.dataset.has_text() => {
+            tracing::info!(
+                "the index has no z^s and z^b of its items: their texts are embedded now"
+            );
+            semantic::embed_texts(run, &backbone, &run.dataset, monitor)?
+        }
+        None if count == 0 => Array2::zeros((first, 1)),
+        None => invalid!(
+            "{}: its items have neither texts nor z^b, by which new ones could be likened to those of {}",
+            run.dataset.name,
+            before.dir.display()
+        ),
+    };
+
+    let mut placer = Placer::new(&old, likeness.slice(s![..first, ..])).growing();
+    let (mut codes, mut nearest) = (old.codes().to_vec(), BTreeMap::new());
+    for (item, z) in (0..).zip(likeness.rows()).skip(first) {
+        let place = placer.place(&z.to_vec())?;
+        codes.extend(place.codes);
+        nearest.insert(item, place.nearest);
+    }
+    let index = ItemIndex::new(grown_levels(&old, &codes), codes)?;
+    ItemTokens::extend(backbone.tokenizer, &index)?.check(&index)?;
+    store::write(&new.join("index.json"), &index)?;
+    files::write_json(&new.join(GROWN), &Grown { nearest })?;
+    let sizes: Vec<usize> = index.levels().iter().map(|level| level.num_codes).collect();
+    made.tell("items", index.num_items());
+    made.tell("new_items", count);
+    made.tell("levels", json!(sizes));
+    made.tell("item_tokens", index.vocabulary().len());
+    made.tell("new_item_tokens", index.vocabulary().len() - old.vocabulary().len());
+    let mut all = made.within("index");
+    all.files.extend(wrote_backbone);
+    all.take(data::keep(run)?);
+    Ok(all)
+}
+
+/// Levels that hold all codes.
+fn grown_levels(old: &ItemIndex, codes: &[u32]) -> Vec<Level> {
+    let width = old.num_levels();
+    let most =
+        |level: usize| codes.iter().skip(level).step_by(width).max().map_or(0, |&c| c as usize + 1);
+    let grown =
+        |(at, level): (usize, &Level)| Level { num_codes: level.num_codes.max(most(at)), ..*level };
+    old.levels().iter().enumerate().map(grown).collect()
+}
+
+/// The backbone of `before`, which one from scratch is copied from.
+fn take_backbone(run: &Run, before: &Run) -> Result<(Backbone, Vec<std::path::PathBuf>)> {
+    if run.config.backbone.path.is_some() {
+        return Ok((backbone(run)?, Vec::new()));
+    }
+    let to = run.result_of(Stage::Index).join(BACKBONE);
+    for name in FOLDER {
+        files::copy(&before.dir.join(BACKBONE).join(name), &to.join(name))?;
+    }
+    let wrote = FOLDER.map(|name| Path::new(BACKBONE).join(name));
+    Ok((load_backbone_at(run, &to)?, wrote.into()))
+}
+
+/// z^s of the items of `before`, and behind them of those that came since: of their texts, else of their company.
+fn grown_semantic(
+    run: &Run,
+    backbone: &Backbone,
+    before: Array2<f32>,
+    monitor: &mut dyn Monitor,
+) -> Result<Array2<f32>> {
+    let setting = "index.semantic.embeddings";
+    let own = run.config.index.semantic.embeddings.as_deref();
+    if let Some(all) = semantic::imported(run, setting, own)? {
+        return Ok(all);
+    }
+    let known = before.nrows();
+    let mut z = by_company(&run.dataset, &before);
+    let new =
+        || run.dataset.items.iter().enumerate().skip(known).filter(|(_, item)| item.has_text());
+    let items: Vec<Item> = new().map(|(_, item)| item.clone()).collect();
+    if !items.is_empty() {
+        let items = Dataset::of_items(run.dataset.name.clone(), items);
+        let embedded = semantic::embed_texts(run, backbone, &items, monitor)?;
+        for ((id, _), own) in new().zip(embedded.rows()) {
+            z.row_mut(id).assign(&own);
+        }
+    }
+    Ok(z)
+}
+
+/// Embeddings of the items before, and behind them of those that came since: the mean of the items taken right before
+/// and after them in training, else of all.
+fn by_company(dataset: &Dataset, before: &Array2<f32>) -> Array2<f32> {
+    let (known, dim) = before.dim();
+    let mut sums = Array2::<f32>::zeros((dataset.num_items(), dim));
+    let mut counts = vec![0u32; dataset.num_items()];
+    for items in dataset.train_sequences() {
+        for pair in items.windows(2) {
+            for (new, near) in [(pair[0], pair[1]), (pair[1], pair[0])] {
+                if new as usize >= known && (near as usize) < known {
+                    let mut sum = sums.row_mut(new as usize);
+                    sum += &before.row(near as usize);
+                    counts[new as usize] += 1;
+                }
+            }
+        }
+    }
+    let mean = before.mean_axis(Axis(0)).unwrap_or_else(|| Array1::zeros(dim));
+    let rows = sums.outer_iter_mut().zip(&counts).enumerate();
+    for (item, (mut row, &count)) in rows {
+        if item < known {
+            row.assign(&before.row(item));
+        } else if count > 0 {
+            row /= count as f32;
+        } else {
+            row.assign(&mean);
+        }
+    }
+    sums
+}

@@ -1,0 +1,198 @@
+//! A run that goes on from another with new days: nothing that was there moves, and only what is new is learnt.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use candle_core::{Device, safetensors};
+use serde_json::Value;
+
+use crate::common::program::{fails, run, tiny, train};
+
+fn json_of(dir: &Path, words: &[&str]) -> Value {
+    serde_json::from_str(&run(dir, words, 0).0).unwrap()
+}
+
+fn json_at(path: &Path) -> Value {
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+/// A new user, and two new items, one of them without text.
+const DAYS: &str = "A,3\nA,NEW\nA,5\nA,7\n7,NEW\n7,OTHER\n9,1\n9,2\n";
+
+/// A run `monday` on the folder `shop`, which has had new days since.
+fn after_monday(adapter: bool, days: &str) -> tempfile::TempDir {
+    let folder = tiny();
+    let dir = folder.path();
+    run(dir, &["data", "synth", "--out", "shop"], 0);
+    let config = fs::read_to_string(dir.join("llmbs.toml")).unwrap();
+    let config = config
+        .replace("[data.synthetic]\nusers = 80\nitems = 60\ngroups = 6", "[data]\npath = \"shop\"");
+    fs::write(dir.join("llmbs.toml"), config).unwrap();
+    train(dir, &["--run", "monday"]);
+    if adapter {
+        run(dir, &["--run", "monday", "train", "--stage", "anneal"], 0);
+    }
+    fs::remove_file(dir.join("llmbs.toml")).unwrap();
+    append(dir, days);
+    folder
+}
+
+/// Appends rows of users and items, old ones by their numbers.
+fn append(dir: &Path, rows: &str) {
+    let items = json_at(&dir.join("shop/shop.item.json"));
+    let raw = |row: &str| {
+        let (user, item) = row.split_once(',').unwrap();
+        let known = item.parse::<u32>().map(|_| items[item]["item_id"].as_str().unwrap());
+        format!("{user},{}\n", known.unwrap_or(item))
+    };
+    let rows: String = rows.lines().map(raw).collect();
+    fs::write(dir.join("days.csv"), format!("user,item\n{rows}")).unwrap();
+    let items = "item,title\nNEW,glossy black eyeshadow palette\n";
+    fs::write(dir.join("items.csv"), items).unwrap();
+    let words = ["data", "import", "days.csv", "--items", "items.csv", "--append", "--out", "shop"];
+    run(dir, &words, 0);
+}
+
+/// The row of each token in the embedding of a model.
+fn rows(model: &Path) -> BTreeMap<String, Vec<f32>> {
+    let weights = safetensors::load(model.join("model.safetensors"), &Device::Cpu).unwrap();
+    let table = weights["model.embed_tokens.weight"].to_vec2::<f32>().unwrap();
+    let tokenizer = json_at(&model.join("tokenizer.json"));
+    let of = |token: &Value| {
+        let id = token["id"].as_u64().unwrap() as usize;
+        (token["content"].as_str().unwrap().to_string(), table[id].clone())
+    };
+    tokenizer["added_tokens"].as_array().unwrap().iter().map(of).collect()
+}
+
+const EXTEND: [&str; 5] = ["index", "--extend", "monday", "--run", "tuesday"];
+const CONTINUE: [&str; 5] = ["train", "--continue", "monday", "--run", "tuesday"];
+
+#[test]
+fn a_run_goes_on_from_another_with_what_came_since() {
+    let folder = after_monday(true, DAYS);
+    let dir = folder.path();
+    fails(dir, &CONTINUE, &["tuesday: the item index is not there yet"]);
+    let (told, _) = run(dir, &EXTEND, 0);
+    assert!(
+        told.contains("new_items: 2\n") && told.contains("the item index is finished"),
+        "{told}"
+    );
+    let [old, new] =
+        ["monday", "tuesday"].map(|run| json_at(&dir.join(run).join("index/index.json")));
+    for (item, tokens) in old.as_object().unwrap() {
+        assert_eq!(&new[item], tokens, "item {item} has moved");
+    }
+    assert_eq!(new.as_object().unwrap().len(), 62);
+    // The configuration comes along.
+    let config = |run: &str| fs::read_to_string(dir.join(run).join("config.toml")).unwrap();
+    assert_eq!(config("monday"), config("tuesday"));
+    assert!(run(dir, &EXTEND, 0).0.contains("is finished already"));
+
+    let (told, stderr) = run(dir, &CONTINUE, 0);
+    assert!(told.contains("best_epoch"), "{told}\n{stderr}");
+    assert!(run(dir, &CONTINUE, 0).0.contains("is finished already"));
+    let again = ["train", "--stage", "initial", "--run", "tuesday"];
+    assert!(run(dir, &again, 0).0.contains("is finished already"));
+    let manifest = json_at(&dir.join("tuesday/manifest.json"));
+    let follows = &manifest["stages"]["initial"]["follows"];
+    assert_eq!(follows["run"], "monday");
+    assert!(follows["files"]["anneal/adapter_model.safetensors"].is_string(), "{follows}");
+    assert_eq!(manifest["stages"]["index"]["settings"]["seed"], 42);
+    assert_eq!(manifest["stages"]["initial"]["settings"]["train.continue.epochs"], 2);
+
+    // The old model is measured on the users of the new run.
+    let words = ["eval", "--run", "tuesday", "--compare", "monday", "--json"];
+    let compared = json_of(dir, &words);
+    assert_eq!(compared["comparison"]["targets"], compared["settings"]["targets"]);
+    let before = json_at(&dir.join("tuesday/eval/test-off-b20-before.json"));
+    assert_eq!(
+        (&before["settings"]["before"], &before["settings"]["items"]),
+        (&"monday".into(), &62.into())
+    );
+    let model = &json_at(&dir.join("monday/manifest.json"))["stages"]["initial"]["outputs"];
+    assert_eq!(before["settings"]["model_digest"], model["initial/model.safetensors"]);
+
+    // New items can be recommended and asked about, and the run is one like others.
+    let answer = json_of(dir, &["recommend", "--run", "tuesday", "--user", "A", "--json"]);
+    assert_eq!(answer.as_array().unwrap().len(), 10);
+    run(dir, &["train", "--stage", "anneal", "--run", "tuesday"], 0);
+    run(dir, &["export", "--run", "tuesday", "--out", "model"], 0);
+    json_of(dir, &["recommend", "--run", "model", "--history", "3,60,61", "--json"]);
+    // And another day comes.
+    append(dir, "A,11\n7,12\nB,60\nB,1\nB,2\nB,THIRD\n");
+    run(dir, &["index", "--extend", "tuesday", "--run", "wednesday"], 0);
+    run(dir, &["train", "--continue", "tuesday", "--run", "wednesday"], 0);
+    run(dir, &["eval", "--run", "wednesday", "--compare", "tuesday"], 0);
+}
+
+#[test]
+fn what_is_carried_over_is_the_model_before_and_new_codes_begin_as_those_of_the_nearest() {
+    let folder = after_monday(false, DAYS);
+    let dir = folder.path();
+    run(dir, &EXTEND, 0);
+    // An adapter alone: the model stays as it was.
+    let words = ["train", "--continue", "monday", "--stage", "anneal", "--run", "tuesday"];
+    let (told, _) = run(dir, &words, 0);
+    assert!(told.contains("the annealing adapter is finished"), "{told}");
+    let [old, new] = ["monday", "tuesday"].map(|run| rows(&dir.join(run).join("initial")));
+    for (token, row) in &old {
+        assert_eq!(&new[token], row, "{token}");
+    }
+    let index = json_at(&dir.join("tuesday/index/index.json"));
+    let grown = json_at(&dir.join("tuesday/index/grown.json"));
+    for item in ["60", "61"] {
+        let nearest = grown["nearest"][item][0].to_string();
+        for (level, token) in index[item].as_array().unwrap().iter().enumerate() {
+            let token = token.as_str().unwrap();
+            if !old.contains_key(token) {
+                let like = index[&nearest][level].as_str().unwrap();
+                assert_eq!(new[token], old[like], "{token} of item {item}");
+            }
+        }
+    }
+    // The model that was carried over is the one that stands.
+    let off = ["eval", "--run", "tuesday", "--adapter", "off", "--compare", "monday", "--json"];
+    let compared = json_of(dir, &off);
+    assert_eq!(compared["comparison"]["metrics"]["recall@10"]["difference"], 0.0, "{compared}");
+}
+
+#[test]
+fn a_run_that_cannot_go_on_says_why_and_nothing_is_written() {
+    let folder = after_monday(false, "A,3\nA,NEW\nA,5\n");
+    let dir = folder.path();
+    fails(
+        dir,
+        &["index", "--extend", "nowhere", "--run", "tuesday"],
+        &["nowhere: there is no run"],
+    );
+    fails(dir, &["index", "--extend", "monday"], &["name it with --run"]);
+    fails(dir, &["index", "--extend", "monday", "--run", "monday"], &["cannot go on from itself"]);
+    fails(
+        dir,
+        &["index", "--extend", "monday", "--run", "tuesday", "--set", "index.semantic.k=9"],
+        &["index.semantic.k was 8, is now 9"],
+    );
+    let inter = dir.join("shop/shop.inter.json");
+    let kept = fs::read(&inter).unwrap();
+    let mut users = json_at(&inter);
+    users["7"].as_array_mut().unwrap().swap(0, 1);
+    fs::write(&inter, users.to_string()).unwrap();
+    fails(dir, &EXTEND, &["user \"7\" has not taken first what they had taken before", "--append"]);
+    assert!(!dir.join("tuesday").exists());
+    fs::write(&inter, kept).unwrap();
+
+    // Another index, and a model of its own, give way only where that is asked for.
+    run(dir, &["index", "--run", "tuesday", "--config", "monday/config.toml"], 0);
+    fails(dir, &CONTINUE, &["its index does not go on from that of monday"]);
+    fails(dir, &EXTEND, &["there is the item index already", "--force"]);
+    run(dir, &[&EXTEND[..], &["--force"]].concat(), 0);
+    run(dir, &["train", "--stage", "initial", "--run", "tuesday"], 0);
+    fails(dir, &CONTINUE, &["there is the model of stage initial already", "--force"]);
+    // The three items of the new user give nothing to learn from: two are held out.
+    fails(dir, &[&CONTINUE[..], &["--force"]].concat(), &["nothing came since monday"]);
+    assert!(
+        run(dir, &["train", "--stage", "initial", "--run", "tuesday"], 0).0.contains("finished")
+    );
+}
