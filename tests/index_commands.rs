@@ -160,6 +160,33 @@ fn colliding(name: &str, items: &[u32]) -> String {
     path.display().to_string()
 }
 
+/// The readings of codes that the items of `group` share are those of the kept predictions.
+fn assert_readings(shared: &Value, predictions: &Path, group: &[u64]) {
+    let lines = fs::read_to_string(predictions).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let mut recall = [0.0; 3];
+    let mut of_group = 0;
+    for line in &lines {
+        let target = [line["target"].as_u64().unwrap()];
+        let first: Vec<u64> =
+            line["items"].as_array().unwrap()[..10].iter().map(|i| i.as_u64().unwrap()).collect();
+        let is_shared = group.contains(&target[0]);
+        of_group += u64::from(is_shared);
+        let codes = if is_shared { group } else { &target };
+        let hits = codes.iter().filter(|item| first.contains(item)).count();
+        recall[0] += f64::from(hits > 0);
+        recall[1] += hits as f64 / codes.len() as f64;
+        recall[2] += f64::from(hits == codes.len());
+    }
+    assert!(of_group > 0, "no target is among the items that share");
+    assert_eq!(shared["targets"], of_group);
+    for (reading, hits) in ["optimistic", "expected", "pessimistic"].into_iter().zip(recall) {
+        let found = shared["metrics"][reading]["recall@10"].as_f64().unwrap();
+        assert!((found - hits / lines.len() as f64).abs() < 1e-9, "{reading}: {found}, {hits}");
+        assert!(shared["metrics_history_excluded"][reading]["mrr@20"].is_number(), "{shared}");
+    }
+}
+
 #[test]
 fn an_imported_index_is_trained_on_and_evaluated() {
     let dir = &SHOP;
@@ -202,6 +229,16 @@ fn an_imported_index_is_trained_on_and_evaluated() {
     let evaluation: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(evaluation["settings"]["source"], "imported");
     assert!(evaluation["metrics"]["recall@10"].is_number());
+    let shared = &evaluation["shared_codes"];
+    assert_eq!((&shared["items"], &shared["groups"]), (&json!(3), &json!(1)));
+    assert_readings(shared, &foreign.join("eval/test-off-b20.predictions.jsonl"), &[3, 8, 20]);
+    let manual = include_str!("../docs/evaluation.md");
+    for name in field_names(shared).iter().filter(|name| !name.contains('@')) {
+        assert!(manual.contains(&format!("`{name}`")), "docs/evaluation.md lacks {name}");
+    }
+    let (table, _) = run(dir, &[&of[..], &["eval"]].concat(), 0);
+    let heading = "adapter off, beam 20: 3 items in 1 groups had their codes in common";
+    assert!(table.contains(heading) && table.contains("pessimistic"), "{table}");
     let explain = ["recommend", "--history", "1,2", "--explain"];
     let (stdout, _) = run(dir, &[&of[..], &explain].concat(), 0);
     assert!(stdout.contains("random"), "{stdout}");
@@ -218,6 +255,44 @@ fn an_imported_index_is_trained_on_and_evaluated() {
     let of_llmbs = index_of(dir.join("runs/llmbs").to_str().unwrap());
     assert_eq!(index_of(foreign.to_str().unwrap()), of_llmbs);
     fails(dir, &[&of[..], &["eval"]].concat(), &["train --stage initial"]);
+}
+
+#[test]
+fn an_index_comes_back_from_every_form() {
+    let index = index_of(SHOP.join("runs/llmbs").to_str().unwrap());
+    for (format, name) in [("lcrec", "out.json"), ("minionerec", "out.txt"), ("grid", "out.pt")] {
+        let export = ["index", "export", "--format", format, "--out", name];
+        let (stdout, _) = run(&SHOP, &export, 0);
+        assert_eq!(stdout, format!("{name}: the index of 60 items\n"));
+        let written = fs::read(SHOP.join(name)).unwrap();
+        fails(&SHOP, &export, &[name, "is there already", "--force"]);
+        run(&SHOP, &[&export[..], &["--force"]].concat(), 0);
+        assert_eq!(fs::read(SHOP.join(name)).unwrap(), written, "same index, same bytes");
+
+        let target = format!("runs/from-{format}");
+        let import = ["--run", &target, "index", "import", name];
+        run(&SHOP, &import, 0);
+        assert_eq!(index_of(SHOP.join(&target).to_str().unwrap()), index, "{format}");
+    }
+    let lines = fs::read_to_string(SHOP.join("out.txt")).unwrap();
+    let shop = read(SHOP.join("Shop/Shop.item.json"));
+    let title = shop["7"]["title"].as_str().unwrap();
+    assert_eq!(lines.lines().nth(7).unwrap(), format!("{}\t{title}\t7", index["7"].concat()));
+
+    // By the shop's own ids, and in a form that is not that of the file.
+    let raw: Vec<String> = lines
+        .lines()
+        .map(|line| line.rsplit_once('\t').unwrap())
+        .map(|(rest, id)| format!("{rest}\tS{:05}\n", id.parse::<u32>().unwrap()))
+        .collect();
+    fs::write(SHOP.join("raw"), raw.concat()).unwrap();
+    run(&SHOP, &["--run", "runs/from-raw", "index", "import", "raw"], 0);
+    assert_eq!(index_of(SHOP.join("runs/from-raw").to_str().unwrap()), index);
+    let other = ["--run", "runs/wrong", "index", "import", "raw", "--format"];
+    fails(&SHOP, &[&other[..], &["lcrec"]].concat(), &["raw: not a map from item id"]);
+    fails(&SHOP, &[&other[..], &["grid"]].concat(), &["raw: not a readable PyTorch file"]);
+    fs::write(SHOP.join("unknown"), "codes").unwrap();
+    fails(&SHOP, &["index", "import", "unknown"], &["unknown: is no item index", "--format"]);
 }
 
 #[test]

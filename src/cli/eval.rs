@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::progress::Bars;
+use super::shared;
 use super::show::{self, EXCLUDED, decimal, out, with_interval, word};
 use super::switch::Switch;
 use crate::data::Split;
@@ -137,6 +138,9 @@ fn as_json(by_adapter: Vec<Vec<Shown>>) -> anyhow::Result<Value> {
             let adapter = &other.ranking.settings.adapter;
             first[format!("adapter_{adapter}")] =
                 serde_json::to_value(other.ranking.report.metrics)?;
+            if let Some(shared) = other.ranking.shared_codes {
+                first[format!("adapter_{adapter}_shared_codes")] = serde_json::to_value(shared)?;
+            }
             if let Some(comparison) = other.comparison {
                 first[format!("adapter_{adapter}_comparison")] = serde_json::to_value(comparison)?;
             }
@@ -285,7 +289,10 @@ fn table(label: &str, evaluations: &[&Shown], columns: &[Column<'_>]) -> String 
             });
         }
     }
-    text + &footnotes(evaluations, &first.settings)
+    text += &footnotes(evaluations, &first.settings);
+    let with_shared = |shown: &&Shown| shared::table(&shown.ranking);
+    text.extend(evaluations.iter().filter_map(with_shared));
+    text
 }
 
 fn footnotes(evaluations: &[&Shown], settings: &EvalSettings) -> String {

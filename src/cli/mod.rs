@@ -17,6 +17,7 @@ mod parquet;
 mod progress;
 mod recommend;
 mod serve;
+mod shared;
 mod show;
 #[cfg(unix)]
 mod signals;

@@ -1,8 +1,10 @@
 //! The two embeddings an index is made from, z^s from the texts and z^b from the interactions; what has to
-//! be trained to turn them into codes; and the training of SASRec, which also recommends on its own.
+//! be trained to turn them into codes; and the training of SASRec, which also recommends on its own. Matrices of both,
+//! and of codes made elsewhere, in files.
 
 mod behavior;
 mod epochs;
+mod integers;
 mod matrix;
 mod npy;
 mod parts;
@@ -10,11 +12,13 @@ mod rq_vae;
 mod sasrec;
 mod semantic;
 mod texts;
+mod torch;
 
 pub use behavior::{
     BehaviorEmbedding, DinConfig, Encoder, EncoderConfig, train_behavior_embedding,
 };
 pub use epochs::{Around, EpochReport, Progress, TrainingBytes};
+pub use integers::{IntegerMatrix, load_integers, save_integers};
 pub use matrix::{load_embeddings, load_kept, save_embeddings};
 pub use parts::Parts;
 pub use rq_vae::{RqVaeConfig, RqVaeLatents, RqVaeReport, train_rq_vae};

@@ -1,4 +1,4 @@
-//! `NumPy`'s `.npy` files of floats.
+//! `NumPy`'s `.npy` files of floats, and of whole numbers.
 //!
 //! Read here and not by candle, which asks for as much memory as a header says, whatever the file holds.
 
@@ -17,19 +17,73 @@ const MAGIC: &[u8] = b"\x93NUMPY";
 /// The longest header that is read: `NumPy`'s own are of some hundred bytes.
 const LONGEST_HEADER: usize = 1 << 16;
 
+/// The name of a kind of values, the bytes of one, and what it says.
+pub(super) type Kind<T> = (&'static str, usize, fn(&[u8]) -> T);
+
+const FLOATS: [Kind<f32>; 3] = [
+    ("<f4", 4, |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+    ("<f2", 2, |b| f16::from_le_bytes([b[0], b[1]]).to_f32()),
+    ("<f8", 8, |b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32),
+];
+
+const INTEGERS: [Kind<i64>; 7] = [
+    ("<i8", 8, signed),
+    ("<i4", 4, signed),
+    ("<i2", 2, signed),
+    ("|i1", 1, signed),
+    ("<u4", 4, unsigned),
+    ("<u2", 2, unsigned),
+    ("|u1", 1, unsigned),
+];
+
+/// A little-endian whole number of up to eight bytes.
+pub(super) fn signed(bytes: &[u8]) -> i64 {
+    let sign = if bytes.last().is_some_and(|&last| last >= 0x80) { 0xff } else { 0 };
+    widened(bytes, sign)
+}
+
+/// The same without a sign, of up to seven bytes.
+pub(super) fn unsigned(bytes: &[u8]) -> i64 {
+    widened(bytes, 0)
+}
+
+fn widened(bytes: &[u8], with: u8) -> i64 {
+    let mut wide = [with; 8];
+    wide[..bytes.len()].copy_from_slice(bytes);
+    i64::from_le_bytes(wide)
+}
+
 /// Reads an array of floats, in f32.
 ///
 /// # Errors
 /// Names the file and what is wrong with it.
 pub(super) fn read(path: &Path) -> Result<Tensor> {
+    let (shape, values) = read_with(path, &FLOATS)?;
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+}
+
+/// Reads the shape and the values of an array of whole numbers.
+///
+/// # Errors
+/// As [`read`].
+pub(super) fn read_integers(path: &Path) -> Result<(Vec<usize>, Vec<i64>)> {
+    read_with(path, &INTEGERS)
+}
+
+fn read_with<T>(path: &Path, kinds: &[Kind<T>]) -> Result<(Vec<usize>, Vec<T>)> {
     let file = File::open(path).map_err(Error::io(path))?;
     let length = file.metadata().map_err(Error::io(path))?.len();
-    array(&mut BufReader::new(file), length).map_err(|what| {
+    array(&mut BufReader::new(file), length, kinds).map_err(|what| {
         Error::Invalid(format!("{}: not a readable NumPy file: {what}", path.display()))
     })
 }
 
-fn array(file: &mut impl Read, length: u64) -> std::result::Result<Tensor, String> {
+/// The shape and the values of an array of one of `kinds`.
+fn array<T>(
+    file: &mut impl Read,
+    length: u64,
+    kinds: &[Kind<T>],
+) -> std::result::Result<(Vec<usize>, Vec<T>), String> {
     let cut_off = |_| "its header is cut off".to_string();
     let mut begin = Vec::new();
     file.by_ref().take(10).read_to_end(&mut begin).map_err(|e| e.to_string())?;
@@ -64,15 +118,11 @@ fn array(file: &mut impl Read, length: u64) -> std::result::Result<Tensor, Strin
     }
     let kind = after(&header, "descr")?.trim_start_matches(['\'', '"']);
     let kind = kind.split(['\'', '"']).next().unwrap_or_default();
-    let (size, value): (usize, fn(&[u8]) -> f32) = match kind {
-        "<f2" => (2, |b| f16::from_le_bytes([b[0], b[1]]).to_f32()),
-        "<f4" => (4, |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
-        "<f8" => {
-            (8, |b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32)
-        }
-        other => {
-            return Err(format!("it holds {:?} values, expected <f4, <f2 or <f8", short(other)));
-        }
+    let Some(&(_, size, value)) = kinds.iter().find(|(name, ..)| *name == kind) else {
+        let names: Vec<&str> = kinds.iter().map(|(name, ..)| *name).collect();
+        let (kind, last) = (short(kind), names[names.len() - 1]);
+        let others = names[..names.len() - 1].join(", ");
+        return Err(format!("it holds {kind:?} values, expected {others} or {last}"));
     };
     let list = after(&header, "shape")?.strip_prefix('(').and_then(|rest| rest.split_once(')'));
     let list = list.map(|(list, _)| list.split(',').map(str::trim).filter(|n| !n.is_empty()));
@@ -86,8 +136,7 @@ fn array(file: &mut impl Read, length: u64) -> std::result::Result<Tensor, Strin
     })?;
     let mut data = vec![0; bytes];
     file.read_exact(&mut data).map_err(|e| e.to_string())?;
-    let values: Vec<f32> = data.chunks_exact(size).map(value).collect();
-    Tensor::from_vec(values, shape, &Device::Cpu).map_err(|e| e.to_string())
+    Ok((shape, data.chunks_exact(size).map(value).collect()))
 }
 
 /// What stands behind a key of the header, a Python dictionary.
@@ -107,7 +156,7 @@ mod tests {
     }
 
     fn error(bytes: &[u8]) -> String {
-        array(&mut &bytes[..], bytes.len() as u64).unwrap_err()
+        array(&mut &bytes[..], bytes.len() as u64, &FLOATS).unwrap_err()
     }
 
     #[test]
@@ -135,13 +184,31 @@ mod tests {
     fn headers_are_read_in_any_order_and_version() {
         let header = "{\"shape\": (2,1), 'fortran_order': False, 'descr': '<f4'}";
         let mut bytes = file(header, &[0, 0, 0x80, 0x3f, 0, 0, 0, 0x40]);
-        let values =
-            |bytes: &[u8]| array(&mut &bytes[..], bytes.len() as u64).unwrap().to_vec2::<f32>();
-        assert_eq!(values(&bytes).unwrap(), [[1.0], [2.0]]);
+        let values = |bytes: &[u8]| array(&mut &bytes[..], bytes.len() as u64, &FLOATS).unwrap();
+        assert_eq!(values(&bytes), (vec![2, 1], vec![1.0, 2.0]));
         bytes[6] = 3;
         bytes.splice(10..10, [0, 0]);
-        assert_eq!(values(&bytes).unwrap(), [[1.0], [2.0]]);
+        assert_eq!(values(&bytes), (vec![2, 1], vec![1.0, 2.0]));
         assert!(error(b"\x93NUMPY").contains("cut off"));
         assert!(error(&file("{}", &[])).contains("no fortran_order"));
+    }
+
+    #[test]
+    fn whole_numbers_keep_their_sign_and_width() {
+        for (kind, data, expected) in [
+            ("<i8", &[0xfe, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff][..], -2),
+            ("<i2", &[0x2c, 0x01], 300),
+            ("|i1", &[0x80], -128),
+            ("<u4", &[0xff, 0xff, 0xff, 0xff], 4_294_967_295),
+            ("|u1", &[0x80], 128),
+        ] {
+            let header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': (1,)}}");
+            let bytes = file(&header, data);
+            let found = array(&mut &bytes[..], bytes.len() as u64, &INTEGERS).unwrap();
+            assert_eq!(found, (vec![1], vec![expected]), "{kind}");
+        }
+        let floats = file("{'descr': '<f4', 'fortran_order': False, 'shape': (1,)}", &[0; 4]);
+        let said = array(&mut &floats[..], floats.len() as u64, &INTEGERS).unwrap_err();
+        assert!(said.starts_with("it holds \"<f4\" values, expected <i8, <i4"), "{said}");
     }
 }

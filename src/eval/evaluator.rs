@@ -87,6 +87,8 @@ pub struct Evaluation {
     pub metrics_history_excluded: Metrics,
     /// One a target, in the order of the split's.
     pub predictions: Vec<Prediction>,
+    /// The ranked items of each, best first, those that the user has taken before left out.
+    pub others: Vec<Vec<ItemId>>,
 }
 
 impl Evaluation {
@@ -98,8 +100,12 @@ impl Evaluation {
     ) -> Self {
         let raw_id = |item: ItemId| dataset.items[item as usize].raw_id.clone();
         let has_raw_ids = dataset.items.iter().any(|item| item.raw_id.is_some());
+        let mut lists = Vec::new();
         let prediction = |(at, Found { ranked, others }): (usize, Found)| {
+            let others: Vec<ItemId> = others.iter().map(|r| r.item).collect();
             let (of, target) = (protocol.target(dataset, at), protocol.item(dataset, at));
+            let rank_history_excluded = rank_of(&target, others.iter().copied());
+            lists.push(others);
             Prediction {
                 user: dataset.users[of.user].id.clone(),
                 position: of.position,
@@ -108,7 +114,7 @@ impl Evaluation {
                 items: ranked.iter().map(|r| r.item).collect(),
                 raw_ids: has_raw_ids.then(|| ranked.iter().map(|r| raw_id(r.item)).collect()),
                 scores: ranked.iter().map(|r| r.score).collect(),
-                rank_history_excluded: rank_of(&target, others.iter().map(|r| r.item)),
+                rank_history_excluded,
             }
         };
         let predictions: Vec<Prediction> = found.into_iter().map(prediction).collect();
@@ -119,6 +125,7 @@ impl Evaluation {
             metrics: metrics(Prediction::rank),
             metrics_history_excluded: metrics(|p| p.rank_history_excluded),
             predictions,
+            others: lists,
         }
     }
 }

@@ -9,6 +9,7 @@ mod metrics;
 mod protocol;
 mod ranking;
 mod report;
+mod shared;
 mod text;
 
 pub use bootstrap::{CONFIDENCE, Intervals, RESAMPLES, intervals};
@@ -21,4 +22,5 @@ pub use metrics::{
 pub use protocol::Protocol;
 pub use ranking::{ItemScorer, evaluate_scores};
 pub use report::{Bucket, Coverage, Report};
+pub use shared::{Readings, SharedCodes};
 pub use text::{TextScores, response_losses};

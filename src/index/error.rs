@@ -228,6 +228,43 @@ pub enum IndexError {
         /// The number of tokens of item 0.
         expected: usize,
     },
+    /// A line that names no item or no index of it.
+    #[error("{path}:{line}: {problem}")]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A matrix without an axis of items, or with two.
+    #[error(
+        "{path}: a matrix of {} x {} codes, and the dataset has {num_items} items: {}", .shape[0], .shape[1],
+        if .shape[0] == .shape[1] && .shape[0] == *num_items {
+            "which axis is that of the items cannot be told; give the index in LC-Rec's form, X.index.json"
+        } else { "one axis has to be that of the items, (levels, items) or (items, levels)" }
+    )]
+    Axes {
+        /// The file.
+        path: PathBuf,
+        /// Rows and columns.
+        shape: [usize; 2],
+        /// Items of the dataset.
+        num_items: usize,
+    },
+    /// A number that is no code.
+    #[error("{path}: item {item}, level {level}: {code} is no code; codes are 0 to 4294967294")]
+    NoCode {
+        /// The file.
+        path: PathBuf,
+        /// The item.
+        item: usize,
+        /// The level, from 0.
+        level: usize,
+        /// The number.
+        code: i64,
+    },
     /// A string that is no item token of its level.
     #[error(
         "{path}: item {item}: {:?} is not a token of level {level}, such as <{letter}_17>",

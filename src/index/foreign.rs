@@ -19,7 +19,7 @@ pub enum OnCollision {
     Extend,
 }
 
-/// An index file in LC-Rec's format, in which items may share their codes.
+/// An index of another program, in which items may share their codes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Foreign {
     path: PathBuf,
@@ -31,25 +31,30 @@ pub struct Foreign {
 }
 
 impl Foreign {
-    /// Reads a file for a dataset of `num_items` items.
+    /// Reads a file in LC-Rec's format for a dataset of `num_items` items.
     ///
     /// # Errors
     /// Names the file and what is wrong with it: all that [`store::read`] finds but shared codes, and
     /// items that the dataset lacks or the file does.
     pub fn read(path: &Path, num_items: usize) -> Result<Self> {
         let (width, codes) = store::read_codes(path)?;
-        let path = path.to_path_buf();
         let found = codes.len() / width;
         if found != num_items {
-            return Err(IndexError::ItemCount { path, found, num_items }.into());
+            return Err(IndexError::ItemCount { path: path.into(), found, num_items }.into());
         }
+        Ok(Self::new(path, width, codes))
+    }
+
+    /// The index of `codes`, (items, levels), that `path` holds.
+    pub(super) fn new(path: &Path, width: usize, codes: Vec<u32>) -> Self {
+        let path = path.to_path_buf();
         let mut by_codes: BTreeMap<&[u32], Vec<u32>> = BTreeMap::new();
         for (item, codes) in (0..).zip(codes.chunks_exact(width)) {
             by_codes.entry(codes).or_default().push(item);
         }
         let mut sharing: Vec<_> = by_codes.into_values().filter(|items| items.len() > 1).collect();
         sharing.sort();
-        Ok(Self { path, width, codes, sharing })
+        Self { path, width, codes, sharing }
     }
 
     /// The items that share their codes, group by group.

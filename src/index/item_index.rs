@@ -7,7 +7,7 @@ use super::{IndexError, Order, Source, SourceCodes, Tree};
 use crate::{Result, rng};
 
 /// One letter a level.
-const MAX_LEVELS: usize = 26;
+pub(super) const MAX_LEVELS: usize = 26;
 
 /// One position of an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -180,6 +180,19 @@ impl ItemIndex {
         found.ok().map(|i| self.sorted[i])
     }
 
+    /// The items whose first `levels` codes others have too, group by group, each in ascending order.
+    pub fn sharing(&self, levels: usize) -> Vec<Vec<u32>> {
+        let begin = |item: &u32| &self.item_codes(*item)[..levels];
+        let groups = self.sorted.chunk_by(|a, b| begin(a) == begin(b));
+        let mut groups: Vec<Vec<u32>> =
+            groups.filter(|group| group.len() > 1).map(<[u32]>::to_vec).collect();
+        for group in &mut groups {
+            group.sort_unstable();
+        }
+        groups.sort();
+        groups
+    }
+
     /// The item tokens of `item`, such as `<a_17>`, in order.
     pub fn tokens(&self, item: u32) -> Vec<String> {
         tokens_of(self.item_codes(item))
@@ -257,6 +270,9 @@ mod tests {
         assert_eq!(index.item_of(&[9, 0]), Some(2));
         assert_eq!(index.item_of(&[3, 2]), None);
         assert_eq!(index.item_of(&[9]), None);
+        assert_eq!(index.sharing(1), [[0, 2]]);
+        assert_eq!(index.sharing(0), [[0, 1, 2]]);
+        assert!(index.sharing(2).is_empty());
     }
 
     #[test]

@@ -149,7 +149,7 @@ fn by_id(path: &Path, entries: Vec<(String, Vec<String>)>) -> Result<Vec<Vec<Str
 }
 
 /// The code in an item token of `level`, if `text` is one, spelled as we would.
-fn parse_token(text: &str, level: usize) -> Option<u32> {
+pub(super) fn parse_token(text: &str, level: usize) -> Option<u32> {
     let code = text.strip_prefix('<')?.split_once('_')?.1.strip_suffix('>')?.parse().ok()?;
     (token(level, code) == text && code < u32::MAX).then_some(code)
 }

@@ -31,7 +31,7 @@ use crate::data::synth::Shop;
 use crate::{Error, Result, files, invalid};
 
 pub use crate::decode::Sampling;
-pub use crate::eval::{Bucket, Metrics, PerMetric, Report, metric_names};
+pub use crate::eval::{Bucket, Metrics, PerMetric, Readings, Report, SharedCodes, metric_names};
 pub use crate::index::{Likeness, OnCollision, Similarity, Source, Spread};
 pub use eval::{
     Baseline, BaselineRequest, BaselineSettings, Comparison, EvalRequest, EvalResult, EvalSettings,
@@ -51,7 +51,7 @@ pub use serve::{
     SourceTree, Stop, TokenMeaning, TokenReport, Wanted, check_beam,
 };
 pub use stage::Stage;
-pub use stages::index::ImportRequest;
+pub use stages::index::{ImportRequest, IndexFormat, read_index};
 pub use unfinished::config_of;
 
 /// What makes a folder a run.

@@ -15,8 +15,7 @@ use llmbs::embed::load_embeddings;
 use llmbs::import::{self, Format, import};
 use llmbs::index::{Foreign, OnCollision, Source, store};
 use llmbs::model::{self, LlamaConfig, load_backbone, load_folder, load_safetensors};
-use llmbs::run::Manifest;
-use llmbs::run::RecommendOptions;
+use llmbs::run::{IndexFormat, Manifest, RecommendOptions, read_index};
 use llmbs::server::Request;
 use llmbs::text::Tokenizer;
 use llmbs::{Result, files};
@@ -28,7 +27,7 @@ const BETWEEN: u8 = 0x1e;
 pub(super) type Target = fn(&Path, &[u8]) -> Result<()>;
 
 /// All parsers, by the names of their fuzz targets.
-pub(super) const TARGETS: [(&str, Target); 18] = [
+pub(super) const TARGETS: [(&str, Target); 19] = [
     ("ablation", ablation),
     ("adapter", adapter),
     ("checkpoint", checkpoint),
@@ -43,6 +42,7 @@ pub(super) const TARGETS: [(&str, Target); 18] = [
     ("import_recbole", import_recbole),
     ("import_sequences", import_sequences),
     ("index", index),
+    ("index_forms", index_forms),
     ("manifest", manifest),
     ("requests", requests),
     ("safetensors", safetensors),
@@ -195,6 +195,17 @@ fn index(dir: &Path, bytes: &[u8]) -> Result<()> {
     foreign.map(drop)
 }
 
+fn index_forms(dir: &Path, bytes: &[u8]) -> Result<()> {
+    write(dir, "codes", bytes);
+    let read = |format| {
+        let foreign = read_index(&dir.join("codes"), format, shop())?;
+        foreign.into_index(&[Source::Semantic], OnCollision::Extend)
+    };
+    // Files that do not begin as theirs, too.
+    let _ = (read(Some(IndexFormat::MiniOneRec)), read(Some(IndexFormat::Grid)));
+    read(None).map(drop)
+}
+
 fn config(dir: &Path, bytes: &[u8]) -> Result<()> {
     write(dir, "x.toml", bytes);
     let config = RunConfig::load(&dir.join("x.toml"), &[])?;
@@ -261,15 +272,19 @@ fn manifest(dir: &Path, bytes: &[u8]) -> Result<()> {
     files::read_json::<Manifest>(&dir.join("manifest.json")).map(drop)
 }
 
-fn requests(_: &Path, bytes: &[u8]) -> Result<()> {
+/// A shop of three items.
+fn shop() -> &'static Dataset {
     static SHOP: OnceLock<Dataset> = OnceLock::new();
-    let shop = SHOP.get_or_init(|| {
+    SHOP.get_or_init(|| {
         let dir = tempfile::tempdir().expect("a temporary folder");
         write(dir.path(), "X.inter.json", br#"{"7": [0, 1, 2], "u": [2, 1, 1]}"#);
         write(dir.path(), "X.item2id", b"a\t0\nb,c\t1\n17\t2\n");
         Dataset::load(dir.path()).expect("a dataset")
-    });
-    let lookup = Lookup::new(shop);
+    })
+}
+
+fn requests(_: &Path, bytes: &[u8]) -> Result<()> {
+    let lookup = Lookup::new(shop());
     let lines = bytes.split(|&byte| byte == b'\n').enumerate();
     let defaults = RecommendOptions {
         top: 10,

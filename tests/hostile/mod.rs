@@ -148,5 +148,5 @@ macro_rules! smokes {
 
 smokes! {
     ablation adapter checkpoint config dataset embeddings gguf import_csv import_jsonl import_lcrec
-    import_parquet import_recbole import_sequences index manifest requests safetensors tokenizer
+    import_parquet import_recbole import_sequences index index_forms manifest requests safetensors tokenizer
 }

@@ -13,7 +13,7 @@ use super::progress::Bars;
 use super::show::{self, out};
 use super::train;
 use crate::files;
-use crate::run::{ImportRequest, OnCollision, Run, Source, Stage};
+use crate::run::{ImportRequest, IndexFormat, OnCollision, Run, Source, Stage};
 
 #[derive(Debug, ClapArgs)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -32,7 +32,9 @@ pub(super) struct IndexArgs {
 enum IndexCommand {
     /// Place new items in the index as it is, so that they can be recommended without training anew
     Add(AddArgs),
-    /// Take an index made elsewhere, in LC-Rec's format, in place of building one
+    /// Write the index in the form of another program
+    Export(ExportArgs),
+    /// Take an index made elsewhere in place of building one
     Import(ImportArgs),
     /// Figures of the index, and what its tokens stand for
     Report(ReportArgs),
@@ -49,10 +51,27 @@ struct AddArgs {
 }
 
 #[derive(Debug, ClapArgs)]
+struct ExportArgs {
+    /// Whose form
+    #[arg(long)]
+    format: FormatChoice,
+    /// The file to write
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Replace a file that is there
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, ClapArgs)]
 struct ImportArgs {
-    /// The index: item id → item tokens
-    #[arg(value_name = "X.index.json")]
+    /// The index: X.index.json of LC-Rec, info/X.txt of MiniOneRec, or a tensor of codes (.pt, .npy,
+    /// .safetensors) as in GRID
+    #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// Whose form it has [default: as the file shows]
+    #[arg(long)]
+    format: Option<FormatChoice>,
     /// What becomes of items that share an index
     #[arg(long, default_value = "reject")]
     on_collision: CollisionChoice,
@@ -70,6 +89,28 @@ enum CollisionChoice {
     Reject,
     /// Add a level that tells them apart
     Extend,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum FormatChoice {
+    /// LC-Rec, LETTER: a JSON object, item → item tokens
+    #[value(name = "lcrec")]
+    LcRec,
+    /// MiniOneRec: lines of item tokens, title and item, with tabs between them
+    #[value(name = "minionerec")]
+    MiniOneRec,
+    /// GRID: a tensor of codes, (levels, items)
+    Grid,
+}
+
+impl From<FormatChoice> for IndexFormat {
+    fn from(choice: FormatChoice) -> Self {
+        match choice {
+            FormatChoice::LcRec => Self::LcRec,
+            FormatChoice::MiniOneRec => Self::MiniOneRec,
+            FormatChoice::Grid => Self::Grid,
+        }
+    }
 }
 
 #[derive(Debug, ClapArgs)]
@@ -93,7 +134,10 @@ impl IndexArgs {
 
     /// Whether the index is used and not made.
     pub(super) fn uses(&self) -> bool {
-        matches!(self.command, Some(IndexCommand::Add(_) | IndexCommand::Report(_)))
+        matches!(
+            self.command,
+            Some(IndexCommand::Add(_) | IndexCommand::Export(_) | IndexCommand::Report(_))
+        )
     }
 }
 
@@ -107,15 +151,22 @@ pub(super) fn run(run: &mut Run, args: &IndexArgs, bars: &mut Bars) -> anyhow::R
             }
             None => train::stage(run, Stage::Index, args.force, bars),
         },
+        Some(IndexCommand::Export(args)) => export(run, args),
         Some(IndexCommand::Import(args)) => import(run, args, bars),
         Some(IndexCommand::Add(args)) => add(run, args, bars),
         Some(IndexCommand::Report(args)) => report(run, args),
     }
 }
 
+fn export(run: &Run, args: &ExportArgs) -> anyhow::Result<()> {
+    run.write_index(args.format.into(), &args.out, args.force)?;
+    out(&format!("{}: the index of {} items\n", args.out.display(), run.dataset().num_items()))
+}
+
 fn import(run: &mut Run, args: &ImportArgs, bars: &mut Bars) -> anyhow::Result<()> {
     let request = ImportRequest {
         file: args.file.clone(),
+        format: args.format.map(IndexFormat::from),
         on_collision: match args.on_collision {
             CollisionChoice::Reject => OnCollision::Reject,
             CollisionChoice::Extend => OnCollision::Extend,

@@ -9,11 +9,12 @@ use super::request::EvalRequest;
 use super::result::{Bootstrap, EvalResult, EvalSettings, FusionSettings, Performance, Ranking};
 use crate::config::Float;
 use crate::data::{ItemId, Split};
-use crate::eval::{Evaluation, Popularity, Protocol, Report};
-use crate::run::artifacts::precision;
+use crate::eval::{Evaluation, Popularity, Protocol, Report, SharedCodes};
+use crate::index::OnCollision;
+use crate::run::artifacts::{load_index, precision};
 use crate::run::monitor::with_progress;
 use crate::run::needs::{ANY_WORK, Needs, memory_bytes};
-use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
+use crate::run::{Import, Monitor, Run, Stage, peak_memory_bytes};
 use crate::{Result, rng};
 
 /// So many users at most are asked what they would be recommended without the trie.
@@ -80,11 +81,33 @@ impl Run {
             predicted_memory_bytes: Some(predicted),
             ..self.performance(seconds, Some(searches.searched as f64 / seconds))
         };
-        let legal_rate = Some(legal_rate);
-        let told = Ranking { legal_rate, fusion_weight: weight, performance, ..ranking };
+        let groups = self.items_sharing()?;
+        let of_groups =
+            |groups| SharedCodes::of(groups, &self.dataset, &targets, protocol, &evaluation);
+        let told = Ranking {
+            legal_rate: Some(legal_rate),
+            shared_codes: groups.as_deref().map(of_groups),
+            fusion_weight: weight,
+            performance,
+            ..ranking
+        };
         let written = kept.write(told, &evaluation.predictions)?;
         searches.close()?;
         Ok(written)
+    }
+
+    /// The items that had their codes from elsewhere in common, group by group, where the index is one that was
+    /// extended to tell them apart.
+    fn items_sharing(&self) -> Result<Option<Vec<Vec<ItemId>>>> {
+        let extended = |import: &Import| {
+            import.on_collision == OnCollision::Extend && import.items_sharing > 0
+        };
+        if !self.imported().is_some_and(extended) {
+            return Ok(None);
+        }
+        let index = load_index(self)?;
+        // The last level is the one that was added.
+        Ok(Some(index.sharing(index.num_levels() - 1)))
     }
 
     /// What is told of every evaluation, whatever ranked the items; it took `seconds`.
@@ -108,6 +131,7 @@ impl Run {
             performance: self.performance(seconds, Some(targets.len() as f64 / seconds)),
             fusion_weight: None,
             legal_rate: None,
+            shared_codes: None,
             training: None,
         }
     }

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::config::Float;
 use crate::data::{Split, SplitRule};
 use crate::decode::Normalize;
-use crate::eval::{CONFIDENCE, LegalRate, Metrics, RESAMPLES, Report, TextScores};
+use crate::eval::{CONFIDENCE, LegalRate, Metrics, RESAMPLES, Report, SharedCodes, TextScores};
 use crate::index::{Method, Order};
 use crate::ops::Precision;
 
@@ -46,6 +46,9 @@ pub struct Ranking<S> {
     /// How much of what is written without the trie names an item; of a language model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub legal_rate: Option<LegalRate>,
+    /// What it is worth where items that share their codes are not told apart; of an imported index with such items.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shared_codes: Option<SharedCodes>,
     /// How the model came about; of a baseline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub training: Option<TrainingSummary>,

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::index::{Foreign, OnCollision, Source, store};
+use super::forms::{IndexFormat, read_index};
+use crate::index::{OnCollision, Source, store};
 use crate::inference::ItemTokens;
 use crate::run::lifecycle::Origin;
 use crate::run::manifest::{self, Import};
@@ -14,8 +15,10 @@ use crate::{Error, Result, files, invalid};
 /// What to import, and how.
 #[derive(Debug, Clone)]
 pub struct ImportRequest {
-    /// The index, in LC-Rec's format.
+    /// The index.
     pub file: PathBuf,
+    /// Its form; by default the one that the file shows.
+    pub format: Option<IndexFormat>,
     /// What becomes of items that share an index.
     pub on_collision: OnCollision,
     /// The source of each level of the file, or one for all.
@@ -35,7 +38,7 @@ impl Run {
         request: &ImportRequest,
         monitor: &mut dyn Monitor,
     ) -> Result<StageReport> {
-        let foreign = Foreign::read(&request.file, self.dataset.num_items())?;
+        let foreign = read_index(&request.file, request.format, &self.dataset)?;
         let sharing = foreign.describe_sharing();
         let items_sharing = foreign.sharing().iter().map(Vec::len).sum();
         let groups_sharing = foreign.sharing().len();

@@ -4,6 +4,7 @@ mod behavior;
 mod codes;
 mod data;
 mod extend;
+mod forms;
 mod import;
 mod semantic;
 
@@ -33,6 +34,7 @@ use behavior::embed_behavior;
 
 pub(in crate::run) use data::has_copy;
 pub(in crate::run) use extend::{read_grown, run as extend};
+pub use forms::{IndexFormat, read_index};
 pub use import::ImportRequest;
 pub(in crate::run) use semantic::{digests, embed_texts};
 
