@@ -105,23 +105,36 @@ fn an_exported_folder_answers_as_the_run_did() {
     run(dir, &of(&["export", "--out", "users", "--with-users"]), 0);
     run(dir, &of(&["export", "--out", "merged", "--merged"]), 0);
     run(dir, &of(&["export", "--out", "half", "--merged", "--dtype", "bf16"]), 0);
+    run(dir, &of(&["export", "--out", "sorted", "--token-order", "lexicographic"]), 0);
     let user = json_of(dir, &of(&["recommend", "--user", "7", "--json"]));
     let added = json_of(dir, &of(&["index", "add", "more.json", "--json"]));
 
     // To where nothing else is.
     let elsewhere = tempfile::tempdir().unwrap();
     let there = elsewhere.path();
-    for name in ["plain", "users", "merged", "half"] {
+    for name in ["plain", "users", "merged", "half", "sorted"] {
         fs::rename(dir.join(name), there.join(name)).unwrap();
     }
     fs::rename(dir.join("more.json"), there.join("more.json")).unwrap();
     fs::remove_dir_all(dir).unwrap();
 
     let in_folder = |name: &'static str, words: &[&'static str]| [&["--run", name], words].concat();
-    for name in ["plain", "users"] {
+    for name in ["plain", "users", "sorted"] {
         assert_eq!(json_of(there, &in_folder(name, &HISTORY)), history, "{name}");
         assert_eq!(json_of(there, &in_folder(name, &TEXT)), text, "{name}");
     }
+    // In the vocabulary of `sorted` the item tokens stand as Python sorts them.
+    let item_tokens = |name: &str| -> Vec<String> {
+        let path = there.join(name).join("initial/tokenizer.json");
+        let json: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+        let added = json["added_tokens"].as_array().unwrap().iter();
+        let names = added.map(|token| token["content"].as_str().unwrap().to_string());
+        names.filter(|name| name.contains('_')).collect()
+    };
+    let mut names = item_tokens("plain");
+    assert!(!names.is_sorted() && !names.is_empty(), "{names:?}");
+    names.sort();
+    assert_eq!(item_tokens("sorted"), names);
     // The same weights, added up beforehand.
     assert_eq!(json_of(there, &in_folder("merged", &HISTORY)), history);
     let (rounded, exact) = (json_of(there, &in_folder("half", &HISTORY)), scores(&history));

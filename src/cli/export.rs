@@ -8,7 +8,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use serde_json::json;
 
 use super::show;
-use crate::run::{ExportRequest, Run};
+use crate::run::{ExportRequest, Run, TokenOrder};
 
 #[derive(Debug, ClapArgs)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag")]
@@ -22,6 +22,9 @@ pub(super) struct ExportArgs {
     /// What the model's weights are rounded to [default: as they are]
     #[arg(long)]
     dtype: Option<Rounding>,
+    /// The order of the item tokens in the model's vocabulary
+    #[arg(long, value_name = "ORDER", default_value = "code")]
+    token_order: TokenOrderChoice,
     /// Hand on the users and all that they took, too, for `recommend --user`
     #[arg(long)]
     with_users: bool,
@@ -40,6 +43,23 @@ enum Rounding {
     Bf16,
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum TokenOrderChoice {
+    /// By level and code: `<a_1>`, `<a_2>`, `<a_10>`
+    Code,
+    /// By their strings, as LC-Rec adds them: `<a_10>`, `<a_1>`, `<a_2>`
+    Lexicographic,
+}
+
+impl From<TokenOrderChoice> for TokenOrder {
+    fn from(choice: TokenOrderChoice) -> Self {
+        match choice {
+            TokenOrderChoice::Code => Self::Code,
+            TokenOrderChoice::Lexicographic => Self::Lexicographic,
+        }
+    }
+}
+
 impl From<Rounding> for DType {
     fn from(rounding: Rounding) -> Self {
         match rounding {
@@ -51,11 +71,12 @@ impl From<Rounding> for DType {
 }
 
 pub(super) fn run(run: &Run, args: &ExportArgs) -> anyhow::Result<()> {
-    let ExportArgs { out, merged, dtype, with_users: users, force, .. } = args;
+    let ExportArgs { out, merged, dtype, token_order, with_users: users, force, .. } = args;
     let request = ExportRequest {
         out: out.clone(),
         merged: *merged,
         dtype: dtype.map(DType::from),
+        token_order: (*token_order).into(),
         users: *users,
         force: *force,
     };

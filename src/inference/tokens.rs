@@ -47,8 +47,7 @@ pub struct ItemTokens {
 impl ItemTokens {
     /// Adds the item tokens and `<con>` to a backbone's tokenizer.
     pub fn extend(mut tokenizer: Tokenizer, index: &ItemIndex) -> Result<Self> {
-        let mut names = index.vocabulary();
-        names.push(CON.into());
+        let names = names(index);
         let ids = tokenizer.add_item_tokens(&names)?;
         Ok(Self::new(tokenizer, index, &ids))
     }
@@ -65,8 +64,7 @@ impl ItemTokens {
 
     /// Finds them in the tokenizer of a trained checkpoint.
     pub fn find(tokenizer: Tokenizer, index: &ItemIndex) -> Result<Self> {
-        let mut names = index.vocabulary();
-        names.push(CON.into());
+        let names = names(index);
         let find = |name: &String| match tokenizer.token_to_id(name) {
             Some(id) => Ok(id),
             None => invalid!(
@@ -136,6 +134,13 @@ impl ItemTokens {
             tasks.max_titles,
         )
     }
+}
+
+/// The names of the tokens that `index` adds to a vocabulary, in their order.
+pub(super) fn names(index: &ItemIndex) -> Vec<String> {
+    let mut names = index.vocabulary();
+    names.push(CON.into());
+    names
 }
 
 /// Whether each id is the one after the id before.

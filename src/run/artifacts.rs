@@ -11,7 +11,7 @@ use super::{Run, Stage};
 use crate::config::{Float, RunConfig};
 use crate::embed::load_embeddings;
 use crate::index::{ItemIndex, TreePlan, store};
-use crate::inference::ItemTokens;
+use crate::inference::{ItemTokens, TokenOrder};
 use crate::model::adapter::{self, Adapters};
 use crate::model::{Backbone, Llama, LlamaConfig, Weights, init, load_backbone, load_folder};
 use crate::ops::Precision;
@@ -96,8 +96,12 @@ impl Trained {
     pub(super) fn load(run: &Run) -> Result<Self> {
         let index = load_index(run)?;
         let dir = run.dir.join("initial");
-        let (config, weights) = load_folder(&dir, dtype(run.config.backbone.dtype), &run.device)?;
-        let tokens = ItemTokens::find(Tokenizer::load_folder(&dir)?, &index)?;
+        let (config, mut weights) =
+            load_folder(&dir, dtype(run.config.backbone.dtype), &run.device)?;
+        // A folder may have been exported in the order of another program.
+        let tokenizer =
+            TokenOrder::Code.apply(Tokenizer::load_folder(&dir)?, &mut weights, &index)?;
+        let tokens = ItemTokens::find(tokenizer, &index)?;
         if tokens.con as usize >= config.vocab_size {
             invalid!(
                 "{}: the model has {} tokens, its tokenizer puts the item tokens up to {}: they do \

@@ -16,6 +16,7 @@ use super::{CONFIG, DATA, GIT_REVISION, Manifest, Record, Run, Stage};
 use crate::config::RunConfig;
 use crate::data::{self, Dataset};
 use crate::index::{ItemIndex, OnCollision};
+use crate::inference::TokenOrder;
 use crate::model::{LlamaConfig, Weights, adapter, save_folder};
 use crate::{Error, Result, files, invalid, sealed};
 
@@ -42,6 +43,8 @@ pub struct ExportRequest {
     pub merged: bool,
     /// What the model's weights are rounded to.
     pub dtype: Option<DType>,
+    /// The order of the item tokens in the vocabulary of the model.
+    pub token_order: TokenOrder,
     /// The users and all that they took, too.
     pub users: bool,
     /// Replace what was exported to the folder before.
@@ -135,7 +138,8 @@ impl Run {
 
     fn export_model(&self, new: &Path, request: &ExportRequest) -> Result<Vec<PathBuf>> {
         let rounded = request.dtype.unwrap_or(dtype(self.config.backbone.dtype));
-        if !request.merged && request.dtype.is_none() {
+        let as_it_is = !request.merged && request.dtype.is_none();
+        if as_it_is && request.token_order == TokenOrder::Code {
             let is_kept = |name: &str| FOLDER.iter().any(|file| name == format!("initial/{file}"));
             return self.export_files(Stage::Initial, new, &is_kept);
         }
@@ -145,13 +149,15 @@ impl Run {
             let adapters = adapter::load(&self.dir.join("anneal"), &trained.config, &self.device)?;
             weights = adapter::merge(&weights, &adapters)?;
         }
+        let tokenizer =
+            request.token_order.apply(trained.tokens.tokenizer, &mut weights, &trained.index)?;
         let weights: Weights = weights
             .into_iter()
             .map(|(name, weight)| Ok((name, weight.to_dtype(rounded)?)))
             .collect::<Result<_>>()?;
         let dir = new.join("initial");
         save_folder(&dir, &trained.config, &weights)?;
-        trained.tokens.tokenizer.save(&dir)?;
+        tokenizer.save(&dir)?;
         Ok(FOLDER.map(|name| Path::new("initial").join(name)).into())
     }
 

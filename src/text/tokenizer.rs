@@ -242,6 +242,31 @@ impl Tokenizer {
         Ok(ids)
     }
 
+    /// The same tokenizer with the ids from `first` on for `tokens`, which are all added tokens that have these ids in
+    /// another order.
+    pub fn reordered(self, tokens: &[String], first: u32) -> Result<Self> {
+        const WHAT: &str = "numbering item tokens anew";
+        let ids: HashMap<&str, u32> = tokens.iter().map(String::as_str).zip(first..).collect();
+        let mut json = serde_json::to_value(&self.inner).map_err(|e| failed(WHAT)(e.into()))?;
+        if let Some(added) = json["added_tokens"].as_array_mut() {
+            for token in added.iter_mut() {
+                if let Some(id) = token["content"].as_str().and_then(|name| ids.get(name)) {
+                    token["id"] = json!(id);
+                }
+            }
+            // The library numbers them as they come.
+            added.sort_by_key(|token| token["id"].as_u64());
+        }
+        let inner: tokenizers::Tokenizer =
+            serde_json::from_value(json).map_err(|e| failed(WHAT)(e.into()))?;
+        if let Some((name, id)) =
+            ids.iter().find(|(name, id)| inner.token_to_id(name) != Some(**id))
+        {
+            invalid!("item token {name:?} cannot have the id {id}: it is no added token");
+        }
+        Ok(Self { inner, ..self })
+    }
+
     /// Refuses item tokens that the vocabulary has already.
     pub fn refuse_known(&self, tokens: &[String]) -> Result<()> {
         const SHOWN: usize = 5;
