@@ -8,7 +8,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use serde_json::json;
 
 use super::show;
-use crate::run::{ExportRequest, Run, TokenOrder};
+use crate::run::{ExportRequest, GgufType, Run, TokenOrder};
 
 #[derive(Debug, ClapArgs)]
 #[allow(clippy::struct_excessive_bools, reason = "each is a flag")]
@@ -25,6 +25,9 @@ pub(super) struct ExportArgs {
     /// The order of the item tokens in the model's vocabulary
     #[arg(long, value_name = "ORDER", default_value = "code")]
     token_order: TokenOrderChoice,
+    /// Write the model as one GGUF file for llama.cpp, too: model.gguf, with the adapter only if --merged
+    #[arg(long, value_name = "TYPE")]
+    gguf: Option<GgufChoice>,
     /// Hand on the users and all that they took, too, for `recommend --user`
     #[arg(long)]
     with_users: bool,
@@ -70,13 +73,32 @@ impl From<Rounding> for DType {
     }
 }
 
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum GgufChoice {
+    /// 16 bits a weight
+    F16,
+    /// 8 bits and a half a weight
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+impl From<GgufChoice> for GgufType {
+    fn from(choice: GgufChoice) -> Self {
+        match choice {
+            GgufChoice::F16 => Self::F16,
+            GgufChoice::Q8_0 => Self::Q8_0,
+        }
+    }
+}
+
 pub(super) fn run(run: &Run, args: &ExportArgs) -> anyhow::Result<()> {
-    let ExportArgs { out, merged, dtype, token_order, with_users: users, force, .. } = args;
+    let ExportArgs { out, merged, dtype, token_order, gguf, with_users: users, force, .. } = args;
     let request = ExportRequest {
         out: out.clone(),
         merged: *merged,
         dtype: dtype.map(DType::from),
         token_order: (*token_order).into(),
+        gguf: gguf.map(GgufType::from),
         users: *users,
         force: *force,
     };

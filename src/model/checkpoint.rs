@@ -13,7 +13,7 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::tensor::Metadata;
 use safetensors::{SafeTensorError, View};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
 use super::LlamaConfig;
@@ -23,6 +23,7 @@ use crate::files::{self, temporary};
 use crate::{Error, Result, invalid};
 
 const SINGLE: &str = "model.safetensors";
+const GENERATION: &str = "generation_config.json";
 const INDEX: &str = "model.safetensors.index.json";
 
 /// Reads a checkpoint folder, converting every weight to `dtype` on `device`.
@@ -38,7 +39,7 @@ pub fn load_folder(
     let dir = dir.as_ref();
     let path = dir.join("config.json");
     files::check_inside(dir, &path)?;
-    let config = LlamaConfig::load(path)?;
+    let config = LlamaConfig { generation: generation(dir)?, ..LlamaConfig::load(path)? };
     let shapes = config.tensor_shapes();
     let (listing, files) = weight_files(dir)?;
     let mut weights = Weights::new();
@@ -92,6 +93,18 @@ pub fn load_folder(
     Ok((config, weights))
 }
 
+/// What `generation_config.json` says of its own: nothing where it was made from `config.json`.
+fn generation(dir: &Path) -> Result<Map<String, Value>> {
+    let path = dir.join(GENERATION);
+    files::check_inside(dir, &path)?;
+    if !path.exists() {
+        return Ok(Map::new());
+    }
+    let found: Map<String, Value> = files::read_json(&path)?;
+    let derived = found.get("_from_model_config") == Some(&Value::Bool(true));
+    Ok(if derived { Map::new() } else { found })
+}
+
 /// Whether no value is infinite or NaN.
 pub(super) fn is_finite(tensor: &Tensor) -> Result<bool> {
     // What is finite becomes 0, all else NaN.
@@ -127,13 +140,8 @@ pub fn save_folder(dir: impl AsRef<Path>, config: &LlamaConfig, weights: &Weight
     }
     std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
     save_safetensors(dir.join(SINGLE), weights)?;
-    let generation = json!({
-        "_from_model_config": true,
-        "bos_token_id": config.bos_token_id,
-        "eos_token_id": config.eos_json(),
-    });
-    let generation = format!("{generation:#}\n");
-    files::write(&dir.join("generation_config.json"), generation.as_bytes())?;
+    let generation = format!("{:#}\n", config.generation_json());
+    files::write(&dir.join(GENERATION), generation.as_bytes())?;
     let dtype = weights.values().next().map(|t| match t.dtype() {
         DType::BF16 => "bfloat16".to_string(),
         DType::F16 => "float16".to_string(),

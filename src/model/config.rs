@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::rope_scaling::{RawRope, RopeScaling};
 use crate::error::plain;
@@ -53,6 +53,9 @@ pub struct LlamaConfig {
     pub bos_token_id: Option<u32>,
     /// The tokens that end a sequence.
     pub eos_token_id: Vec<u32>,
+    /// `generation_config.json` as it was read, so that saving keeps what we do not interpret; empty where it
+    /// says nothing of its own.
+    pub generation: Map<String, Value>,
 }
 
 impl LlamaConfig {
@@ -91,6 +94,7 @@ impl LlamaConfig {
             torch_dtype: None,
             bos_token_id: None,
             eos_token_id: vec![0],
+            generation: Map::new(),
         }
     }
 
@@ -208,6 +212,7 @@ impl LlamaConfig {
             torch_dtype: raw.torch_dtype.or(raw.dtype),
             bos_token_id: raw.bos_token_id.and_then(|ids| ids.list().first().copied()),
             eos_token_id: raw.eos_token_id.map(TokenIds::list).unwrap_or_default(),
+            generation: Map::new(),
         };
         config.check()?;
         Ok(config)
@@ -240,6 +245,18 @@ impl LlamaConfig {
             "use_cache": true,
             "vocab_size": self.vocab_size,
         })
+    }
+
+    /// `generation_config.json` for the folder that this configuration is saved to.
+    pub(super) fn generation_json(&self) -> Value {
+        let mut json = self.generation.clone();
+        if json.is_empty() {
+            // Hugging Face then follows `config.json`, should that change.
+            json.insert("_from_model_config".into(), true.into());
+        }
+        json.entry("bos_token_id").or_insert_with(|| json!(self.bos_token_id));
+        json.entry("eos_token_id").or_insert_with(|| self.eos_json());
+        Value::Object(json)
     }
 
     /// `eos_token_id` as Hugging Face writes it: null, one id or a list.

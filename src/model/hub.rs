@@ -9,7 +9,8 @@ use super::checkpoint::shard_names;
 use crate::{Error, Result};
 
 /// Files beside the weights that a checkpoint may lack.
-const OPTIONAL: [&str; 2] = ["tokenizer_config.json", "generation_config.json"];
+const OPTIONAL: [&str; 3] =
+    ["tokenizer_config.json", "chat_template.jinja", "generation_config.json"];
 
 /// Downloads what a backbone needs of the repository `id` (`owner/name`) unless the cache has it,
 /// and returns the folder.

@@ -22,6 +22,7 @@ pub use checkpoint::{
     save_safetensors, save_safetensors_with,
 };
 pub use config::LlamaConfig;
+pub use gguf::{GgufType, save_gguf};
 pub(crate) use llama::{Backprop, Inner, Pools};
 pub use llama::{DropoutPair, KvCache, Llama, Packed};
 pub use rope_scaling::RopeScaling;

@@ -248,6 +248,26 @@ fn configurations_keep_every_field() {
 }
 
 #[test]
+fn what_a_checkpoint_says_of_generation_is_kept() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let config = LlamaConfig { bos_token_id: Some(1), ..LlamaConfig::tiny_test() };
+    save_folder(first.path(), &config, &tiny_weights(&config, DType::F32)).unwrap();
+    let path = "generation_config.json";
+    let saved = || -> Value {
+        let (config, weights) = load(first.path()).unwrap();
+        save_folder(second.path(), &config, &weights).unwrap();
+        serde_json::from_slice(&std::fs::read(second.path().join(path)).unwrap()).unwrap()
+    };
+    let derived = json!({ "_from_model_config": true, "bos_token_id": 1, "eos_token_id": 0 });
+    assert_eq!(saved(), derived);
+    let own = json!({ "temperature": 0.6, "do_sample": true, "eos_token_id": [0, 9] });
+    std::fs::write(first.path().join(path), own.to_string()).unwrap();
+    let mut kept = own;
+    kept["bos_token_id"] = 1.into();
+    assert_eq!(saved(), kept);
+}
+
+#[test]
 fn configurations_of_both_transformers_generations_are_read() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("config.json");
@@ -418,4 +438,10 @@ fn smollm2_from_gguf_tokenizes_and_loads_as_published() {
     let text = "5 bars of <|im_start|>soap";
     assert_eq!(again.tokenizer.encode(text).unwrap(), tokenizer.encode(text).unwrap());
     assert_eq!((again.tokenizer.bos(), again.tokenizer.eos()), (None, 2));
+    let path = dir.path().join("tokenizer_config.json");
+    let saved: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    assert!(saved["chat_template"].as_str().unwrap().contains("<|im_start|>"));
+    let special = ["bos_token", "eos_token", "pad_token", "unk_token"].map(|key| &saved[key]);
+    assert_eq!(special, ["<|im_start|>", "<|im_end|>", "<|im_end|>", "<|endoftext|>"]);
+    assert_eq!(saved["model_max_length"], 8192);
 }

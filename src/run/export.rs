@@ -17,12 +17,16 @@ use crate::config::RunConfig;
 use crate::data::{self, Dataset};
 use crate::index::{ItemIndex, OnCollision};
 use crate::inference::TokenOrder;
-use crate::model::{LlamaConfig, Weights, adapter, save_folder};
+use crate::model::{GgufType, LlamaConfig, Weights, adapter, save_folder, save_gguf};
 use crate::{Error, Result, files, invalid, sealed};
 
+/// The model as one file, for llama.cpp.
+const GGUF: &str = "model.gguf";
+
 /// What an exported folder holds at its top.
-const PARTS: [&str; 10] = [
+const PARTS: [&str; 11] = [
     "README.md",
+    GGUF,
     CONFIG,
     super::MANIFEST,
     DATA,
@@ -45,6 +49,8 @@ pub struct ExportRequest {
     pub dtype: Option<DType>,
     /// The order of the item tokens in the vocabulary of the model.
     pub token_order: TokenOrder,
+    /// Write the model as a GGUF file, too, its matrices rounded to this.
+    pub gguf: Option<GgufType>,
     /// The users and all that they took, too.
     pub users: bool,
     /// Replace what was exported to the folder before.
@@ -137,11 +143,16 @@ impl Run {
     }
 
     fn export_model(&self, new: &Path, request: &ExportRequest) -> Result<Vec<PathBuf>> {
-        let rounded = request.dtype.unwrap_or(dtype(self.config.backbone.dtype));
-        let as_it_is = !request.merged && request.dtype.is_none();
-        if as_it_is && request.token_order == TokenOrder::Code {
+        let as_it_is = !request.merged
+            && request.dtype.is_none()
+            && request.token_order == TokenOrder::Code;
+        let mut wrote = Vec::new();
+        if as_it_is {
             let is_kept = |name: &str| FOLDER.iter().any(|file| name == format!("initial/{file}"));
-            return self.export_files(Stage::Initial, new, &is_kept);
+            wrote = self.export_files(Stage::Initial, new, &is_kept)?;
+            if request.gguf.is_none() {
+                return Ok(wrote);
+            }
         }
         let trained = Trained::load(self)?;
         let mut weights = trained.weights;
@@ -151,6 +162,22 @@ impl Run {
         }
         let tokenizer =
             request.token_order.apply(trained.tokens.tokenizer, &mut weights, &trained.index)?;
+        if let Some(kind) = request.gguf {
+            let name = format!("llmbs {}", self.dataset.name);
+            let path = new.join(GGUF);
+            let others = save_gguf(&path, &name, &trained.config, &weights, &tokenizer, kind)?;
+            if let Some(first) = others.first() {
+                tracing::info!(
+                    "{GGUF}: {} matrices, such as {first}, are in f16: their rows are no multiple of 32",
+                    others.len()
+                );
+            }
+            wrote.push(GGUF.into());
+        }
+        if as_it_is {
+            return Ok(wrote);
+        }
+        let rounded = request.dtype.unwrap_or(dtype(self.config.backbone.dtype));
         let weights: Weights = weights
             .into_iter()
             .map(|(name, weight)| Ok((name, weight.to_dtype(rounded)?)))
@@ -158,7 +185,8 @@ impl Run {
         let dir = new.join("initial");
         save_folder(&dir, &trained.config, &weights)?;
         tokenizer.save(&dir)?;
-        Ok(FOLDER.map(|name| Path::new("initial").join(name)).into())
+        wrote.extend(FOLDER.map(|name| Path::new("initial").join(name)));
+        Ok(wrote)
     }
 
     /// Copies files that `stage` wrote.
@@ -271,6 +299,11 @@ impl Run {
                 "`data/`: items and how often each was taken; no users"
             },
         );
+        if request.gguf.is_some() {
+            let without =
+                if self.has_adapter() && !request.merged { ", without the adapter" } else { "" };
+            let _ = write!(text, "`{GGUF}` is the model{without}, for llama.cpp.\n\n");
+        }
         text += "```sh\nllmbs recommend --run THIS_FOLDER --history ID,ID,ID\n\
                  llmbs index add NEW_ITEMS.json --run THIS_FOLDER\n```\n";
         let results = self.results()?;

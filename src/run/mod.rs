@@ -34,6 +34,7 @@ pub use crate::decode::Sampling;
 pub use crate::eval::{Bucket, Metrics, PerMetric, Readings, Report, SharedCodes, metric_names};
 pub use crate::index::{Likeness, OnCollision, Similarity, Source, Spread};
 pub use crate::inference::TokenOrder;
+pub use crate::model::GgufType;
 pub use eval::{
     Baseline, BaselineRequest, BaselineSettings, Comparison, EvalRequest, EvalResult, EvalSettings,
     FusedModel, FusionSettings, OverSeeds, Performance, Ranking, TaskMetrics, TextModel,

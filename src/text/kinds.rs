@@ -56,7 +56,7 @@ pub(crate) fn gguf_vocabulary(pre: &str) -> GgufVocabulary {
         merges: model["merges"].as_array().unwrap().iter().map(merge).collect(),
         bos_token_id: Some(1),
         eos_token_id: Some(2),
-        add_bos_token: None,
+        ..GgufVocabulary::default()
     }
 }
 

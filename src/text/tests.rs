@@ -154,67 +154,35 @@ fn a_missing_or_broken_tokenizer_is_named() {
     assert!(error.contains("tokenizer.json: "), "{error}");
 }
 
-/// A byte-level vocabulary whose only merges make "12".
-fn vocabulary(pre: &str) -> GgufVocabulary {
-    let mut tokens = vec!["<s>".to_string(), "</s>".to_string(), "<|user|>".to_string()];
-    let mut alphabet: Vec<char> =
-        tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
-    alphabet.sort_unstable();
-    tokens.extend(alphabet.into_iter().map(String::from));
-    tokens.push("12".to_string());
-    let mut token_type = vec![1; tokens.len()];
-    token_type[..3].copy_from_slice(&[3, 3, 4]);
-    GgufVocabulary {
-        model: "gpt2".into(),
-        pre: pre.into(),
-        tokens,
-        token_type,
-        merges: vec!["1 2".into()],
-        bos_token_id: Some(0),
-        eos_token_id: Some(1),
-        add_bos_token: None,
-    }
-}
-
 #[test]
-fn gguf_pre_tokenizers_split_digits_as_their_models_do() {
-    let tokens = |pre: &str, text: &str| {
-        let tokenizer = Tokenizer::from_gguf(&vocabulary(pre)).unwrap();
-        let ids = tokenizer.encode(text).unwrap();
-        ids.iter().map(|id| tokenizer.id_to_token(*id).unwrap()).collect::<Vec<_>>()
+fn a_saved_tokenizer_fills_up_batches_as_a_model_that_writes_needs_it() {
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let write = |name: &str, text: &str| std::fs::write(first.path().join(name), text).unwrap();
+    let saved = || -> serde_json::Value {
+        Tokenizer::load_folder(first.path()).unwrap().save(second.path()).unwrap();
+        let path = second.path().join("tokenizer_config.json");
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
     };
-    assert_eq!(tokens("gpt-2", "00012"), ["0", "0", "0", "12"]);
-    assert_eq!(tokens("smollm", "00012"), ["0", "0", "0", "1", "2"]);
-    assert_eq!(tokens("llama-bpe", "00012"), ["0", "0", "0", "12"]);
-    assert_eq!(tokens("llama-bpe", "0012"), ["0", "0", "1", "2"], "groups of at most three digits");
-    assert!(!tokens("gpt-2", "<|user|>1</s>").iter().any(|t| t == "<|user|>" || t == "</s>"));
-}
-
-#[test]
-fn gguf_bos_is_used_only_where_the_file_puts_it() {
-    let bos = |pre: &str, flag| {
-        let vocabulary = GgufVocabulary { add_bos_token: flag, ..vocabulary(pre) };
-        let tokenizer = Tokenizer::from_gguf(&vocabulary).unwrap();
-        let dir = tempfile::tempdir().unwrap();
-        tokenizer.save(dir.path()).unwrap();
-        assert_eq!(Tokenizer::load_folder(dir.path()).unwrap().bos(), tokenizer.bos());
-        tokenizer.bos()
-    };
-    assert_eq!(bos("gpt-2", None), None);
-    assert_eq!(bos("gpt-2", Some(true)), Some(0));
-    assert_eq!(bos("llama-bpe", None), Some(0));
-    assert_eq!(bos("llama-bpe", Some(false)), None);
-}
-
-#[test]
-fn gguf_vocabularies_we_cannot_rebuild_are_refused() {
-    let refusal = |v: &GgufVocabulary| Tokenizer::from_gguf(v).unwrap_err().to_string();
-    assert!(refusal(&vocabulary("qwen2")).contains("known are smollm"));
-    assert!(refusal(&vocabulary("default")).contains("does not say"));
-    let llama = GgufVocabulary { model: "llama".into(), ..vocabulary("gpt-2") };
-    assert!(refusal(&llama).contains("use the Hugging Face folder"));
-    let eos = GgufVocabulary { eos_token_id: Some(999), ..vocabulary("gpt-2") };
-    assert!(refusal(&eos).contains("999"));
+    trained().save(first.path()).unwrap();
+    write("config.json", r#"{"max_position_embeddings": 2048}"#);
+    write("chat_template.jinja", "{{ messages }}");
+    let config = saved();
+    assert_eq!(
+        (&config["pad_token"], &config["padding_side"]),
+        (&config["eos_token"], &"left".into())
+    );
+    assert_eq!(
+        (&config["model_max_length"], &config["chat_template"]),
+        (&2048.into(), &"{{ messages }}".into())
+    );
+    // What a backbone says of it stays.
+    write(
+        "tokenizer_config.json",
+        r#"{"pad_token": "a", "padding_side": "right", "model_max_length": 99}"#,
+    );
+    let config = saved();
+    let given = (&config["pad_token"], &config["padding_side"], &config["model_max_length"]);
+    assert_eq!(given, (&"a".into(), &"right".into(), &99.into()));
 }
 
 /// The tokenizer that a saved folder gives to Hugging Face.

@@ -22,6 +22,12 @@ pub(crate) const END_OF_TEXT: &str = "<|endoftext|>";
 
 const FILE: &str = "tokenizer.json";
 const CONFIG_FILE: &str = "tokenizer_config.json";
+/// Where transformers 5 puts the chat template, which before was a key of `tokenizer_config.json`.
+const CHAT_TEMPLATE_FILE: &str = "chat_template.jinja";
+
+/// Keys of `tokenizer_config.json`.
+pub(super) const CHAT_TEMPLATE: &str = "chat_template";
+pub(super) const MODEL_MAX_LENGTH: &str = "model_max_length";
 
 /// Tried in this order when no file of a checkpoint says which token ends a sequence.
 const COMMON_EOS: [&str; 4] = ["</s>", END_OF_TEXT, "<|end_of_text|>", "<eos>"];
@@ -131,6 +137,11 @@ impl Tokenizer {
         config.insert("add_eos_token".into(), false.into());
         // Without it, Hugging Face picks a class by the model's type, which may retokenize.
         config.entry("tokenizer_class").or_insert_with(|| TOKENIZER_CLASS.into());
+        // Without these, Hugging Face cannot put prompts of several lengths into a batch and continue them.
+        if named_token(&config, "pad_token").is_none() {
+            config.insert("pad_token".into(), json!(eos_name));
+        }
+        config.entry("padding_side").or_insert_with(|| "left".into());
 
         let bound = inner.get_vocab(true).into_values().max().map_or(0, |last| last + 1);
         let reserved = special_names(&config)
@@ -159,7 +170,8 @@ impl Tokenizer {
             );
         }
         let named = |e| Error::Invalid(format!("{}: {e}", path.display()));
-        for name in [FILE, CONFIG_FILE, "config.json", "generation_config.json"] {
+        let others = [CHAT_TEMPLATE_FILE, "config.json", "generation_config.json"];
+        for name in [FILE, CONFIG_FILE].into_iter().chain(others) {
             files::check_inside(dir, &dir.join(name))?;
         }
         let mut inner = file::read(&path)?;
@@ -167,9 +179,16 @@ impl Tokenizer {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(named)?;
 
-        let config = read_object(&dir.join(CONFIG_FILE))?;
+        let mut config = read_object(&dir.join(CONFIG_FILE))?;
+        let template = dir.join(CHAT_TEMPLATE_FILE);
+        if template.exists() {
+            config.insert(CHAT_TEMPLATE.into(), files::read_text(&template)?.into());
+        }
         let model = read_object(&dir.join("config.json"))?;
         let generation = read_object(&dir.join("generation_config.json"))?;
+        if let Some(longest) = model.get("max_position_embeddings") {
+            config.entry(MODEL_MAX_LENGTH).or_insert_with(|| longest.clone());
+        }
         let special = |token: &str, key: &str| {
             named_token(&config, token)
                 .and_then(|name| inner.token_to_id(name))
@@ -209,6 +228,26 @@ impl Tokenizer {
         config.insert("added_tokens_decoder".into(), added.into());
         let config = format!("{:#}\n", Value::Object(config));
         files::write(&dir.join(CONFIG_FILE), config.as_bytes())
+    }
+
+    /// The Hugging Face tokenizer.
+    pub(super) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.inner
+    }
+
+    /// The id of the token that a key of `tokenizer_config.json` names, such as `pad_token`.
+    pub(super) fn role(&self, key: &str) -> Option<u32> {
+        self.inner.token_to_id(named_token(&self.config, key)?)
+    }
+
+    /// A key of `tokenizer_config.json`.
+    pub(super) fn setting(&self, key: &str) -> Option<&Value> {
+        self.config.get(key)
+    }
+
+    /// Puts a key into `tokenizer_config.json`.
+    pub(super) fn set(&mut self, key: &str, value: impl Into<Value>) {
+        self.config.insert(key.into(), value.into());
     }
 
     /// Adds item tokens (and `<con>`) as plain, non-special tokens and returns their ids: one after the

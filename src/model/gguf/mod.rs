@@ -2,6 +2,7 @@
 //! the names and the layout of a Hugging Face checkpoint.
 
 mod header;
+mod write;
 
 use std::fs::File;
 use std::io::{BufReader, Seek};
@@ -9,12 +10,15 @@ use std::path::Path;
 
 use candle_core::quantized::gguf_file::{Content, Value};
 use candle_core::{DType, Device, Tensor};
+use serde_json::Map;
 
 use super::checkpoint::is_finite;
 use super::{LlamaConfig, RopeScaling, Weights};
 use crate::error::{plain, short, without_calls};
 use crate::text::{GgufVocabulary, Tokenizer};
 use crate::{Error, Result, invalid};
+
+pub use write::{GgufType, save_gguf};
 
 /// Reads model and tokenizer of a GGUF file, every weight converted to `dtype` on `device`.
 ///
@@ -93,30 +97,32 @@ fn unpermute(weight: &Tensor, heads: usize) -> Result<Tensor> {
     Ok(pairs.transpose(1, 2)?.reshape((rows, columns))?.contiguous()?)
 }
 
+/// The tensors outside of blocks, by their names here and in a Hugging Face checkpoint.
+const FIXED: [(&str, &str); 3] =
+    [("token_embd", "model.embed_tokens"), ("output_norm", "model.norm"), ("output", "lm_head")];
+
+/// The tensors of a block.
+const PARTS: [(&str, &str); 9] = [
+    ("attn_q", "self_attn.q_proj"),
+    ("attn_k", "self_attn.k_proj"),
+    ("attn_v", "self_attn.v_proj"),
+    ("attn_output", "self_attn.o_proj"),
+    ("ffn_gate", "mlp.gate_proj"),
+    ("ffn_up", "mlp.up_proj"),
+    ("ffn_down", "mlp.down_proj"),
+    ("attn_norm", "input_layernorm"),
+    ("ffn_norm", "post_attention_layernorm"),
+];
+
 /// The Hugging Face name of a GGUF tensor.
 fn hf_name(name: &str) -> Option<String> {
-    let fixed = match name {
-        "token_embd.weight" => "model.embed_tokens.weight",
-        "output_norm.weight" => "model.norm.weight",
-        "output.weight" => "lm_head.weight",
-        _ => {
-            let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
-            let part = match part.strip_suffix(".weight")? {
-                "attn_q" => "self_attn.q_proj",
-                "attn_k" => "self_attn.k_proj",
-                "attn_v" => "self_attn.v_proj",
-                "attn_output" => "self_attn.o_proj",
-                "ffn_gate" => "mlp.gate_proj",
-                "ffn_up" => "mlp.up_proj",
-                "ffn_down" => "mlp.down_proj",
-                "attn_norm" => "input_layernorm",
-                "ffn_norm" => "post_attention_layernorm",
-                _ => return None,
-            };
-            return Some(format!("model.layers.{layer}.{part}.weight"));
-        }
-    };
-    Some(fixed.to_string())
+    let name = name.strip_suffix(".weight")?;
+    if let Some((_, fixed)) = FIXED.iter().find(|(own, _)| *own == name) {
+        return Some(format!("{fixed}.weight"));
+    }
+    let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
+    let (_, part) = PARTS.iter().find(|(own, _)| *own == part)?;
+    Some(format!("model.layers.{layer}.{part}.weight"))
 }
 
 fn config(content: &Content) -> Result<LlamaConfig> {
@@ -164,6 +170,7 @@ fn config(content: &Content) -> Result<LlamaConfig> {
         torch_dtype: None,
         bos_token_id: bos,
         eos_token_id: eos.into_iter().collect(),
+        generation: Map::new(),
     };
     config.check()?;
     Ok(config)
@@ -205,10 +212,14 @@ fn vocabulary(content: &Content) -> Result<GgufVocabulary> {
             .unwrap_or_default(),
         bos_token_id: keys.maybe("tokenizer.ggml.bos_token_id", Keys::id)?,
         eos_token_id: keys.maybe("tokenizer.ggml.eos_token_id", Keys::id)?,
+        unknown_token_id: keys.maybe("tokenizer.ggml.unknown_token_id", Keys::id)?,
+        padding_token_id: keys.maybe("tokenizer.ggml.padding_token_id", Keys::id)?,
         add_bos_token: keys.maybe("tokenizer.ggml.add_bos_token", |keys, key| {
             let value = keys.get(key)?;
             value.to_bool().map_err(|_| bad(key, value, "true or false"))
         })?,
+        chat_template: keys.maybe("tokenizer.chat_template", Keys::text)?,
+        context_length: keys.maybe("llama.context_length", Keys::size)?,
     })
 }
 

@@ -11,7 +11,7 @@ mod semantic;
 use std::path::{Path, PathBuf};
 
 use ndarray::Array2;
-use serde_json::json;
+use serde_json::{Map, json};
 
 use super::{FOLDER, Made, with_remedy};
 use crate::config::RunConfig;
@@ -137,6 +137,7 @@ fn prepare_scratch(run: &Run, dir: &Path, monitor: &mut dyn Monitor) -> Result<(
         torch_dtype: None,
         bos_token_id: tokenizer.bos(),
         eos_token_id: vec![tokenizer.eos()],
+        generation: Map::new(),
     };
     let mut weights = init::scratch(&llama, config.seed, &run.device)?;
     let samples =
