@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use candle_core::{DType, Device, Tensor};
+use llmbs::model::{Backbone, Llama, Packed, load_backbone, load_safetensors, save_safetensors};
 use serde_json::{Value, json};
 
 use crate::common::program::{fails, run, tiny, train};
@@ -167,4 +169,147 @@ fn an_exported_folder_answers_as_the_run_did() {
     fs::write(there.join("again/own.txt"), "mine").unwrap();
     fails(there, &in_folder("plain", &["export", "--out", "again", "--force"]), &["own.txt"]);
     assert!(there.join("again/own.txt").exists());
+}
+
+/// The logits after a history of items, and the ids of a text with items in it.
+fn seen_by(path: &Path) -> (Vec<f32>, Vec<u32>) {
+    let path = path.to_str().unwrap();
+    let Backbone { config, weights, tokenizer } =
+        load_backbone(path, DType::F32, &Device::Cpu).unwrap();
+    let names = ["<a_0>", "<b_1>", "<c_2>", "<con>"];
+    let names = names.map(|name| (name.to_string(), tokenizer.token_to_id(name).unwrap()));
+    let text = "What follows <a_0><b_1><c_2>, in black?";
+    let ids = tokenizer.encode_with_items(text, &names.into()).unwrap();
+    let model = Llama::new(&config, &weights).unwrap();
+    let last = [ids.len() as u32 - 1];
+    let hidden = model.infer(&Packed::sequences(&[&ids]), None, &last).unwrap();
+    let logits = model.logits(&hidden, 0..config.vocab_size as u32).unwrap();
+    (logits.flatten_all().unwrap().to_vec1().unwrap(), ids)
+}
+
+/// Makes a PEFT folder of that in `from`, with another B: as PEFT leaves one that was trained elsewhere.
+fn draw_adapter(from: &Path, to: &Path) -> Value {
+    fs::create_dir(to).unwrap();
+    let weights = "adapter_model.safetensors";
+    let mut tensors = load_safetensors(from.join(weights), &Device::Cpu).unwrap();
+    for (at, tensor) in tensors.values_mut().enumerate().filter(|(at, _)| at % 2 == 1) {
+        let values = (0..tensor.elem_count()).map(|i| ((i * 7 + at) % 11) as f32 * 0.02 - 0.1);
+        let values: Vec<f32> = values.collect();
+        let drawn = Tensor::from_vec(values, tensor.dims(), &Device::Cpu).unwrap();
+        *tensor = drawn.to_dtype(DType::F16).unwrap();
+    }
+    save_safetensors(to.join(weights), &tensors).unwrap();
+    let config = fs::read(from.join("adapter_config.json")).unwrap();
+    let mut config: Value = serde_json::from_slice(&config).unwrap();
+    config["base_model_name_or_path"] = "/somewhere/else".into();
+    config["peft_version"] = "0.18.0".into();
+    fs::write(to.join("adapter_config.json"), config.to_string()).unwrap();
+    config
+}
+
+fn furthest(a: &[f32], b: &[f32]) -> f32 {
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn a_gguf_file_is_the_model_beside_it() {
+    let folder = tiny();
+    let dir = folder.path();
+    train(dir, &["--run", "run"]);
+    run(dir, &["--run", "run", "train", "--stage", "anneal"], 0);
+    draw_adapter(&dir.join("run/anneal"), &dir.join("other"));
+    run(dir, &["--run", "run", "import-adapter", "other", "--force"], 0);
+    let exports = |words: &[&'static str]| {
+        json_of(dir, &[&["--run", "run", "export", "--json", "--out"], words].concat())
+    };
+    let listed = exports(&["plain", "--gguf", "f16"]);
+    assert!(listed["files"].as_array().unwrap().contains(&json!("model.gguf")), "{listed}");
+    exports(&["merged", "--merged", "--gguf", "f16"]);
+    exports(&["small", "--merged", "--dtype", "bf16", "--gguf", "q8_0"]);
+    let of = |name: &str| {
+        let (folder, ids) = seen_by(&dir.join(name).join("initial"));
+        let (file, same) = seen_by(&dir.join(name).join("model.gguf"));
+        assert_eq!(ids, same, "{name}");
+        (folder, file)
+    };
+    let ((plain, of_plain), (merged, of_merged)) = (of("plain"), of("merged"));
+    assert!(furthest(&plain, &of_plain) < 1e-2 && furthest(&merged, &of_merged) < 1e-2);
+    assert!(furthest(&of_plain, &of_merged) > 5e-2, "the adapter is not in it");
+    let (_, small) = of("small");
+    assert!(furthest(&merged, &small) < 0.2, "{}", furthest(&merged, &small));
+    let bytes = |name: &str| fs::metadata(dir.join(name).join("model.gguf")).unwrap().len();
+    assert!(bytes("small") < bytes("merged") * 7 / 10);
+
+    let card = |name: &str| fs::read_to_string(dir.join(name).join("README.md")).unwrap();
+    assert!(card("plain").contains("`model.gguf` is the model, without the adapter"));
+    assert!(card("merged").contains("`model.gguf` is the model, for llama.cpp"));
+    // The file may go where it is used: nothing else needs it.
+    fs::remove_file(dir.join("plain/model.gguf")).unwrap();
+    run(dir, &[&["--run", "plain"], &HISTORY[..]].concat(), 0);
+    run(dir, &["--run", "run", "export", "--out", "more", "--gguf", "q4_0"], 2);
+}
+
+#[test]
+fn an_adapter_that_was_trained_elsewhere_takes_the_place_of_stage_anneal() {
+    let folder = tiny();
+    let dir = folder.path();
+    let of = |words: &[&'static str]| [&["--run", "run"], words].concat();
+    run(dir, &of(&["index"]), 0);
+    fails(dir, &of(&["import-adapter", "other"]), &["train --stage initial"]);
+    run(dir, &of(&["train", "--stage", "initial"]), 0);
+    run(dir, &of(&["train", "--stage", "anneal"]), 0);
+    let history = json_of(dir, &of(&HISTORY));
+    let (own, other) = (dir.join("run/anneal"), dir.join("other"));
+    let mut config = draw_adapter(&own, &other);
+    let read = |path: &Path| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+    let write = |config: &Value| {
+        fs::write(other.join("adapter_config.json"), config.to_string()).unwrap();
+    };
+    let import = of(&["import-adapter", "other"]);
+    let forced = of(&["import-adapter", "other", "--force"]);
+    fails(dir, &import, &["trained here", "import-adapter other --force"]);
+    for (key, value) in [
+        ("use_dora", json!(true)),
+        ("bias", json!("all")),
+        ("modules_to_save", json!(["lm_head"])),
+        ("r", json!(3)),
+        ("target_modules", json!(["q_proj"])),
+    ] {
+        let mut wrong = config.clone();
+        wrong[key] = value;
+        write(&wrong);
+        let said = if key == "r" { "rank 3" } else { key };
+        fails(dir, &forced, &["other: the adapter cannot be applied", said]);
+    }
+    write(&config);
+    let (said, _) = run(dir, &forced, 0);
+    assert!(
+        said.contains("the annealing adapter is imported") && said.contains("layers: 14"),
+        "{said}"
+    );
+    assert_eq!(read(&own.join("adapter_config.json"))["base_model_name_or_path"], "../initial");
+    let record = &read(&dir.join("run/manifest.json"))["stages"]["anneal"]["imported_adapter"];
+    assert_eq!(record["folder"], "other");
+    assert_eq!(record["files"]["adapter_model.safetensors"].as_str().unwrap().len(), 64);
+
+    // Used as one that was trained here is, and left in peace.
+    let (other_scores, off) =
+        (json_of(dir, &of(&HISTORY)), [&HISTORY[..], &["--adapter", "off"]].concat());
+    assert_ne!(scores(&other_scores), scores(&history));
+    assert_ne!(scores(&other_scores), scores(&json_of(dir, &of(&off))));
+    run(dir, &of(&["eval", "--adapter", "on"]), 0);
+    run(dir, &of(&["export", "--out", "merged", "--merged"]), 0);
+    assert_eq!(json_of(dir, &[&["--run", "merged"], &HISTORY[..]].concat()), other_scores);
+    run(dir, &of(&["export", "--out", "plain"]), 0);
+    assert_eq!(json_of(dir, &[&["--run", "plain"], &HISTORY[..]].concat()), other_scores);
+    let (said, _) = run(dir, &of(&["train", "--stage", "anneal"]), 0);
+    assert!(said.contains("was imported from other") && said.contains("--force"), "{said}");
+    assert!(run(dir, &import, 0).0.contains("was imported from other"));
+    config["lora_alpha"] = 1.0.into();
+    write(&config);
+    fails(dir, &import, &["imported from other", "--force"]);
+
+    run(dir, &of(&["train", "--stage", "anneal", "--force"]), 0);
+    assert_eq!(json_of(dir, &of(&HISTORY)), history);
+    assert!(read(&dir.join("run/manifest.json"))["stages"]["anneal"]["imported_adapter"].is_null());
 }

@@ -16,7 +16,7 @@ use super::index::IndexArgs;
 use super::init::InitArgs;
 use super::recommend::RecommendArgs;
 use super::serve::ServeArgs;
-use super::train::TrainArgs;
+use super::train::{ImportAdapterArgs, TrainArgs};
 
 /// A generative recommender in one binary: from interactions and item texts to a language model that
 /// writes the next item, token by token.
@@ -87,6 +87,9 @@ pub(super) enum Command {
     Index(IndexArgs),
     /// Train a stage
     Train(TrainArgs),
+    /// Take a LoRA adapter trained elsewhere on the model of stage initial in place of stage anneal
+    /// (docs/export.md)
+    ImportAdapter(ImportAdapterArgs),
     /// Rank the whole catalogue for every user and score the ranking
     Eval(EvalArgs),
     /// Train and evaluate a recommender of another kind, to compare with (docs/baselines.md)

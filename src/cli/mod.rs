@@ -120,6 +120,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
             match command {
                 Command::Index(args) => index::run(&mut run, args, &mut bars),
                 Command::Train(args) => train::run(&mut run, args, &mut bars),
+                Command::ImportAdapter(args) => train::import_adapter(&mut run, args),
                 Command::Eval(eval) if eval.task == EvalTask::Text => {
                     text::evaluate(&run, eval, &mut bars)
                 }

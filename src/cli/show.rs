@@ -66,13 +66,16 @@ pub(super) fn stage(run: &Run, report: &StageReport) -> String {
     let command = report.stage.command();
     let dir = run.dir().display();
     let what = report.stage.what();
-    let imported = run.manifest().imported().filter(|_| report.stage == Stage::Index);
+    let imported = match report.stage {
+        Stage::Index => run.manifest().imported().map(|import| &import.file),
+        Stage::Anneal => run.manifest().imported_adapter().map(|import| &import.folder),
+        Stage::Initial => None,
+    };
     if report.was_done {
         let _ = match imported {
-            Some(import) => writeln!(
+            Some(from) => writeln!(
                 text,
-                "{dir}: {what} was imported from {}; `llmbs {command} --force` builds one instead",
-                import.file
+                "{dir}: {what} was imported from {from}; `llmbs {command} --force` builds one instead"
             ),
             None => writeln!(
                 text,

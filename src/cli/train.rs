@@ -1,4 +1,4 @@
-//! `llmbs train`, and whatever else runs a stage.
+//! `llmbs train`, `llmbs import-adapter`, and whatever else runs a stage.
 
 use std::path::{Path, PathBuf};
 
@@ -18,6 +18,16 @@ pub(super) struct TrainArgs {
     #[arg(long = "continue", value_name = "RUN")]
     before: Option<PathBuf>,
     /// Redo it, and mark the later stages stale
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct ImportAdapterArgs {
+    /// A PEFT folder: its configuration and its weights in safetensors
+    #[arg(value_name = "DIR")]
+    folder: PathBuf,
+    /// Replace an adapter that is there, or one in training
     #[arg(long)]
     force: bool,
 }
@@ -54,6 +64,12 @@ pub(super) fn run(run: &mut Run, args: &TrainArgs, bars: &mut Bars) -> anyhow::R
         (Some(StageChoice::Initial), None) => stage(run, Stage::Initial, args.force, bars),
         _ => Ok(()),
     }
+}
+
+/// Takes an adapter in place of training one.
+pub(super) fn import_adapter(run: &mut Run, args: &ImportAdapterArgs) -> anyhow::Result<()> {
+    let report = run.import_adapter(&args.folder, args.force)?;
+    out(&show::stage(run, &report))
 }
 
 /// Runs a stage and says what it did.

@@ -143,9 +143,8 @@ impl Run {
     }
 
     fn export_model(&self, new: &Path, request: &ExportRequest) -> Result<Vec<PathBuf>> {
-        let as_it_is = !request.merged
-            && request.dtype.is_none()
-            && request.token_order == TokenOrder::Code;
+        let as_it_is =
+            !request.merged && request.dtype.is_none() && request.token_order == TokenOrder::Code;
         let mut wrote = Vec::new();
         if as_it_is {
             let is_kept = |name: &str| FOLDER.iter().any(|file| name == format!("initial/{file}"));

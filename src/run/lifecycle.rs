@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::digests;
-use super::manifest::{self, Follows, Import, Lowered, Manifest, Record, Status};
+use super::manifest::{self, Follows, Import, ImportedAdapter, Lowered, Manifest, Record, Status};
 use super::stage::Stage;
 use super::stages::{self, Made, anneal, index, initial};
 use super::{CONFIG, GIT_REVISION, MANIFEST, Monitor, Run, peak_memory_bytes, unfinished};
@@ -18,6 +18,7 @@ use crate::{Error, Result, files, interrupt, invalid};
 #[derive(Debug, Default)]
 pub(super) struct Origin {
     pub(super) imported: Option<Import>,
+    pub(super) imported_adapter: Option<ImportedAdapter>,
     pub(super) follows: Option<Follows>,
 }
 
@@ -164,8 +165,7 @@ impl Run {
         self.require_before(stage)?;
         let settings = match before {
             Some(before) => self.settings_after(stage, before)?,
-            None if force => manifest::settings(stage, &self.config)?,
-            None => self.settings(stage)?,
+            None => manifest::settings(stage, &self.config)?,
         };
         let mut inputs = self.inputs(stage);
         let follows = before.map(|before| self.follows(stage, before)).transpose()?;
@@ -174,12 +174,14 @@ impl Run {
         }
         let mut goes_on = None;
         if !force {
-            let compare = |record| manifest::compare(&self.dir, stage, record, &settings, &inputs);
+            let compare = |record, settings: &BTreeMap<String, Value>| {
+                manifest::compare(&self.dir, stage, record, settings, &inputs)
+            };
             let begun = self.manifest.unfinished.get(&stage);
             goes_on = begun.and_then(|record| self.goes_on(stage, record, &settings, &inputs));
             let done = self.manifest.stages.get(&stage).filter(|r| r.status == Status::Done);
             if let Some(record) = done.filter(|_| goes_on.is_none()) {
-                compare(record)?;
+                compare(record, &self.settings(stage)?)?;
                 digests::check_all(&self.dir, stage, record)?;
                 // Left by a process that was killed when all was in its place.
                 let workshop = self.workshop(stage);
@@ -196,7 +198,7 @@ impl Run {
                 && goes_on.is_none()
                 && self.state_of(stage).exists()
             {
-                compare(record)?;
+                compare(record, &settings)?;
             }
         }
         // What cannot work is refused before anything says that the stage is under way.
@@ -207,7 +209,7 @@ impl Run {
         }
         let start = Instant::now();
         let imported = before.filter(|_| stage == Stage::Index).and_then(Self::imported).cloned();
-        let origin = Origin { imported, follows };
+        let origin = Origin { imported, follows, ..Origin::default() };
         self.begin(stage, settings, inputs, goes_on, origin)?;
         let made = match (stage, before) {
             (Stage::Index, Some(before)) => index::extend(self, before, monitor),
@@ -281,6 +283,10 @@ impl Run {
         match stage {
             Stage::Index if self.imported().is_some() => manifest::settings_of_import(&self.config),
             Stage::Initial if follows => manifest::settings_of_continued(&self.config),
+            // An adapter that was trained elsewhere follows none.
+            Stage::Anneal if self.is_done(stage) && self.manifest.imported_adapter().is_some() => {
+                Ok(BTreeMap::new())
+            }
             _ => manifest::settings(stage, &self.config),
         }
     }
@@ -322,7 +328,7 @@ impl Run {
         settings: BTreeMap<String, Value>,
         inputs: BTreeMap<String, String>,
         goes_on: Option<Vec<Lowered>>,
-        Origin { imported, follows }: Origin,
+        Origin { imported, imported_adapter, follows }: Origin,
     ) -> Result<()> {
         self.claim()?;
         if goes_on.is_none() {
@@ -333,6 +339,7 @@ impl Run {
             status: Status::Running,
             lowered: goes_on.unwrap_or_default(),
             imported,
+            imported_adapter,
             follows,
             settings,
             inputs,

@@ -43,6 +43,9 @@ pub struct Record {
     /// The run that it goes on from, where it does not begin anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub follows: Option<Follows>,
+    /// Of stage `anneal`: the folder it was imported from, where it was not trained here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported_adapter: Option<ImportedAdapter>,
     /// The settings that decide its result, by dotted key.
     pub settings: BTreeMap<String, Value>,
     /// Digests of what it read, by name.
@@ -103,6 +106,15 @@ pub struct Import {
     pub sources: Vec<Source>,
     /// How many items of the file share an index with another.
     pub items_sharing: usize,
+}
+
+/// An annealing adapter that was trained elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImportedAdapter {
+    /// The PEFT folder as it was named.
+    pub folder: String,
+    /// The SHA-256 of its files, by name.
+    pub files: BTreeMap<String, String>,
 }
 
 /// `manifest.json`
@@ -168,6 +180,11 @@ impl Manifest {
     /// Where the item index was imported from, if it was.
     pub fn imported(&self) -> Option<&Import> {
         self.stages.get(&Stage::Index)?.imported.as_ref()
+    }
+
+    /// Where the annealing adapter was imported from, if it was.
+    pub fn imported_adapter(&self) -> Option<&ImportedAdapter> {
+        self.stages.get(&Stage::Anneal)?.imported_adapter.as_ref()
     }
 
     /// The digest of a file in a stage's folder, if the stage wrote it.

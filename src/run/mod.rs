@@ -43,7 +43,9 @@ pub use eval::{
 pub use export::ExportRequest;
 pub use lifecycle::StageReport;
 use lock::{LOCK, Lock};
-pub use manifest::{Follows, GIT_REVISION, Import, Lowered, Manifest, Record, Status};
+pub use manifest::{
+    Follows, GIT_REVISION, Import, ImportedAdapter, Lowered, Manifest, Record, Status,
+};
 pub use monitor::{Monitor, Silent};
 pub use needs::{free_memory_bytes, peak_memory_bytes};
 pub use samples::TrainingSample;

@@ -7,14 +7,14 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 use self::peft::PeftConfig;
 use super::checkpoint::{is_finite, load_safetensors, save_safetensors};
 use super::llama::{LINEAR_NAMES, linear_name};
 use super::{LlamaConfig, Weights};
 use crate::nn::{Lora, Params};
-use crate::{Error, Result, invalid, rng};
+use crate::{Error, Result, files, invalid, rng};
 
 /// Settings of a LoRA adapter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -109,6 +109,10 @@ pub fn merge(weights: &Weights, adapters: &Adapters) -> Result<Weights> {
 const PREFIX: &str = "base_model.model.";
 const CONFIG_FILE: &str = "adapter_config.json";
 const WEIGHTS_FILE: &str = "adapter_model.safetensors";
+/// The files of a PEFT folder.
+pub const FILES: [&str; 2] = [CONFIG_FILE, WEIGHTS_FILE];
+/// The key of the base model's place.
+const BASE: &str = "base_model_name_or_path";
 /// How many names an error lists of a kind.
 const SHOWN: usize = 4;
 
@@ -118,7 +122,7 @@ pub fn save(dir: &Path, base: &str, config: &LoraConfig, adapters: &Adapters) ->
     let peft = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
+        BASE: base,
         "r": config.rank,
         "lora_alpha": config.alpha,
         "lora_dropout": config.dropout,
@@ -138,7 +142,15 @@ pub fn save(dir: &Path, base: &str, config: &LoraConfig, adapters: &Adapters) ->
         tensors.insert(format!("{PREFIX}{name}.lora_B.weight"), lora.b.detach());
     }
     save_safetensors(dir.join(WEIGHTS_FILE), &tensors)?;
-    crate::files::write_json(&dir.join(CONFIG_FILE), &peft)
+    files::write_json(&dir.join(CONFIG_FILE), &peft)
+}
+
+/// Copies the files of the PEFT folder `from` to `to`, as those of an adapter to the base model at `base`.
+pub fn copy(from: &Path, to: &Path, base: &str) -> Result<()> {
+    let mut peft: Map<String, Value> = files::read_json(&from.join(CONFIG_FILE))?;
+    peft.insert(BASE.into(), base.into());
+    files::copy(&from.join(WEIGHTS_FILE), &to.join(WEIGHTS_FILE))?;
+    files::write_json(&to.join(CONFIG_FILE), &peft)
 }
 
 /// Reads a PEFT folder written for a model of `config`'s shape, its tensors as f32.
@@ -148,8 +160,8 @@ pub fn save(dir: &Path, base: &str, config: &LoraConfig, adapters: &Adapters) ->
 /// what the adapter's configuration makes of this model.
 pub fn load(dir: &Path, config: &LlamaConfig, device: &Device) -> Result<Adapters> {
     let (path, file) = (dir.join(CONFIG_FILE), dir.join(WEIGHTS_FILE));
-    crate::files::check_inside(dir, &path)?;
-    crate::files::check_inside(dir, &file)?;
+    files::check_inside(dir, &path)?;
+    files::check_inside(dir, &file)?;
     let mut problems = Vec::new();
     let peft = PeftConfig::read(&path, &mut problems)?;
     let mut tensors = load_safetensors(&file, device)?;

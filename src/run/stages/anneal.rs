@@ -68,6 +68,6 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
 
     let dir = run.result_of(Stage::Anneal).join("anneal");
     adapter::save(&dir, "../initial", &config.adapter, &adapters)?;
-    let wrote = Made::of(["adapter_config.json", "adapter_model.safetensors"]).within("anneal");
+    let wrote = Made::of(adapter::FILES).within("anneal");
     Ok(Made { figures: figures(run, &outcome, predicted), ..wrote })
 }

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::Error;
 
+mod adapter;
 pub(super) mod anneal;
 pub(super) mod index;
 pub(super) mod initial;

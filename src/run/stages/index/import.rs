@@ -79,7 +79,7 @@ impl Run {
         );
 
         let start = Instant::now();
-        let origin = Origin { imported: Some(import), follows: None };
+        let origin = Origin { imported: Some(import), ..Origin::default() };
         self.begin(Stage::Index, settings, inputs, None, origin)?;
         let (backbone, wrote_backbone) = super::prepare_backbone(self, monitor)?;
         ItemTokens::extend(backbone.tokenizer, &index)?.check(&index)?;
