@@ -74,7 +74,7 @@ mod tests {
         let tokens = ItemTokens::extend(tokenizer, &index).unwrap();
         let first = tokens.vocabulary.first as usize;
         // Two rows of padding behind the last token.
-        let rows: Vec<f32> = (0..first as u8 + 8).map(f32::from).collect();
+        let rows: Vec<f32> = (0..first as u16 + 8).map(f32::from).collect();
         let number = rows.len();
         let matrix = Tensor::from_vec(rows, (number, 1), &Device::Cpu).unwrap();
         let before: Weights = [(EMBEDDING.to_string(), matrix)].into();
