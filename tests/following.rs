@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use candle_core::{Device, safetensors};
+use candle_core::{Device, Tensor, safetensors};
 use serde_json::Value;
 
 use crate::common::program::{fails, run, tiny, train};
@@ -140,6 +140,19 @@ fn what_is_carried_over_is_the_model_before_and_new_codes_begin_as_those_of_the_
     for (token, row) in &old {
         assert_eq!(&new[token], row, "{token}");
     }
+    assert!(run(dir, &words, 0).0.contains("the model of stage initial is finished already"));
+    fails(dir, &CONTINUE, &["which was not made of monday in this way"]);
+    // The contrastive loss goes on with its projectors.
+    let projectors = |run: &str| {
+        let path = dir.join(run).join("initial/projectors.safetensors");
+        let tensors = safetensors::load(path, &Device::Cpu).unwrap();
+        let values = |(name, t): (String, Tensor)| {
+            (name, t.flatten_all().unwrap().to_vec1::<f32>().unwrap())
+        };
+        tensors.into_iter().map(values).collect::<BTreeMap<_, _>>()
+    };
+    assert!(!projectors("monday").is_empty());
+    assert_eq!(projectors("monday"), projectors("tuesday"));
     let index = json_at(&dir.join("tuesday/index/index.json"));
     let grown = json_at(&dir.join("tuesday/index/grown.json"));
     for item in ["60", "61"] {

@@ -168,9 +168,6 @@ fn resolve(args: &Args, set: &[String]) -> crate::Result<(RunConfig, String)> {
     if let Some(seed) = args.seed.filter(|_| !draws_alone) {
         overrides.push(format!("seed={seed}"));
     }
-    if let Command::Train(train) = &args.command {
-        overrides.extend(train.setting().map(String::from));
-    }
     overrides.extend_from_slice(set);
     let of_run = args.run.as_ref().filter(|_| !matches!(args.command, Command::Ablate(_)));
     let of_run = match of_run.filter(|_| args.config.is_none()) {

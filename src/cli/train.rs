@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 
 use super::progress::Bars;
 use super::show::{self, out};
-use crate::run::{Run, Stage, StageReport};
+use crate::run::{Before, Run, Stage, StageReport};
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct TrainArgs {
@@ -45,18 +45,14 @@ impl TrainArgs {
     pub(super) fn before(&self) -> Option<&Path> {
         self.before.as_deref()
     }
-
-    /// A setting that the arguments stand for.
-    pub(super) fn setting(&self) -> Option<&'static str> {
-        let anneals_alone = self.before.is_some() && self.stage == Some(StageChoice::Anneal);
-        anneals_alone.then_some("train.continue.epochs=0")
-    }
 }
 
 pub(super) fn run(run: &mut Run, args: &TrainArgs, bars: &mut Bars) -> anyhow::Result<()> {
     if let Some(before) = &args.before {
         let before = run.open_before(before)?;
-        let report = run.follow(Stage::Initial, &before, args.force, bars)?;
+        let as_it_is = args.stage == Some(StageChoice::Anneal);
+        let before = Before { run: &before, as_it_is };
+        let report = run.follow(Stage::Initial, before, args.force, bars)?;
         told(run, &report)?;
     }
     match (args.stage, &args.before) {

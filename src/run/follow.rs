@@ -20,6 +20,15 @@ use crate::model::{LlamaConfig, Weights};
 use crate::tasks::Seen;
 use crate::{Error, Result, invalid};
 
+/// A run to go on from.
+#[derive(Debug, Clone, Copy)]
+pub struct Before<'a> {
+    /// The run.
+    pub run: &'a Run,
+    /// Whether its model is taken over as it is, without learning what came since.
+    pub as_it_is: bool,
+}
+
 impl Run {
     /// The run in the folder `dir`, to go on from.
     ///
@@ -90,14 +99,15 @@ impl Run {
         Ok(())
     }
 
-    /// What `stage` of this run goes on from in `before`.
-    pub(super) fn follows(&self, stage: Stage, before: &Self) -> Result<Follows> {
+    /// What `stage` of this run goes on from in the run before.
+    pub(super) fn follows(&self, stage: Stage, before: Before<'_>) -> Result<Follows> {
+        let Before { run: before, as_it_is } = before;
         let stages: &[Stage] = if stage == Stage::Index { &[Stage::Index] } else { &Stage::ALL };
         let files = Self::read_of(&before.manifest, stages);
         let levels =
             if stage == Stage::Index { load_index(before)?.levels().to_vec() } else { Vec::new() };
         let sources = levels.iter().map(|level| level.source).collect();
-        Ok(Follows { run: before.dir.display().to_string(), files, sources })
+        Ok(Follows { run: before.dir.display().to_string(), files, sources, as_it_is })
     }
 
     /// What the model of `before` has learnt from of what this run has.
@@ -175,8 +185,8 @@ impl Run {
 
     /// Refuses where the index of this run does not go on from that of `before`.
     pub(super) fn require_extended(&self, before: &Self) -> Result<()> {
-        let expected = self.follows(Stage::Index, before)?;
-        if self.index_follows().is_some_and(|follows| follows.files == expected.files) {
+        let expected = Self::read_of(&before.manifest, &[Stage::Index]);
+        if self.index_follows().is_some_and(|follows| follows.files == expected) {
             return Ok(());
         }
         let (dir, before) = (self.dir.display(), before.dir.display());

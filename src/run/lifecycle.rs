@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 use super::digests;
+use super::follow::Before;
 use super::manifest::{self, Follows, Import, ImportedAdapter, Lowered, Manifest, Record, Status};
 use super::stage::Stage;
 use super::stages::{self, Made, anneal, index, initial};
@@ -122,34 +123,35 @@ impl Run {
         self.stage_after(stage, None, force, monitor)
     }
 
-    /// Makes the index or the first model of this run from those of the run `before`, whose users and items are among
-    /// this run's, unless that is done; `force` redoes it.
+    /// Makes the index or the first model of this run from those of the run before, whose users and items are among this
+    /// run's, unless that is done; `force` redoes it.
     ///
     /// # Errors
     /// As those of [`Self::stage`]; and if this run's data, settings or index do not go on from those of `before`.
     pub fn follow(
         &mut self,
         stage: Stage,
-        before: &Self,
+        before: Before<'_>,
         force: bool,
         monitor: &mut dyn Monitor,
     ) -> Result<StageReport> {
-        self.check_follows(before)?;
+        self.check_follows(before.run)?;
         if stage != Stage::Index {
             self.require_before(stage)?;
-            self.require_extended(before)?;
+            self.require_extended(before.run)?;
         }
-        let follows = self.follows(stage, before)?;
+        let expected = self.follows(stage, before)?;
         let standing = self.manifest.stages.get(&stage).filter(|r| r.status == Status::Done);
-        if standing
-            .is_some_and(|r| !force && r.follows.as_ref().map(|f| &f.files) != Some(&follows.files))
-        {
+        let same = |found: &Follows| {
+            (&found.files, found.as_it_is) == (&expected.files, expected.as_it_is)
+        };
+        if standing.is_some_and(|r| !force && !r.follows.as_ref().is_some_and(same)) {
             invalid!(
-                "{}: there is {} already, which does not go on from {}; choose another folder with --run, or replace \
-                 it with --force",
+                "{}: there is {} already, which was not made of {} in this way; choose another folder with --run, or \
+                 replace it with --force",
                 self.dir.display(),
                 stage.what(),
-                before.dir.display()
+                before.run.dir.display()
             );
         }
         self.stage_after(stage, Some(before), force, monitor)
@@ -158,7 +160,7 @@ impl Run {
     fn stage_after(
         &mut self,
         stage: Stage,
-        before: Option<&Self>,
+        before: Option<Before<'_>>,
         force: bool,
         monitor: &mut dyn Monitor,
     ) -> Result<StageReport> {
@@ -208,13 +210,15 @@ impl Run {
             _ => {}
         }
         let start = Instant::now();
-        let imported = before.filter(|_| stage == Stage::Index).and_then(Self::imported).cloned();
+        let of_index = before.filter(|_| stage == Stage::Index);
+        let imported = of_index.and_then(|before| before.run.imported()).cloned();
         let origin = Origin { imported, follows, ..Origin::default() };
         self.begin(stage, settings, inputs, goes_on, origin)?;
         let made = match (stage, before) {
-            (Stage::Index, Some(before)) => index::extend(self, before, monitor),
+            (Stage::Index, Some(before)) => index::extend(self, before.run, monitor),
             (Stage::Index, None) => index::run(self, monitor),
-            (Stage::Initial, _) => initial::run(self, before, monitor),
+            (Stage::Initial, Some(Before { run, as_it_is: true })) => initial::take_over(self, run),
+            (Stage::Initial, _) => initial::run(self, before.map(|before| before.run), monitor),
             (Stage::Anneal, _) => anneal::run(self, monitor),
         };
         let made = made.map_err(|e| match e {
@@ -278,11 +282,13 @@ impl Run {
 
     /// The settings that decide the result of `stage`.
     pub(super) fn settings(&self, stage: Stage) -> Result<BTreeMap<String, Value>> {
-        let standing = self.manifest.stages.get(&stage);
-        let follows = standing.is_some_and(|r| r.follows.is_some() && r.status == Status::Done);
+        let standing = self.manifest.stages.get(&stage).filter(|r| r.status == Status::Done);
+        let follows = standing.and_then(|record| record.follows.as_ref());
         match stage {
             Stage::Index if self.imported().is_some() => manifest::settings_of_import(&self.config),
-            Stage::Initial if follows => manifest::settings_of_continued(&self.config),
+            Stage::Initial if follows.is_some() => {
+                self.settings_of_model(follows.is_some_and(|follows| follows.as_it_is))
+            }
             // An adapter that was trained elsewhere follows none.
             Stage::Anneal if self.is_done(stage) && self.manifest.imported_adapter().is_some() => {
                 Ok(BTreeMap::new())
@@ -291,15 +297,20 @@ impl Run {
         }
     }
 
-    /// The settings that decide what `stage` makes of what is in `before`.
-    fn settings_after(&self, stage: Stage, before: &Self) -> Result<BTreeMap<String, Value>> {
+    /// The settings that decide what `stage` makes of what is in the run before.
+    fn settings_after(&self, stage: Stage, before: Before<'_>) -> Result<BTreeMap<String, Value>> {
         match stage {
-            Stage::Index if before.imported().is_some() => {
+            Stage::Index if before.run.imported().is_some() => {
                 manifest::settings_of_import(&self.config)
             }
-            Stage::Initial => manifest::settings_of_continued(&self.config),
+            Stage::Initial => self.settings_of_model(before.as_it_is),
             _ => manifest::settings(stage, &self.config),
         }
+    }
+
+    /// The settings that decide what becomes of the model of another run; none where it stays as it is.
+    fn settings_of_model(&self, as_it_is: bool) -> Result<BTreeMap<String, Value>> {
+        if as_it_is { Ok(BTreeMap::new()) } else { manifest::settings_of_continued(&self.config) }
     }
 
     /// Where the item index was imported from, if it was and stands.

@@ -91,6 +91,9 @@ pub struct Follows {
     /// Of an index: the source of each level.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<Source>,
+    /// Of a model: it was taken over as it is, without learning anything more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub as_it_is: bool,
 }
 
 /// An index that was made elsewhere.

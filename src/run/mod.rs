@@ -41,6 +41,7 @@ pub use eval::{
     TextReport, TextRequest, TextSettings, TrainingSummary,
 };
 pub use export::ExportRequest;
+pub use follow::Before;
 pub use lifecycle::StageReport;
 use lock::{LOCK, Lock};
 pub use manifest::{

@@ -13,7 +13,7 @@ use super::progress::Bars;
 use super::show::{self, out};
 use super::train;
 use crate::files;
-use crate::run::{ImportRequest, IndexFormat, OnCollision, Run, Source, Stage};
+use crate::run::{Before, ImportRequest, IndexFormat, OnCollision, Run, Source, Stage};
 
 #[derive(Debug, ClapArgs)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -146,7 +146,8 @@ pub(super) fn run(run: &mut Run, args: &IndexArgs, bars: &mut Bars) -> anyhow::R
         None => match &args.extend {
             Some(before) => {
                 let before = run.open_before(before)?;
-                let report = run.follow(Stage::Index, &before, args.force, bars)?;
+                let before = Before { run: &before, as_it_is: false };
+                let report = run.follow(Stage::Index, before, args.force, bars)?;
                 train::told(run, &report)
             }
             None => train::stage(run, Stage::Index, args.force, bars),

@@ -9,7 +9,7 @@ use super::{FOLDER, Made, teacher};
 use crate::config::{TrainEmbeddings, Tuning};
 use crate::model::adapter::{self, Adapters};
 use crate::model::llama::{EMBEDDING, HEAD};
-use crate::model::{Llama, LlamaConfig, Weights, save_folder, save_safetensors};
+use crate::model::{Llama, LlamaConfig, Weights, load_safetensors, save_folder, save_safetensors};
 use crate::nn::Params;
 use crate::run::artifacts::{
     extended_backbone, levels_apart, load_index, load_matrix, matrix_file, precision,
@@ -19,7 +19,10 @@ use crate::run::log::TrainLog;
 use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::tasks::SrtSelection;
 use crate::train::{Contrast, Projectors, TrainOutcome, Trainer, Validation};
-use crate::{Result, invalid};
+use crate::{Result, files, invalid};
+
+/// The file of the projectors, beside the model.
+const PROJECTORS: &str = "projectors.safetensors";
 
 /// Refuses a run whose index was made with matrices that are gone: without them the loss would be another.
 pub(in crate::run) fn check(run: &Run) -> Result<()> {
@@ -27,6 +30,21 @@ pub(in crate::run) fn check(run: &Run) -> Result<()> {
         matrix_file(run, name)?;
     }
     teacher::check(run)
+}
+
+/// The model of the run `before` as it is, with rows for the items of this one.
+pub(in crate::run) fn take_over(run: &Run, before: &Run) -> Result<Made> {
+    let (llama, weights, tokens) = run.carried(before, &load_index(run)?)?;
+    let dir = run.result_of(Stage::Initial).join("initial");
+    save_folder(&dir, &llama, &weights)?;
+    tokens.tokenizer.save(&dir)?;
+    let mut names = FOLDER.to_vec();
+    let projectors = before.dir.join("initial").join(PROJECTORS);
+    if projectors.exists() {
+        files::copy(&projectors, &dir.join(PROJECTORS))?;
+        names.push(PROJECTORS);
+    }
+    Ok(Made::of(names).within("initial"))
 }
 
 /// Trains the backbone, or the model of the run `before` on what it has not seen.
@@ -61,6 +79,9 @@ pub(in crate::run) fn run(
         &mut params,
         &run.device,
     )?;
+    if let Some(before) = before {
+        take_projectors(before, &params)?;
+    }
     if projectors.is_empty() && (semantic, behavior) == (None, None) {
         tracing::info!("stage initial: the index has no z^s and z^b: the contrastive loss is off");
     }
@@ -140,8 +161,8 @@ pub(in crate::run) fn run(
         .collect();
     let mut names = FOLDER.to_vec();
     if !projectors.is_empty() {
-        save_safetensors(dir.join("projectors.safetensors"), &projectors)?;
-        names.push("projectors.safetensors");
+        save_safetensors(dir.join(PROJECTORS), &projectors)?;
+        names.push(PROJECTORS);
     }
     Ok(Made { figures: figures(run, &outcome, predicted), ..Made::of(names).within("initial") })
 }
@@ -165,6 +186,21 @@ fn warn(run: &Run, outcome: &TrainOutcome) {
             config.epochs
         );
     }
+}
+
+/// Gives projectors the values that those of `before` ended with, where it kept them.
+fn take_projectors(before: &Run, params: &Params) -> Result<()> {
+    let path = before.dir.join("initial").join(PROJECTORS);
+    if !path.exists() {
+        return Ok(());
+    }
+    let found = load_safetensors(path, &before.device)?;
+    for name in params.names() {
+        if let Some(value) = name.strip_prefix("projectors.").and_then(|name| found.get(name)) {
+            params.set(name, value)?;
+        }
+    }
+    Ok(())
 }
 
 /// Says where the model of `before` stays as it was.
