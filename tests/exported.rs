@@ -79,8 +79,11 @@ fn an_exported_folder_answers_as_the_run_did() {
     // Codes of two digits, whose order is not that of their strings.
     let config = dir.join("llmbs.toml");
     let text = fs::read_to_string(&config).unwrap();
-    fs::write(&config, text.replace("[index.behavior]\nk = 8", "[index.behavior]\nk = 64"))
-        .unwrap();
+    fs::write(
+        &config,
+        text.replace("[index.behavior]\nk = 8", "[index.behavior]\nk = 64\nlevels = 1"),
+    )
+    .unwrap();
     let of = |words: &[&'static str]| [&["--run", "run"], words].concat();
     run(dir, &of(&["index"]), 0);
     fails(dir, &of(&["export", "--out", "early"]), &["train --stage initial"]);
