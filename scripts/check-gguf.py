@@ -144,9 +144,12 @@ def in_llama_cpp(path, folder, kind):
              "A soap, 3.50: it's crème brûlée  for 12"]
     ids = [ask("tokenize", content=text, add_special=True)["tokens"] for text in texts]
     check(ids == [tokenizer(text)["input_ids"] for text in texts], f"llama.cpp: ids of {len(texts)} texts")
-    furthest = 0.0
+    furthest, forced = 0.0, tokenizer.convert_tokens_to_ids(items["0"][0])
     for row in ids:
-        answer = ask("completion", prompt=row, n_predict=1, n_probs=model.config.vocab_size, temperature=0.0)
+        # Nothing is told where the text ends or half a letter is written: an item token is forced. What is told are
+        # probabilities before that.
+        answer = ask("completion", prompt=row, n_predict=1, n_probs=model.config.vocab_size, temperature=0.0,
+                     logit_bias=[[forced, 1000.0]])
         found = answer["completion_probabilities"][0]["top_logprobs"]
         with torch.no_grad():
             expected = model(torch.tensor([row])).logits[0, -1].log_softmax(-1)
