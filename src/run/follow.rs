@@ -29,6 +29,20 @@ pub struct Before<'a> {
     pub as_it_is: bool,
 }
 
+impl Before<'_> {
+    /// What `stage` goes on from.
+    pub(super) fn follows(self, stage: Stage) -> Result<Follows> {
+        let Self { run, as_it_is } = self;
+        let (stages, levels) = match stage {
+            Stage::Index => (&Stage::ALL[..1], load_index(run)?.levels().to_vec()),
+            _ => (&Stage::ALL[..], Vec::new()),
+        };
+        let files = Run::read_of(&run.manifest, stages);
+        let sources = levels.iter().map(|level| level.source).collect();
+        Ok(Follows { run: run.dir.display().to_string(), files, sources, as_it_is })
+    }
+}
+
 impl Run {
     /// The run in the folder `dir`, to go on from.
     ///
@@ -99,17 +113,6 @@ impl Run {
         Ok(())
     }
 
-    /// What `stage` of this run goes on from in the run before.
-    pub(super) fn follows(&self, stage: Stage, before: Before<'_>) -> Result<Follows> {
-        let Before { run: before, as_it_is } = before;
-        let stages: &[Stage] = if stage == Stage::Index { &[Stage::Index] } else { &Stage::ALL };
-        let files = Self::read_of(&before.manifest, stages);
-        let levels =
-            if stage == Stage::Index { load_index(before)?.levels().to_vec() } else { Vec::new() };
-        let sources = levels.iter().map(|level| level.source).collect();
-        Ok(Follows { run: before.dir.display().to_string(), files, sources, as_it_is })
-    }
-
     /// What the model of `before` has learnt from of what this run has.
     pub(super) fn seen(&self, before: &Self) -> Seen {
         let old = &before.dataset;
@@ -170,8 +173,13 @@ impl Run {
         let known = old.item_tokens(old_index);
         let mut begins_as: HashMap<String, u32> = HashMap::new();
         for (item, nearest) in (old_index.num_items() as ItemId..).zip(read_grown(self)?) {
-            let nearest = &old.items[nearest as usize];
-            for (token, &row) in index.tokens(item).into_iter().zip(nearest) {
+            let Some(rows) = old.items.get(nearest as usize) else {
+                invalid!(
+                    "{}: item {item} is like item {nearest}, which came later",
+                    self.dir.display()
+                );
+            };
+            for (token, &row) in index.tokens(item).into_iter().zip(rows) {
                 begins_as.entry(token).or_insert(row);
             }
         }

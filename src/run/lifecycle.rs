@@ -140,7 +140,7 @@ impl Run {
             self.require_before(stage)?;
             self.require_extended(before.run)?;
         }
-        let expected = self.follows(stage, before)?;
+        let expected = before.follows(stage)?;
         let standing = self.manifest.stages.get(&stage).filter(|r| r.status == Status::Done);
         let same = |found: &Follows| {
             (&found.files, found.as_it_is) == (&expected.files, expected.as_it_is)
@@ -170,7 +170,7 @@ impl Run {
             None => manifest::settings(stage, &self.config)?,
         };
         let mut inputs = self.inputs(stage);
-        let follows = before.map(|before| self.follows(stage, before)).transpose()?;
+        let follows = before.map(|before| before.follows(stage)).transpose()?;
         for (name, digest) in follows.iter().flat_map(|follows| &follows.files) {
             inputs.insert(format!("{name} of the run before"), digest.clone());
         }

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::{FOLDER, Made, teacher};
 use crate::config::{TrainEmbeddings, Tuning};
+use crate::inference::ItemTokens;
 use crate::model::adapter::{self, Adapters};
 use crate::model::llama::{EMBEDDING, HEAD};
 use crate::model::{Llama, LlamaConfig, Weights, load_safetensors, save_folder, save_safetensors};
@@ -35,16 +36,13 @@ pub(in crate::run) fn check(run: &Run) -> Result<()> {
 /// The model of the run `before` as it is, with rows for the items of this one.
 pub(in crate::run) fn take_over(run: &Run, before: &Run) -> Result<Made> {
     let (llama, weights, tokens) = run.carried(before, &load_index(run)?)?;
-    let dir = run.result_of(Stage::Initial).join("initial");
-    save_folder(&dir, &llama, &weights)?;
-    tokens.tokenizer.save(&dir)?;
-    let mut names = FOLDER.to_vec();
+    let mut made = save(run, &llama, &weights, &tokens)?;
     let projectors = before.dir.join("initial").join(PROJECTORS);
     if projectors.exists() {
-        files::copy(&projectors, &dir.join(PROJECTORS))?;
-        names.push(PROJECTORS);
+        files::copy(&projectors, &run.result_of(Stage::Initial).join("initial").join(PROJECTORS))?;
+        made.files.push(PROJECTORS.into());
     }
-    Ok(Made::of(names).within("initial"))
+    Ok(made.within("initial"))
 }
 
 /// Trains the backbone, or the model of the run `before` on what it has not seen.
@@ -151,20 +149,31 @@ pub(in crate::run) fn run(
     }
 
     // The trained tensors are shared with `weights`: what is saved is what was trained.
-    let merged = adapter::merge(&weights, &adapters)?;
+    let made = save(run, &llama, &adapter::merge(&weights, &adapters)?, &tokens)?;
+    let made = save_projectors(run, &params, made)?;
+    Ok(Made { figures: figures(run, &outcome, predicted), ..made.within("initial") })
+}
+
+/// Saves a model as that of the run.
+fn save(run: &Run, llama: &LlamaConfig, weights: &Weights, tokens: &ItemTokens) -> Result<Made> {
     let dir = run.result_of(Stage::Initial).join("initial");
-    save_folder(&dir, &llama, &merged)?;
+    save_folder(&dir, llama, weights)?;
     tokens.tokenizer.save(&dir)?;
+    Ok(Made::of(FOLDER))
+}
+
+/// Saves the projectors, where there are some, beside the model that `made` tells of.
+fn save_projectors(run: &Run, params: &Params, made: Made) -> Result<Made> {
     let projectors: BTreeMap<String, Tensor> = params
         .tensors()
         .filter_map(|(name, t)| Some((name.strip_prefix("projectors.")?.to_string(), t.detach())))
         .collect();
-    let mut names = FOLDER.to_vec();
-    if !projectors.is_empty() {
-        save_safetensors(dir.join(PROJECTORS), &projectors)?;
-        names.push(PROJECTORS);
+    if projectors.is_empty() {
+        return Ok(made);
     }
-    Ok(Made { figures: figures(run, &outcome, predicted), ..Made::of(names).within("initial") })
+    save_safetensors(run.result_of(Stage::Initial).join("initial").join(PROJECTORS), &projectors)?;
+    let files = [made.files, vec![PROJECTORS.into()]].concat();
+    Ok(Made { files, ..made })
 }
 
 /// Steps below which a backbone has hardly seen its items.

@@ -57,7 +57,7 @@ pub(in crate::run) fn run(run: &Run, before: &Run, monitor: &mut dyn Monitor) ->
     }
     let z_semantic = match load_matrix(before, "semantic")? {
         Some(z) => {
-            let z = grown_semantic(run, &backbone, z, monitor)?;
+            let z = grown_semantic(run, &backbone, &z, monitor)?;
             save_embeddings(&new.join("semantic.safetensors"), &z, None)?;
             made.files.push("semantic.safetensors".into());
             Some(z)
@@ -130,7 +130,7 @@ fn take_backbone(run: &Run, before: &Run) -> Result<(Backbone, Vec<std::path::Pa
 fn grown_semantic(
     run: &Run,
     backbone: &Backbone,
-    before: Array2<f32>,
+    before: &Array2<f32>,
     monitor: &mut dyn Monitor,
 ) -> Result<Array2<f32>> {
     let setting = "index.semantic.embeddings";
@@ -139,7 +139,7 @@ fn grown_semantic(
         return Ok(all);
     }
     let known = before.nrows();
-    let mut z = by_company(&run.dataset, &before);
+    let mut z = by_company(&run.dataset, before);
     let new =
         || run.dataset.items.iter().enumerate().skip(known).filter(|(_, item)| item.has_text());
     let items: Vec<Item> = new().map(|(_, item)| item.clone()).collect();
