@@ -211,7 +211,7 @@ pub fn check_free(dir: &Path, force: bool, ours: &dyn Fn(&str) -> bool) -> Resul
 /// Builds the folder `dir` beside its place, `fill` writing into it, and puts it there when it is whole: at every moment
 /// there is what was there before, or the new one.
 pub fn build_dir<T>(dir: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    let new = PathBuf::from(format!("{}.new", dir.display()));
+    let new = built(dir);
     remove_dir(&new)?;
     fs::create_dir_all(&new).map_err(Error::io(&new))?;
     let filled = fill(&new)?;
@@ -221,6 +221,17 @@ pub fn build_dir<T>(dir: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result
         replace_dir(&new, dir)?;
     }
     Ok(filled)
+}
+
+/// Removes what a process left beside the folder `dir` that was killed when it had built it.
+pub fn settle_built(dir: &Path) -> Result<()> {
+    remove_dir(&built(dir))?;
+    remove_dir(&replaced(dir))
+}
+
+/// Where the folder that is to be `dir` is built.
+fn built(dir: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.new", dir.display()))
 }
 
 /// Exchanges two folders in one step, where both are there and the system can.

@@ -86,6 +86,12 @@ def imports(name, refusal, *more):
     return Step(["data", "import", *given, "--json", *more], ("Shop/",), refusal)
 
 
+def appends(name):
+    """Puts the later days of a log behind the dataset folder `Shop`; given again, it says that there is nothing new."""
+    given = ["{root}/%s.csv" % name, "--items", "{root}/items.csv", "--append", "--out", "{run}/Shop"]
+    return Step(["data", "import", *given], ("Shop/",))
+
+
 def exports(form, refusal, *more):
     """Writes the dataset folder `Shop` in another format."""
     given = ["{run}/Shop", "--format", form, "--out", "{run}/Exported", "--json"]
@@ -110,7 +116,7 @@ CHAINS = {
     ],
     "data": [
         imports("log", "is there already"), imports("other-log", None, "--force"),
-        imports("later-log", None, "--append"),
+        appends("later-log"),
         exports("recbole", "is there already"), exports("lcrec", None, "--force"),
         writes("shop.toml", "init", "{run}/Shop", "--force", "--out"),
         Step(["data", "synth", "--out", "{run}/Synth"], ("Synth/",), "is there already"),

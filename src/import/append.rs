@@ -187,6 +187,8 @@ pub fn append(request: &Request, out: &Path, show: &mut dyn FnMut(u64)) -> Resul
     let (appended, known) = standing.take(&gathered, request)?;
     if appended.interactions > 0 || appended.items > 0 {
         standing.write(out)?;
+    } else {
+        files::settle_built(out)?;
     }
     let Content { users, items, times, .. } = &standing.content;
     let report = gathered.report(request);

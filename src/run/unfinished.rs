@@ -121,6 +121,15 @@ fn made(manifest: &Manifest) -> Option<Stage> {
 pub(super) fn put_in_place(dir: &Path, manifest: &mut Manifest, stage: Stage) -> Result<()> {
     let workshop = workshop(dir, stage);
     let result = workshop.join("result");
+    if !result.exists() {
+        invalid!(
+            "{}: says that {} is whole in {}, where nothing is: put back the one of this run, or choose another \
+             folder with --run",
+            dir.join(MANIFEST).display(),
+            stage.what(),
+            result.display()
+        );
+    }
     for entry in fs::read_dir(&result).map_err(Error::io(&result))? {
         let entry = entry.map_err(Error::io(&result))?;
         let (from, to) = (entry.path(), dir.join(entry.file_name()));

@@ -68,8 +68,12 @@ fn who_and_what_is_there_keeps_its_number_and_new_ones_get_the_next() {
         "{\n\"0\": [1000,1001,1003],\n\"1\": [1002,1004,2000,2001],\n\"2\": [2002,2003]\n}\n"
     );
     // Given again, there is nothing left to append.
+    // Nor is what a process left that was killed as it ended.
+    let left = dir.path().join("out/Shop.new");
+    fs::create_dir(&left).unwrap();
     let before = bytes(dir.path());
     let again = try_append(dir.path(), "tuesday.csv", |_| ()).unwrap();
+    assert!(!left.exists());
     assert_eq!(again.report.appended, Some(Appended { interactions: 0, users: 0, items: 0 }));
     assert_eq!(bytes(dir.path()), before);
     // Items that nobody took, where they are asked for.
