@@ -6,7 +6,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 
 use super::progress::Bars;
 use super::show::{self, out};
-use crate::run::{Before, Run, Stage, StageReport};
+use crate::run::{Before, Run, Stage};
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct TrainArgs {
@@ -49,11 +49,8 @@ impl TrainArgs {
 
 pub(super) fn run(run: &mut Run, args: &TrainArgs, bars: &mut Bars) -> anyhow::Result<()> {
     if let Some(before) = &args.before {
-        let before = run.open_before(before)?;
         let as_it_is = args.stage == Some(StageChoice::Anneal);
-        let before = Before { run: &before, as_it_is };
-        let report = run.follow(Stage::Initial, before, args.force, bars)?;
-        told(run, &report)?;
+        follow(run, Stage::Initial, before, as_it_is, args.force, bars)?;
     }
     match (args.stage, &args.before) {
         (Some(StageChoice::Anneal), _) => stage(run, Stage::Anneal, args.force, bars),
@@ -76,10 +73,19 @@ pub(super) fn stage(
     bars: &mut Bars,
 ) -> anyhow::Result<()> {
     let report = run.stage(stage, force, bars)?;
-    told(run, &report)
+    out(&show::stage(run, &report))
 }
 
-/// Says what a stage did.
-pub(super) fn told(run: &Run, report: &StageReport) -> anyhow::Result<()> {
-    out(&show::stage(run, report))
+/// Makes a stage of what is in the run in the folder `before`, and says what it did.
+pub(super) fn follow(
+    run: &mut Run,
+    stage: Stage,
+    before: &Path,
+    as_it_is: bool,
+    force: bool,
+    bars: &mut Bars,
+) -> anyhow::Result<()> {
+    let before = run.open_before(before)?;
+    let report = run.follow(stage, Before { run: &before, as_it_is }, force, bars)?;
+    out(&show::stage(run, &report))
 }

@@ -45,32 +45,6 @@ pub struct Content {
 /// As those of [`Dataset::load`], but for a folder in which all users are short.
 pub fn read_folder(dir: &Path) -> Result<Content, DataError> {
     let name = dataset_name(dir)?;
-    let [inter, item] = [INTER, ITEM].map(|ending| dir.join(format!("{name}{ending}")));
-    let content = read_parts(dir, name)?;
-    super::check_parts(&content.users, &content.items, &inter, &item)?;
-    Ok(content)
-}
-
-/// Reads a dataset folder; see [`Dataset::load`].
-pub(super) fn load(dir: &Path) -> Result<Dataset, DataError> {
-    let content = read_folder(dir)?;
-    let Content { name, users, items, times, user_texts } = content;
-    // A dataset passes over the others.
-    let is_long: Vec<bool> = users.iter().map(|user| user.items.len() >= 3).collect();
-    let inter = dir.join(format!("{name}{INTER}"));
-    let dataset = Dataset::of_long(name, users, items, &inter)?;
-    let times = times.map(|times| of_long(times, &is_long));
-    let dataset = Dataset { times, ..dataset };
-    Ok(match user_texts {
-        Some(texts) => {
-            let user_texts = Some(of_long(texts, &is_long));
-            Dataset { user_texts, ..dataset }.with_fingerprints()
-        }
-        None => dataset,
-    })
-}
-
-fn read_parts(dir: &Path, name: String) -> Result<Content, DataError> {
     let path = |ending: &str| dir.join(format!("{name}{ending}"));
     let (inter, item) = (path(INTER), path(ITEM));
     let Entries::<Vec<ItemId>>(sequences) = read(&inter)?;
@@ -88,7 +62,26 @@ fn read_parts(dir: &Path, name: String) -> Result<Content, DataError> {
         items_seen(&inter, &users)?
     };
     names::name_items(&path(names::ITEMS), &mut items)?;
+    super::check_parts(&users, &items, &inter, &item)?;
     Ok(Content { name, users, items, times, user_texts })
+}
+
+/// Reads a dataset folder; see [`Dataset::load`].
+pub(super) fn load(dir: &Path) -> Result<Dataset, DataError> {
+    let Content { name, users, items, times, user_texts } = read_folder(dir)?;
+    // A dataset passes over the others.
+    let is_long: Vec<bool> = users.iter().map(|user| user.items.len() >= 3).collect();
+    let inter = dir.join(format!("{name}{INTER}"));
+    let dataset = Dataset::of_long(name, users, items, &inter)?;
+    let times = times.map(|times| of_long(times, &is_long));
+    let dataset = Dataset { times, ..dataset };
+    Ok(match user_texts {
+        Some(texts) => {
+            let user_texts = Some(of_long(texts, &is_long));
+            Dataset { user_texts, ..dataset }.with_fingerprints()
+        }
+        None => dataset,
+    })
 }
 
 fn of_long<T>(of_users: Vec<T>, is_long: &[bool]) -> Vec<T> {
@@ -160,8 +153,7 @@ where
     let path = |ending: &str| dir.join(format!("{name}{ending}"));
     let fields = items().enumerate().map(|(id, item)| (id, ItemFields::from(&item)));
     replace(&path(ITEM), fields)?;
-    let raw_ids =
-        items().enumerate().map(|(id, item)| item.raw_id.unwrap_or_else(|| id.to_string()));
+    let raw_ids = (0..).zip(items()).map(|(id, item)| item.name(id));
     names::write_names(&path(names::ITEMS), raw_ids.zip(0..))?;
     names::write_names(&path(names::USERS), users().map(|(raw, _)| raw).zip(0..))?;
     // The two long ones, each on a core of its own.

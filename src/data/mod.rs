@@ -66,6 +66,11 @@ impl Item {
         self.texts().iter().any(|text| !text.is_empty())
     }
 
+    /// What it goes by in a log: its raw id, or, where it has none, its number `id`.
+    pub fn name(&self, id: ItemId) -> String {
+        self.raw_id.clone().unwrap_or_else(|| id.to_string())
+    }
+
     fn texts(&self) -> [&str; 4] {
         [&self.title, &self.description, &self.brand, &self.categories]
     }

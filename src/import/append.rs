@@ -25,7 +25,7 @@ impl Standing {
                 dir.display()
             );
         }
-        let name = |(id, item): (ItemId, &Item)| (item_name(id, item), id);
+        let name = |(id, item): (ItemId, &Item)| (item.name(id), id);
         Ok(Self {
             user_ids: (content.users.iter().map(|user| user.id.clone())).zip(0..).collect(),
             item_ids: (0..).zip(&content.items).map(name).collect(),
@@ -70,7 +70,7 @@ impl Standing {
             invalid!(
                 "{}: its interactions have no times, by which splits could go, and those of {} have: name the column \
                  with --time, or import the whole log anew",
-                names(gathered),
+                gathered.sources(),
                 self.content.name
             );
         }
@@ -134,9 +134,9 @@ impl Standing {
                     "{}: user {:?} took item {:?} at {first}, before {last}, the last time that the dataset \
                      has of them (both in seconds): what is appended comes later; import the whole log anew, or leave \
                      out what is earlier",
-                    names(gathered),
+                    gathered.sources(),
                     users[user].id,
-                    item_name(items[0], &all[items[0] as usize]),
+                    all[items[0] as usize].name(items[0]),
                 );
             }
             standing.extend(times);
@@ -160,11 +160,6 @@ impl Standing {
             Ok(data::write_named(dir, name, named, || items.iter().cloned(), times)?)
         })
     }
-}
-
-/// What an item goes by in a log.
-fn item_name(id: ItemId, item: &Item) -> String {
-    item.raw_id.clone().unwrap_or_else(|| id.to_string())
 }
 
 /// Puts the interactions of `request` behind those of the dataset folder `out`, user by user. Users and items that are
@@ -208,9 +203,4 @@ pub fn append(request: &Request, out: &Path, show: &mut dyn FnMut(u64)) -> Resul
 /// Those of `of` that are new.
 fn only<T: Copy>(of: &[T], is_new: &[bool]) -> Vec<T> {
     of.iter().zip(is_new).filter_map(|(&of, &new)| new.then_some(of)).collect()
-}
-
-fn names(gathered: &Gathered) -> String {
-    let paths = gathered.plan.sources.iter().map(|file| file.path.display().to_string());
-    paths.collect::<Vec<_>>().join(", ")
 }

@@ -159,9 +159,7 @@ pub fn import(
     let chosen = numbered(request, collector, sequences);
     write(plan, collector, sequences, &chosen, out, &name)?;
 
-    let users = || taking(sequences, collector);
-    let users_and_short =
-        (users().count() as u64, users().filter(|(_, items)| items.len() < 3).count() as u64);
+    let taken: Vec<usize> = taking(sequences, collector).map(|(_, items)| items.len()).collect();
     let without_text = chosen.iter().filter(|&&id| !collector.catalogue.has_text(id)).count();
     Ok(Report {
         core: request.core,
@@ -170,8 +168,8 @@ pub fn import(
         drop_textless: request.drop_textless,
         textless,
         keeps_times: sequences.has_times(),
-        users: users_and_short.0,
-        short_users: users_and_short.1,
+        users: taken.len() as u64,
+        short_users: taken.iter().filter(|&&items| items < 3).count() as u64,
         items: chosen.len() as u64,
         items_without_text: without_text as u64,
         interactions: sequences.len() as u64,
@@ -227,6 +225,11 @@ impl Gathered {
         read_items(request, plan, counter, collector, &counts, faults, show)
     }
 
+    /// The files of interactions, in one line.
+    fn sources(&self) -> String {
+        paths(&self.plan.sources).join(", ")
+    }
+
     /// Interactions read, those rated too low included.
     fn rows(&self) -> u64 {
         self.read + self.collector.low_rated
@@ -234,9 +237,6 @@ impl Gathered {
 
     /// What was read and left out; nothing yet of what is written.
     fn report(self, request: &Request) -> Report {
-        let paths = |planned: &[Planned]| {
-            planned.iter().map(|file| file.path.display().to_string()).collect::<Vec<_>>()
-        };
         let Collector { catalogue, clock, low_rated, .. } = &self.collector;
         let tied = if clock.kind.is_some() { self.tied } else { 0 };
         Report {
@@ -263,9 +263,7 @@ impl Gathered {
 
     /// The error where no interaction is left, which says where they went.
     fn nothing_left(&self) -> Result<()> {
-        let files: Vec<_> =
-            self.plan.sources.iter().map(|file| file.path.display().to_string()).collect();
-        let files = files.join(", ");
+        let files = self.sources();
         if self.rows() == 0 {
             let first = self
                 .faults
@@ -284,6 +282,10 @@ impl Gathered {
             self.collector.low_rated
         )))
     }
+}
+
+fn paths(planned: &[Planned]) -> Vec<String> {
+    planned.iter().map(|file| file.path.display().to_string()).collect()
 }
 
 /// The users with any interactions, by raw id, and what they took.

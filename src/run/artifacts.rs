@@ -60,7 +60,7 @@ pub(super) fn extended_backbone(
 pub(super) fn load_index(run: &Run) -> Result<ItemIndex> {
     let sources = if let Some(import) = run.imported() {
         import.sources.clone()
-    } else if let Some(follows) = run.index_follows() {
+    } else if let Some(follows) = run.manifest.follows(Stage::Index) {
         // How many levels a source has may depend on how many items it was made of.
         follows.sources.clone()
     } else {

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::artifacts::{Trained, backbone, dtype, load_index};
 use super::lock::Lock;
-use super::manifest::Import;
+use super::manifest::{Import, Origin};
 use super::serve::ADDED;
 use super::stages::{FOLDER, index::BACKBONE};
 use super::{CONFIG, DATA, GIT_REVISION, Manifest, Record, Run, Stage};
@@ -244,8 +244,9 @@ impl Run {
                 continue;
             };
             let imported = (stage == Stage::Index).then(|| import.clone());
+            let origin = Origin { imported, ..record.origin.clone() };
             let inputs = exported.inputs(stage);
-            let record = Record { imported, inputs, outputs, ..record.clone() };
+            let record = Record { origin, inputs, outputs, ..record.clone() };
             exported.manifest.stages.insert(stage, record);
             let settings = exported.settings(stage)?;
             if let Some(record) = exported.manifest.stages.get_mut(&stage) {

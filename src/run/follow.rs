@@ -7,7 +7,7 @@ use std::path::Path;
 use candle_core::Tensor;
 
 use super::artifacts::{Trained, backbone, load_index};
-use super::manifest::{self, Follows, Manifest};
+use super::manifest::{self, Follows, Manifest, Origin};
 use super::stages::index::read_grown;
 use super::{MANIFEST, Run, Stage, config_of};
 use crate::config::RunConfig;
@@ -30,8 +30,8 @@ pub struct Before<'a> {
 }
 
 impl Before<'_> {
-    /// What `stage` goes on from.
-    pub(super) fn follows(self, stage: Stage) -> Result<Follows> {
+    /// What `stage` is made from.
+    pub(super) fn origin(self, stage: Stage) -> Result<Origin> {
         let Self { run, as_it_is } = self;
         let (stages, levels) = match stage {
             Stage::Index => (&Stage::ALL[..1], load_index(run)?.levels().to_vec()),
@@ -39,7 +39,10 @@ impl Before<'_> {
         };
         let files = Run::read_of(&run.manifest, stages);
         let sources = levels.iter().map(|level| level.source).collect();
-        Ok(Follows { run: run.dir.display().to_string(), files, sources, as_it_is })
+        let follows = Follows { run: run.dir.display().to_string(), files, sources, as_it_is };
+        // An index that was imported and extended is an imported one still.
+        let imported = run.imported().filter(|_| stage == Stage::Index).cloned();
+        Ok(Origin { imported, follows: Some(follows), ..Origin::default() })
     }
 }
 
@@ -77,10 +80,9 @@ impl Run {
                 before.dir.display()
             )
         };
-        let name =
-            |(id, item): (usize, &Item)| item.raw_id.clone().unwrap_or_else(|| id.to_string());
-        let mut names = new.items.iter().enumerate().map(name);
-        for item in old.items.iter().enumerate().map(name) {
+        let name = |(id, item): (ItemId, &Item)| item.name(id);
+        let mut names = (0..).zip(&new.items).map(name);
+        for item in (0..).zip(&old.items).map(name) {
             match names.next() {
                 Some(found) if found == item => {}
                 Some(found) => another(format!("item {found:?} stands where {item:?} did"))?,
@@ -96,12 +98,9 @@ impl Run {
                 another(format!("user {id:?} has not taken first what they had taken before"))?;
             }
         }
-        let made = &before.manifest.stages[&Stage::Index].settings;
-        let differences =
-            manifest::differences(made, &manifest::settings(Stage::Index, &self.config)?);
-        // Of an imported index only some settings decided anything.
-        let differences: Vec<_> =
-            if before.imported().is_some() { Vec::new() } else { differences };
+        let made = &before.manifest.stages[&Stage::Index];
+        let settings = self.settings_of(Stage::Index, &made.origin)?;
+        let differences = manifest::differences(&made.settings, &settings);
         if !differences.is_empty() {
             invalid!(
                 "{}: the index of {} was made with other settings than this run has, and goes on with its own: {}",
@@ -194,7 +193,7 @@ impl Run {
     /// Refuses where the index of this run does not go on from that of `before`.
     pub(super) fn require_extended(&self, before: &Self) -> Result<()> {
         let expected = Self::read_of(&before.manifest, &[Stage::Index]);
-        if self.index_follows().is_some_and(|follows| follows.files == expected) {
+        if self.manifest.follows(Stage::Index).is_some_and(|follows| follows.files == expected) {
             return Ok(());
         }
         let (dir, before) = (self.dir.display(), before.dir.display());
@@ -203,17 +202,9 @@ impl Run {
         );
     }
 
-    /// What the index goes on from, if it does.
-    pub(super) fn index_follows(&self) -> Option<&Follows> {
-        self.manifest.stages.get(&Stage::Index)?.follows.as_ref()
-    }
-
     /// Whether the model of this run goes on from that of the run in the folder `other`.
     pub(super) fn goes_on_from(&self, other: &Path) -> Result<bool> {
-        let record = self.manifest.stages.get(&Stage::Initial);
-        let Some(follows) = record.and_then(|record| record.follows.as_ref()) else {
-            return Ok(false);
-        };
+        let Some(follows) = self.manifest.follows(Stage::Initial) else { return Ok(false) };
         let path = other.join(MANIFEST);
         Ok(path.exists() && Self::read_of(&Manifest::read(&path)?, &Stage::ALL) == follows.files)
     }

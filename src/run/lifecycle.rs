@@ -8,20 +8,12 @@ use serde_json::Value;
 
 use super::digests;
 use super::follow::Before;
-use super::manifest::{self, Follows, Import, ImportedAdapter, Lowered, Manifest, Record, Status};
+use super::manifest::{self, Follows, Import, Lowered, Manifest, Origin, Record, Status};
 use super::stage::Stage;
 use super::stages::{self, Made, anneal, index, initial};
 use super::{CONFIG, GIT_REVISION, MANIFEST, Monitor, Run, peak_memory_bytes, unfinished};
 use crate::model::Snapshots;
 use crate::{Error, Result, files, interrupt, invalid};
-
-/// What a stage is made from that other runs or programs have made.
-#[derive(Debug, Default)]
-pub(super) struct Origin {
-    pub(super) imported: Option<Import>,
-    pub(super) imported_adapter: Option<ImportedAdapter>,
-    pub(super) follows: Option<Follows>,
-}
 
 /// What a stage did.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,7 +112,7 @@ impl Run {
         force: bool,
         monitor: &mut dyn Monitor,
     ) -> Result<StageReport> {
-        self.stage_after(stage, None, force, monitor)
+        self.make(stage, None, Origin::default(), force, monitor)
     }
 
     /// Makes the index or the first model of this run from those of the run before, whose users and items are among this
@@ -140,12 +132,10 @@ impl Run {
             self.require_before(stage)?;
             self.require_extended(before.run)?;
         }
-        let expected = before.follows(stage)?;
-        let standing = self.manifest.stages.get(&stage).filter(|r| r.status == Status::Done);
-        let same = |found: &Follows| {
-            (&found.files, found.as_it_is) == (&expected.files, expected.as_it_is)
-        };
-        if standing.is_some_and(|r| !force && !r.follows.as_ref().is_some_and(same)) {
+        let origin = before.origin(stage)?;
+        let of = |follows: &Follows| (follows.files.clone(), follows.as_it_is);
+        let same = self.manifest.follows(stage).map(of) == origin.follows.as_ref().map(of);
+        if self.is_done(stage) && !force && !same {
             invalid!(
                 "{}: there is {} already, which was not made of {} in this way; choose another folder with --run, or \
                  replace it with --force",
@@ -154,24 +144,21 @@ impl Run {
                 before.run.dir.display()
             );
         }
-        self.stage_after(stage, Some(before), force, monitor)
+        self.make(stage, Some(before), origin, force, monitor)
     }
 
-    fn stage_after(
+    fn make(
         &mut self,
         stage: Stage,
         before: Option<Before<'_>>,
+        origin: Origin,
         force: bool,
         monitor: &mut dyn Monitor,
     ) -> Result<StageReport> {
         self.require_before(stage)?;
-        let settings = match before {
-            Some(before) => self.settings_after(stage, before)?,
-            None => manifest::settings(stage, &self.config)?,
-        };
+        let settings = self.settings_of(stage, &origin)?;
         let mut inputs = self.inputs(stage);
-        let follows = before.map(|before| before.follows(stage)).transpose()?;
-        for (name, digest) in follows.iter().flat_map(|follows| &follows.files) {
+        for (name, digest) in origin.follows.iter().flat_map(|follows| &follows.files) {
             inputs.insert(format!("{name} of the run before"), digest.clone());
         }
         let mut goes_on = None;
@@ -210,9 +197,6 @@ impl Run {
             _ => {}
         }
         let start = Instant::now();
-        let of_index = before.filter(|_| stage == Stage::Index);
-        let imported = of_index.and_then(|before| before.run.imported()).cloned();
-        let origin = Origin { imported, follows, ..Origin::default() };
         self.begin(stage, settings, inputs, goes_on, origin)?;
         let made = match (stage, before) {
             (Stage::Index, Some(before)) => index::extend(self, before.run, monitor),
@@ -283,34 +267,30 @@ impl Run {
     /// The settings that decide the result of `stage`.
     pub(super) fn settings(&self, stage: Stage) -> Result<BTreeMap<String, Value>> {
         let standing = self.manifest.stages.get(&stage).filter(|r| r.status == Status::Done);
-        let follows = standing.and_then(|record| record.follows.as_ref());
-        match stage {
-            Stage::Index if self.imported().is_some() => manifest::settings_of_import(&self.config),
-            Stage::Initial if follows.is_some() => {
-                self.settings_of_model(follows.is_some_and(|follows| follows.as_it_is))
-            }
-            // An adapter that was trained elsewhere follows none.
-            Stage::Anneal if self.is_done(stage) && self.manifest.imported_adapter().is_some() => {
-                Ok(BTreeMap::new())
-            }
-            _ => manifest::settings(stage, &self.config),
-        }
+        let begun_here = Origin::default();
+        self.settings_of(stage, standing.map_or(&begun_here, |record| &record.origin))
     }
 
-    /// The settings that decide what `stage` makes of what is in the run before.
-    fn settings_after(&self, stage: Stage, before: Before<'_>) -> Result<BTreeMap<String, Value>> {
-        match stage {
-            Stage::Index if before.run.imported().is_some() => {
+    /// The settings that decide the result of `stage`, where it is made of `origin`.
+    pub(super) fn settings_of(
+        &self,
+        stage: Stage,
+        origin: &Origin,
+    ) -> Result<BTreeMap<String, Value>> {
+        match (stage, origin) {
+            (Stage::Index, Origin { imported: Some(_), .. }) => {
                 manifest::settings_of_import(&self.config)
             }
-            Stage::Initial => self.settings_of_model(before.as_it_is),
+            // What is taken as it is follows none.
+            (Stage::Anneal, Origin { imported_adapter: Some(_), .. })
+            | (Stage::Initial, Origin { follows: Some(Follows { as_it_is: true, .. }), .. }) => {
+                Ok(BTreeMap::new())
+            }
+            (Stage::Initial, Origin { follows: Some(_), .. }) => {
+                manifest::settings_of_continued(&self.config)
+            }
             _ => manifest::settings(stage, &self.config),
         }
-    }
-
-    /// The settings that decide what becomes of the model of another run; none where it stays as it is.
-    fn settings_of_model(&self, as_it_is: bool) -> Result<BTreeMap<String, Value>> {
-        if as_it_is { Ok(BTreeMap::new()) } else { manifest::settings_of_continued(&self.config) }
     }
 
     /// Where the item index was imported from, if it was and stands.
@@ -339,7 +319,7 @@ impl Run {
         settings: BTreeMap<String, Value>,
         inputs: BTreeMap<String, String>,
         goes_on: Option<Vec<Lowered>>,
-        Origin { imported, imported_adapter, follows }: Origin,
+        origin: Origin,
     ) -> Result<()> {
         self.claim()?;
         if goes_on.is_none() {
@@ -349,9 +329,7 @@ impl Run {
         let record = Record {
             status: Status::Running,
             lowered: goes_on.unwrap_or_default(),
-            imported,
-            imported_adapter,
-            follows,
+            origin,
             settings,
             inputs,
             outputs: BTreeMap::new(),

@@ -37,15 +37,9 @@ pub struct Record {
     /// Of a training stage: learning rates that were lowered on the way.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lowered: Vec<Lowered>,
-    /// Of stage `index`: the file it was imported from, where it was not made here.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub imported: Option<Import>,
-    /// The run that it goes on from, where it does not begin anew.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub follows: Option<Follows>,
-    /// Of stage `anneal`: the folder it was imported from, where it was not trained here.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub imported_adapter: Option<ImportedAdapter>,
+    /// What it was made from beside data and stages before, where it was.
+    #[serde(flatten)]
+    pub origin: Origin,
     /// The settings that decide its result, by dotted key.
     pub settings: BTreeMap<String, Value>,
     /// Digests of what it read, by name.
@@ -66,6 +60,20 @@ pub struct Record {
     /// Figures of its result.
     #[serde(default)]
     pub figures: Value,
+}
+
+/// What other runs or programs have made that a stage was made from.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Origin {
+    /// Of stage `index`: the file it was imported from, where it was not made here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported: Option<Import>,
+    /// Of stage `anneal`: the folder it was imported from, where it was not trained here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported_adapter: Option<ImportedAdapter>,
+    /// The run that it goes on from, where it does not begin anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub follows: Option<Follows>,
 }
 
 /// A learning rate that was lowered when a training went on.
@@ -182,12 +190,17 @@ impl Manifest {
 
     /// Where the item index was imported from, if it was.
     pub fn imported(&self) -> Option<&Import> {
-        self.stages.get(&Stage::Index)?.imported.as_ref()
+        self.stages.get(&Stage::Index)?.origin.imported.as_ref()
     }
 
     /// Where the annealing adapter was imported from, if it was.
     pub fn imported_adapter(&self) -> Option<&ImportedAdapter> {
-        self.stages.get(&Stage::Anneal)?.imported_adapter.as_ref()
+        self.stages.get(&Stage::Anneal)?.origin.imported_adapter.as_ref()
+    }
+
+    /// What a stage goes on from, if it does.
+    pub(super) fn follows(&self, stage: Stage) -> Option<&Follows> {
+        self.stages.get(&stage)?.origin.follows.as_ref()
     }
 
     /// The digest of a file in a stage's folder, if the stage wrote it.

@@ -13,7 +13,7 @@ use super::progress::Bars;
 use super::show::{self, out};
 use super::train;
 use crate::files;
-use crate::run::{Before, ImportRequest, IndexFormat, OnCollision, Run, Source, Stage};
+use crate::run::{ImportRequest, IndexFormat, OnCollision, Run, Source, Stage};
 
 #[derive(Debug, ClapArgs)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -144,12 +144,7 @@ impl IndexArgs {
 pub(super) fn run(run: &mut Run, args: &IndexArgs, bars: &mut Bars) -> anyhow::Result<()> {
     match &args.command {
         None => match &args.extend {
-            Some(before) => {
-                let before = run.open_before(before)?;
-                let before = Before { run: &before, as_it_is: false };
-                let report = run.follow(Stage::Index, before, args.force, bars)?;
-                train::told(run, &report)
-            }
+            Some(before) => train::follow(run, Stage::Index, before, false, args.force, bars),
             None => train::stage(run, Stage::Index, args.force, bars),
         },
         Some(IndexCommand::Export(args)) => export(run, args),

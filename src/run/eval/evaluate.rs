@@ -185,9 +185,7 @@ impl Run {
         let targets = self.targets_of(request).len();
         let alone = "sum of the log-probabilities of all item tokens";
         let score = fusion.as_ref().map_or(alone, |_| fused::SCORE);
-        let before = request
-            .before
-            .and_then(|_| self.manifest.stages.get(&Stage::Initial)?.follows.as_ref());
+        let before = request.before.and_then(|_| self.manifest.follows(Stage::Initial));
         let digest = |stage: Stage, file: &str| match before.filter(|_| stage != Stage::Index) {
             Some(before) => before.files.get(&format!("{}/{file}", stage.folder())).cloned(),
             None => self.manifest.output(stage, file).map(String::from),

@@ -259,8 +259,8 @@ impl Run {
 fn check(file: &Path, items: &[Item], dataset: &Dataset) -> Result<()> {
     let mut raw_ids: HashSet<&str> =
         dataset.items.iter().filter_map(|item| item.raw_id.as_deref()).collect();
-    for (id, item) in (dataset.num_items()..).zip(items) {
-        let name = item.raw_id.clone().unwrap_or_else(|| id.to_string());
+    for (id, item) in (dataset.num_items() as ItemId..).zip(items) {
+        let name = item.name(id);
         if !item.has_text() {
             invalid!("{}: item {name} has no text: give it a title", file.display());
         }

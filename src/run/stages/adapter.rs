@@ -6,8 +6,7 @@ use std::time::Instant;
 
 use super::Made;
 use crate::model::{LlamaConfig, adapter};
-use crate::run::lifecycle::Origin;
-use crate::run::manifest::ImportedAdapter;
+use crate::run::manifest::{ImportedAdapter, Origin};
 use crate::run::{Run, Stage, StageReport, Status};
 use crate::{Result, files, invalid};
 
@@ -31,7 +30,7 @@ impl Run {
         let again = format!("`llmbs import-adapter {} --force`", import.folder);
         let found = self.manifest.stages.get(&STAGE);
         if let Some(record) = found.filter(|record| record.status == Status::Done && !force) {
-            let before = record.imported_adapter.as_ref();
+            let before = record.origin.imported_adapter.as_ref();
             if before.is_none_or(|before| before.files != import.files) {
                 invalid!(
                     "{}: there is another annealing adapter already, {}; choose another folder with --run, or \

@@ -1,7 +1,5 @@
 //! Stage `initial`: all tasks and the contrastive loss (paper, section 3.4.1).
 
-use std::collections::BTreeMap;
-
 use candle_core::Tensor;
 use serde_json::{Map, Value, json};
 
@@ -20,7 +18,7 @@ use crate::run::log::TrainLog;
 use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::tasks::SrtSelection;
 use crate::train::{Contrast, Projectors, TrainOutcome, Trainer, Validation};
-use crate::{Result, files, invalid};
+use crate::{Result, invalid};
 
 /// The file of the projectors, beside the model.
 const PROJECTORS: &str = "projectors.safetensors";
@@ -36,13 +34,7 @@ pub(in crate::run) fn check(run: &Run) -> Result<()> {
 /// The model of the run `before` as it is, with rows for the items of this one.
 pub(in crate::run) fn take_over(run: &Run, before: &Run) -> Result<Made> {
     let (llama, weights, tokens) = run.carried(before, &load_index(run)?)?;
-    let mut made = save(run, &llama, &weights, &tokens)?;
-    let projectors = before.dir.join("initial").join(PROJECTORS);
-    if projectors.exists() {
-        files::copy(&projectors, &run.result_of(Stage::Initial).join("initial").join(PROJECTORS))?;
-        made.files.push(PROJECTORS.into());
-    }
-    Ok(made.within("initial"))
+    save(run, &llama, &weights, &tokens, &projectors_of(before)?)
 }
 
 /// Trains the backbone, or the model of the run `before` on what it has not seen.
@@ -77,8 +69,8 @@ pub(in crate::run) fn run(
         &mut params,
         &run.device,
     )?;
-    if let Some(before) = before {
-        take_projectors(before, &params)?;
+    for (name, value) in before.map(projectors_of).transpose()?.unwrap_or_default() {
+        params.set(&format!("projectors.{name}"), &value)?;
     }
     if projectors.is_empty() && (semantic, behavior) == (None, None) {
         tracing::info!("stage initial: the index has no z^s and z^b: the contrastive loss is off");
@@ -149,31 +141,37 @@ pub(in crate::run) fn run(
     }
 
     // The trained tensors are shared with `weights`: what is saved is what was trained.
-    let made = save(run, &llama, &adapter::merge(&weights, &adapters)?, &tokens)?;
-    let made = save_projectors(run, &params, made)?;
-    Ok(Made { figures: figures(run, &outcome, predicted), ..made.within("initial") })
+    let merged = adapter::merge(&weights, &adapters)?;
+    let projectors = params
+        .tensors()
+        .filter_map(|(name, t)| Some((name.strip_prefix("projectors.")?.to_string(), t.detach())));
+    let made = save(run, &llama, &merged, &tokens, &projectors.collect())?;
+    Ok(Made { figures: figures(run, &outcome, predicted), ..made })
 }
 
-/// Saves a model as that of the run.
-fn save(run: &Run, llama: &LlamaConfig, weights: &Weights, tokens: &ItemTokens) -> Result<Made> {
+/// Saves a model with its projectors, where it has some, as that of the run.
+fn save(
+    run: &Run,
+    llama: &LlamaConfig,
+    weights: &Weights,
+    tokens: &ItemTokens,
+    projectors: &Weights,
+) -> Result<Made> {
     let dir = run.result_of(Stage::Initial).join("initial");
     save_folder(&dir, llama, weights)?;
     tokens.tokenizer.save(&dir)?;
-    Ok(Made::of(FOLDER))
+    let mut names = FOLDER.to_vec();
+    if !projectors.is_empty() {
+        save_safetensors(dir.join(PROJECTORS), projectors)?;
+        names.push(PROJECTORS);
+    }
+    Ok(Made::of(names).within("initial"))
 }
 
-/// Saves the projectors, where there are some, beside the model that `made` tells of.
-fn save_projectors(run: &Run, params: &Params, made: Made) -> Result<Made> {
-    let projectors: BTreeMap<String, Tensor> = params
-        .tensors()
-        .filter_map(|(name, t)| Some((name.strip_prefix("projectors.")?.to_string(), t.detach())))
-        .collect();
-    if projectors.is_empty() {
-        return Ok(made);
-    }
-    save_safetensors(run.result_of(Stage::Initial).join("initial").join(PROJECTORS), &projectors)?;
-    let files = [made.files, vec![PROJECTORS.into()]].concat();
-    Ok(Made { files, ..made })
+/// The projectors beside the model of a run; none where it kept none.
+fn projectors_of(run: &Run) -> Result<Weights> {
+    let path = run.dir.join("initial").join(PROJECTORS);
+    if path.exists() { load_safetensors(path, &run.device) } else { Ok(Weights::new()) }
 }
 
 /// Steps below which a backbone has hardly seen its items.
@@ -195,21 +193,6 @@ fn warn(run: &Run, outcome: &TrainOutcome) {
             config.epochs
         );
     }
-}
-
-/// Gives projectors the values that those of `before` ended with, where it kept them.
-fn take_projectors(before: &Run, params: &Params) -> Result<()> {
-    let path = before.dir.join("initial").join(PROJECTORS);
-    if !path.exists() {
-        return Ok(());
-    }
-    let found = load_safetensors(path, &before.device)?;
-    for name in params.names() {
-        if let Some(value) = name.strip_prefix("projectors.").and_then(|name| found.get(name)) {
-            params.set(name, value)?;
-        }
-    }
-    Ok(())
 }
 
 /// Says where the model of `before` stays as it was.

@@ -6,8 +6,7 @@ use std::time::Instant;
 use super::forms::{IndexFormat, read_index};
 use crate::index::{OnCollision, Source, store};
 use crate::inference::ItemTokens;
-use crate::run::lifecycle::Origin;
-use crate::run::manifest::{self, Import};
+use crate::run::manifest::{self, Import, Origin};
 use crate::run::stages::Made;
 use crate::run::{Monitor, Run, Stage, StageReport, Status};
 use crate::{Error, Result, files, invalid};
@@ -54,12 +53,13 @@ impl Run {
         let inputs = self.inputs(Stage::Index);
         let found = self.manifest.stages.get(&Stage::Index);
         if let Some(record) = found.filter(|r| r.status == Status::Done && !request.force) {
-            if !record.imported.as_ref().is_some_and(|then| then.gives_the_same(&import)) {
+            if !record.origin.imported.as_ref().is_some_and(|then| then.gives_the_same(&import)) {
                 invalid!(
                     "{}: there is another item index already, {}; choose another folder with --run, \
                      or replace it with `llmbs index import {} --force`",
                     self.dir.display(),
                     record
+                        .origin
                         .imported
                         .as_ref()
                         .map_or("made here".into(), |i| format!("imported from {}", i.file)),
