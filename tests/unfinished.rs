@@ -231,6 +231,24 @@ fn what_was_whole_when_its_process_was_killed_is_put_in_place() {
 }
 
 #[test]
+fn a_training_that_began_anew_is_not_gone_on_with_as_one_of_another_run() {
+    let dir = tiny();
+    let dir = dir.path();
+    train(dir, &["--run", "monday"]);
+    run(dir, &["index", "--extend", "monday", "--run", "tuesday"], 0);
+    let long = ["train.initial.epochs=300", "train.initial.save-every=1"];
+    let of = |words: &[&'static str]| {
+        let set = long.iter().flat_map(|&setting| ["--set", setting]);
+        ["--run", "tuesday"].into_iter().chain(set).chain(words.iter().copied()).collect::<Vec<_>>()
+    };
+    let state = dir.join("tuesday/unfinished/initial/state/latest/progress.json");
+    kill_at(dir, &of(&["train", "--stage", "initial"]), &state);
+    let expected = ["was begun in another way", "--force"];
+    fails(dir, &of(&["train", "--continue", "monday"]), &expected);
+    assert!(state.exists());
+}
+
+#[test]
 fn a_training_that_diverges_says_what_where_and_what_to_do() {
     let dir = tiny();
     let dir = dir.path();

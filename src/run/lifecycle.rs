@@ -133,9 +133,8 @@ impl Run {
             self.require_extended(before.run)?;
         }
         let origin = before.origin(stage)?;
-        let of = |follows: &Follows| (follows.files.clone(), follows.as_it_is);
-        let same = self.manifest.follows(stage).map(of) == origin.follows.as_ref().map(of);
-        if self.is_done(stage) && !force && !same {
+        let standing = self.manifest.stages.get(&stage).filter(|r| r.status == Status::Done);
+        if standing.is_some_and(|r| !force && !r.origin.follows_alike(&origin)) {
             invalid!(
                 "{}: there is {} already, which was not made of {} in this way; choose another folder with --run, or \
                  replace it with --force",
@@ -167,7 +166,18 @@ impl Run {
                 manifest::compare(&self.dir, stage, record, settings, &inputs)
             };
             let begun = self.manifest.unfinished.get(&stage);
-            goes_on = begun.and_then(|record| self.goes_on(stage, record, &settings, &inputs));
+            let otherwise = begun.filter(|record| !record.origin.follows_alike(&origin));
+            if otherwise.is_some() && self.state_of(stage).exists() {
+                invalid!(
+                    "{}: {} was begun in another way than this command's; go on with that one, or begin again with \
+                     --force",
+                    self.dir.display(),
+                    stage.what()
+                );
+            }
+            goes_on = begun
+                .filter(|_| otherwise.is_none())
+                .and_then(|record| self.goes_on(stage, record, &settings, &inputs));
             let done = self.manifest.stages.get(&stage).filter(|r| r.status == Status::Done);
             if let Some(record) = done.filter(|_| goes_on.is_none()) {
                 compare(record, &self.settings(stage)?)?;

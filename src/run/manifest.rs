@@ -76,6 +76,16 @@ pub struct Origin {
     pub follows: Option<Follows>,
 }
 
+impl Origin {
+    /// Whether both go on from the same in the same way, wherever it lies, or neither goes on from anything.
+    pub(super) fn follows_alike(&self, other: &Self) -> bool {
+        let of = |origin: &Self| {
+            origin.follows.as_ref().map(|follows| (follows.files.clone(), follows.as_it_is))
+        };
+        of(self) == of(other)
+    }
+}
+
 /// A learning rate that was lowered when a training went on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Lowered {
