@@ -20,8 +20,8 @@ fn json_at(path: &Path) -> Value {
 /// A new user, and two new items, one of them without text.
 const DAYS: &str = "A,3\nA,NEW\nA,5\nA,7\n7,NEW\n7,OTHER\n9,1\n9,2\n";
 
-/// A run `monday` on the folder `shop`, which has had new days since.
-fn after_monday(adapter: bool, days: &str) -> tempfile::TempDir {
+/// A run `monday`, with these settings, on the folder `shop`, which has had new days since.
+fn after_monday(settings: &[&str], adapter: bool, days: &str) -> tempfile::TempDir {
     let folder = tiny();
     let dir = folder.path();
     run(dir, &["data", "synth", "--out", "shop"], 0);
@@ -29,7 +29,7 @@ fn after_monday(adapter: bool, days: &str) -> tempfile::TempDir {
     let config = config
         .replace("[data.synthetic]\nusers = 80\nitems = 60\ngroups = 6", "[data]\npath = \"shop\"");
     fs::write(dir.join("llmbs.toml"), config).unwrap();
-    train(dir, &["--run", "monday"]);
+    train(dir, &[settings, &["--run", "monday"]].concat());
     if adapter {
         run(dir, &["--run", "monday", "train", "--stage", "anneal"], 0);
     }
@@ -71,7 +71,7 @@ const CONTINUE: [&str; 5] = ["train", "--continue", "monday", "--run", "tuesday"
 
 #[test]
 fn a_run_goes_on_from_another_with_what_came_since() {
-    let folder = after_monday(true, DAYS);
+    let folder = after_monday(&[], true, DAYS);
     let dir = folder.path();
     fails(dir, &CONTINUE, &["tuesday: the item index is not there yet"]);
     // An item that was added by hand before its first interaction came stands where it stood.
@@ -104,7 +104,7 @@ fn a_run_goes_on_from_another_with_what_came_since() {
     assert_eq!(follows["run"], "monday");
     assert!(follows["files"]["anneal/adapter_model.safetensors"].is_string(), "{follows}");
     assert_eq!(manifest["stages"]["index"]["settings"]["seed"], 42);
-    assert_eq!(manifest["stages"]["initial"]["settings"]["train.continue.epochs"], 2);
+    assert_eq!(manifest["stages"]["initial"]["settings"]["train.continue.epochs"], 3);
 
     // The old model is measured on the users of the new run.
     let words = ["eval", "--run", "tuesday", "--compare", "monday", "--json"];
@@ -133,7 +133,7 @@ fn a_run_goes_on_from_another_with_what_came_since() {
 
 #[test]
 fn what_is_carried_over_is_the_model_before_and_new_codes_begin_as_those_of_the_nearest() {
-    let folder = after_monday(false, DAYS);
+    let folder = after_monday(&[], false, DAYS);
     let dir = folder.path();
     run(dir, &EXTEND, 0);
     // An adapter alone: the model stays as it was.
@@ -176,8 +176,44 @@ fn what_is_carried_over_is_the_model_before_and_new_codes_begin_as_those_of_the_
 }
 
 #[test]
+fn the_teacher_learns_what_came_since_and_no_code_moves() {
+    let settings = [
+        "--set",
+        "index.behavior.encoder=sasrec",
+        "--set",
+        "index.behavior.sasrec.epochs=2",
+        "--set",
+        "train.distillation.weight=0.5",
+    ];
+    let folder = after_monday(&settings, false, DAYS);
+    let dir = folder.path();
+    let z = |run: &str| {
+        let tensors = dir.join(run).join("index/behavior.safetensors");
+        let tensors = safetensors::load(tensors, &Device::Cpu).unwrap();
+        tensors["embeddings"].to_vec2::<f32>().unwrap()
+    };
+    let (told, _) = run(dir, &EXTEND, 0);
+    assert!(told.contains("index/sasrec/model.safetensors"), "{told}");
+    let (old, new) = (z("monday"), z("tuesday"));
+    assert_eq!((old.len(), new.len()), (60, 62));
+    assert_ne!(old, new[..60]);
+    let [before, after] =
+        ["monday", "tuesday"].map(|run| json_at(&dir.join(run).join("index/index.json")));
+    assert!(before.as_object().unwrap().iter().all(|(item, tokens)| &after[item] == tokens));
+    // It begins where that of Monday ended, so it is nearer to it than one that was never trained.
+    let report = |run: &str| json_at(&dir.join(run).join("index/sasrec/report.json"));
+    let loss = |run: &str| report(run)["epochs"][0]["loss"].as_f64().unwrap();
+    assert!(loss("tuesday") < loss("monday"));
+    let (_, stderr) = run(dir, &CONTINUE, 0);
+    assert!(!stderr.contains("nothing is distilled"), "{stderr}");
+    append(dir, "A,11\n7,12\nB,60\nB,1\nB,2\nB,THIRD\n");
+    run(dir, &["index", "--extend", "tuesday", "--run", "wednesday"], 0);
+    assert_eq!(z("wednesday").len(), 63);
+}
+
+#[test]
 fn a_run_that_cannot_go_on_says_why_and_nothing_is_written() {
-    let folder = after_monday(false, "A,3\nA,NEW\nA,5\n");
+    let folder = after_monday(&[], false, "A,3\nA,NEW\nA,5\n");
     let dir = folder.path();
     fails(
         dir,

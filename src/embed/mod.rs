@@ -15,7 +15,8 @@ mod texts;
 mod torch;
 
 pub use behavior::{
-    BehaviorEmbedding, DinConfig, Encoder, EncoderConfig, train_behavior_embedding,
+    BehaviorEmbedding, CONTINUED_EPOCHS, DinConfig, Encoder, EncoderConfig, continue_sasrec,
+    train_behavior_embedding,
 };
 pub use epochs::{Around, EpochReport, Progress, TrainingBytes};
 pub use integers::{IntegerMatrix, load_integers, save_integers};

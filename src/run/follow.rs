@@ -216,6 +216,7 @@ impl Run {
             let is_read = |name: &&String| {
                 [
                     "index/index.json",
+                    "index/sasrec/model.safetensors",
                     "initial/model.safetensors",
                     "anneal/adapter_model.safetensors",
                 ]

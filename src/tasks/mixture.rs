@@ -70,17 +70,29 @@ pub struct Seen {
     pub of_users: Vec<usize>,
     /// The first so many items.
     pub items: usize,
-    /// Samples of these that an epoch repeats, as a share of those that hold something new.
+    /// Samples of all that an epoch repeats, as a share of those that hold something new.
     pub replay: f64,
 }
 
 impl Seen {
-    /// Keeps the jobs of sequence recommendation that hold something new, and as many others as are repeated.
+    /// Keeps what is new of the jobs of sequence recommendation, and behind it as many of all as are repeated.
     fn select(&self, jobs: &mut Vec<Job>, order: &mut rng::Rng) {
-        let (new, mut others): (Vec<Job>, Vec<Job>) = jobs.iter().partition(|job| !self.knows(job));
-        others.shuffle(order);
-        others.truncate((self.replay * new.len() as f64).round() as usize);
-        *jobs = [new, others].concat();
+        let new: Vec<Job> = jobs.iter().filter_map(|job| self.new_of(job)).collect();
+        jobs.shuffle(order);
+        jobs.truncate((self.replay * new.len() as f64).round() as usize);
+        jobs.splice(..0, new);
+    }
+
+    /// The job with the targets alone that are new, if there are any.
+    fn new_of(&self, job: &Job) -> Option<Job> {
+        match *job {
+            _ if self.knows(job) => None,
+            Job::Sequence { user, start, end, first_target } => {
+                let new = self.of_users[user].saturating_sub(start);
+                Some(Job::Sequence { user, start, end, first_target: first_target.max(new) })
+            }
+            job => Some(job),
+        }
     }
 
     /// Keeps this share of the jobs, what is new before the rest: as many in every epoch, whatever it draws.
@@ -370,6 +382,8 @@ fn draw<T: Copy>(from: &[T], rate: f64, order: &mut rng::Rng) -> Vec<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -404,12 +418,25 @@ mod tests {
         let epochs = [0, 1].map(|epoch| of(&jobs, epoch));
         assert!(epochs.iter().all(|jobs| jobs.len() == 6 && jobs.starts_with(&new)));
         assert_ne!(epochs[0], epochs[1], "what is repeated is drawn anew");
+        // All are drawn from: over the epochs what was known comes again, and so does what is new.
+        let again: BTreeSet<String> =
+            (0..50).flat_map(|epoch| of(&jobs, epoch).split_off(4)).collect();
+        assert_eq!(again.len(), jobs.len());
         // A row is new where its end is; an item, where it came since.
         let row = |user, end| Job::Sequence { user, start: 0, end, first_target: 1 };
         let item = |item| Job::Item { direction: Direction::TextToIndex, item };
         let knows =
             [row(0, 21), row(1, 4), row(1, 6), item(6), item(7)].map(|job| seen.knows(&job));
         assert_eq!(knows, [true, true, false, true, false]);
+        // Of a row the targets count that are new, whichever part of a user's items it has.
+        let part = |start, end, first_target| Job::Sequence { user: 1, start, end, first_target };
+        let new = |job| seen.new_of(&job).map(|job| format!("{job:?}"));
+        let expected = |job| Some(format!("{job:?}"));
+        assert_eq!(new(part(0, 4, 1)), None);
+        assert_eq!(new(part(0, 6, 1)), expected(part(0, 6, 4)));
+        assert_eq!(new(part(2, 6, 1)), expected(part(2, 6, 2)));
+        assert_eq!(new(part(2, 6, 3)), expected(part(2, 6, 3)));
+        assert_eq!(new(part(5, 9, 1)), expected(part(5, 9, 1)));
         let mut texts = (0..9).map(item).collect::<Vec<_>>();
         seen.keep(&mut texts, 0.4, &mut rng::stream(1, "order", &[0]));
         assert_eq!(

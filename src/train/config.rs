@@ -85,13 +85,13 @@ pub struct ContinueConfig {
     pub epochs: u64,
     /// Peak learning rate, as a share of that of stage `initial`.
     pub learning_rate_share: f64,
-    /// Samples without anything new that are repeated, for each that has something new.
+    /// Samples of all data that are repeated, for each that has something new.
     pub replay: f64,
 }
 
 impl Default for ContinueConfig {
     fn default() -> Self {
-        Self { epochs: 2, learning_rate_share: 0.5, replay: 1.0 }
+        Self { epochs: 3, learning_rate_share: 0.5, replay: 0.5 }
     }
 }
 

@@ -18,6 +18,7 @@ use super::sasrec::SasRecConfig;
 use crate::{Result, rng};
 
 pub use din::DinConfig;
+pub use sasrec::{CONTINUED_EPOCHS, continue_sasrec};
 
 /// The network behind the behavior embedding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,7 +115,10 @@ pub fn train_behavior_embedding(
 ) -> Result<BehaviorEmbedding> {
     match encoder {
         EncoderConfig::Din(config) => din::train(sequences, num_items, config, seed, around),
-        EncoderConfig::SasRec(config) => sasrec::train(sequences, num_items, config, seed, around),
+        EncoderConfig::SasRec(config) => {
+            let network = config.network(num_items, seed)?;
+            sasrec::train(network, sequences, config, seed, around)
+        }
     }
 }
 

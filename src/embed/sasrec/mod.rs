@@ -144,7 +144,11 @@ impl SasRecConfig {
     }
 
     /// An untrained network for so many items.
+    ///
+    /// # Errors
+    /// Settings that cannot work.
     pub fn network(&self, num_items: usize, seed: u64) -> Result<SasRec> {
+        self.check()?;
         let sizes = SasRecSizes {
             num_items,
             dim: self.dim,
@@ -178,23 +182,24 @@ impl TrainedSasRec {
     }
 }
 
-/// Trains a SASRec on `sequences` (each user's training items, oldest first).
+/// Trains a SASRec, which [`SasRecConfig::network`] made, on `sequences` (each user's training items, oldest first).
 ///
 /// `measure` gives a figure after each epoch, the higher the better: training stops when it has not
 /// risen for `patience` epochs, and the network is that of the best epoch. Without a figure all epochs
 /// are run.
 ///
 /// # Errors
-/// Settings that cannot work, an item id outside `0..num_items`, sequences without a target.
+/// Settings that cannot work, an item that the network does not know, sequences without a target.
 pub fn train_sasrec(
+    network: SasRec,
     sequences: &[&[u32]],
-    num_items: usize,
     config: &SasRecConfig,
     seed: u64,
     measure: &mut dyn FnMut(&SasRec) -> Result<Option<f64>>,
     around: &mut Around<'_>,
 ) -> Result<TrainedSasRec> {
     config.check()?;
+    let num_items = network.num_items();
     occurrences(sequences, num_items)?;
     let windows = Window::over(sequences, config.history);
     if windows.is_empty() {
@@ -204,7 +209,6 @@ pub fn train_sasrec(
         );
     }
     let num_targets = windows.iter().map(|w| w.targets.len()).sum();
-    let network = config.network(num_items, seed)?;
     let adam = AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() };
     let mut training = Training {
         sequences,

@@ -42,7 +42,8 @@ fn train(
 ) -> TrainedSasRec {
     let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
     let mut around = Around { settings: "", state: None, progress: &mut |_| () };
-    train_sasrec(&sequences, ITEMS, config, 7, measure, &mut around).unwrap()
+    let network = config.network(ITEMS, 7).unwrap();
+    train_sasrec(network, &sequences, config, 7, measure, &mut around).unwrap()
 }
 
 fn values(network: &SasRec) -> Vec<Vec<f32>> {
@@ -160,8 +161,9 @@ fn without_a_figure_all_epochs_run() {
 fn unusable_input_is_explained() {
     let explain = |sequences: &[&[u32]], config: &SasRecConfig| {
         let mut around = Around { settings: "", state: None, progress: &mut |_| () };
-        let trained = train_sasrec(sequences, 3, config, 1, &mut |_| Ok(None), &mut around);
-        trained.unwrap_err().to_string()
+        let train =
+            |network| train_sasrec(network, sequences, config, 1, &mut |_| Ok(None), &mut around);
+        config.network(3, 1).and_then(train).unwrap_err().to_string()
     };
     let error = explain(&[&[0], &[], &[2]], &small());
     assert!(error.contains("at least 4 items"), "{error}");

@@ -206,6 +206,11 @@ impl SasRec {
         &self.items
     }
 
+    /// The items it knows.
+    pub fn num_items(&self) -> usize {
+        self.sizes.num_items
+    }
+
     /// The most items of a history that it reads.
     pub fn history(&self) -> usize {
         self.sizes.history

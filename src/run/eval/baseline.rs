@@ -311,11 +311,19 @@ impl Run {
                     let mut measure = |network: &SasRec| self.validation_figure(network);
                     let trained =
                         with_epochs(monitor, &what, config.epochs, VALIDATION, |progress| {
-                            let (items, seed) = (self.dataset.num_items(), request.seed);
+                            let seed = request.seed;
+                            let network = config.network(self.dataset.num_items(), seed)?;
                             let state = Some(&*state);
                             let mut around =
                                 Around { settings: "baseline.sasrec", state, progress };
-                            train_sasrec(&sequences, items, config, seed, &mut measure, &mut around)
+                            train_sasrec(
+                                network,
+                                &sequences,
+                                config,
+                                seed,
+                                &mut measure,
+                                &mut around,
+                            )
                         })?;
                     let weights = trained.network.weights()?;
                     let (targets, best) = (trained.num_targets, trained.best_epoch);

@@ -21,6 +21,9 @@ pub(super) const FOLDER: [&str; 5] = [
     "tokenizer_config.json",
 ];
 
+/// The SASRec of z^b, in the folder of the index.
+const SASREC: &str = "sasrec/model.safetensors";
+
 /// The error of a training that `[train.NAME]` sets up, with what to do where it has diverged.
 pub(super) fn with_remedy(name: &str, error: Error) -> Error {
     match error {

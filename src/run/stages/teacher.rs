@@ -2,14 +2,12 @@
 
 use candle_core::Device;
 
+use super::SASREC;
 use crate::inference::ItemTokens;
 use crate::model::load_safetensors;
 use crate::run::{Run, Stage};
 use crate::train::Teacher;
 use crate::{Result, invalid};
-
-/// The SASRec of z^b in the folder of the index.
-const FILE: &str = "sasrec/model.safetensors";
 
 /// Refuses an index that has no teacher where the configuration, which [`RunConfig::check`] has seen, wants one:
 /// one that was imported.
@@ -17,7 +15,7 @@ const FILE: &str = "sasrec/model.safetensors";
 /// [`RunConfig::check`]: crate::config::RunConfig::check
 pub(super) fn check(run: &Run) -> Result<()> {
     let weight = run.config.train.distillation.weight;
-    if weight > 0.0 && run.manifest.output(Stage::Index, FILE).is_none() {
+    if weight > 0.0 && run.manifest.output(Stage::Index, SASREC).is_none() {
         invalid!(
             "train.distillation.weight = {weight} needs a teacher, which is the SASRec of z^b, and the index \
              has none: set the weight to 0"
@@ -32,13 +30,13 @@ pub(super) fn teacher(run: &Run, tokens: &ItemTokens) -> Result<Option<Teacher>>
     if config.weight == 0.0 {
         return Ok(None);
     }
-    if run.manifest.output(Stage::Index, FILE).is_none() {
+    if run.manifest.output(Stage::Index, SASREC).is_none() {
         tracing::info!("the index that this run goes on from has no SASRec: nothing is distilled");
         return Ok(None);
     }
     let sasrec = &run.config.index.behavior.sasrec;
     let network = sasrec.network(run.dataset.num_items(), run.config.seed)?;
-    network.set_weights(&load_safetensors(run.dir.join("index").join(FILE), &Device::Cpu)?)?;
+    network.set_weights(&load_safetensors(run.dir.join("index").join(SASREC), &Device::Cpu)?)?;
     let (first, width) = (tokens.vocabulary.first, tokens.added - 1);
     Ok(Some(Teacher::new(network, config, &tokens.items, first, width)))
 }

@@ -8,6 +8,7 @@ use ndarray::{Array1, Array2, Axis, s};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
+use super::behavior::{SasRecBefore, embed_behavior};
 use super::{BACKBONE, data, semantic};
 use crate::data::{Dataset, Item, ItemId};
 use crate::embed::save_embeddings;
@@ -51,10 +52,6 @@ pub(in crate::run) fn run(run: &Run, before: &Run, monitor: &mut dyn Monitor) ->
 
     let mut made = Made::of(["index.json", GROWN]);
     let z_behavior = load_matrix(before, "behavior")?.map(|z| by_company(&run.dataset, &z));
-    if let Some(z) = &z_behavior {
-        save_embeddings(&new.join("behavior.safetensors"), z, None)?;
-        made.files.push("behavior.safetensors".into());
-    }
     let z_semantic = match load_matrix(before, "semantic")? {
         Some(z) => {
             let z = grown_semantic(run, &backbone, &z, monitor)?;
@@ -64,7 +61,7 @@ pub(in crate::run) fn run(run: &Run, before: &Run, monitor: &mut dyn Monitor) ->
         }
         None => None,
     };
-    let likeness = match z_semantic.or(z_behavior) {
+    let likeness = match z_semantic.or(z_behavior.clone()) {
         Some(z) => z,
         None if run.dataset.has_text() => {
             tracing::info!(
@@ -90,6 +87,15 @@ pub(in crate::run) fn run(run: &Run, before: &Run, monitor: &mut dyn Monitor) ->
     let index = ItemIndex::new(grown_levels(&old, &codes), codes)?;
     ItemTokens::extend(backbone.tokenizer, &index)?.check(&index)?;
     store::write(&new.join("index.json"), &index)?;
+    if let Some(z) = z_behavior {
+        match SasRecBefore::load(before, &z)? {
+            Some(sasrec) => made.take(embed_behavior(run, Some(&sasrec), new, monitor)?.1),
+            None => {
+                save_embeddings(&new.join("behavior.safetensors"), &z, None)?;
+                made.files.push("behavior.safetensors".into());
+            }
+        }
+    }
     files::write_json(&new.join(GROWN), &Grown { nearest })?;
     let sizes: Vec<usize> = index.levels().iter().map(|level| level.num_codes).collect();
     made.tell("items", index.num_items());

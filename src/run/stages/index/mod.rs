@@ -77,7 +77,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
             made.take(Made::of(["behavior.safetensors"]));
             Some(z)
         } else if behavior {
-            let (z, part) = embed_behavior(run, new, monitor)?;
+            let (z, part) = embed_behavior(run, None, new, monitor)?;
             made.take(part);
             Some(z)
         } else {
