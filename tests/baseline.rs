@@ -84,6 +84,43 @@ fn a_baseline_is_trained_evaluated_and_known_to_be_there() {
 }
 
 #[test]
+fn every_baseline_is_trained_kept_and_read_again() {
+    let dir = tiny();
+    let dir = dir.path();
+    for name in ["popularity", "item-knn", "gru4rec", "caser", "hgn", "bert4rec", "fdsa"] {
+        let few = format!("baseline.{name}.epochs=2");
+        let trains = !["popularity", "item-knn"].contains(&name);
+        let set = if trains { vec!["--set", &few] } else { Vec::new() };
+        let words = |more: &[&'static str]| [&set[..], &["baseline", name], more].concat();
+        let json = |more: &[&'static str]| -> Value {
+            serde_json::from_str(&run(dir, &words(&[more, &["--json"]].concat()), 0).0).unwrap()
+        };
+        let test = json(&[]);
+        assert_eq!(
+            (&test["settings"]["targets"], &test["settings"]["seed"]),
+            (&80.into(), &42.into())
+        );
+        let folder = dir.join(format!("runs/llmbs/baseline/{name}/seed-42"));
+        let training: Value =
+            serde_json::from_slice(&fs::read(folder.join("training.json")).unwrap()).unwrap();
+        assert_eq!(training["epochs"].as_array().unwrap().len(), if trains { 2 } else { 0 });
+        // From its file it says what it said when it was trained, for every user and both rules.
+        let lines = |file: &str| fs::read_to_string(folder.join(file)).unwrap();
+        let first = lines("test.predictions.jsonl");
+        fs::remove_file(folder.join("test.json")).unwrap();
+        fs::remove_file(folder.join("test.predictions.jsonl")).unwrap();
+        let again = json(&[]);
+        assert_eq!(again["metrics"], test["metrics"], "{name}");
+        assert_eq!(first, lines("test.predictions.jsonl"), "{name}");
+        let table = run(dir, &words(&[]), 0).0;
+        assert_eq!(table.contains("trained for 2 epochs"), trains, "{table}");
+        if name == "popularity" {
+            assert_eq!(test["metrics"], test["popularity"]);
+        }
+    }
+}
+
+#[test]
 fn several_seeds_give_mean_and_deviation() {
     let dir = tiny();
     let dir = dir.path();

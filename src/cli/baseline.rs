@@ -9,7 +9,8 @@ use super::progress::Bars;
 use super::show::{EXCLUDED, decimal, out, with_interval};
 use crate::data::Split;
 use crate::run::{
-    Baseline, BaselineRequest, BaselineSettings, Metrics, OverSeeds, Ranking, Run, metric_names,
+    Baseline, BaselineRequest, BaselineSettings, EvalResult, Metrics, OverSeeds, Ranking, Run,
+    metric_names,
 };
 
 #[derive(Debug, ClapArgs)]
@@ -33,22 +34,71 @@ pub(super) struct BaselineArgs {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum BaselineChoice {
-    /// Causal self-attention over item ids, with a sampled softmax
+    /// All that the data allow, in one table
+    All,
+    /// What is taken most
+    Popularity,
+    /// Neighbours of items by those who took both
+    ItemKnn,
+    /// A recurrent network
+    Gru4rec,
+    /// Convolutions over the last items
+    Caser,
+    /// Gates over the last items
+    Hgn,
+    /// Causal self-attention over item ids
     Sasrec,
+    /// Self-attention to both sides, which finds hidden items
+    Bert4rec,
+    /// Self-attention over items and over their attributes
+    Fdsa,
+}
+
+impl BaselineChoice {
+    /// The baselines that are meant.
+    fn baselines(self) -> Vec<Baseline> {
+        match self {
+            Self::All => Baseline::ALL.to_vec(),
+            Self::Popularity => vec![Baseline::Popularity],
+            Self::ItemKnn => vec![Baseline::ItemKnn],
+            Self::Gru4rec => vec![Baseline::Gru4Rec],
+            Self::Caser => vec![Baseline::Caser],
+            Self::Hgn => vec![Baseline::Hgn],
+            Self::Sasrec => vec![Baseline::SasRec],
+            Self::Bert4rec => vec![Baseline::Bert4Rec],
+            Self::Fdsa => vec![Baseline::Fdsa],
+        }
+    }
 }
 
 pub(super) fn run(run: &Run, args: &BaselineArgs, bars: &mut Bars) -> anyhow::Result<()> {
-    let baseline = match args.name {
-        BaselineChoice::Sasrec => Baseline::SasRec,
+    let baselines = args.name.baselines();
+    let [baseline] = baselines[..] else { return all(run, args, &baselines, bars) };
+    let results = results(run, baseline, args, bars)?;
+    let text = if let [result] = results.as_slice() {
+        if args.json { pretty(&result.report)? } else { one(&result.report) }
+    } else {
+        let (seeds, path) = run.baseline_over_seeds(baseline, args.split, &results)?;
+        tracing::info!("{} written", path.display());
+        if args.json { pretty(&seeds)? } else { several(&seeds) }
     };
+    out(&text)
+}
+
+/// The results of a baseline with every seed, in their order.
+fn results(
+    run: &Run,
+    baseline: Baseline,
+    args: &BaselineArgs,
+    bars: &mut Bars,
+) -> anyhow::Result<Vec<EvalResult<Ranking<BaselineSettings>>>> {
     let mut seeds =
         if args.seeds.is_empty() { vec![run.config().seed] } else { args.seeds.clone() };
     seeds.sort_unstable();
     seeds.dedup();
-    let split = args.split;
     let mut results = Vec::new();
     for seed in seeds {
-        let request = BaselineRequest { baseline, split, seed };
+        let request = BaselineRequest { baseline, split: args.split, seed };
         let result = run.baseline(request, args.force, bars)?;
         let done = if result.was_done {
             format!("is there already; `llmbs baseline {} --force` redoes it", baseline.name())
@@ -58,13 +108,60 @@ pub(super) fn run(run: &Run, args: &BaselineArgs, bars: &mut Bars) -> anyhow::Re
         tracing::info!("{} {done}", result.path.display());
         results.push(result);
     }
-    let text = if let [result] = results.as_slice() {
-        if args.json { pretty(&result.report)? } else { one(&result.report) }
-    } else {
-        let (seeds, path) = run.baseline_over_seeds(baseline, split, &results)?;
-        tracing::info!("{} written", path.display());
-        if args.json { pretty(&seeds)? } else { several(&seeds) }
-    };
+    Ok(results)
+}
+
+/// Metrics of the table of all baselines.
+const SHOWN: [&str; 4] = ["recall@5", "ndcg@5", "recall@10", "ndcg@10"];
+
+/// Every baseline that these data allow, in one table: means over the seeds.
+fn all(
+    run: &Run,
+    args: &BaselineArgs,
+    baselines: &[Baseline],
+    bars: &mut Bars,
+) -> anyhow::Result<()> {
+    let (mut rows, mut lacking, mut told) = (Vec::new(), Vec::new(), Vec::new());
+    for &baseline in baselines {
+        if let Err(error) = run.check_baseline(baseline) {
+            lacking.push((baseline, error.to_string()));
+            continue;
+        }
+        let results = results(run, baseline, args, bars)?;
+        let (seeds, _) = run.baseline_over_seeds(baseline, args.split, &results)?;
+        let seconds: f64 =
+            results.iter().filter_map(|r| Some(r.report.training.as_ref()?.seconds)).sum();
+        told.push(serde_json::to_value(&seeds)?);
+        rows.push((seeds, seconds / results.len() as f64));
+    }
+    if args.json {
+        return out(&pretty(&told)?);
+    }
+    let mut text = format!("{:<12}", "");
+    for heading in ["all items ranked", EXCLUDED] {
+        let _ = write!(text, "{heading:<41}");
+    }
+    let _ = write!(text, "\n{:<12}", "baseline");
+    for metric in SHOWN.iter().chain(&SHOWN) {
+        let _ = write!(text, "{metric:>10}");
+    }
+    let _ = writeln!(text, "{:>10}", "seconds");
+    for (seeds, seconds) in &rows {
+        let _ = write!(text, "{:<12}", seeds.settings.model);
+        for metrics in [&seeds.metrics, &seeds.metrics_history_excluded] {
+            for name in SHOWN {
+                let _ = write!(text, "{:>10}", decimal(metrics, name));
+            }
+        }
+        let _ = writeln!(text, "{seconds:>10.1}");
+    }
+    for (baseline, why) in &lacking {
+        let _ = writeln!(text, "{:<12} not here: {why}", baseline.name());
+    }
+    if let Some((first, _)) = rows.first() {
+        let seeds: Vec<String> = first.seeds.iter().map(u64::to_string).collect();
+        text += &footnote(&first.settings, &format!("mean of seeds {}", seeds.join(", ")));
+    }
     out(&text)
 }
 
@@ -100,7 +197,7 @@ fn one(result: &Ranking<BaselineSettings>) -> String {
     }
     let confidence = settings.bootstrap.confidence * 100.0;
     let _ = write!(text, "±: half the {confidence:.0} % bootstrap interval over targets");
-    if let Some(training) = &result.training {
+    if let Some(training) = result.training.as_ref().filter(|training| training.epochs > 0) {
         let (epochs, best) = (training.epochs, training.best_epoch);
         let _ = write!(text, "; trained for {epochs} epochs, the best {best}");
     }

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::data::TextField;
-use crate::embed::{DinConfig, Encoder, EncoderConfig, RqVaeConfig, SasRecConfig};
+use crate::embed::{DinConfig, Encoder, EncoderConfig, RqVaeConfig};
 use crate::index::{IndexSettings, Method, Numbering, Order, Source, TreeSettings};
+use crate::model::sequential::SasRecConfig;
 
 /// `[index]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -4,6 +4,7 @@ mod baseline;
 mod data;
 mod fitted;
 mod index;
+mod layers;
 mod places;
 mod ranges;
 mod renamed;
@@ -22,11 +23,13 @@ use crate::ops::Precision;
 use crate::tasks::{Layout, SrtSelection, TasksConfig};
 use crate::train::{ContinueConfig, ContrastConfig, DistillationConfig, StageConfig};
 use crate::{Error, Result, invalid};
+use layers::{merge, set, unknown};
 
 pub use baseline::BaselineConfig;
 pub use data::DataConfig;
 pub use fitted::{Fit, fitted};
 pub use index::{BehaviorConfig, IndexConfig, SemanticConfig};
+pub use layers::key_of;
 pub use validation::ValidationConfig;
 
 /// Everything that decides what a run computes.
@@ -266,9 +269,19 @@ impl RunConfig {
             set(&mut table, text)?;
         }
         places::make_absolute(&mut table, Path::new(""));
-        table
+        let config: Self = table
+            .clone()
             .try_into()
-            .map_err(|e: toml::de::Error| Error::Invalid(format!("--set: {}", plain_toml(&e))))
+            .map_err(|e: toml::de::Error| Error::Invalid(format!("--set: {}", plain_toml(&e))))?;
+        // Tables that take in those of others do not refuse what is none of theirs.
+        let known = toml::Table::try_from(&config)
+            .map_err(|e| Error::Invalid(format!("configuration: {e}")))?;
+        if let Some(key) = unknown(&table, &known, "") {
+            let given = overrides.iter().any(|text| key_of(text) == key);
+            let origin = if given { "--set" } else { origin };
+            invalid!("{origin}: there is no setting {key}; `llmbs config` prints all of them");
+        }
+        Ok(config)
     }
 
     /// Reads a file; its relative paths are relative to it, those of `overrides` to the working directory.
@@ -329,60 +342,20 @@ impl RunConfig {
                  {holds} items of data.history"
             ),
         );
-        for (name, sasrec) in [
-            ("index.behavior.sasrec", &self.index.behavior.sasrec),
-            ("baseline.sasrec", &self.baseline.sasrec),
+        let BaselineConfig { sasrec, bert4rec, fdsa, .. } = &self.baseline;
+        for (name, dim, heads) in [
+            ("index.behavior.sasrec", behavior.sasrec.dim, behavior.sasrec.heads),
+            ("baseline.sasrec", sasrec.dim, sasrec.heads),
+            ("baseline.bert4rec", bert4rec.dim, bert4rec.heads),
+            ("baseline.fdsa", fdsa.dim, fdsa.heads),
         ] {
             need(
-                sasrec.heads > 0 && sasrec.dim.is_multiple_of(sasrec.heads),
+                heads > 0 && dim.is_multiple_of(heads),
                 &format!("{name}.dim must be a multiple of {name}.heads"),
             );
         }
         if wrong.is_empty() { Ok(()) } else { invalid!("{}", wrong.join("; ")) }
     }
-}
-
-/// Lays `over` over `table`, table by table.
-fn merge(table: &mut toml::Table, over: toml::Table) {
-    for (key, value) in over {
-        match (table.get_mut(&key), value) {
-            (Some(toml::Value::Table(inner)), toml::Value::Table(value)) => merge(inner, value),
-            (_, value) => {
-                table.insert(key, value);
-            }
-        }
-    }
-}
-
-/// The key of a setting, `key.path=value`.
-pub fn key_of(setting: &str) -> &str {
-    setting.split('=').next().unwrap_or_default().trim()
-}
-
-/// Applies `key.path=value`; a value that is no TOML is taken as a string.
-fn set(table: &mut toml::Table, text: &str) -> Result<()> {
-    let Some((path, value)) = text.split_once('=') else {
-        invalid!("--set {text}: expected key=value, for example --set index.semantic.k=32");
-    };
-    let parsed: std::result::Result<toml::Table, _> = format!("value = {value}").parse();
-    let value = parsed
-        .ok()
-        .and_then(|mut t| t.remove("value"))
-        .unwrap_or_else(|| toml::Value::String(value.to_string()));
-    let mut table = table;
-    let mut keys = path.trim().split('.').peekable();
-    while let Some(key) = keys.next() {
-        if keys.peek().is_none() {
-            table.insert(key.to_string(), value);
-            return Ok(());
-        }
-        let entry = table.entry(key).or_insert_with(|| toml::Table::new().into());
-        let Some(inner) = entry.as_table_mut() else {
-            invalid!("--set {text}: {key} is a value, not a table");
-        };
-        table = inner;
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -458,6 +431,22 @@ mod tests {
         let set = ["index.kk=7".to_string()];
         let error = RunConfig::parse("", "x.toml", &set).unwrap_err().to_string();
         assert!(error.contains("--set") && error.contains("kk"), "{error}");
+        // The tables of recommenders take in the settings of their training, and no others.
+        let text = "[baseline.gru4rec]\nhidden = 7\nlearning-rate = 0.5\n";
+        let config = RunConfig::parse(text, "x.toml", &[]).unwrap();
+        let gru4rec = &config.baseline.gru4rec;
+        assert_eq!((gru4rec.hidden, gru4rec.training.learning_rate, gru4rec.dim), (7, 0.5, 64));
+        for (text, set) in
+            [(format!("{text}heads = 2"), None), (text.into(), Some("baseline.gru4rec.heads=2"))]
+        {
+            let set: Vec<String> = set.map(String::from).into_iter().collect();
+            let error = RunConfig::parse(&text, "x.toml", &set).unwrap_err().to_string();
+            let origin = if set.is_empty() { "x.toml" } else { "--set" };
+            assert!(
+                error.contains(&format!("{origin}: there is no setting baseline.gru4rec.heads")),
+                "{error}"
+            );
+        }
     }
 
     #[test]

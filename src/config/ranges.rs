@@ -33,15 +33,20 @@ const LENGTH: Range = Between(1.0, 65_536.0);
 const LEARNING_RATE: Range = Above(0.0, 10.0);
 const WEIGHT: Range = Between(0.0, 1e6);
 
-/// The settings of a `SASRec`, as encoder and as baseline.
-const SASREC: [(&str, Range); 13] = [
+/// The settings of a recommender over item ids: each has some of them.
+const SEQUENTIAL: [(&str, Range); 18] = [
     ("dim", WIDTH),
     ("blocks", DEPTH),
     ("heads", DEPTH),
     ("feed-forward", WIDTH),
+    ("layers", DEPTH),
+    ("hidden", WIDTH),
+    ("horizontal", WIDTH),
+    ("vertical", WIDTH),
     ("history", LENGTH),
     ("embedding-dropout", BelowOne),
     ("dropout", BelowOne),
+    ("hidden-share", BelowOne),
     ("negatives", COUNT),
     ("epochs", COUNT),
     ("patience", COUNT),
@@ -76,7 +81,7 @@ const STAGE: [(&str, Range); 17] = [
 ];
 
 /// What stands in one table alone.
-const SINGLE: [(&str, Range); 65] = [
+const SINGLE: [(&str, Range); 68] = [
     ("seed", Any),
     ("data.history", LENGTH),
     ("train.continue.epochs", COUNT_OR_NONE),
@@ -141,15 +146,23 @@ const SINGLE: [(&str, Range); 65] = [
     ("train.validation.users", COUNT_OR_NONE),
     ("train.validation.beam", COUNT),
     ("train.validation.patience", COUNT_OR_NONE),
+    ("baseline.item-knn.neighbours", COUNT),
+    ("baseline.item-knn.shrink", WEIGHT),
+    ("baseline.item-knn.decay", Between(0.0, 1.0)),
     ("eval.beam", COUNT),
     ("eval.batch", COUNT),
 ];
 
 /// The tables that settings of one kind stand in.
-const GROUPS: [(&str, &[(&str, Range)]); 8] = [
+const GROUPS: [(&str, &[(&str, Range)]); 13] = [
     ("", &SINGLE),
-    ("index.behavior.sasrec.", &SASREC),
-    ("baseline.sasrec.", &SASREC),
+    ("index.behavior.sasrec.", &SEQUENTIAL),
+    ("baseline.gru4rec.", &SEQUENTIAL),
+    ("baseline.caser.", &SEQUENTIAL),
+    ("baseline.hgn.", &SEQUENTIAL),
+    ("baseline.sasrec.", &SEQUENTIAL),
+    ("baseline.bert4rec.", &SEQUENTIAL),
+    ("baseline.fdsa.", &SEQUENTIAL),
     ("train.lora.", &LORA),
     ("train.adapter.", &LORA),
     ("train.warmup.", &STAGE),

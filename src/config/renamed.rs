@@ -1,6 +1,6 @@
 //! Settings of earlier versions: refused with what has become of them.
 
-use super::key_of;
+use super::layers::key_of;
 use crate::{Result, invalid};
 
 /// Old keys and what to do instead.

@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use split::Division;
 
+mod attributes;
 mod catalogue;
 mod entries;
 mod error;
@@ -28,6 +29,7 @@ mod validate;
 #[cfg(test)]
 mod tests;
 
+pub use attributes::attributes;
 pub use catalogue::write_catalogue;
 pub use error::DataError;
 pub use field::TextField;

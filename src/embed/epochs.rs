@@ -41,7 +41,7 @@ pub enum Progress {
 /// What is around the training of an encoder.
 pub struct Around<'a> {
     /// The table of its settings, as an error names it: `baseline.sasrec`.
-    pub settings: &'static str,
+    pub settings: &'a str,
     /// Where its state is kept, so that one that is cut off goes on after its last epoch.
     pub state: Option<&'a Path>,
     /// Hears how far it has come.

@@ -1,5 +1,5 @@
 //! The two embeddings an index is made from, z^s from the texts and z^b from the interactions; what has to
-//! be trained to turn them into codes; and the training of SASRec, which also recommends on its own. Matrices of both,
+//! be trained to turn them into codes; and the training of recommenders over item ids, one of which gives z^b. Matrices of both,
 //! and of codes made elsewhere, in files.
 
 mod behavior;
@@ -9,8 +9,8 @@ mod matrix;
 mod npy;
 mod parts;
 mod rq_vae;
-mod sasrec;
 mod semantic;
+mod sequential;
 mod texts;
 mod torch;
 
@@ -23,6 +23,6 @@ pub use integers::{IntegerMatrix, load_integers, save_integers};
 pub use matrix::{load_embeddings, load_kept, save_embeddings};
 pub use parts::Parts;
 pub use rq_vae::{RqVaeConfig, RqVaeLatents, RqVaeReport, train_rq_vae};
-pub use sasrec::{SasRecConfig, SasRecLoss, TrainedSasRec, train_sasrec};
 pub use semantic::{EmbeddingProgress, TOKENS_PER_PASS, embedding_key, semantic_embeddings};
+pub use sequential::{Course, SequentialReport};
 pub use texts::{ItemTexts, TextCounts};

@@ -316,6 +316,7 @@ fn counted<T>(on_batch: &mut dyn FnMut(usize)) -> impl FnMut(&[T]) -> Result<()>
 pub struct Popularity {
     /// All items, the most popular first.
     items: Vec<ItemId>,
+    num_items: usize,
 }
 
 impl Popularity {
@@ -324,7 +325,16 @@ impl Popularity {
         let counts = dataset.popularity();
         let mut items: Vec<ItemId> = dataset.catalogue().collect();
         items.sort_by_key(|&item| (std::cmp::Reverse(counts[item as usize]), item));
-        Self { items }
+        Self { items, num_items: dataset.num_items() }
+    }
+
+    /// A score for every item: the more popular, the higher.
+    pub(super) fn scores(&self) -> Vec<f32> {
+        let mut scores = vec![0.0; self.num_items];
+        for (place, &item) in self.items.iter().rev().enumerate() {
+            scores[item as usize] = place as f32;
+        }
+        scores
     }
 
     /// Its metrics on the same targets: all items ranked, and without those that a user has taken before.

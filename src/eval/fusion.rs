@@ -11,10 +11,11 @@ use rayon::prelude::*;
 use super::evaluator::Evaluation;
 use super::metrics::{DEPTH, Metrics};
 use super::protocol::Protocol;
-use super::ranking::{ItemScorer, top};
+use super::ranking::{ItemScorer, asked, top};
 use crate::Result;
 use crate::data::{Dataset, ItemId};
 use crate::decode::{Found, Ranked};
+use crate::model::sequential::History;
 use crate::ops::slices::softmax;
 
 /// Users scored together.
@@ -53,8 +54,8 @@ impl<'a> Fusion<'a> {
         let mut with_candidates = Vec::with_capacity(targets.len());
         for batch in targets.chunks(BATCH) {
             let done = with_candidates.len();
-            let histories: Vec<&[ItemId]> =
-                batch.iter().map(|&target| protocol.history(dataset, target)).collect();
+            let histories: Vec<History<'_>> =
+                batch.iter().map(|&target| asked(dataset, protocol, target)).collect();
             let scores = mean_probabilities(scorers, &histories, dataset.num_items())?;
             let of_batch = batch.par_iter().enumerate().map(|(at, &target)| {
                 let scores = scores.chunks(dataset.num_items()).nth(at).unwrap_or_default();
@@ -105,7 +106,7 @@ impl<'a> Fusion<'a> {
 /// The mean of the scorers' distributions over all items, (histories, items); nothing where there are none.
 fn mean_probabilities(
     scorers: &[Box<dyn ItemScorer>],
-    histories: &[&[ItemId]],
+    histories: &[History<'_>],
     num_items: usize,
 ) -> Result<Vec<f32>> {
     if scorers.is_empty() {
@@ -164,7 +165,7 @@ mod tests {
     struct Fixed(Vec<f32>);
 
     impl ItemScorer for Fixed {
-        fn scores(&self, histories: &[&[ItemId]]) -> Result<Vec<f32>> {
+        fn scores(&self, histories: &[History<'_>]) -> Result<Vec<f32>> {
             Ok(histories.iter().flat_map(|_| self.0.clone()).collect())
         }
     }
@@ -173,7 +174,8 @@ mod tests {
     fn scorers_are_averaged_as_distributions() {
         let ln = |p: [f32; 3]| Box::new(Fixed(p.map(f32::ln).to_vec())) as Box<dyn ItemScorer>;
         let scorers = [ln([0.5, 0.25, 0.25]), ln([0.1, 0.8, 0.1])];
-        let mean = mean_probabilities(&scorers, &[&[0], &[1]], 3).unwrap();
+        let mean =
+            mean_probabilities(&scorers, &[History::of(&[0]), History::of(&[1])], 3).unwrap();
         for row in mean.chunks(3) {
             let expected = [0.3, 0.525, 0.175];
             assert!(row.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{row:?}");

@@ -6,6 +6,7 @@ mod compare;
 mod evaluator;
 mod fusion;
 mod metrics;
+mod neighbours;
 mod protocol;
 mod ranking;
 mod report;
@@ -19,6 +20,7 @@ pub use fusion::Fusion;
 pub use metrics::{
     DEPTH, Metrics, PerMetric, metric_names, ndcg_at_k, rank_of, recall_at_k, reciprocal_rank_at_k,
 };
+pub use neighbours::{ItemKnn, ItemKnnConfig};
 pub use protocol::Protocol;
 pub use ranking::{ItemScorer, evaluate_scores};
 pub use report::{Bucket, Coverage, Report};

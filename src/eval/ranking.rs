@@ -2,13 +2,13 @@
 
 use rayon::prelude::*;
 
-use super::evaluator::Evaluation;
+use super::evaluator::{Evaluation, Popularity};
 use super::metrics::DEPTH;
 use super::protocol::Protocol;
 use crate::Result;
 use crate::data::{Dataset, Item, ItemId};
 use crate::decode::{Found, Ranked};
-use crate::model::sasrec::SasRec;
+use crate::model::sequential::{History, Sequential};
 
 /// Users scored together.
 const BATCH: usize = 256;
@@ -16,7 +16,7 @@ const BATCH: usize = 256;
 /// Scores every item after each of some histories: (histories, items), row by row.
 pub trait ItemScorer {
     /// The scores; no history is empty.
-    fn scores(&self, histories: &[&[ItemId]]) -> Result<Vec<f32>>;
+    fn scores(&self, histories: &[History<'_>]) -> Result<Vec<f32>>;
 }
 
 /// Evaluation of `targets` (positions among the split's): the best of all items for each, as many as any metric
@@ -32,8 +32,8 @@ pub fn evaluate_scores(
 ) -> Result<Evaluation> {
     let mut ranked = Vec::with_capacity(targets.len());
     for batch in targets.chunks(BATCH) {
-        let histories: Vec<&[ItemId]> =
-            batch.iter().map(|&at| protocol.history(dataset, at)).collect();
+        let histories: Vec<History<'_>> =
+            batch.iter().map(|&at| asked(dataset, protocol, at)).collect();
         let scores = scorer.scores(&histories)?;
         let rows = scores.par_chunks(dataset.num_items()).zip(batch);
         let best: Vec<_> = rows
@@ -47,6 +47,12 @@ pub fn evaluate_scores(
         on_batch(ranked.len());
     }
     Ok(Evaluation::of(dataset, protocol, ranked))
+}
+
+/// What a scorer is asked for a target.
+pub(super) fn asked(dataset: &Dataset, protocol: Protocol, at: usize) -> History<'_> {
+    let user = protocol.target(dataset, at).user as u32;
+    History { user: Some(user), items: protocol.history(dataset, at) }
 }
 
 /// The `k` items of the highest scores that are not left out, best first, ties by item id.
@@ -64,9 +70,21 @@ pub(super) fn top(scores: &[f32], k: usize, items: &[Item], left_out: &[ItemId])
     best
 }
 
-impl ItemScorer for SasRec {
-    fn scores(&self, histories: &[&[ItemId]]) -> Result<Vec<f32>> {
-        Ok(SasRec::scores(self, histories)?.flatten_all()?.to_vec1()?)
+impl ItemScorer for Popularity {
+    fn scores(&self, histories: &[History<'_>]) -> Result<Vec<f32>> {
+        Ok(Popularity::scores(self).repeat(histories.len()))
+    }
+}
+
+impl ItemScorer for Box<dyn Sequential> {
+    fn scores(&self, histories: &[History<'_>]) -> Result<Vec<f32>> {
+        Ok((**self).scores(histories)?.flatten_all()?.to_vec1()?)
+    }
+}
+
+impl ItemScorer for &dyn Sequential {
+    fn scores(&self, histories: &[History<'_>]) -> Result<Vec<f32>> {
+        Ok((**self).scores(histories)?.flatten_all()?.to_vec1()?)
     }
 }
 
@@ -79,8 +97,8 @@ mod tests {
     struct Fixed;
 
     impl ItemScorer for Fixed {
-        fn scores(&self, histories: &[&[ItemId]]) -> Result<Vec<f32>> {
-            let row = |history: &&[ItemId]| match history.last() {
+        fn scores(&self, histories: &[History<'_>]) -> Result<Vec<f32>> {
+            let row = |history: &History<'_>| match history.items.last() {
                 Some(3) => [0.0, 0.0, 0.0, 0.0, 1.0],
                 _ => [0.5, 0.25, 0.5, 0.75, 0.5],
             };

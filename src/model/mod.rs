@@ -1,4 +1,4 @@
-//! The backbone, its checkpoints and adapters, the networks over item ids (DIN and SASRec), and the
+//! The backbone, its checkpoints and adapters, the networks over item ids (DIN and sequential recommenders), and the
 //! autoencoder of codes.
 
 pub mod adapter;
@@ -11,7 +11,7 @@ pub mod init;
 pub mod llama;
 mod rope_scaling;
 pub mod rq_vae;
-pub mod sasrec;
+pub mod sequential;
 mod snapshot;
 mod source;
 mod weights;

@@ -420,7 +420,7 @@ mod tests {
         assert_ne!(epochs[0], epochs[1], "what is repeated is drawn anew");
         // All are drawn from: over the epochs what was known comes again, and so does what is new.
         let again: BTreeSet<String> =
-            (0..50).flat_map(|epoch| of(&jobs, epoch).split_off(4)).collect();
+            (0..500).flat_map(|epoch| of(&jobs, epoch).split_off(4)).collect();
         assert_eq!(again.len(), jobs.len());
         // A row is new where its end is; an item, where it came since.
         let row = |user, end| Job::Sequence { user, start: 0, end, first_target: 1 };

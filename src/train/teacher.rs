@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::data::ItemId;
-use crate::model::sasrec::SasRec;
+use crate::model::sequential::{History, SasRec, Sequential};
 use crate::ops::slices::{SoftTargets, softmax};
 use crate::tasks::Sample;
 use crate::{Result, invalid, ops};
@@ -92,13 +92,14 @@ impl Teacher {
             rows.extend(first..first + of_sample.len() as u32);
             targets.extend_from_slice(of_sample);
             tokens += (history.len() - from) as u32;
-            histories.push(&history[from..]);
+            histories.push(History::of(&history[from..]));
         }
         if targets.is_empty() {
             return Ok(Vec::new());
         }
         let states = ops::embedding(&self.network.states(&histories, None)?.detach(), &rows)?;
-        let scores = ops::linear(&states, &self.network.items().detach(), ops::Precision::Full)?;
+        let scores =
+            ops::linear(&states, &self.network.items().weight.detach(), ops::Precision::Full)?;
         let mut scores: Vec<f32> = scores.flatten_all()?.to_vec1()?;
         let of_targets = scores.par_chunks_mut(self.places.len()).zip(&targets);
         let distributions = of_targets.map(|(scores, &target)| {
@@ -163,12 +164,18 @@ mod tests {
     use candle_core::{DType, Device};
 
     use super::*;
-    use crate::model::sasrec::SasRecSizes;
+    use crate::model::sequential::SasRecConfig;
 
     fn teacher() -> Teacher {
-        let sizes =
-            SasRecSizes { num_items: 4, dim: 8, blocks: 1, heads: 1, feed_forward: 8, history: 6 };
-        let network = SasRec::new(&sizes, 3, DType::F32, &Device::Cpu).unwrap();
+        let config = SasRecConfig {
+            dim: 8,
+            blocks: 1,
+            heads: 1,
+            feed_forward: 8,
+            history: 6,
+            ..SasRecConfig::default()
+        };
+        let network = SasRec::new(&config, 4, 3, DType::F32, &Device::Cpu).unwrap();
         // Two codes at the first level, two at the second.
         let items = [[10, 12], [10, 13], [11, 12], [11, 13]].map(|tokens| tokens.to_vec());
         Teacher::new(network, DistillationConfig::default(), &items, 10, 4)
@@ -205,7 +212,7 @@ mod tests {
         assert_eq!(lines.len(), 6);
 
         // The target item 1 after 0 and 3: scored on its own.
-        let scores = teacher.network.scores(&[&[0, 3]]).unwrap();
+        let scores = teacher.network.scores(&[History::of(&[0, 3])]).unwrap();
         let p: Vec<f32> =
             ops::log_softmax_rows(&scores).unwrap().exp().unwrap().to_vec2().unwrap().remove(0);
         let close = |a: &[f32], b: [f32; 4]| {

@@ -14,7 +14,8 @@ use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
 use super::epochs::{Around, EpochReport, TrainingBytes};
-use super::sasrec::SasRecConfig;
+use super::sequential::Course;
+use crate::model::sequential::SasRecConfig;
 use crate::{Result, rng};
 
 pub use din::DinConfig;
@@ -57,10 +58,17 @@ impl EncoderConfig<'_> {
     }
 
     /// What training it on `sequences` takes.
-    pub fn bytes(self, sequences: &[&[u32]], num_items: usize) -> TrainingBytes {
+    ///
+    /// # Errors
+    /// Settings that cannot work.
+    pub fn bytes(self, sequences: &[&[u32]], num_items: usize) -> Result<TrainingBytes> {
         match self {
-            Self::Din(config) => config.bytes(sequences, num_items),
-            Self::SasRec(config) => config.bytes(sequences, num_items),
+            Self::Din(config) => Ok(config.bytes(sequences, num_items)),
+            Self::SasRec(config) => {
+                let network = &config.network(num_items, 0)?;
+                Course { name: "sasrec", network, config: &config.training, sequences, seed: 0 }
+                    .bytes()
+            }
         }
     }
 
@@ -77,7 +85,7 @@ impl EncoderConfig<'_> {
     pub fn epochs(self) -> usize {
         match self {
             Self::Din(config) => config.epochs,
-            Self::SasRec(config) => config.epochs,
+            Self::SasRec(config) => config.training.epochs,
         }
     }
 }
@@ -117,7 +125,7 @@ pub fn train_behavior_embedding(
         EncoderConfig::Din(config) => din::train(sequences, num_items, config, seed, around),
         EncoderConfig::SasRec(config) => {
             let network = config.network(num_items, seed)?;
-            sasrec::train(network, sequences, config, seed, around)
+            sasrec::train(&network, sequences, config, seed, around)
         }
     }
 }

@@ -3,25 +3,25 @@
 use super::{BehaviorEmbedding, choose_holdout, with_mean_for_unseen};
 use crate::Result;
 use crate::embed::epochs::{Around, occurrences};
-use crate::embed::sasrec::{SCORED_AT_ONCE, SasRecConfig, TrainedSasRec, train_sasrec};
-use crate::model::sasrec::SasRec;
+use crate::embed::sequential::{Course, SCORED_AT_ONCE, SequentialReport};
+use crate::model::sequential::{History, SasRec, SasRecConfig, Sequential, TrainingConfig};
 
 /// Share of the users whose last training target says when to stop.
 const HOLDOUT: f64 = 0.05;
 
 /// Passes over everything with which a trained network learns what came since. On Amazon Beauty, with the last tenth of
 /// the interactions new, more than three made it no better.
-pub const CONTINUED_EPOCHS: usize = 4;
+pub const CONTINUED_EPOCHS: usize = 10;
 
 /// Trains the new `network`. See [`super::train_behavior_embedding`].
 pub(super) fn train(
-    network: SasRec,
+    network: &SasRec,
     sequences: &[&[u32]],
     config: &SasRecConfig,
     seed: u64,
     around: &mut Around<'_>,
 ) -> Result<BehaviorEmbedding> {
-    let count = occurrences(sequences, network.num_items())?;
+    let count = occurrences(sequences, network.num_items()?)?;
     let is_held_out = choose_holdout(sequences, HOLDOUT, count, seed, "sasrec-holdout");
     let mut held_out: Vec<(&[u32], u32)> = Vec::new();
     let mut kept = sequences.to_vec();
@@ -31,9 +31,9 @@ pub(super) fn train(
             *items = history;
         }
     }
-    let measure = |network: &SasRec| ndcg_at_10(network, &held_out);
-    let trained = train_sasrec(network, &kept, config, seed, &mut { measure }, around)?;
-    embedding(&kept, trained)
+    let mut measure = |network: &dyn Sequential| ndcg_at_10(network, &held_out);
+    let course = course(network, &config.training, &kept, seed);
+    embedding(network, &kept, course.train(&mut measure, around)?)
 }
 
 /// Goes on with the training of `network`, which is one of the same settings, on `sequences` with what came since.
@@ -42,26 +42,39 @@ pub(super) fn train(
 /// # Errors
 /// As [`super::train_behavior_embedding`].
 pub fn continue_sasrec(
-    network: SasRec,
+    network: &SasRec,
     sequences: &[&[u32]],
     config: &SasRecConfig,
     seed: u64,
     around: &mut Around<'_>,
 ) -> Result<BehaviorEmbedding> {
-    let config = SasRecConfig { epochs: CONTINUED_EPOCHS, ..config.clone() };
-    let trained = train_sasrec(network, sequences, &config, seed, &mut |_| Ok(None), around)?;
-    embedding(sequences, trained)
+    let training = TrainingConfig { epochs: CONTINUED_EPOCHS, ..config.training.clone() };
+    let course = course(network, &training, sequences, seed);
+    embedding(network, sequences, course.train(&mut |_| Ok(None), around)?)
+}
+
+fn course<'a>(
+    network: &'a SasRec,
+    config: &'a TrainingConfig,
+    sequences: &'a [&'a [u32]],
+    seed: u64,
+) -> Course<'a> {
+    Course { name: "sasrec", network, config, sequences, seed }
 }
 
 /// The items of a network that was trained on `sequences`.
-fn embedding(sequences: &[&[u32]], trained: TrainedSasRec) -> Result<BehaviorEmbedding> {
-    let mut seen = vec![false; trained.network.num_items()];
+fn embedding(
+    network: &SasRec,
+    sequences: &[&[u32]],
+    trained: SequentialReport,
+) -> Result<BehaviorEmbedding> {
+    let mut seen = vec![false; network.num_items()?];
     for &item in sequences.iter().filter(|items| items.len() > 1).copied().flatten() {
         seen[item as usize] = true;
     }
-    let weights = trained.network.weights()?;
+    let weights = network.weights()?;
     Ok(BehaviorEmbedding {
-        embeddings: with_mean_for_unseen(trained.network.items(), &seen)?,
+        embeddings: with_mean_for_unseen(&network.items().weight, &seen)?,
         weights,
         measured: trained.measured(),
         reports: trained.reports,
@@ -75,10 +88,11 @@ fn embedding(sequences: &[&[u32]], trained: TrainedSasRec) -> Result<BehaviorEmb
 ///
 /// Likelihood would stop training long before ranking is at its best: what is confused there are the many
 /// items that nobody would be shown.
-fn ndcg_at_10(network: &SasRec, samples: &[(&[u32], u32)]) -> Result<Option<f64>> {
+fn ndcg_at_10(network: &dyn Sequential, samples: &[(&[u32], u32)]) -> Result<Option<f64>> {
     let mut total = 0.0;
     for batch in samples.chunks(SCORED_AT_ONCE) {
-        let (histories, targets): (Vec<&[u32]>, Vec<u32>) = batch.iter().copied().unzip();
+        let of = |&(history, target): &(_, u32)| (History::of(history), target);
+        let (histories, targets): (Vec<History<'_>>, Vec<u32>) = batch.iter().map(of).unzip();
         let scores: Vec<Vec<f32>> = network.scores(&histories)?.to_vec2()?;
         let gain = |(row, &target): (&Vec<f32>, &u32)| {
             let own = row[target as usize];

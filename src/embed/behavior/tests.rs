@@ -3,13 +3,15 @@
 use super::*;
 use crate::data::Dataset;
 use crate::data::synth::{Shop, SynthConfig};
+use crate::model::sequential::TrainingConfig;
 
 fn din() -> DinConfig {
     DinConfig { dim: 16, attention: vec![8], mlp: vec![16], epochs: 2, ..DinConfig::default() }
 }
 
 fn sasrec() -> SasRecConfig {
-    SasRecConfig { dim: 16, feed_forward: 32, epochs: 2, ..SasRecConfig::default() }
+    let training = TrainingConfig { epochs: 2, ..TrainingConfig::default() };
+    SasRecConfig { dim: 16, feed_forward: 32, training, ..SasRecConfig::default() }
 }
 
 fn train(sequences: &[&[u32]], num_items: usize, encoder: EncoderConfig<'_>) -> BehaviorEmbedding {
@@ -69,7 +71,13 @@ fn items_without_a_sample_get_the_mean_embedding() {
 fn a_sasrec_is_stopped_by_held_out_training_items_and_keeps_the_best() {
     let dataset = shop();
     let sequences: Vec<&[u32]> = dataset.train_sequences().collect();
-    let config = SasRecConfig { epochs: 60, patience: 1, learning_rate: 0.02, ..sasrec() };
+    let training = TrainingConfig {
+        epochs: 60,
+        patience: 1,
+        learning_rate: 0.02,
+        ..TrainingConfig::default()
+    };
+    let config = SasRecConfig { training, ..sasrec() };
     let out = train(&sequences, dataset.num_items(), EncoderConfig::SasRec(&config));
     assert!(out.reports.len() < 60, "{:?}", out.reports);
     assert_eq!(out.reports.len(), out.best_epoch + 1);

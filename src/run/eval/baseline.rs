@@ -7,13 +7,14 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::baselines::{Baseline, TrainedBaseline};
 use super::kept::Kept;
 use super::result::{BaselineSettings, Bootstrap, EvalResult, OverSeeds, Ranking, TrainingSummary};
 use crate::data::Split;
-use crate::embed::{Around, train_sasrec};
+use crate::embed::{Around, Course};
 use crate::eval::{ItemScorer, Metrics, Report, evaluate_scores};
-use crate::model::sasrec::SasRec;
-use crate::model::{load_safetensors, save_safetensors};
+use crate::model::save_safetensors;
+use crate::model::sequential::Sequential;
 use crate::run::manifest::{differences, settings_under};
 use crate::run::monitor::{epochs, with_epochs, with_progress};
 use crate::run::unfinished::{UNFINISHED, forget, kept_for};
@@ -22,23 +23,6 @@ use crate::{Error, Result, files, invalid, sealed};
 
 /// The figure on the validation split that the best epoch is chosen by.
 const VALIDATION: &str = "ndcg@10";
-
-/// A recommender to compare with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Baseline {
-    /// Causal self-attention over item ids.
-    SasRec,
-}
-
-impl Baseline {
-    /// The name: the word behind `llmbs baseline`, the table of its settings, its folder.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::SasRec => "sasrec",
-        }
-    }
-}
 
 /// What to train and to evaluate.
 #[derive(Debug, Clone, Copy)]
@@ -133,6 +117,14 @@ impl Run {
         Ok(result)
     }
 
+    /// Refuses a baseline that this run's data do not allow.
+    ///
+    /// # Errors
+    /// Names what the dataset lacks.
+    pub fn check_baseline(&self, baseline: Baseline) -> Result<()> {
+        baseline.check(&self.dataset)
+    }
+
     /// Where a baseline is made.
     fn baseline_workshop(&self, request: BaselineRequest) -> PathBuf {
         let BaselineRequest { baseline, seed, .. } = request;
@@ -213,11 +205,16 @@ impl Run {
         let training = Training::read(&path)?;
         let Some(seed) = training.settings.get("seed").and_then(Value::as_u64) else {
             invalid!(
-                "{}: tells no seed; redo the baseline with `llmbs baseline sasrec --force`",
+                "{}: tells no seed; redo the baseline with `llmbs baseline NAME --force`",
                 path.display()
             );
         };
-        let request = BaselineRequest { baseline: Baseline::SasRec, split: Split::Valid, seed };
+        // The folder of a baseline is RUN/baseline/NAME/seed-N, wherever RUN stands.
+        let name = dir.parent().and_then(Path::file_name).and_then(|name| name.to_str());
+        let Some(baseline) = name.and_then(Baseline::named) else {
+            invalid!("{}: lies in no folder with the name of a baseline", dir.display());
+        };
+        let request = BaselineRequest { baseline, split: Split::Valid, seed };
         self.check_training(request, dir, &training)?;
         Ok((request, training))
     }
@@ -276,15 +273,7 @@ impl Run {
                 request.baseline.name()
             );
         }
-        let weights = load_safetensors(path, &candle_core::Device::Cpu)?;
-        match request.baseline {
-            Baseline::SasRec => {
-                let config = &self.config.baseline.sasrec;
-                let network = config.network(self.dataset.num_items(), request.seed)?;
-                network.set_weights(&weights)?;
-                Ok(Box::new(network))
-            }
-        }
+        request.baseline.load(&self.config.baseline, &self.dataset, &path)
     }
 
     /// Trains a baseline into the folder `new`.
@@ -298,38 +287,18 @@ impl Run {
         let start = Instant::now();
         let settings = self.training_settings(request)?;
         let name = request.baseline.name();
-        let sequences: Vec<&[u32]> = self.dataset.train_sequences().collect();
         let what = format!("train {name} with seed {}", request.seed);
         let key = json!([settings, self.dataset.fingerprint]);
         let state = kept_for(workshop, &key)?;
-        let (scorer, weights, targets, best_epoch, reports): (Box<dyn ItemScorer>, _, _, _, _) =
-            match request.baseline {
-                Baseline::SasRec => {
-                    let config = &self.config.baseline.sasrec;
-                    let bytes = config.bytes(&sequences, self.dataset.num_items());
-                    self.afford("the training of baseline.sasrec", bytes.into(), 0)?;
-                    let mut measure = |network: &SasRec| self.validation_figure(network);
-                    let trained =
-                        with_epochs(monitor, &what, config.epochs, VALIDATION, |progress| {
-                            let seed = request.seed;
-                            let network = config.network(self.dataset.num_items(), seed)?;
-                            let state = Some(&*state);
-                            let mut around =
-                                Around { settings: "baseline.sasrec", state, progress };
-                            train_sasrec(
-                                network,
-                                &sequences,
-                                config,
-                                seed,
-                                &mut measure,
-                                &mut around,
-                            )
-                        })?;
-                    let weights = trained.network.weights()?;
-                    let (targets, best) = (trained.num_targets, trained.best_epoch);
-                    (Box::new(trained.network), weights, targets, best, trained.reports)
-                }
-            };
+        let (baseline, config) = (request.baseline, &self.config.baseline);
+        let epochs_at_most = self.afford_baseline(request)?;
+        let mut measure = |network: &dyn Sequential| self.validation_figure(&network);
+        let trained = with_epochs(monitor, &what, epochs_at_most, VALIDATION, |progress| {
+            let settings = &baseline.settings();
+            let mut around = Around { settings, state: Some(&state), progress };
+            baseline.train(config, &self.dataset, request.seed, &mut measure, &mut around)
+        })?;
+        let TrainedBaseline { scorer, weights, targets, best_epoch, reports } = trained;
         files::remove_dir(new)?;
         std::fs::create_dir_all(new).map_err(Error::io(new))?;
         let model = new.join("model.safetensors");
@@ -351,6 +320,19 @@ impl Run {
         Ok((scorer, training))
     }
 
+    /// Refuses a training that memory or disk do not allow; gives its epochs at most.
+    fn afford_baseline(&self, request: BaselineRequest) -> Result<usize> {
+        let BaselineRequest { baseline, seed, .. } = request;
+        let found = baseline.network(&self.config.baseline, &self.dataset, seed)?;
+        let Some((network, config)) = found else { return Ok(0) };
+        let sequences: Vec<&[u32]> = self.dataset.train_sequences().collect();
+        let (name, network) = (baseline.name(), &*network);
+        let course = Course { name, network, config: &config, sequences: &sequences, seed };
+        let what = format!("the training of {}", baseline.settings());
+        self.afford(&what, course.bytes()?.into(), 0)?;
+        Ok(config.epochs)
+    }
+
     /// The figure on the validation split, over all users.
     fn validation_figure(&self, scorer: &dyn ItemScorer) -> Result<Option<f64>> {
         let protocol = self.protocol(Split::Valid);
@@ -366,12 +348,6 @@ impl Run {
         training: &Training,
         targets: usize,
     ) -> BaselineSettings {
-        let (score, config) = match request.baseline {
-            Baseline::SasRec => (
-                "inner product of the history's state and the item's embedding",
-                json!(self.config.baseline.sasrec),
-            ),
-        };
         BaselineSettings {
             model: request.baseline.name().into(),
             split: request.split,
@@ -381,7 +357,7 @@ impl Run {
             history: self.config.data.history,
             search: "all items are scored".into(),
             exhaustive: true,
-            score: score.into(),
+            score: request.baseline.score().into(),
             ties: "smaller item id".into(),
             bootstrap: Bootstrap::USED,
             items: self.dataset.num_items(),
@@ -389,7 +365,7 @@ impl Run {
             dataset: self.dataset.name.clone(),
             dataset_fingerprint: self.dataset.fingerprint.clone(),
             interactions_fingerprint: self.dataset.interactions_fingerprint.clone(),
-            config,
+            config: request.baseline.told(&self.config.baseline),
             validation: format!("{VALIDATION} of all users chose the epoch"),
             model_digest: training.model_sha256.clone(),
             git_revision: GIT_REVISION.into(),

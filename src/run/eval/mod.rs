@@ -1,6 +1,7 @@
 //! Models and baselines of a run, evaluated, and the results it keeps.
 
 mod baseline;
+mod baselines;
 mod compare;
 mod evaluate;
 mod fused;
@@ -12,7 +13,8 @@ mod result;
 mod text;
 mod validation;
 
-pub use baseline::{Baseline, BaselineRequest};
+pub use baseline::BaselineRequest;
+pub use baselines::Baseline;
 pub use compare::Comparison;
 pub use request::EvalRequest;
 pub use result::{

@@ -5,6 +5,7 @@ use candle_core::Device;
 use super::SASREC;
 use crate::inference::ItemTokens;
 use crate::model::load_safetensors;
+use crate::model::sequential::Sequential;
 use crate::run::{Run, Stage};
 use crate::train::Teacher;
 use crate::{Result, invalid};

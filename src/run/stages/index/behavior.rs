@@ -9,6 +9,7 @@ use serde_json::json;
 use crate::embed::{
     Around, CONTINUED_EPOCHS, continue_sasrec, save_embeddings, train_behavior_embedding,
 };
+use crate::model::sequential::Sequential;
 use crate::model::{Weights, load_safetensors, save_safetensors};
 use crate::run::manifest::settings_under;
 use crate::run::monitor::{epochs, with_epochs};
@@ -46,7 +47,7 @@ pub(in crate::run) fn embed_behavior(
     let encoder = run.config.index.behavior.encoder();
     let (name, metric) = (encoder.name(), encoder.metric());
     let what = format!("train behavior encoder {name}");
-    let bytes = encoder.bytes(&sequences, run.dataset.num_items());
+    let bytes = encoder.bytes(&sequences, run.dataset.num_items())?;
     run.afford(&format!("the training of {}", encoder.settings()), bytes.into(), 0)?;
     let own = ["seed", &format!("{}.", encoder.settings())];
     let from = before.map(|before| &before.digest);
@@ -62,7 +63,7 @@ pub(in crate::run) fn embed_behavior(
         let config = &run.config.index.behavior.sasrec;
         let network = config.network(items, seed)?;
         network.set_weights(&before.weights)?;
-        continue_sasrec(network, &sequences, config, seed, &mut around)
+        continue_sasrec(&network, &sequences, config, seed, &mut around)
     })?;
     let dir = folder.join(name);
     std::fs::create_dir_all(&dir).map_err(Error::io(&dir))?;

@@ -88,12 +88,11 @@ pub(in crate::run) fn run(run: &Run, before: &Run, monitor: &mut dyn Monitor) ->
     ItemTokens::extend(backbone.tokenizer, &index)?.check(&index)?;
     store::write(&new.join("index.json"), &index)?;
     if let Some(z) = z_behavior {
-        match SasRecBefore::load(before, &z)? {
-            Some(sasrec) => made.take(embed_behavior(run, Some(&sasrec), new, monitor)?.1),
-            None => {
-                save_embeddings(&new.join("behavior.safetensors"), &z, None)?;
-                made.files.push("behavior.safetensors".into());
-            }
+        if let Some(sasrec) = SasRecBefore::load(before, &z)? {
+            made.take(embed_behavior(run, Some(&sasrec), new, monitor)?.1);
+        } else {
+            save_embeddings(&new.join("behavior.safetensors"), &z, None)?;
+            made.files.push("behavior.safetensors".into());
         }
     }
     files::write_json(&new.join(GROWN), &Grown { nearest })?;

@@ -1,0 +1,239 @@
+//! Training of recommenders over item ids: the loop, the losses, early stopping.
+
+mod draws;
+mod windows;
+
+use std::time::Instant;
+
+use rand::RngCore;
+use rand::seq::SliceRandom;
+
+use super::epochs::{
+    Around, EpochReport, Epochs, Progress, Trained, TrainingBytes, early_stopping, largest_batch,
+    occurrences,
+};
+use crate::model::Weights;
+use crate::model::sequential::{History, Loss, Sequential, TrainingConfig};
+use crate::nn::{AdamW, AdamWConfig, Gradients};
+use crate::ops;
+use crate::{Result, invalid, rng};
+use draws::{Sampler, hide, not_taken};
+use windows::Window;
+
+/// Histories for which all items are scored at once.
+pub(super) const SCORED_AT_ONCE: usize = 256;
+
+/// A recommender to be trained.
+#[derive(Debug, Clone, Copy)]
+pub struct Course<'a> {
+    /// Names the streams that are drawn from.
+    pub name: &'static str,
+    /// The network, which ends as it was after the best epoch.
+    pub network: &'a dyn Sequential,
+    /// How it is trained.
+    pub config: &'a TrainingConfig,
+    /// Each user's training items, oldest first.
+    pub sequences: &'a [&'a [u32]],
+    /// Decides all that is drawn.
+    pub seed: u64,
+}
+
+/// How the training of a recommender went.
+#[derive(Debug, Clone)]
+pub struct SequentialReport {
+    /// One report an epoch.
+    pub reports: Vec<EpochReport>,
+    /// The best epoch, from 1.
+    pub best_epoch: usize,
+    /// Training targets.
+    pub num_targets: usize,
+}
+
+impl SequentialReport {
+    /// What was measured after the best epoch.
+    pub fn measured(&self) -> Option<f64> {
+        self.reports[self.best_epoch - 1].measured
+    }
+}
+
+impl Course<'_> {
+    /// What training takes, where an epoch is measured by the scores of all items.
+    ///
+    /// # Errors
+    /// If the network has no items.
+    pub fn bytes(&self) -> Result<TrainingBytes> {
+        let num_items = self.network.num_items()?;
+        let windows = Window::over(self.sequences, self.reads());
+        let tokens = largest_batch(windows.iter().map(|w| w.items.len()), self.config.batch_size);
+        let step = tokens * self.network.values_per_token();
+        let parameters = self.network.params().num_trained();
+        Ok(TrainingBytes::new(parameters, step, 2 * SCORED_AT_ONCE * num_items))
+    }
+
+    /// Items of a window beside the target, and all of one in which items are hidden.
+    fn reads(&self) -> usize {
+        let most = self.network.history();
+        if self.network.hidden().is_some() { most - 1 } else { most }
+    }
+
+    /// Trains.
+    ///
+    /// `measure` gives a figure after each epoch, the higher the better: training stops when it has not
+    /// risen for `patience` epochs, and the network is that of the best epoch. Without a figure all epochs
+    /// are run.
+    ///
+    /// # Errors
+    /// An item that the network does not know, sequences without a target.
+    pub fn train(
+        self,
+        measure: &mut dyn FnMut(&dyn Sequential) -> Result<Option<f64>>,
+        around: &mut Around<'_>,
+    ) -> Result<SequentialReport> {
+        let Self { network, config, sequences, .. } = self;
+        config.check()?;
+        let num_items = network.num_items()?;
+        occurrences(sequences, num_items)?;
+        let windows = Window::over(sequences, self.reads());
+        if windows.is_empty() {
+            invalid!(
+                "no user has two training items or more, so there is nothing to learn from: each user's \
+                 last two items are kept for validation and test; give users at least 4 items"
+            );
+        }
+        let num_targets = windows.iter().map(|w| w.targets.len()).sum();
+        let adam = AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() };
+        let mut training = Training {
+            sampler: Sampler::new(&windows, sequences, num_items, config.negatives),
+            adam: AdamW::new(network.params(), adam)?,
+            course: self,
+            windows,
+            measure,
+            progress: &mut *around.progress,
+        };
+        let Around { settings, state, .. } = *around;
+        let trained =
+            early_stopping(config.epochs, config.patience, settings, state, &mut training)?;
+        let Trained { weights, reports, best_epoch } = trained;
+        network.set_weights(&weights)?;
+        Ok(SequentialReport { reports, best_epoch, num_targets })
+    }
+}
+
+/// The training of a network.
+struct Training<'a> {
+    course: Course<'a>,
+    sampler: Sampler,
+    adam: AdamW,
+    /// In the order of the epoch under way.
+    windows: Vec<Window>,
+    measure: &'a mut dyn FnMut(&dyn Sequential) -> Result<Option<f64>>,
+    progress: &'a mut dyn FnMut(&Progress),
+}
+
+impl Epochs for Training<'_> {
+    fn train(&mut self, epoch: usize) -> Result<EpochReport> {
+        let start = Instant::now();
+        self.pass_over(epoch);
+        let total = self.steps_an_epoch();
+        let windows = std::mem::take(&mut self.windows);
+        let (mut loss_sum, mut count) = (0.0, 0);
+        for (step, batch) in windows.chunks(self.course.config.batch_size).enumerate() {
+            let (sum, targets) = self.step(batch, [epoch as u64, step as u64])?;
+            (loss_sum, count) = (loss_sum + sum, count + targets);
+            (self.progress)(&Progress::Step { epoch, done: step + 1, total });
+        }
+        self.windows = windows;
+        let samples_per_s = count as f64 / start.elapsed().as_secs_f64();
+        let loss = loss_sum / count as f64;
+        let measured = (self.measure)(self.course.network)?;
+        let report = EpochReport { epoch, loss, measured, samples_per_s };
+        (self.progress)(&Progress::Epoch(report));
+        Ok(report)
+    }
+
+    fn pass_over(&mut self, epoch: usize) {
+        let mut order = self.stream("order", &[epoch as u64]);
+        self.windows.shuffle(&mut order);
+    }
+
+    fn weights(&self) -> Result<Weights> {
+        Ok(self.course.network.weights()?)
+    }
+
+    fn moments(&self) -> Result<Weights> {
+        Ok(self.adam.state(self.course.network.params())?)
+    }
+
+    fn restore(&mut self, epochs: usize, weights: &Weights, moments: &Weights) -> Result<()> {
+        self.course.network.set_weights(weights)?;
+        Ok(self.adam.restore((epochs * self.steps_an_epoch()) as u64, moments)?)
+    }
+}
+
+impl Training<'_> {
+    fn steps_an_epoch(&self) -> usize {
+        self.windows.len().div_ceil(self.course.config.batch_size)
+    }
+
+    fn stream(&self, purpose: &str, position: &[u64]) -> rng::Rng {
+        rng::stream(self.course.seed, &format!("{}-{purpose}", self.course.name), position)
+    }
+
+    /// One step of the optimiser on a batch; returns the sum of its losses and how many there were.
+    fn step(&mut self, batch: &[Window], position: [u64; 2]) -> Result<(f64, usize)> {
+        let Course { network, config, sequences, .. } = self.course;
+        let mut inputs: Vec<Vec<u32>> = Vec::with_capacity(batch.len());
+        let (mut places, mut targets, mut takers, mut start) =
+            (Vec::new(), Vec::new(), Vec::new(), 0);
+        let mut hiding = self.stream("hidden", &position);
+        for window in batch {
+            let items = sequences[window.user];
+            let (input, asked) = match network.hidden() {
+                None => (window.inputs(sequences).to_vec(), window.asked()),
+                Some(share) => {
+                    let mut seen = items[window.items.clone()].to_vec();
+                    let hidden = hide(&mut seen, network.num_items()? as u32, share, &mut hiding);
+                    (seen, hidden)
+                }
+            };
+            for at in asked {
+                // The state at a hidden item is asked for that item, any other for the next one.
+                let target = window.items.start + at + usize::from(network.hidden().is_none());
+                places.push((start + at) as u32);
+                targets.push(items[target]);
+                takers.push(window.user);
+            }
+            start += input.len();
+            inputs.push(input);
+        }
+        let histories = inputs.iter().zip(batch);
+        let histories: Vec<History<'_>> = histories
+            .map(|(items, window)| History { user: Some(window.user as u32), items })
+            .collect();
+        let states =
+            network.states(&histories, Some(self.stream("dropout", &position).next_u64()))?;
+        let states = ops::embedding(&states, &places)?;
+        let mut draws = self.stream("negatives", &position);
+        let losses = match config.loss {
+            Loss::Softmax => network.losses(&states, &targets)?,
+            Loss::Sampled => network.sampled_losses(
+                &states,
+                &targets,
+                &self.sampler.draw(&targets, &mut draws),
+            )?,
+            Loss::Bce => {
+                let num_items = network.num_items()? as u32;
+                let other = |&user: &usize| not_taken(sequences[user], num_items, &mut draws);
+                let others: Vec<u32> = takers.iter().map(other).collect();
+                network.binary_losses(&states, &targets, &others)?
+            }
+        };
+        let loss = losses.mean_all()?;
+        let gradients = Gradients::collect(network.params(), &loss.backward()?)?;
+        self.adam.step(network.params(), &gradients, config.learning_rate, 1.0)?;
+        Ok((f64::from(loss.to_scalar::<f32>()?) * targets.len() as f64, targets.len()))
+    }
+}
+
+#[cfg(test)]
+mod tests;

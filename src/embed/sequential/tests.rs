@@ -1,0 +1,192 @@
+//! Tests of the module above.
+
+use super::*;
+use crate::model::sequential::{
+    Bert4Rec, Bert4RecConfig, Gru4Rec, Gru4RecConfig, SasRec, SasRecConfig,
+};
+use candle_core::{DType, Device};
+
+const ITEMS: usize = 30;
+
+/// Walks on a ring: each item is followed by its successor, nine times out of ten.
+fn ring(users: usize, seed: u64) -> Vec<Vec<u32>> {
+    let mut stream = rng::stream(seed, "ring", &[]);
+    let mut below = |n: usize| (rng::uniform(&mut stream) * n as f64) as usize;
+    let mut walk = || {
+        let mut item = below(ITEMS);
+        (0..4 + below(8))
+            .map(|_| {
+                item = if below(10) == 0 { below(ITEMS) } else { (item + 1) % ITEMS };
+                item as u32
+            })
+            .collect()
+    };
+    (0..users).map(|_| walk()).collect()
+}
+
+fn small() -> TrainingConfig {
+    TrainingConfig {
+        epochs: 3,
+        batch_size: 32,
+        learning_rate: 1e-2,
+        weight_decay: 0.01,
+        ..TrainingConfig::default()
+    }
+}
+
+fn sasrec(num_items: usize) -> SasRec {
+    let config = SasRecConfig {
+        dim: 16,
+        blocks: 1,
+        feed_forward: 32,
+        history: 6,
+        embedding_dropout: 0.1,
+        ..SasRecConfig::default()
+    };
+    config.network(num_items, 7).unwrap()
+}
+
+fn try_train(
+    network: &dyn Sequential,
+    sequences: &[&[u32]],
+    config: &TrainingConfig,
+    measure: &mut dyn FnMut(&dyn Sequential) -> Result<Option<f64>>,
+) -> Result<SequentialReport> {
+    let mut around = Around { settings: "", state: None, progress: &mut |_| () };
+    Course { name: "sasrec", network, config, sequences, seed: 7 }.train(measure, &mut around)
+}
+
+fn train(
+    network: &dyn Sequential,
+    sequences: &[Vec<u32>],
+    config: &TrainingConfig,
+    measure: &mut dyn FnMut(&dyn Sequential) -> Result<Option<f64>>,
+) -> SequentialReport {
+    let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+    try_train(network, &sequences, config, measure).unwrap()
+}
+
+fn values(network: &dyn Sequential) -> Vec<Vec<f32>> {
+    let weights = network.weights().unwrap();
+    weights.values().map(|w| w.flatten_all().unwrap().to_vec1().unwrap()).collect()
+}
+
+/// Of all items those whose successor has one of the `most` highest scores.
+fn hits(network: &dyn Sequential, most: usize) -> usize {
+    let finds = |item: &u32| {
+        let scores = network.scores(&[History::of(&[*item])]).unwrap();
+        let scores = scores.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let own = scores[(*item as usize + 1) % ITEMS];
+        scores.iter().filter(|&&score| score > own).count() < most
+    };
+    (0..ITEMS as u32).filter(finds).count()
+}
+
+#[test]
+fn all_losses_learn_what_comes_next() {
+    // A target is never told from what its user took, which lies near it on the ring, where one other item is drawn.
+    for (loss, most) in [(Loss::Softmax, 1), (Loss::Sampled, 1), (Loss::Bce, 6)] {
+        let config = TrainingConfig { loss, negatives: 8, epochs: 15, ..small() };
+        let network = sasrec(ITEMS);
+        let trained = train(&network, &ring(400, 1), &config, &mut |_| Ok(None));
+        let hits = hits(&network, most);
+        assert!(hits * 10 >= ITEMS * 9, "{loss:?}: {hits} of {ITEMS}");
+        let losses: Vec<f64> = trained.reports.iter().map(|r| r.loss).collect();
+        assert!(losses[14] < losses[0] / 2.0, "{losses:?}");
+    }
+}
+
+#[test]
+fn recurrent_networks_and_those_that_look_for_hidden_items_learn_it_too() {
+    let gru4rec = Gru4RecConfig { dim: 16, hidden: 24, dropout: 0.1, ..Gru4RecConfig::default() };
+    let gru4rec = Gru4Rec::new(&gru4rec, ITEMS, 7, DType::F32, &Device::Cpu).unwrap();
+    let bert4rec = Bert4RecConfig {
+        dim: 16,
+        blocks: 1,
+        feed_forward: 32,
+        history: 8,
+        dropout: 0.1,
+        ..Bert4RecConfig::default()
+    };
+    let bert4rec = Bert4Rec::new(&bert4rec, ITEMS, 7, DType::F32, &Device::Cpu).unwrap();
+    let networks: [&dyn Sequential; 2] = [&gru4rec, &bert4rec];
+    for network in networks {
+        let config = TrainingConfig { loss: Loss::Softmax, epochs: 25, ..small() };
+        train(network, &ring(400, 1), &config, &mut |_| Ok(None));
+        let hits = hits(network, 1);
+        assert!(hits * 10 >= ITEMS * 8, "{network:?}: {hits} of {ITEMS}");
+    }
+}
+
+#[test]
+fn a_sampled_loss_aims_at_the_full_softmax() {
+    // The step's own targets are candidates more often the more popular they are; without a correction
+    // popular items would be pushed below their share.
+    let sequences: Vec<Vec<u32>> =
+        (0..300).map(|u| vec![0, if u % 3 == 0 { 2 } else { 1 }]).collect();
+    let config = TrainingConfig { loss: Loss::Sampled, negatives: 3, epochs: 40, ..small() };
+    let network = sasrec(ITEMS);
+    train(&network, &sequences, &config, &mut |_| Ok(None));
+    let scores = network.scores(&[History::of(&[0])]).unwrap().flatten_all().unwrap();
+    let scores = scores.to_vec1::<f32>().unwrap();
+    let odds = f64::from(scores[1] - scores[2]).exp();
+    assert!((1.5..2.7).contains(&odds), "item 1 is twice as likely as item 2, not {odds} times");
+}
+
+#[test]
+fn two_threads_give_what_one_gives() {
+    for loss in [Loss::Softmax, Loss::Sampled, Loss::Bce] {
+        let config = TrainingConfig { loss, negatives: 8, ..small() };
+        let sequences = ring(200, 2);
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| {
+                let network = sasrec(ITEMS);
+                train(&network, &sequences, &config, &mut |_| Ok(None));
+                values(&network)
+            })
+        };
+        assert!(on(1) == on(2), "{loss:?}");
+    }
+}
+
+#[test]
+fn training_stops_after_patience_and_keeps_the_best_weights() {
+    let figures = [1.0, 3.0, 2.0, 3.0, 9.0];
+    let mut seen = Vec::new();
+    let config = TrainingConfig { epochs: 5, patience: 2, ..small() };
+    let network = sasrec(ITEMS);
+    let trained = train(&network, &ring(60, 3), &config, &mut |network| {
+        seen.push(values(network));
+        Ok(Some(figures[seen.len() - 1]))
+    });
+    assert_eq!((trained.best_epoch, trained.reports.len()), (2, 4));
+    assert_eq!(trained.measured(), Some(3.0));
+    assert!(values(&network) == seen[1]);
+    assert!(seen[1] != seen[3]);
+}
+
+#[test]
+fn without_a_figure_all_epochs_run() {
+    let trained = train(&sasrec(ITEMS), &ring(60, 3), &small(), &mut |_| Ok(None));
+    assert_eq!((trained.best_epoch, trained.reports.len()), (3, 3));
+}
+
+#[test]
+fn unusable_input_is_explained() {
+    let explain = |sequences: &[&[u32]], config: &TrainingConfig| {
+        try_train(&sasrec(3), sequences, config, &mut |_| Ok(None)).unwrap_err().to_string()
+    };
+    let error = explain(&[&[0], &[], &[2]], &small());
+    assert!(error.contains("at least 4 items"), "{error}");
+    let error = explain(&[&[0, 1], &[1, 3]], &small());
+    assert!(error.contains("user 1") && error.contains("item 3"), "{error}");
+    for (config, key) in [
+        (TrainingConfig { batch_size: 0, ..small() }, "batch-size"),
+        (TrainingConfig { epochs: 0, ..small() }, "epochs"),
+        (TrainingConfig { learning_rate: f64::NAN, ..small() }, "learning-rate"),
+    ] {
+        let error = explain(&[&[0, 1]], &config);
+        assert!(error.contains(key), "{error}");
+    }
+}

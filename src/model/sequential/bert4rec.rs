@@ -1,0 +1,249 @@
+//! BERT4Rec (Sun et al., 2019): self-attention to both sides finds hidden items of a history.
+
+use candle_core::{D, DType, Device, Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::layers::{Affine, Builder, Drops, Norm, STD, block_values};
+use super::{History, Items, Sequential, TrainingConfig};
+use crate::nn::Params;
+use crate::ops::{self, Precision};
+
+/// `[baseline.bert4rec]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct Bert4RecConfig {
+    /// Width of an item embedding and of the states.
+    pub dim: usize,
+    /// Blocks of attention and feed-forward.
+    pub blocks: usize,
+    /// Heads of an attention; they share `dim`.
+    pub heads: usize,
+    /// Width of a feed-forward's hidden layer.
+    pub feed_forward: usize,
+    /// The longest history, in items, the hidden one behind it included.
+    pub history: usize,
+    /// Probability of dropout on embeddings and on the output of every attention and feed-forward.
+    pub dropout: f64,
+    /// Share of a history's items that are hidden in training.
+    pub hidden_share: f64,
+    /// How it is trained; its settings stand among these.
+    #[serde(flatten)]
+    pub training: TrainingConfig,
+}
+
+impl Default for Bert4RecConfig {
+    fn default() -> Self {
+        Self {
+            dim: 64,
+            blocks: 2,
+            heads: 2,
+            feed_forward: 256,
+            history: 50,
+            dropout: 0.3,
+            hidden_share: 0.3,
+            training: TrainingConfig::default(),
+        }
+    }
+}
+
+/// `norm(x + attend(x))`, then `norm(x + gelu(x W1) W2)`, each branch dropped out.
+#[derive(Debug, Clone)]
+struct Block {
+    query: Affine,
+    key: Affine,
+    value: Affine,
+    output: Affine,
+    attention_norm: Norm,
+    up: Affine,
+    down: Affine,
+    feed_forward_norm: Norm,
+}
+
+impl Block {
+    fn new(i: usize, config: &Bert4RecConfig, builder: &mut Builder) -> Result<Self> {
+        let &Bert4RecConfig { dim, feed_forward, .. } = config;
+        let mut affine = |part: &str, shape| builder.affine(&format!("blocks.{i}.{part}"), shape);
+        Ok(Self {
+            query: affine("attention.query", (dim, dim))?,
+            key: affine("attention.key", (dim, dim))?,
+            value: affine("attention.value", (dim, dim))?,
+            output: affine("attention.output", (dim, dim))?,
+            up: affine("feed-forward.up", (feed_forward, dim))?,
+            down: affine("feed-forward.down", (dim, feed_forward))?,
+            attention_norm: builder.norm(&format!("blocks.{i}.attention.norm"), dim)?,
+            feed_forward_norm: builder.norm(&format!("blocks.{i}.feed-forward.norm"), dim)?,
+        })
+    }
+}
+
+/// `score(i | history) = gelu(h W + b) . e_i + b_i` (equation 7): `h` the state at a hidden item behind the history.
+///
+/// Positions are counted from the end of the history, where the hidden item stands in the end.
+#[derive(Debug, Clone)]
+pub struct Bert4Rec {
+    params: Params,
+    config: Bert4RecConfig,
+    num_items: usize,
+    /// A row for each item, and for a hidden one.
+    table: Tensor,
+    positions: Tensor,
+    norm: Norm,
+    blocks: Vec<Block>,
+    output: Affine,
+    bias: Tensor,
+}
+
+impl Bert4Rec {
+    /// A fresh network; `dtype` is f32 but for numeric checks.
+    pub fn new(
+        config: &Bert4RecConfig,
+        num_items: usize,
+        seed: u64,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let mut builder = Builder::new("bert4rec", seed, dtype, device);
+        Ok(Self {
+            config: config.clone(),
+            num_items,
+            table: builder.normal("items", (num_items + 1, config.dim), STD)?,
+            positions: builder.normal("positions", (config.history, config.dim), STD)?,
+            norm: builder.norm("norm", config.dim)?,
+            blocks: (0..config.blocks)
+                .map(|i| Block::new(i, config, &mut builder))
+                .collect::<Result<_>>()?,
+            output: builder.affine("output", (config.dim, config.dim))?,
+            bias: builder.constant("bias", num_items, 0.0)?,
+            params: builder.params,
+        })
+    }
+
+    /// Every item sees all others of its history: (tokens, dim) -> (tokens, dim).
+    fn attend(&self, block: &Block, x: &Tensor, grid: &Grid) -> Result<Tensor> {
+        let heads = self.config.heads;
+        let head = |affine: &Affine| {
+            let x = affine.forward(x, self.precision())?;
+            let x = ops::embedding(&x, &grid.places)?;
+            let shape = (grid.rows, grid.longest, heads, self.config.dim / heads);
+            x.reshape(shape)?.transpose(1, 2)?.contiguous()
+        };
+        let (query, key, value) = (head(&block.query)?, head(&block.key)?, head(&block.value)?);
+        let scale = ((self.config.dim / heads) as f64).sqrt().recip();
+        let scores = (query.matmul(&key.t()?.contiguous()?)? * scale)?;
+        let scores = scores.broadcast_add(&grid.missing(&scores)?)?;
+        let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
+        let shares = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?;
+        let mixed = shares.matmul(&value)?.transpose(1, 2)?.contiguous()?;
+        let mixed = mixed.reshape((grid.rows * grid.longest, self.config.dim))?;
+        block.output.forward(&ops::embedding(&mixed, &grid.back)?, self.precision())
+    }
+}
+
+impl Sequential for Bert4Rec {
+    fn params(&self) -> &Params {
+        &self.params
+    }
+
+    fn history(&self) -> usize {
+        self.config.history
+    }
+
+    fn precision(&self) -> Precision {
+        self.config.training.precision
+    }
+
+    fn items(&self) -> Items {
+        // The last row is that of a hidden item.
+        let weight = self.table.narrow(0, 0, self.num_items);
+        Items {
+            weight: weight.unwrap_or_else(|_| self.table.clone()),
+            bias: Some(self.bias.clone()),
+        }
+    }
+
+    fn values_per_token(&self) -> usize {
+        block_values(self.config.dim, self.config.feed_forward, 2 * self.config.blocks)
+            + 4 * self.config.blocks * self.config.heads * self.config.history
+    }
+
+    fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor> {
+        super::check("bert4rec", self.config.history, histories)?;
+        let (drops, p) = (Drops(dropout), self.config.dropout);
+        let items: Vec<u32> = histories.iter().flat_map(|h| h.items).copied().collect();
+        let lengths: Vec<usize> = histories.iter().map(|h| h.items.len()).collect();
+        let positions = super::from_the_end(&lengths, self.config.history);
+        let x =
+            (ops::embedding(&self.table, &items)? + ops::embedding(&self.positions, &positions)?)?;
+        let mut x = drops.at(0, p, self.norm.forward(&x)?)?;
+        let grid = Grid::of(histories);
+        for (block, site) in self.blocks.iter().zip((1..).step_by(2)) {
+            let mixed = drops.at(site, p, self.attend(block, &x, &grid)?)?;
+            x = block.attention_norm.forward(&(x + mixed)?)?;
+            let h = block.up.forward(&x, self.precision())?.gelu_erf()?;
+            let h = drops.at(site + 1, p, block.down.forward(&h, self.precision())?)?;
+            x = block.feed_forward_norm.forward(&(x + h)?)?;
+        }
+        self.output.forward(&x, self.precision())?.gelu_erf()
+    }
+
+    fn last_states(&self, histories: &[History<'_>]) -> Result<Tensor> {
+        let hidden = self.num_items as u32;
+        let asked: Vec<(Option<u32>, Vec<u32>)> = histories
+            .iter()
+            .map(|history| {
+                let last = history.last(self.config.history - 1);
+                (last.user, last.items.iter().copied().chain([hidden]).collect())
+            })
+            .collect();
+        let asked: Vec<History<'_>> =
+            asked.iter().map(|(user, items)| History { user: *user, items }).collect();
+        let mut end = 0;
+        let last = asked.iter().map(|history| {
+            end += history.items.len() as u32;
+            end - 1
+        });
+        let last: Vec<u32> = last.collect();
+        ops::embedding(&self.states(&asked, None)?.detach(), &last)
+    }
+
+    fn hidden(&self) -> Option<f64> {
+        Some(self.config.hidden_share)
+    }
+}
+
+/// Histories of different lengths in a grid of one.
+struct Grid {
+    rows: usize,
+    longest: usize,
+    /// The token at each place; token 0 where none is.
+    places: Vec<u32>,
+    /// Whether there is one.
+    there: Vec<bool>,
+    /// The place of each token.
+    back: Vec<u32>,
+}
+
+impl Grid {
+    fn of(histories: &[History<'_>]) -> Self {
+        let longest = histories.iter().map(|h| h.items.len()).max().unwrap_or(0);
+        let rows = histories.len();
+        let mut places = vec![0; rows * longest];
+        let (mut there, mut back) = (vec![false; rows * longest], Vec::new());
+        for (row, history) in histories.iter().enumerate() {
+            for at in (row * longest..).take(history.items.len()) {
+                places[at] = back.len() as u32;
+                there[at] = true;
+                back.push(at as u32);
+            }
+        }
+        Self { rows, longest, places, there, back }
+    }
+
+    /// What is added to the scores of keys: nothing where one is, (rows, 1, 1, longest).
+    fn missing(&self, like: &Tensor) -> Result<Tensor> {
+        let added: Vec<f32> =
+            self.there.iter().map(|&there| if there { 0.0 } else { -1e9 }).collect();
+        let shape = (self.rows, 1, 1, self.longest);
+        Tensor::from_vec(added, shape, like.device())?.to_dtype(like.dtype())
+    }
+}

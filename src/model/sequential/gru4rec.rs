@@ -1,0 +1,178 @@
+//! GRU4Rec (Hidasi et al., 2016): a gated recurrent unit reads a session item by item.
+
+use candle_core::{DType, Device, Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::layers::{Affine, Builder, Drops, sigmoid};
+use super::{History, Items, Sequential, TrainingConfig, check};
+use crate::nn::Params;
+use crate::ops::{self, Precision};
+
+/// `[baseline.gru4rec]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct Gru4RecConfig {
+    /// Width of an item embedding.
+    pub dim: usize,
+    /// Width of the recurrent state.
+    pub hidden: usize,
+    /// Recurrent layers, one above the other.
+    pub layers: usize,
+    /// The longest history, in items.
+    pub history: usize,
+    /// Probability of dropout on item embeddings.
+    pub dropout: f64,
+    /// How it is trained; its settings stand among these.
+    #[serde(flatten)]
+    pub training: TrainingConfig,
+}
+
+impl Default for Gru4RecConfig {
+    fn default() -> Self {
+        let training = TrainingConfig::default();
+        Self { dim: 64, hidden: 128, layers: 1, history: 50, dropout: 0.3, training }
+    }
+}
+
+/// One recurrent layer.
+#[derive(Debug, Clone)]
+struct Gru {
+    /// Of the input: reset, update and new state, (3 hidden, in).
+    input: Affine,
+    /// Of the state before, (3 hidden, hidden).
+    state: Affine,
+}
+
+impl Gru {
+    /// `h' = (1 - z) n + z h`, with `n = tanh(W x + r U h)` of the input's share `gates` (rows, 3 hidden) and `h`
+    /// (rows, hidden).
+    fn step(&self, gates: &Tensor, h: &Tensor, precision: Precision) -> Result<Tensor> {
+        let of_state = self.state.forward(h, precision)?;
+        let width = h.dim(1)?;
+        let part = |t: &Tensor, i: usize| t.narrow(1, i * width, width);
+        let reset = sigmoid(&(part(gates, 0)? + part(&of_state, 0)?)?)?;
+        let update = sigmoid(&(part(gates, 1)? + part(&of_state, 1)?)?)?;
+        let new = (part(gates, 2)? + (reset * part(&of_state, 2)?)?)?.tanh()?;
+        // n + z (h - n)
+        &new + (update * (h - &new)?)?
+    }
+}
+
+/// Item embeddings go through recurrent layers, and a linear layer makes the last state one to hold against them.
+///
+/// Against the paper, items are told from others by a softmax, as in its authors' later work (Hidasi and Karatzoglou,
+/// 2018), and the output shares the embeddings.
+#[derive(Debug, Clone)]
+pub struct Gru4Rec {
+    params: Params,
+    config: Gru4RecConfig,
+    items: Tensor,
+    layers: Vec<Gru>,
+    output: Affine,
+}
+
+impl Gru4Rec {
+    /// A fresh network; `dtype` is f32 but for numeric checks.
+    pub fn new(
+        config: &Gru4RecConfig,
+        num_items: usize,
+        seed: u64,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let &Gru4RecConfig { dim, hidden, layers, .. } = config;
+        let mut builder = Builder::new("gru4rec", seed, dtype, device);
+        let mut layer = |i: usize| {
+            let inputs = if i == 0 { dim } else { hidden };
+            Ok(Gru {
+                input: builder.affine(&format!("layers.{i}.input"), (3 * hidden, inputs))?,
+                state: builder.affine(&format!("layers.{i}.state"), (3 * hidden, hidden))?,
+            })
+        };
+        let layers = (0..layers).map(&mut layer).collect::<Result<_>>()?;
+        Ok(Self {
+            config: config.clone(),
+            layers,
+            items: builder.matrix("items", (num_items, dim))?,
+            output: builder.affine("output", (dim, hidden))?,
+            params: builder.params,
+        })
+    }
+}
+
+impl Sequential for Gru4Rec {
+    fn params(&self) -> &Params {
+        &self.params
+    }
+
+    fn history(&self) -> usize {
+        self.config.history
+    }
+
+    fn precision(&self) -> Precision {
+        self.config.training.precision
+    }
+
+    fn items(&self) -> Items {
+        Items { weight: self.items.clone(), bias: None }
+    }
+
+    fn values_per_token(&self) -> usize {
+        3 * self.config.dim + 16 * self.config.hidden * self.config.layers
+    }
+
+    fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor> {
+        check("gru4rec", self.config.history, histories)?;
+        let items: Vec<u32> = histories.iter().flat_map(|h| h.items).copied().collect();
+        let x = ops::embedding(&self.items, &items)?;
+        let mut x = Drops(dropout).at(0, self.config.dropout, x)?;
+        let steps = Steps::of(histories);
+        for layer in &self.layers {
+            let gates = layer.input.forward(&x, self.precision())?;
+            let mut h =
+                Tensor::zeros((histories.len(), self.config.hidden), x.dtype(), x.device())?;
+            let mut states = Vec::with_capacity(steps.tokens.len());
+            for tokens in &steps.tokens {
+                // The longest histories come first: those that go on are the first of those before.
+                let gates = ops::embedding(&gates, tokens)?;
+                h = layer.step(&gates, &h.narrow(0, 0, tokens.len())?, self.precision())?;
+                states.push(h.clone());
+            }
+            x = ops::embedding(&Tensor::cat(&states, 0)?, &steps.back)?;
+        }
+        self.output.forward(&x, self.precision())
+    }
+}
+
+/// The tokens that are read at the same time.
+struct Steps {
+    /// Of each step, those of the histories that are long enough, longest history first.
+    tokens: Vec<Vec<u32>>,
+    /// Where each token stands among those of all steps, one after another.
+    back: Vec<u32>,
+}
+
+impl Steps {
+    fn of(histories: &[History<'_>]) -> Self {
+        let mut starts = vec![0];
+        starts.extend(histories.iter().scan(0, |end, history| {
+            *end += history.items.len();
+            Some(*end)
+        }));
+        let mut order: Vec<usize> = (0..histories.len()).collect();
+        order.sort_by_key(|&i| std::cmp::Reverse(histories[i].items.len()));
+        let longest = order.first().map_or(0, |&i| histories[i].items.len());
+        let mut back = vec![0; starts[histories.len()]];
+        let mut seen = 0;
+        let step = |step: usize| {
+            let on = order.iter().take_while(|&&i| histories[i].items.len() > step);
+            let tokens: Vec<u32> = on.map(|&i| (starts[i] + step) as u32).collect();
+            for &token in &tokens {
+                back[token as usize] = seen;
+                seen += 1;
+            }
+            tokens
+        };
+        Self { tokens: (0..longest).map(step).collect(), back }
+    }
+}

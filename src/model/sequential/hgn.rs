@@ -1,0 +1,126 @@
+//! HGN (Ma et al., 2019): gates choose what of each of the last items, and which of them, counts for a user.
+
+use candle_core::{DType, Device, Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::layers::{Builder, Drops, sigmoid};
+use super::recent::{MOST, Recent, Users};
+use super::{History, Items, Sequential, TrainingConfig, check};
+use crate::nn::Params;
+use crate::ops::{self, Precision};
+
+/// `[baseline.hgn]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct HgnConfig {
+    /// Width of the embeddings of items and users.
+    pub dim: usize,
+    /// The last items that are looked at.
+    pub history: usize,
+    /// Probability of dropout on the embeddings of the last items.
+    pub dropout: f64,
+    /// How it is trained; its settings stand among these.
+    #[serde(flatten)]
+    pub training: TrainingConfig,
+}
+
+impl Default for HgnConfig {
+    fn default() -> Self {
+        Self { dim: 64, history: 5, dropout: 0.3, training: TrainingConfig::default() }
+    }
+}
+
+/// `score(j | u, history) = (u + sum_k g_k f_k / sum_k g_k + sum_k e_k) . q_j + b_j` (equation 8): the user, the last
+/// items with the features and instances that the gates let through (equations 3 and 5, averaged as in its authors'
+/// program), and the items themselves.
+#[derive(Debug, Clone)]
+pub struct Hgn {
+    params: Params,
+    config: HgnConfig,
+    items: Tensor,
+    users: Users,
+    /// Of items and of the user, (dim, dim) both.
+    feature: [Tensor; 2],
+    feature_bias: Tensor,
+    /// Of items (1, dim), and of the user (history, dim).
+    instance: [Tensor; 2],
+    output: Items,
+}
+
+impl Hgn {
+    /// A fresh network; `dtype` is f32 but for numeric checks.
+    pub fn new(
+        config: &HgnConfig,
+        num_items: usize,
+        num_users: usize,
+        seed: u64,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let &HgnConfig { dim, history, .. } = config;
+        let mut builder = Builder::new("hgn", seed, dtype, device);
+        Ok(Self {
+            config: config.clone(),
+            items: builder.matrix("items", (num_items, dim))?,
+            users: Users(builder.matrix("users", (num_users, dim))?),
+            feature: [
+                builder.matrix("feature.item", (dim, dim))?,
+                builder.matrix("feature.user", (dim, dim))?,
+            ],
+            feature_bias: builder.constant("feature.bias", dim, 0.0)?,
+            instance: [
+                builder.matrix("instance.item", (1, dim))?,
+                builder.matrix("instance.user", (history, dim))?,
+            ],
+            output: Items {
+                weight: builder.matrix("output.weight", (num_items, dim))?,
+                bias: Some(builder.constant("output.bias", num_items, 0.0)?),
+            },
+            params: builder.params,
+        })
+    }
+}
+
+impl Sequential for Hgn {
+    fn params(&self) -> &Params {
+        &self.params
+    }
+
+    fn history(&self) -> usize {
+        MOST
+    }
+
+    fn precision(&self) -> Precision {
+        self.config.training.precision
+    }
+
+    fn items(&self) -> Items {
+        self.output.clone()
+    }
+
+    fn values_per_token(&self) -> usize {
+        12 * self.config.history * self.config.dim
+    }
+
+    fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor> {
+        check("hgn", self.history(), histories)?;
+        let recent = Recent::of(histories, self.config.history);
+        let x = Drops(dropout).at(0, self.config.dropout, recent.embedded(&self.items)?)?;
+        let user = self.users.embedded(&recent.users)?;
+        let (tokens, history, dim) = x.dims3()?;
+        let project = |x: &Tensor, weight| ops::linear(x, weight, self.precision());
+
+        let rows = x.reshape((tokens * history, dim))?;
+        let of_items = project(&rows, &self.feature[0])?.reshape((tokens, history, dim))?;
+        let of_user = project(&user, &self.feature[1])?.broadcast_add(&self.feature_bias)?;
+        let gate = sigmoid(&of_items.broadcast_add(&of_user.unsqueeze(1)?)?)?;
+        let features = (&x * gate)?;
+
+        let rows = features.reshape((tokens * history, dim))?;
+        let of_items = project(&rows, &self.instance[0])?.reshape((tokens, history))?;
+        let gate = sigmoid(&(of_items + project(&user, &self.instance[1])?)?)?.unsqueeze(2)?;
+        let gate = (gate * recent.there(&x)?)?;
+        let chosen = features.broadcast_mul(&gate)?.sum(1)?.broadcast_div(&gate.sum(1)?)?;
+        (user + chosen)? + x.sum(1)?
+    }
+}

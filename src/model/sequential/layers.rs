@@ -1,0 +1,186 @@
+//! What the networks are made of.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use crate::model::init::FirstValues;
+use crate::nn::{Dropout, Params};
+use crate::ops::{self, Precision, Rows};
+
+/// Added to the variance in a normalisation.
+const EPS: f64 = 1e-5;
+/// Standard deviation of the first values of embeddings, and of matrices of attention.
+pub(super) const STD: f64 = 0.02;
+
+/// Registers parameters with their first values, drawn from streams of their names.
+#[derive(Debug)]
+pub(super) struct Builder {
+    pub(super) params: Params,
+    init: FirstValues,
+}
+
+impl Builder {
+    pub(super) fn new(network: &'static str, seed: u64, dtype: DType, device: &Device) -> Self {
+        let init = FirstValues { network, seed, dtype, device: device.clone() };
+        Self { params: Params::new(), init }
+    }
+
+    /// Normal draws.
+    pub(super) fn normal(&mut self, name: &str, shape: (usize, usize), std: f64) -> Result<Tensor> {
+        self.params.insert(name, &self.init.normal(name, shape, std)?)
+    }
+
+    /// A matrix (out, in) that keeps the variance of what goes through it (Glorot and Bengio, 2010).
+    pub(super) fn matrix(&mut self, name: &str, shape: (usize, usize)) -> Result<Tensor> {
+        self.normal(name, shape, (2.0 / (shape.0 + shape.1) as f64).sqrt())
+    }
+
+    /// The same number everywhere, (n).
+    pub(super) fn constant(&mut self, name: &str, n: usize, value: f64) -> Result<Tensor> {
+        let ones = Tensor::ones(n, self.init.dtype, &self.init.device)?;
+        self.params.insert(name, &(ones * value)?)
+    }
+
+    /// A linear layer with a bias, (out, in).
+    pub(super) fn affine(&mut self, name: &str, shape: (usize, usize)) -> Result<Affine> {
+        Ok(Affine {
+            weight: self.matrix(&format!("{name}.weight"), shape)?,
+            bias: self.constant(&format!("{name}.bias"), shape.0, 0.0)?,
+        })
+    }
+
+    pub(super) fn norm(&mut self, name: &str, width: usize) -> Result<Norm> {
+        Ok(Norm {
+            weight: self.constant(&format!("{name}.weight"), width, 1.0)?,
+            bias: self.constant(&format!("{name}.bias"), width, 0.0)?,
+        })
+    }
+}
+
+/// `x Wᵀ + b`
+#[derive(Debug, Clone)]
+pub(super) struct Affine {
+    /// (out, in)
+    pub(super) weight: Tensor,
+    /// (out)
+    pub(super) bias: Tensor,
+}
+
+impl Affine {
+    /// (rows, in) -> (rows, out)
+    pub(super) fn forward(&self, x: &Tensor, precision: Precision) -> Result<Tensor> {
+        ops::linear(x, &self.weight, precision)?.broadcast_add(&self.bias)
+    }
+}
+
+/// Layer normalisation.
+#[derive(Debug, Clone)]
+pub(super) struct Norm {
+    weight: Tensor,
+    bias: Tensor,
+}
+
+impl Norm {
+    /// (rows, width) -> (rows, width)
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        ops::layer_norm(x, &self.weight, &self.bias, EPS)
+    }
+}
+
+/// The dropout of a pass; none outside training.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Drops(pub(super) Option<u64>);
+
+impl Drops {
+    /// Drops elements of `x` with probability `p`, by a mask of the place's own.
+    pub(super) fn at(self, site: u64, p: f64, x: Tensor) -> Result<Tensor> {
+        match self.0 {
+            Some(key) => Dropout { p, key }.site(site).apply(&x),
+            None => Ok(x),
+        }
+    }
+}
+
+/// `1 / (1 + exp(-x))`
+pub(super) fn sigmoid(x: &Tensor) -> Result<Tensor> {
+    (x.neg()?.exp()? + 1.0)?.recip()
+}
+
+/// About how many values a training pass through blocks keeps of a token: norms, branches, and sums before and after
+/// dropout.
+pub(super) fn block_values(dim: usize, feed_forward: usize, blocks: usize) -> usize {
+    blocks * (14 * dim + 2 * feed_forward) + 6 * dim
+}
+
+/// Sizes of blocks of attention and feed-forward.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct BlockSizes {
+    pub(super) dim: usize,
+    pub(super) heads: usize,
+    pub(super) feed_forward: usize,
+    /// Blocks of the network.
+    pub(super) blocks: usize,
+}
+
+/// `x + attend(norm(x))`, then `x + relu(norm(x) W1) W2`, each branch dropped out.
+///
+/// Its matrices, (out, in), have no biases of their own: those of the norms before them serve.
+#[derive(Debug, Clone)]
+pub(super) struct Block {
+    attention_norm: Norm,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    pub(super) output: Tensor,
+    feed_forward_norm: Norm,
+    up: Tensor,
+    down: Tensor,
+    heads: usize,
+}
+
+impl Block {
+    /// Places of a dropout within a block.
+    pub(super) const SITES: u64 = 2;
+
+    pub(super) fn new(name: &str, sizes: BlockSizes, builder: &mut Builder) -> Result<Self> {
+        let BlockSizes { dim, feed_forward, blocks, heads } = sizes;
+        // What writes to the residual stream starts smaller (Radford et al., 2019).
+        let residual = STD / (2.0 * blocks as f64).sqrt();
+        let mut matrix =
+            |part: &str, shape, std| builder.normal(&format!("{name}.{part}.weight"), shape, std);
+        Ok(Self {
+            query: matrix("attention.query", (dim, dim), STD)?,
+            key: matrix("attention.key", (dim, dim), STD)?,
+            value: matrix("attention.value", (dim, dim), STD)?,
+            output: matrix("attention.output", (dim, dim), residual)?,
+            up: matrix("feed-forward.up", (feed_forward, dim), STD)?,
+            down: matrix("feed-forward.down", (dim, feed_forward), residual)?,
+            attention_norm: builder.norm(&format!("{name}.attention.norm"), dim)?,
+            feed_forward_norm: builder.norm(&format!("{name}.feed-forward.norm"), dim)?,
+            heads,
+        })
+    }
+
+    /// (tokens, dim) -> (tokens, dim); each token sees those of its row before it.
+    pub(super) fn forward(
+        &self,
+        x: &Tensor,
+        rows: &Arc<Rows>,
+        drop: &dyn Fn(u64, Tensor) -> Result<Tensor>,
+        precision: Precision,
+    ) -> Result<Tensor> {
+        let (tokens, dim) = x.dims2()?;
+        let h = self.attention_norm.forward(x)?;
+        let project = |weight| {
+            ops::linear(&h, weight, precision)?.reshape((tokens, self.heads, dim / self.heads))
+        };
+        let (query, key, value) =
+            (project(&self.query)?, project(&self.key)?, project(&self.value)?);
+        let attended = ops::attention(&query, &key, &value, rows)?;
+        let x = (x + drop(0, ops::linear(&attended, &self.output, precision)?)?)?;
+        let h = self.feed_forward_norm.forward(&x)?;
+        let h = ops::linear(&h, &self.up, precision)?.relu()?;
+        x + drop(1, ops::linear(&h, &self.down, precision)?)?
+    }
+}

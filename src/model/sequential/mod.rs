@@ -1,0 +1,241 @@
+//! Recommenders over item ids: a network turns a history into a state, and the state, held against what it has of every
+//! item, gives a score an item.
+//!
+//! Shapes: tokens (the items of all histories in a row, without padding), width (of a state).
+
+mod bert4rec;
+mod caser;
+mod config;
+mod fdsa;
+mod gru4rec;
+mod hgn;
+mod layers;
+mod recent;
+mod sasrec;
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
+use candle_core::{Result, Tensor, bail};
+
+use crate::nn::Params;
+use crate::ops::{self, Precision};
+
+pub use bert4rec::{Bert4Rec, Bert4RecConfig};
+pub use caser::{Caser, CaserConfig};
+pub use config::{Loss, TrainingConfig};
+pub use fdsa::{Attributes, Fdsa, FdsaConfig};
+pub use gru4rec::{Gru4Rec, Gru4RecConfig};
+pub use hgn::{Hgn, HgnConfig};
+pub use sasrec::{SasRec, SasRecConfig};
+
+/// What a state is asked of: some items, oldest first, and whose they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct History<'a> {
+    /// The user among those of training; none for one who was not there.
+    pub user: Option<u32>,
+    /// At least one item.
+    pub items: &'a [u32],
+}
+
+impl<'a> History<'a> {
+    /// The items of nobody in particular.
+    pub fn of(items: &'a [u32]) -> Self {
+        Self { user: None, items }
+    }
+
+    /// The last `most` items.
+    #[must_use]
+    pub fn last(self, most: usize) -> Self {
+        Self { items: &self.items[self.items.len().saturating_sub(most)..], ..self }
+    }
+}
+
+/// What states are held against.
+#[derive(Debug, Clone)]
+pub struct Items {
+    /// (items, width)
+    pub weight: Tensor,
+    /// (items), added to the scores.
+    pub bias: Option<Tensor>,
+}
+
+/// The items a sampled softmax chooses among, shared by all targets of a step, which are among them.
+#[derive(Debug, Clone)]
+pub struct Candidates {
+    /// Items, ascending and distinct.
+    pub items: Vec<u32>,
+    /// The logarithm of the probability with which each item came to be a candidate: taken from its
+    /// score, so that items often among them are not pushed down the more for it (Jean et al., 2015).
+    pub log_probabilities: Vec<f32>,
+}
+
+/// A recommender over item ids.
+pub trait Sequential: Debug + Send + Sync {
+    /// The trainable parameters.
+    fn params(&self) -> &Params;
+
+    /// The most items of a history that it reads.
+    fn history(&self) -> usize;
+
+    /// What the values of matrix products are rounded to.
+    fn precision(&self) -> Precision;
+
+    /// What states are held against.
+    fn items(&self) -> Items;
+
+    /// About how many values a training pass keeps of a token.
+    fn values_per_token(&self) -> usize;
+
+    /// The state at every item of every history, (tokens, width), of that item and those before it; `dropout` is the key
+    /// of the masks of a training pass.
+    ///
+    /// # Errors
+    /// A history that is empty or longer than what is read, an unknown item.
+    fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor>;
+
+    /// The state after each history, (histories, width), from the last items that are read. Takes no part in the
+    /// gradient.
+    fn last_states(&self, histories: &[History<'_>]) -> Result<Tensor> {
+        let histories: Vec<History<'_>> =
+            histories.iter().map(|h| h.last(self.history())).collect();
+        let mut end = 0;
+        let last = histories.iter().map(|history| {
+            end += history.items.len() as u32;
+            end.saturating_sub(1)
+        });
+        let last: Vec<u32> = last.collect();
+        ops::embedding(&self.states(&histories, None)?.detach(), &last)
+    }
+
+    /// The share of the items that are hidden in training, of a network that is trained to find those rather than the
+    /// next (Devlin et al., 2019); a hidden item has the number of all items as its own.
+    fn hidden(&self) -> Option<f64> {
+        None
+    }
+
+    /// How many items it knows.
+    fn num_items(&self) -> Result<usize> {
+        self.items().weight.dim(0)
+    }
+
+    /// The scores of all items after each history, (histories, items). Takes no part in the gradient.
+    fn scores(&self, histories: &[History<'_>]) -> Result<Tensor> {
+        let Items { weight, bias } = self.items();
+        let scores =
+            ops::linear(&self.last_states(histories)?, &weight.detach(), self.precision())?;
+        match bias {
+            Some(bias) => scores.broadcast_add(&bias.detach()),
+            None => Ok(scores),
+        }
+    }
+
+    /// The negative log-likelihood of each target among all items, (n), from `states` (n, width).
+    fn losses(&self, states: &Tensor, targets: &[u32]) -> Result<Tensor> {
+        let Items { weight, bias } = self.items();
+        let (states, weight) = match bias {
+            Some(bias) => with_column(states, &weight, &bias)?,
+            None => (states.clone(), weight),
+        };
+        ops::cross_entropy(&states, &weight, targets, self.precision())
+    }
+
+    /// The negative log-likelihood of each target among the candidates, (n), from `states` (n, width).
+    ///
+    /// # Errors
+    /// A target that is no candidate.
+    fn sampled_losses(
+        &self,
+        states: &Tensor,
+        targets: &[u32],
+        candidates: &Candidates,
+    ) -> Result<Tensor> {
+        let Candidates { items, log_probabilities } = candidates;
+        let mut places = Vec::with_capacity(targets.len());
+        for target in targets {
+            match items.binary_search(target) {
+                Ok(place) => places.push(place as u32),
+                Err(_) => bail!("the target {target} is not among the candidates"),
+            }
+        }
+        let Items { weight, bias } = self.items();
+        let likely = Tensor::from_slice(log_probabilities, items.len(), states.device())?;
+        let mut added = likely.to_dtype(states.dtype())?.neg()?;
+        if let Some(bias) = bias {
+            added = (added + gather(&bias, items)?)?;
+        }
+        let (states, weight) = with_column(states, &ops::embedding(&weight, items)?, &added)?;
+        ops::cross_entropy(&states, &weight, &places, self.precision())
+    }
+
+    /// The binary cross-entropy of each target against one other item, (n), from `states` (n, width) (Kang and McAuley,
+    /// 2018, equation 6).
+    fn binary_losses(&self, states: &Tensor, targets: &[u32], others: &[u32]) -> Result<Tensor> {
+        let Items { weight, bias } = self.items();
+        let score = |items: &[u32]| -> Result<Tensor> {
+            let product = (ops::embedding(&weight, items)? * states)?.sum(1)?;
+            match &bias {
+                Some(bias) => product + gather(bias, items)?,
+                None => Ok(product),
+            }
+        };
+        softplus(&score(targets)?.neg()?)? + softplus(&score(others)?)?
+    }
+
+    /// A deep copy of the parameters by name, for a file.
+    fn weights(&self) -> Result<BTreeMap<String, Tensor>> {
+        self.params().snapshot()
+    }
+
+    /// Takes over weights that [`Self::weights`] gave.
+    ///
+    /// # Errors
+    /// Names a parameter that is missing or has another shape.
+    fn set_weights(&self, weights: &BTreeMap<String, Tensor>) -> Result<()> {
+        for (name, tensor) in self.params().tensors() {
+            match weights.get(name) {
+                Some(weight) if weight.dims() == tensor.dims() => {
+                    self.params().set(name, weight)?;
+                }
+                Some(weight) => {
+                    bail!("{name} is {:?}, expected {:?}", weight.dims(), tensor.dims())
+                }
+                None => bail!("there is no weight {name}"),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The positions of rows of these lengths: the last of each is that of the longest history.
+fn from_the_end(lengths: &[usize], most: usize) -> Vec<u32> {
+    lengths.iter().flat_map(|length| (most - length) as u32..most as u32).collect()
+}
+
+/// Refuses histories that a network cannot read.
+fn check(name: &str, most: usize, histories: &[History<'_>]) -> Result<()> {
+    match histories.iter().map(|history| history.items.len()).find(|&n| n == 0 || n > most) {
+        Some(length) => bail!("{name}: a history of {length} items, expected 1 to {most}"),
+        None => Ok(()),
+    }
+}
+
+/// `states` and `weight` with one more column, in which `added` (items) is held against ones.
+fn with_column(states: &Tensor, weight: &Tensor, added: &Tensor) -> Result<(Tensor, Tensor)> {
+    let ones = Tensor::ones((states.dim(0)?, 1), states.dtype(), states.device())?;
+    let weight = Tensor::cat(&[weight, &added.unsqueeze(1)?], 1)?;
+    Ok((Tensor::cat(&[states, &ones], 1)?, weight))
+}
+
+/// The values of `vector` (n) at `places`.
+fn gather(vector: &Tensor, places: &[u32]) -> Result<Tensor> {
+    ops::embedding(&vector.unsqueeze(1)?, places)?.squeeze(1)
+}
+
+/// `ln(1 + exp(x))`, which takes the exponential of nothing positive.
+fn softplus(x: &Tensor) -> Result<Tensor> {
+    x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,69 @@
+//! Networks that look at the last few items and at whose they are.
+
+use candle_core::{Result, Tensor};
+
+use super::History;
+use crate::ops;
+
+/// The longest history that is cut into its last items.
+pub(super) const MOST: usize = 50;
+
+/// The last items at every item of some histories, oldest first; fewer where fewer were there.
+#[derive(Debug)]
+pub(super) struct Recent {
+    /// (tokens * width), item 0 where none was there.
+    items: Vec<u32>,
+    /// One where an item was there, else zero.
+    there: Vec<f32>,
+    width: usize,
+    /// Of each token.
+    pub(super) users: Vec<Option<u32>>,
+}
+
+impl Recent {
+    /// At most the last `width` items at each.
+    pub(super) fn of(histories: &[History<'_>], width: usize) -> Self {
+        let (mut items, mut there, mut users) = (Vec::new(), Vec::new(), Vec::new());
+        for history in histories {
+            for end in 1..=history.items.len() {
+                let last = &history.items[end.saturating_sub(width)..end];
+                let missing = width - last.len();
+                items.extend(std::iter::repeat_n(0, missing).chain(last.iter().copied()));
+                there.extend((0..width).map(|at| if at < missing { 0.0 } else { 1.0 }));
+                users.push(history.user);
+            }
+        }
+        Self { items, there, width, users }
+    }
+
+    /// Their rows in `table` (items, dim), zeros where none was there: (tokens, width, dim).
+    pub(super) fn embedded(&self, table: &Tensor) -> Result<Tensor> {
+        let (tokens, dim) = (self.users.len(), table.dim(1)?);
+        let x = ops::embedding(table, &self.items)?.reshape((tokens, self.width, dim))?;
+        x.broadcast_mul(&self.there(table)?)
+    }
+
+    /// Ones where an item was there, else zeros: (tokens, width, 1), of the type of `like`.
+    pub(super) fn there(&self, like: &Tensor) -> Result<Tensor> {
+        let shape = (self.users.len(), self.width, 1);
+        Tensor::from_slice(&self.there, shape, like.device())?.to_dtype(like.dtype())
+    }
+}
+
+/// A row for every user of training.
+#[derive(Debug, Clone)]
+pub(super) struct Users(pub(super) Tensor);
+
+impl Users {
+    /// The rows of some users, (users, dim); who was not there is like all of them on average.
+    pub(super) fn embedded(&self, users: &[Option<u32>]) -> Result<Tensor> {
+        if users.iter().all(Option::is_some) {
+            let users: Vec<u32> = users.iter().flatten().copied().collect();
+            return ops::embedding(&self.0, &users);
+        }
+        let table = Tensor::cat(&[&self.0, &self.0.mean_keepdim(0)?], 0)?;
+        let stranger = self.0.dim(0)? as u32;
+        let users: Vec<u32> = users.iter().map(|user| user.unwrap_or(stranger)).collect();
+        ops::embedding(&table, &users)
+    }
+}

@@ -1,0 +1,266 @@
+//! The recommenders that `llmbs baseline` knows, each trained, kept and read again.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::config::BaselineConfig;
+use crate::data::{Dataset, ItemId, attributes};
+use crate::embed::{Around, Course, EpochReport};
+use crate::eval::{ItemKnn, ItemScorer, Popularity};
+use crate::model::sequential::{
+    Attributes, Bert4Rec, Caser, Fdsa, Gru4Rec, Hgn, Sequential, TrainingConfig,
+};
+use crate::model::{Weights, load_safetensors};
+use crate::{Result, invalid};
+
+/// A recommender to compare with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Baseline {
+    /// What is taken most.
+    Popularity,
+    /// Neighbours of items by those who took both.
+    ItemKnn,
+    /// A recurrent network.
+    #[serde(rename = "gru4rec")]
+    Gru4Rec,
+    /// Convolutions over the last items.
+    Caser,
+    /// Gates over the last items.
+    Hgn,
+    /// Causal self-attention over item ids.
+    #[serde(rename = "sasrec")]
+    SasRec,
+    /// Self-attention to both sides, which finds hidden items.
+    #[serde(rename = "bert4rec")]
+    Bert4Rec,
+    /// Self-attention over items and over their attributes.
+    Fdsa,
+}
+
+/// A trained recommender.
+pub(super) struct TrainedBaseline {
+    pub(super) scorer: Box<dyn ItemScorer>,
+    pub(super) weights: Weights,
+    /// Targets it was trained on.
+    pub(super) targets: usize,
+    /// From 1; 0 where there are no epochs.
+    pub(super) best_epoch: usize,
+    pub(super) reports: Vec<EpochReport>,
+}
+
+impl Baseline {
+    /// All, in the order in which they are trained and shown.
+    pub const ALL: [Self; 8] = [
+        Self::Popularity,
+        Self::ItemKnn,
+        Self::Gru4Rec,
+        Self::Caser,
+        Self::Hgn,
+        Self::SasRec,
+        Self::Bert4Rec,
+        Self::Fdsa,
+    ];
+
+    /// The name: the word behind `llmbs baseline`, the table of its settings, its folder.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Popularity => "popularity",
+            Self::ItemKnn => "item-knn",
+            Self::Gru4Rec => "gru4rec",
+            Self::Caser => "caser",
+            Self::Hgn => "hgn",
+            Self::SasRec => "sasrec",
+            Self::Bert4Rec => "bert4rec",
+            Self::Fdsa => "fdsa",
+        }
+    }
+
+    /// The one of this name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|baseline| baseline.name() == name)
+    }
+
+    /// The table of its settings, as an error names it.
+    pub(super) fn settings(self) -> String {
+        format!("baseline.{}", self.name())
+    }
+
+    /// How it scores an item.
+    pub(super) fn score(self) -> &'static str {
+        match self {
+            Self::Popularity => "how often the item was taken",
+            Self::ItemKnn => "sum of the item's similarities to those of the history",
+            Self::Gru4Rec | Self::SasRec | Self::Fdsa => {
+                "inner product of the history's state and the item's embedding"
+            }
+            Self::Caser | Self::Hgn | Self::Bert4Rec => {
+                "inner product of the history's state and the item's embedding, and the item's bias"
+            }
+        }
+    }
+
+    /// Its settings as a result tells them.
+    pub(super) fn told(self, config: &BaselineConfig) -> Value {
+        match self {
+            Self::Popularity => json!({}),
+            Self::ItemKnn => json!(config.item_knn),
+            Self::Gru4Rec => json!(config.gru4rec),
+            Self::Caser => json!(config.caser),
+            Self::Hgn => json!(config.hgn),
+            Self::SasRec => json!(config.sasrec),
+            Self::Bert4Rec => json!(config.bert4rec),
+            Self::Fdsa => json!(config.fdsa),
+        }
+    }
+
+    /// Its untrained network and how that is trained, of one that has a network.
+    ///
+    /// # Errors
+    /// A dataset that lacks what the network reads.
+    pub(super) fn network(
+        self,
+        config: &BaselineConfig,
+        dataset: &Dataset,
+        seed: u64,
+    ) -> Result<Option<(Box<dyn Sequential>, TrainingConfig)>> {
+        let (items, users) = (dataset.num_items(), dataset.users.len());
+        let (dtype, device) = (DType::F32, &Device::Cpu);
+        let (network, training): (Box<dyn Sequential>, _) = match self {
+            Self::Popularity | Self::ItemKnn => return Ok(None),
+            Self::Gru4Rec => {
+                let config = &config.gru4rec;
+                (Box::new(Gru4Rec::new(config, items, seed, dtype, device)?), &config.training)
+            }
+            Self::Caser => {
+                let config = &config.caser;
+                (Box::new(Caser::new(config, items, users, seed, dtype, device)?), &config.training)
+            }
+            Self::Hgn => {
+                let config = &config.hgn;
+                (Box::new(Hgn::new(config, items, users, seed, dtype, device)?), &config.training)
+            }
+            Self::SasRec => {
+                let config = &config.sasrec;
+                (Box::new(config.network(items, seed)?), &config.training)
+            }
+            Self::Bert4Rec => {
+                let config = &config.bert4rec;
+                (Box::new(Bert4Rec::new(config, items, seed, dtype, device)?), &config.training)
+            }
+            Self::Fdsa => {
+                let config = &config.fdsa;
+                let attributes = attributes_of(dataset)?;
+                (Box::new(Fdsa::new(config, attributes, seed, dtype, device)?), &config.training)
+            }
+        };
+        Ok(Some((network, training.clone())))
+    }
+
+    /// Refuses a dataset that lacks what it reads.
+    pub(super) fn check(self, dataset: &Dataset) -> Result<()> {
+        match self {
+            Self::Fdsa => attributes_of(dataset).map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    /// The one in the file `path`, which [`TrainedBaseline::weights`] were written to.
+    pub(super) fn load(
+        self,
+        config: &BaselineConfig,
+        dataset: &Dataset,
+        path: &Path,
+    ) -> Result<Box<dyn ItemScorer>> {
+        let weights = load_safetensors(path, &Device::Cpu)?;
+        if let Some((network, _)) = self.network(config, dataset, 0)? {
+            network.set_weights(&weights)?;
+            return Ok(Box::new(network));
+        }
+        if self == Self::ItemKnn {
+            return Ok(Box::new(ItemKnn::of(neighbours_of(&weights, path)?, &config.item_knn)));
+        }
+        Ok(Box::new(Popularity::new(dataset)))
+    }
+
+    /// Trains it on each user's training items; `measure` as in [`Course::train`].
+    pub(super) fn train(
+        self,
+        config: &BaselineConfig,
+        dataset: &Dataset,
+        seed: u64,
+        measure: &mut dyn FnMut(&dyn Sequential) -> Result<Option<f64>>,
+        around: &mut Around<'_>,
+    ) -> Result<TrainedBaseline> {
+        let sequences: Vec<&[ItemId]> = dataset.train_sequences().collect();
+        let untrained = |scorer: Box<dyn ItemScorer>, weights| {
+            let targets = sequences.iter().map(|items| items.len()).sum();
+            TrainedBaseline { scorer, weights, targets, best_epoch: 0, reports: Vec::new() }
+        };
+        if let Some((network, training)) = self.network(config, dataset, seed)? {
+            let course = Course {
+                name: self.name(),
+                network: &*network,
+                config: &training,
+                sequences: &sequences,
+                seed,
+            };
+            let report = course.train(measure, around)?;
+            return Ok(TrainedBaseline {
+                weights: network.weights()?,
+                scorer: Box::new(network),
+                targets: report.num_targets,
+                best_epoch: report.best_epoch,
+                reports: report.reports,
+            });
+        }
+        if self == Self::ItemKnn {
+            let knn = ItemKnn::new(&sequences, dataset.num_items(), &config.item_knn);
+            let weights = neighbours_in(&knn)?;
+            return Ok(untrained(Box::new(knn), weights));
+        }
+        let counts: Vec<f32> = dataset.popularity().iter().map(|&n| n as f32).collect();
+        let weights = [("counts".to_string(), Tensor::new(counts, &Device::Cpu)?)].into();
+        Ok(untrained(Box::new(Popularity::new(dataset)), weights))
+    }
+}
+
+fn attributes_of(dataset: &Dataset) -> Result<Attributes> {
+    let Some((of_items, count)) = attributes(&dataset.items) else {
+        invalid!(
+            "{}: baseline fdsa reads attributes of items, and there are none here: no categories, no brands, no word \
+             of a description that five items share",
+            dataset.name
+        );
+    };
+    Ok(Attributes { of_items, count })
+}
+
+/// Neighbours as tensors: how many each item has, and one after another which and how near.
+fn neighbours_in(knn: &ItemKnn) -> Result<Weights> {
+    let counts: Vec<u32> = knn.neighbours.iter().map(|near| near.len() as u32).collect();
+    let (items, cosines): (Vec<u32>, Vec<f32>) = knn.neighbours.iter().flatten().copied().unzip();
+    let device = &Device::Cpu;
+    Ok([
+        ("counts".to_string(), Tensor::new(counts, device)?),
+        ("neighbours".to_string(), Tensor::new(items, device)?),
+        ("similarities".to_string(), Tensor::new(cosines, device)?),
+    ]
+    .into())
+}
+
+/// What [`neighbours_in`] made tensors of.
+fn neighbours_of(weights: &Weights, path: &Path) -> Result<Vec<Vec<(ItemId, f32)>>> {
+    let found = |name: &str| match weights.get(name) {
+        Some(tensor) => Ok(tensor),
+        None => invalid!("{}: there is no tensor {name}", path.display()),
+    };
+    let counts: Vec<u32> = found("counts")?.to_vec1()?;
+    let items: Vec<u32> = found("neighbours")?.to_vec1()?;
+    let cosines: Vec<f32> = found("similarities")?.to_vec1()?;
+    let mut all = items.into_iter().zip(cosines);
+    Ok(counts.into_iter().map(|count| all.by_ref().take(count as usize).collect()).collect())
+}
