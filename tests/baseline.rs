@@ -121,6 +121,50 @@ fn every_baseline_is_trained_kept_and_read_again() {
 }
 
 #[test]
+fn all_baselines_stand_in_one_table_and_what_the_data_lack_is_said() {
+    let dir = tiny();
+    let dir = dir.path();
+    run(dir, &["data", "synth", "--out", "shop"], 0);
+    let path = dir.join("shop/shop.item.json");
+    let mut items: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    for item in items.as_object_mut().unwrap().values_mut() {
+        for field in ["description", "brand", "categories"] {
+            item[field] = "".into();
+        }
+    }
+    fs::write(&path, items.to_string()).unwrap();
+    let config = fs::read_to_string(dir.join("llmbs.toml")).unwrap();
+    let config = config
+        .replace("[data.synthetic]\nusers = 80\nitems = 60\ngroups = 6", "[data]\npath = \"shop\"");
+    fs::write(dir.join("llmbs.toml"), config).unwrap();
+    let few =
+        ["gru4rec", "caser", "hgn", "bert4rec"].map(|name| format!("baseline.{name}.epochs=1"));
+    let set: Vec<&str> = few.iter().flat_map(|set| ["--set", set]).collect();
+    let words = |more: &[&'static str]| [&set[..], &["baseline", "all"], more].concat();
+    let (table, _) = run(dir, &words(&["--seeds", "1,2"]), 0);
+    for word in [
+        "recall@10",
+        "hgn",
+        "seconds",
+        "fdsa         not here: shop: baseline fdsa reads attributes",
+    ] {
+        assert!(table.contains(word), "{word} is not in {table}");
+    }
+    let told: Value =
+        serde_json::from_str(&run(dir, &words(&["--seeds", "1,2", "--json"]), 0).0).unwrap();
+    let names: Vec<&str> =
+        told.as_array().unwrap().iter().map(|t| t["settings"]["model"].as_str().unwrap()).collect();
+    assert_eq!(names, ["popularity", "item-knn", "gru4rec", "caser", "hgn", "sasrec", "bert4rec"]);
+    // The means are those over both seeds.
+    let sasrec = &told[5];
+    let of = |i: usize| sasrec["by_seed"][i]["recall@10"].as_f64().unwrap();
+    let mean = sasrec["metrics"]["recall@10"].as_f64().unwrap();
+    assert!((mean - of(0).midpoint(of(1))).abs() < 1e-12);
+    fails(dir, &["baseline", "fdsa"], &["shop", "no categories, no brands"]);
+    assert!(!dir.join("runs/llmbs/baseline/fdsa").exists());
+}
+
+#[test]
 fn several_seeds_give_mean_and_deviation() {
     let dir = tiny();
     let dir = dir.path();
@@ -163,6 +207,16 @@ fn a_run_is_compared_with_a_baseline() {
     let compare = ["eval", "--json", "--compare", folder];
     fails(dir, &compare, &[folder, "no evaluation"]);
     let other = json(dir, &["--seeds", "1"]);
+    // Any of them can be ranked together with the model, wherever its folder lies.
+    run(dir, &["baseline", "item-knn", "--seeds", "1"], 0);
+    run(dir, &["baseline", "popularity", "--seeds", "1"], 0);
+    fs::rename(dir.join("runs/llmbs/baseline/item-knn/seed-1"), dir.join("neighbours")).unwrap();
+    let popularity = "runs/llmbs/baseline/popularity/seed-1";
+    let fused = ["eval", "--json", "--fuse", "neighbours", "--fuse", popularity];
+    let fused: Value = serde_json::from_str(&run(dir, &fused, 0).0).unwrap();
+    let models = fused["settings"]["fusion"]["models"].as_array().unwrap();
+    let names: Vec<&str> = models.iter().map(|m| m["model"].as_str().unwrap()).collect();
+    assert_eq!(names, ["item-knn", "popularity"]);
     let ours: Value = serde_json::from_str(&run(dir, &compare, 0).0).unwrap();
     for (name, difference) in ours["comparison"]["metrics"].as_object().unwrap() {
         assert_eq!(difference["this"], ours["metrics"][name]);

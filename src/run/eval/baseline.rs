@@ -66,6 +66,15 @@ pub(super) struct Training {
 const TRAINING: &str = "training.json";
 
 impl Training {
+    /// Whose settings it has; the one that has none is popularity.
+    fn baseline(&self) -> Option<Baseline> {
+        let mut own = self.settings.keys().filter_map(|key| key.strip_prefix("baseline."));
+        match own.next() {
+            Some(key) => Baseline::named(key.split('.').next()?),
+            None => Some(Baseline::Popularity),
+        }
+    }
+
     fn read(path: &Path) -> Result<Self> {
         sealed::read(path, "redo the baseline with --force")
     }
@@ -209,10 +218,8 @@ impl Run {
                 path.display()
             );
         };
-        // The folder of a baseline is RUN/baseline/NAME/seed-N, wherever RUN stands.
-        let name = dir.parent().and_then(Path::file_name).and_then(|name| name.to_str());
-        let Some(baseline) = name.and_then(Baseline::named) else {
-            invalid!("{}: lies in no folder with the name of a baseline", dir.display());
+        let Some(baseline) = training.baseline() else {
+            invalid!("{}: is of no baseline that is known here", path.display());
         };
         let request = BaselineRequest { baseline, split: Split::Valid, seed };
         self.check_training(request, dir, &training)?;
