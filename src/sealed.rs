@@ -25,7 +25,8 @@ pub fn write(path: &Path, value: &impl Serialize) -> Result<()> {
 /// Reads what [`write()`] wrote, or a file that was written before there were seals.
 ///
 /// # Errors
-/// Names a file that is cut off or altered; `remedy` says how there is another.
+/// Names a file that is cut off or altered, or that another version of the program wrote in a form of its own;
+/// `remedy` says how there is another.
 pub fn read<T: DeserializeOwned>(path: &Path, remedy: &str) -> Result<T> {
     let altered = |e: &dyn std::fmt::Display| {
         Error::Invalid(format!("{e}; it was cut off or altered: put it back, or {remedy}"))
@@ -34,13 +35,22 @@ pub fn read<T: DeserializeOwned>(path: &Path, remedy: &str) -> Result<T> {
         Error::Invalid(text) => altered(&text),
         other => other,
     })?;
-    if let Some(seal) = fields.remove(SEAL)
-        && seal != digest(&fields)
-    {
+    let seal = fields.remove(SEAL);
+    if seal.as_ref().is_some_and(|seal| *seal != digest(&fields)) {
         return Err(altered(&format!("{}: its SHA-256 is not the one in it", path.display())));
     }
-    let value = serde_json::from_value(Value::Object(fields));
-    value.map_err(|e| altered(&format!("{}: {e}", path.display())))
+    let by = fields.get("version").or(fields.get("program")).and_then(Value::as_str);
+    let by =
+        by.map_or("another version".to_string(), |by| by.trim_start_matches("llmbs ").to_string());
+    serde_json::from_value(Value::Object(fields)).map_err(|e| match seal {
+        // It is as it was written.
+        Some(_) => Error::Invalid(format!(
+            "{}: {e}; llmbs {by} wrote it, and this one, {}, reads another form: use that version, or {remedy}",
+            path.display(),
+            env!("CARGO_PKG_VERSION")
+        )),
+        None => altered(&format!("{}: {e}", path.display())),
+    })
 }
 
 fn digest(fields: &Map<String, Value>) -> String {
@@ -80,5 +90,33 @@ mod tests {
         }
         std::fs::write(&path, value.to_string()).unwrap();
         assert_eq!(read::<Value>(&path, "").unwrap(), value);
+    }
+
+    #[test]
+    fn what_another_version_wrote_is_told_by_its_version() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Known {
+            #[serde(rename = "version")]
+            _version: String,
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("manifest.json");
+        let error = |value: &Value| {
+            write(&path, value).unwrap();
+            read::<Known>(&path, "make it anew").unwrap_err().to_string()
+        };
+        let found = error(&serde_json::json!({ "version": "9.1.0", "pieces": 3 }));
+        assert!(found.contains("manifest.json: unknown field `pieces`"), "{found}");
+        assert!(
+            found.contains("; llmbs 9.1.0 wrote it") && found.ends_with("or make it anew"),
+            "{found}"
+        );
+        let found = error(&serde_json::json!({ "program": "llmbs 9.1.0 (abc)" }));
+        assert!(found.contains("; llmbs 9.1.0 (abc) wrote it"), "{found}");
+        // Without a seal nobody knows who wrote it.
+        std::fs::write(&path, r#"{"pieces": 3}"#).unwrap();
+        let found = read::<Known>(&path, "make it anew").unwrap_err().to_string();
+        assert!(found.contains("cut off or altered"), "{found}");
     }
 }

@@ -123,56 +123,63 @@ impl Sequential for Gru4Rec {
 
     fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor> {
         check("gru4rec", self.config.history, histories)?;
-        let items: Vec<u32> = histories.iter().flat_map(|h| h.items).copied().collect();
-        let x = ops::embedding(&self.items, &items)?;
-        let mut x = Drops(dropout).at(0, self.config.dropout, x)?;
         let steps = Steps::of(histories);
+        let x = ops::embedding(&self.items, &steps.items)?;
+        let mut x = Drops(dropout).at(0, self.config.dropout, x)?;
         for layer in &self.layers {
-            let gates = layer.input.forward(&x, self.precision())?;
+            let gates = split(&layer.input.forward(&x, self.precision())?, &steps.sizes)?;
             let mut h =
                 Tensor::zeros((histories.len(), self.config.hidden), x.dtype(), x.device())?;
-            let mut states = Vec::with_capacity(steps.tokens.len());
-            for tokens in &steps.tokens {
+            let mut states = Vec::with_capacity(gates.len());
+            for (gates, &size) in gates.iter().zip(&steps.sizes) {
                 // The longest histories come first: those that go on are the first of those before.
-                let gates = ops::embedding(&gates, tokens)?;
-                h = layer.step(&gates, &h.narrow(0, 0, tokens.len())?, self.precision())?;
+                h = layer.step(gates, &h.narrow(0, 0, size)?, self.precision())?;
                 states.push(h.clone());
             }
-            x = ops::embedding(&Tensor::cat(&states, 0)?, &steps.back)?;
+            x = Tensor::cat(&states, 0)?;
         }
+        let x = ops::embedding(&x, &steps.back)?;
         self.output.forward(&x, self.precision())
     }
 }
 
-/// The tokens that are read at the same time.
+/// Rows of `x`, so many for each of `sizes`. It is halved again and again: the gradient of every part that is cut out is
+/// as large as what it is cut out of.
+fn split(x: &Tensor, sizes: &[usize]) -> Result<Vec<Tensor>> {
+    if sizes.len() < 2 {
+        return Ok(vec![x.clone()]);
+    }
+    let (before, behind) = sizes.split_at(sizes.len() / 2);
+    let first = before.iter().sum();
+    let mut parts = split(&x.narrow(0, 0, first)?, before)?;
+    parts.extend(split(&x.narrow(0, first, x.dim(0)? - first)?, behind)?);
+    Ok(parts)
+}
+
+/// What is read at the same time: step by step, of every history that is long enough, the longest first.
 struct Steps {
-    /// Of each step, those of the histories that are long enough, longest history first.
-    tokens: Vec<Vec<u32>>,
-    /// Where each token stands among those of all steps, one after another.
+    items: Vec<u32>,
+    /// How many histories each step reads.
+    sizes: Vec<usize>,
+    /// Where each item of the histories, one after another, stands among `items`.
     back: Vec<u32>,
 }
 
 impl Steps {
     fn of(histories: &[History<'_>]) -> Self {
-        let mut starts = vec![0];
-        starts.extend(histories.iter().scan(0, |end, history| {
-            *end += history.items.len();
-            Some(*end)
-        }));
         let mut order: Vec<usize> = (0..histories.len()).collect();
         order.sort_by_key(|&i| std::cmp::Reverse(histories[i].items.len()));
         let longest = order.first().map_or(0, |&i| histories[i].items.len());
-        let mut back = vec![0; starts[histories.len()]];
-        let mut seen = 0;
-        let step = |step: usize| {
-            let on = order.iter().take_while(|&&i| histories[i].items.len() > step);
-            let tokens: Vec<u32> = on.map(|&i| (starts[i] + step) as u32).collect();
-            for &token in &tokens {
-                back[token as usize] = seen;
-                seen += 1;
+        let (mut items, mut sizes) = (Vec::new(), Vec::new());
+        let mut places = vec![Vec::new(); histories.len()];
+        for step in 0..longest {
+            let before = items.len();
+            for &i in order.iter().take_while(|&&i| histories[i].items.len() > step) {
+                places[i].push(items.len() as u32);
+                items.push(histories[i].items[step]);
             }
-            tokens
-        };
-        Self { tokens: (0..longest).map(step).collect(), back }
+            sizes.push(items.len() - before);
+        }
+        Self { items, sizes, back: places.concat() }
     }
 }
