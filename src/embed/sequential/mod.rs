@@ -62,18 +62,12 @@ impl Course<'_> {
     /// # Errors
     /// If the network has no items.
     pub fn bytes(&self) -> Result<TrainingBytes> {
-        let num_items = self.network.num_items()?;
-        let windows = Window::over(self.sequences, self.reads());
+        let num_items = self.network.num_items();
+        let windows = Window::over(self.sequences, self.network.reads());
         let tokens = largest_batch(windows.iter().map(|w| w.items.len()), self.config.batch_size);
         let step = tokens * self.network.values_per_token();
         let parameters = self.network.params().num_trained();
         Ok(TrainingBytes::new(parameters, step, 2 * SCORED_AT_ONCE * num_items))
-    }
-
-    /// Items of a window beside the target, and all of one in which items are hidden.
-    fn reads(&self) -> usize {
-        let most = self.network.history();
-        if self.network.hidden().is_some() { most - 1 } else { most }
     }
 
     /// Trains.
@@ -91,9 +85,9 @@ impl Course<'_> {
     ) -> Result<SequentialReport> {
         let Self { network, config, sequences, .. } = self;
         config.check()?;
-        let num_items = network.num_items()?;
+        let num_items = network.num_items();
         occurrences(sequences, num_items)?;
-        let windows = Window::over(sequences, self.reads());
+        let windows = Window::over(sequences, self.network.reads());
         if windows.is_empty() {
             invalid!(
                 "no user has two training items or more, so there is nothing to learn from: each user's \
@@ -192,7 +186,7 @@ impl Training<'_> {
                 None => (window.inputs(sequences).to_vec(), window.asked()),
                 Some(share) => {
                     let mut seen = items[window.items.clone()].to_vec();
-                    let hidden = hide(&mut seen, network.num_items()? as u32, share, &mut hiding);
+                    let hidden = hide(&mut seen, network.num_items() as u32, share, &mut hiding);
                     (seen, hidden)
                 }
             };
@@ -222,7 +216,7 @@ impl Training<'_> {
                 &self.sampler.draw(&targets, &mut draws),
             )?,
             Loss::Bce => {
-                let num_items = network.num_items()? as u32;
+                let num_items = network.num_items() as u32;
                 let other = |&user: &usize| not_taken(sequences[user], num_items, &mut draws);
                 let others: Vec<u32> = takers.iter().map(other).collect();
                 network.binary_losses(&states, &targets, &others)?

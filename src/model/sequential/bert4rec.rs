@@ -1,9 +1,9 @@
 //! BERT4Rec (Sun et al., 2019): self-attention to both sides finds hidden items of a history.
 
-use candle_core::{D, DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::layers::{Affine, Builder, Drops, Norm, STD, block_values};
+use super::layers::{Affine, Builder, Drops, Norm, STD, block_values, softmax};
 use super::{History, Items, Sequential, TrainingConfig};
 use crate::nn::Params;
 use crate::ops::{self, Precision};
@@ -83,14 +83,14 @@ impl Block {
 pub struct Bert4Rec {
     params: Params,
     config: Bert4RecConfig,
-    num_items: usize,
     /// A row for each item, and for a hidden one.
     table: Tensor,
+    /// The table without the hidden one.
+    items: Items,
     positions: Tensor,
     norm: Norm,
     blocks: Vec<Block>,
     output: Affine,
-    bias: Tensor,
 }
 
 impl Bert4Rec {
@@ -103,17 +103,20 @@ impl Bert4Rec {
         device: &Device,
     ) -> Result<Self> {
         let mut builder = Builder::new("bert4rec", seed, dtype, device);
+        let table = builder.normal("items", (num_items + 1, config.dim), STD)?;
         Ok(Self {
             config: config.clone(),
-            num_items,
-            table: builder.normal("items", (num_items + 1, config.dim), STD)?,
+            items: Items {
+                weight: table.narrow(0, 0, num_items)?,
+                bias: Some(builder.constant("bias", num_items, 0.0)?),
+            },
+            table,
             positions: builder.normal("positions", (config.history, config.dim), STD)?,
             norm: builder.norm("norm", config.dim)?,
             blocks: (0..config.blocks)
                 .map(|i| Block::new(i, config, &mut builder))
                 .collect::<Result<_>>()?,
             output: builder.affine("output", (config.dim, config.dim))?,
-            bias: builder.constant("bias", num_items, 0.0)?,
             params: builder.params,
         })
     }
@@ -131,8 +134,7 @@ impl Bert4Rec {
         let scale = ((self.config.dim / heads) as f64).sqrt().recip();
         let scores = (query.matmul(&key.t()?.contiguous()?)? * scale)?;
         let scores = scores.broadcast_add(&grid.missing(&scores)?)?;
-        let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
-        let shares = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?;
+        let shares = softmax(&scores)?;
         let mixed = shares.matmul(&value)?.transpose(1, 2)?.contiguous()?;
         let mixed = mixed.reshape((grid.rows * grid.longest, self.config.dim))?;
         block.output.forward(&ops::embedding(&mixed, &grid.back)?, self.precision())
@@ -153,12 +155,7 @@ impl Sequential for Bert4Rec {
     }
 
     fn items(&self) -> Items {
-        // The last row is that of a hidden item.
-        let weight = self.table.narrow(0, 0, self.num_items);
-        Items {
-            weight: weight.unwrap_or_else(|_| self.table.clone()),
-            bias: Some(self.bias.clone()),
-        }
+        self.items.clone()
     }
 
     fn values_per_token(&self) -> usize {
@@ -184,26 +181,6 @@ impl Sequential for Bert4Rec {
             x = block.feed_forward_norm.forward(&(x + h)?)?;
         }
         self.output.forward(&x, self.precision())?.gelu_erf()
-    }
-
-    fn last_states(&self, histories: &[History<'_>]) -> Result<Tensor> {
-        let hidden = self.num_items as u32;
-        let asked: Vec<(Option<u32>, Vec<u32>)> = histories
-            .iter()
-            .map(|history| {
-                let last = history.last(self.config.history - 1);
-                (last.user, last.items.iter().copied().chain([hidden]).collect())
-            })
-            .collect();
-        let asked: Vec<History<'_>> =
-            asked.iter().map(|(user, items)| History { user: *user, items }).collect();
-        let mut end = 0;
-        let last = asked.iter().map(|history| {
-            end += history.items.len() as u32;
-            end - 1
-        });
-        let last: Vec<u32> = last.collect();
-        ops::embedding(&self.states(&asked, None)?.detach(), &last)
     }
 
     fn hidden(&self) -> Option<f64> {

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use candle_core::{D, DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::layers::{Affine, Block, BlockSizes, Builder, Drops, Norm, STD, block_values};
+use super::layers::{Affine, Block, BlockSizes, Builder, Drops, Norm, STD, block_values, softmax};
 use super::{History, Items, Sequential, TrainingConfig, check};
 use crate::nn::Params;
 use crate::ops::{self, Precision, Rows};
@@ -144,8 +144,7 @@ impl Fdsa {
             self.attention.forward(&rows, Precision::Full)?.reshape((items.len(), most))?;
         let missing = Tensor::from_vec(missing, (items.len(), most), rows.device())?;
         let scores = (scores + missing.to_dtype(rows.dtype())?)?;
-        let shifted = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
-        let shares = shifted.broadcast_div(&shifted.sum_keepdim(D::Minus1)?)?;
+        let shares = softmax(&scores)?;
         let rows = rows.reshape((items.len(), most, self.config.dim))?;
         rows.broadcast_mul(&shares.unsqueeze(2)?)?.sum(1)
     }

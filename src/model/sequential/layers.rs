@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 
 use crate::model::init::FirstValues;
 use crate::nn::{Dropout, Params};
@@ -107,6 +107,12 @@ pub(super) fn sigmoid(x: &Tensor) -> Result<Tensor> {
     (x.neg()?.exp()? + 1.0)?.recip()
 }
 
+/// The softmax over the last dimension.
+pub(super) fn softmax(x: &Tensor) -> Result<Tensor> {
+    let powers = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?.exp()?;
+    powers.broadcast_div(&powers.sum_keepdim(D::Minus1)?)
+}
+
 /// About how many values a training pass through blocks keeps of a token: norms, branches, and sums before and after
 /// dropout.
 pub(super) fn block_values(dim: usize, feed_forward: usize, blocks: usize) -> usize {
@@ -132,7 +138,7 @@ pub(super) struct Block {
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    pub(super) output: Tensor,
+    output: Tensor,
     feed_forward_norm: Norm,
     up: Tensor,
     down: Tensor,

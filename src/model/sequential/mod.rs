@@ -94,18 +94,32 @@ pub trait Sequential: Debug + Send + Sync {
     /// A history that is empty or longer than what is read, an unknown item.
     fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor>;
 
-    /// The state after each history, (histories, width), from the last items that are read. Takes no part in the
-    /// gradient.
+    /// The state after each history, (histories, width), from the last items that are read; where items are hidden, at
+    /// a hidden one behind them. Takes no part in the gradient.
     fn last_states(&self, histories: &[History<'_>]) -> Result<Tensor> {
-        let histories: Vec<History<'_>> =
-            histories.iter().map(|h| h.last(self.history())).collect();
+        let hidden = self.hidden().map(|_| self.num_items() as u32);
+        let with_hidden = |history: &History<'_>| {
+            let last = history.last(self.reads());
+            last.items.iter().copied().chain(hidden).collect()
+        };
+        let asked: Vec<Vec<u32>> = histories.iter().map(with_hidden).collect();
+        let asked: Vec<History<'_>> = histories
+            .iter()
+            .zip(&asked)
+            .map(|(history, items)| History { user: history.user, items })
+            .collect();
         let mut end = 0;
-        let last = histories.iter().map(|history| {
+        let last = asked.iter().map(|history| {
             end += history.items.len() as u32;
             end.saturating_sub(1)
         });
         let last: Vec<u32> = last.collect();
-        ops::embedding(&self.states(&histories, None)?.detach(), &last)
+        ops::embedding(&self.states(&asked, None)?.detach(), &last)
+    }
+
+    /// The most items of a history that the next is told from: a hidden one takes the place of one.
+    fn reads(&self) -> usize {
+        self.history() - usize::from(self.hidden().is_some())
     }
 
     /// The share of the items that are hidden in training, of a network that is trained to find those rather than the
@@ -115,8 +129,8 @@ pub trait Sequential: Debug + Send + Sync {
     }
 
     /// How many items it knows.
-    fn num_items(&self) -> Result<usize> {
-        self.items().weight.dim(0)
+    fn num_items(&self) -> usize {
+        self.items().weight.dims()[0]
     }
 
     /// The scores of all items after each history, (histories, items). Takes no part in the gradient.

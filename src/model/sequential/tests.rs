@@ -190,7 +190,8 @@ fn scores_are_those_of_the_last_items_that_are_read() {
     for (name, network) in all() {
         let most = network.history();
         let long: Vec<u32> = (0..most as u32 + 3).map(|i| (i * i) % ITEMS as u32).collect();
-        let reads = if network.hidden().is_some() { most - 1 } else { most };
+        let reads = network.reads();
+        assert_eq!(reads, if network.hidden().is_some() { most - 1 } else { most });
         let scores = |items| network.scores(&[History::of(items)]).unwrap();
         assert_close(name, &scores(&long), &scores(&long[long.len() - reads..]));
         let error = network.states(&[History::of(&long)], None).unwrap_err().to_string();

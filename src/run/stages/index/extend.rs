@@ -1,6 +1,7 @@
 //! The index of another run with the items that came since: no code moves, and the new items get places as
 //! `llmbs index add` gives them, with new codes where items have codes of their own.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -61,15 +62,15 @@ pub(in crate::run) fn run(run: &Run, before: &Run, monitor: &mut dyn Monitor) ->
         }
         None => None,
     };
-    let likeness = match z_semantic.or(z_behavior.clone()) {
-        Some(z) => z,
+    let likeness = match z_semantic.as_ref().or(z_behavior.as_ref()) {
+        Some(z) => Cow::Borrowed(z),
         None if run.dataset.has_text() => {
             tracing::info!(
                 "the index has no z^s and z^b of its items: their texts are embedded now"
             );
-            semantic::embed_texts(run, &backbone, &run.dataset, monitor)?
+            Cow::Owned(semantic::embed_texts(run, &backbone, &run.dataset, monitor)?)
         }
-        None if count == 0 => Array2::zeros((first, 1)),
+        None if count == 0 => Cow::Owned(Array2::zeros((first, 1))),
         None => invalid!(
             "{}: its items have neither texts nor z^b, by which new ones could be likened to those of {}",
             run.dataset.name,
