@@ -1,7 +1,8 @@
 //! One writer a run folder: a lock that the system gives back when its holder ends, however that comes about.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
+use std::ops::Deref;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -10,9 +11,46 @@ use crate::{Error, Result, invalid};
 /// The file that is locked; it holds the number of the process that did.
 pub(super) const LOCK: &str = ".lock";
 
+/// A file that nobody else has as such a one, for as long as it is open.
+///
+/// The lock is given back by name, and not by closing the file alone: a process that is being started holds a copy of
+/// every open file for a moment, and the lock with it.
+#[derive(Debug)]
+pub(super) struct Exclusive(File);
+
+impl Exclusive {
+    /// Opens it to read and to write, empty where it was not there; none if somebody has it.
+    pub(super) fn open(path: &Path) -> Result<Option<Self>> {
+        let open = File::options().read(true).write(true).create(true).truncate(false).open(path);
+        let file = open.map_err(Error::io(path))?;
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            // A file system without locks.
+            Err(TryLockError::Error(e)) => tracing::debug!("{}: not locked: {e}", path.display()),
+            Ok(()) => {}
+        }
+        Ok(Some(Self(file)))
+    }
+}
+
+impl Deref for Exclusive {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for Exclusive {
+    fn drop(&mut self) {
+        // Nothing is lost where this fails: the system gives it back with the last copy.
+        let _ = self.0.unlock();
+    }
+}
+
 /// The right to write to a run folder, once it was taken.
 #[derive(Debug, Default)]
-pub(super) struct Lock(OnceLock<File>);
+pub(super) struct Lock(OnceLock<Exclusive>);
 
 impl Lock {
     /// Takes it for as long as the run is open, and says whether it was not taken before; readers are not kept
@@ -26,28 +64,20 @@ impl Lock {
         }
         fs::create_dir_all(dir).map_err(Error::io(dir))?;
         let path = dir.join(LOCK);
-        let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-        let mut file = open.map_err(Error::io(&path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut holder = String::new();
-                let _ = file.read_to_string(&mut holder);
-                // Between its lock and its number.
-                let holder = match holder.trim() {
-                    "" => "another process".to_string(),
-                    number => format!("process {number}"),
-                };
-                invalid!(
-                    "{}: {holder} is writing to this run; wait until it is done, or choose another folder with --run",
-                    dir.display()
-                );
-            }
-            // A file system without locks.
-            Err(TryLockError::Error(e)) => tracing::debug!("{}: not locked: {e}", path.display()),
-        }
+        let Some(file) = Exclusive::open(&path)? else {
+            // Nothing stands there between its lock and its number.
+            let holder = fs::read_to_string(&path).unwrap_or_default();
+            let holder = match holder.trim() {
+                "" => "another process".to_string(),
+                number => format!("process {number}"),
+            };
+            invalid!(
+                "{}: {holder} is writing to this run; wait until it is done, or choose another folder with --run",
+                dir.display()
+            );
+        };
         let id = format!("{}\n", std::process::id());
-        let written = file.set_len(0).and_then(|()| file.write_all(id.as_bytes()));
+        let written = file.set_len(0).and_then(|()| (&*file).write_all(id.as_bytes()));
         written.map_err(Error::io(&path))?;
         let _ = self.0.set(file);
         Ok(true)
@@ -68,5 +98,15 @@ mod tests {
         assert!(error.contains(&format!("process {} is writing", std::process::id())), "{error}");
         drop(first);
         assert!(second.take(dir.path()).unwrap());
+    }
+    #[test]
+    fn a_copy_of_the_file_in_a_process_that_starts_does_not_keep_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Lock::default();
+        assert!(first.take(dir.path()).unwrap());
+        let copy = first.0.get().unwrap().try_clone().unwrap();
+        drop(first);
+        assert!(Lock::default().take(dir.path()).unwrap());
+        drop(copy);
     }
 }

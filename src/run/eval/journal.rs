@@ -1,7 +1,7 @@
 //! What an evaluation has found so far, on disk, so that one that is cut off goes on there.
 
-use std::fs::{self, File, TryLockError};
-use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
+use std::fs;
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::marker::PhantomData;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::data::Split;
 use crate::decode::Found;
 use crate::eval::{Recommender, SearchLog};
+use crate::run::lock::Exclusive;
 use crate::run::monitor::with_progress;
 use crate::run::unfinished::UNFINISHED;
 use crate::run::{Monitor, Run};
@@ -19,7 +20,7 @@ use crate::{Error, Result, files, invalid};
 /// A file with what decides the evaluation on its first line and a batch on every other, each behind its digest:
 /// a line that is cut off or altered ends what is known.
 pub(super) struct Journal<T> {
-    file: File,
+    file: Exclusive,
     path: PathBuf,
     of: PhantomData<T>,
 }
@@ -32,19 +33,14 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
     pub(super) fn open(run: &Run, name: &str, settings: &impl Serialize) -> Result<(Self, Vec<T>)> {
         let (dir, path) = (run.dir().join(UNFINISHED), path_of(run, name));
         fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
-        let open = File::options().read(true).write(true).create(true).truncate(false).open(&path);
-        let mut file = open.map_err(Error::io(&path))?;
-        match file.try_lock() {
-            Err(TryLockError::WouldBlock) => invalid!(
+        let Some(file) = Exclusive::open(&path)? else {
+            invalid!(
                 "{}: another process is at this evaluation; wait until it is done",
                 path.display()
-            ),
-            // A file system without locks.
-            Err(TryLockError::Error(e)) => tracing::debug!("{}: not locked: {e}", path.display()),
-            Ok(()) => {}
-        }
+            )
+        };
         let mut text = Vec::new();
-        file.read_to_end(&mut text).map_err(Error::io(&path))?;
+        (&*file).read_to_end(&mut text).map_err(Error::io(&path))?;
         let head = line(settings).map_err(|e| Error::Invalid(e.to_string()))?;
         let (mut known, mut whole) = (Vec::new(), 0);
         if text.starts_with(head.as_bytes()) {
@@ -55,7 +51,7 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
                 whole += line.len();
             }
         }
-        let place = file.set_len(whole as u64).and_then(|()| file.seek(SeekFrom::End(0)));
+        let place = file.set_len(whole as u64).and_then(|()| (&*file).seek(SeekFrom::End(0)));
         place.map_err(Error::io(&path))?;
         let mut journal = Self { file, path, of: PhantomData };
         if whole == 0 {
@@ -71,7 +67,7 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
     }
 
     fn write(&mut self, line: &str) -> Result<()> {
-        self.file.write_all(line.as_bytes()).map_err(Error::io(&self.path))
+        (&*self.file).write_all(line.as_bytes()).map_err(Error::io(&self.path))
     }
 
     /// Ends it: its evaluation is kept elsewhere.
@@ -83,12 +79,11 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
     /// is at.
     pub(super) fn forget(run: &Run, name: &str) -> Result<()> {
         let path = path_of(run, name);
-        match File::open(&path) {
-            Ok(file) if file.try_lock().is_ok() => remove(&path),
-            // The process may have been killed before it removed the empty folder.
-            Err(e) if e.kind() == ErrorKind::NotFound => remove(&path),
-            _ => Ok(()),
+        // The process may have been killed before it removed the empty folder.
+        if !path.exists() || matches!(Exclusive::open(&path), Ok(Some(_))) {
+            remove(&path)?;
         }
+        Ok(())
     }
 }
 
