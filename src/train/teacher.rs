@@ -99,7 +99,7 @@ impl Teacher {
         }
         let states = ops::embedding(&self.network.states(&histories, None)?.detach(), &rows)?;
         let scores =
-            ops::linear(&states, &self.network.items().weight.detach(), ops::Precision::Full)?;
+            ops::linear(&states, &self.network.core().items.weight.detach(), ops::Precision::Full)?;
         let mut scores: Vec<f32> = scores.flatten_all()?.to_vec1()?;
         let of_targets = scores.par_chunks_mut(self.places.len()).zip(&targets);
         let distributions = of_targets.map(|(scores, &target)| {

@@ -74,7 +74,7 @@ fn embedding(
     }
     let weights = network.weights()?;
     Ok(BehaviorEmbedding {
-        embeddings: with_mean_for_unseen(&network.items().weight, &seen)?,
+        embeddings: with_mean_for_unseen(&network.core().items.weight, &seen)?,
         weights,
         measured: trained.measured(),
         reports: trained.reports,

@@ -1,12 +1,13 @@
 //! BERT4Rec (Sun et al., 2019): self-attention to both sides finds hidden items of a history.
 
+use std::sync::Arc;
+
 use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::layers::{Affine, Builder, Drops, Norm, STD, block_values, softmax};
-use super::{History, Items, Sequential, TrainingConfig};
-use crate::nn::Params;
-use crate::ops::{self, Precision};
+use super::layers::{Affine, Builder, Drops, Norm, STD, block_values};
+use super::{Core, History, Items, Sequential, TrainingConfig};
+use crate::ops::{self, Rows};
 
 /// `[baseline.bert4rec]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -81,12 +82,10 @@ impl Block {
 /// Positions are counted from the end of the history, where the hidden item stands in the end.
 #[derive(Debug, Clone)]
 pub struct Bert4Rec {
-    params: Params,
+    core: Core,
     config: Bert4RecConfig,
     /// A row for each item, and for a hidden one.
     table: Tensor,
-    /// The table without the hidden one.
-    items: Items,
     positions: Tensor,
     norm: Norm,
     blocks: Vec<Block>,
@@ -104,12 +103,12 @@ impl Bert4Rec {
     ) -> Result<Self> {
         let mut builder = Builder::new("bert4rec", seed, dtype, device);
         let table = builder.normal("items", (num_items + 1, config.dim), STD)?;
+        let items = Items {
+            weight: table.narrow(0, 0, num_items)?,
+            bias: Some(builder.constant("bias", num_items, 0.0)?),
+        };
         Ok(Self {
             config: config.clone(),
-            items: Items {
-                weight: table.narrow(0, 0, num_items)?,
-                bias: Some(builder.constant("bias", num_items, 0.0)?),
-            },
             table,
             positions: builder.normal("positions", (config.history, config.dim), STD)?,
             norm: builder.norm("norm", config.dim)?,
@@ -117,54 +116,35 @@ impl Bert4Rec {
                 .map(|i| Block::new(i, config, &mut builder))
                 .collect::<Result<_>>()?,
             output: builder.affine("output", (config.dim, config.dim))?,
-            params: builder.params,
+            core: builder.core(items, config.history, &config.training),
         })
     }
 
     /// Every item sees all others of its history: (tokens, dim) -> (tokens, dim).
-    fn attend(&self, block: &Block, x: &Tensor, grid: &Grid) -> Result<Tensor> {
-        let heads = self.config.heads;
-        let head = |affine: &Affine| {
-            let x = affine.forward(x, self.precision())?;
-            let x = ops::embedding(&x, &grid.places)?;
-            let shape = (grid.rows, grid.longest, heads, self.config.dim / heads);
-            x.reshape(shape)?.transpose(1, 2)?.contiguous()
+    fn attend(&self, block: &Block, x: &Tensor, rows: &Arc<Rows>) -> Result<Tensor> {
+        let (tokens, dim) = x.dims2()?;
+        let project = |affine: &Affine| {
+            let x = affine.forward(x, self.core.precision)?;
+            x.reshape((tokens, self.config.heads, dim / self.config.heads))
         };
-        let (query, key, value) = (head(&block.query)?, head(&block.key)?, head(&block.value)?);
-        let scale = ((self.config.dim / heads) as f64).sqrt().recip();
-        let scores = (query.matmul(&key.t()?.contiguous()?)? * scale)?;
-        let scores = scores.broadcast_add(&grid.missing(&scores)?)?;
-        let shares = softmax(&scores)?;
-        let mixed = shares.matmul(&value)?.transpose(1, 2)?.contiguous()?;
-        let mixed = mixed.reshape((grid.rows * grid.longest, self.config.dim))?;
-        block.output.forward(&ops::embedding(&mixed, &grid.back)?, self.precision())
+        let (query, key, value) =
+            (project(&block.query)?, project(&block.key)?, project(&block.value)?);
+        let mixed = ops::attention(&query, &key, &value, rows)?;
+        block.output.forward(&mixed, self.core.precision)
     }
 }
 
 impl Sequential for Bert4Rec {
-    fn params(&self) -> &Params {
-        &self.params
-    }
-
-    fn history(&self) -> usize {
-        self.config.history
-    }
-
-    fn precision(&self) -> Precision {
-        self.config.training.precision
-    }
-
-    fn items(&self) -> Items {
-        self.items.clone()
+    fn core(&self) -> &Core {
+        &self.core
     }
 
     fn values_per_token(&self) -> usize {
         block_values(self.config.dim, self.config.feed_forward, 2 * self.config.blocks)
-            + 4 * self.config.blocks * self.config.heads * self.config.history
     }
 
     fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor> {
-        super::check("bert4rec", self.config.history, histories)?;
+        super::check("bert4rec", self.core.history, histories)?;
         let (drops, p) = (Drops(dropout), self.config.dropout);
         let items: Vec<u32> = histories.iter().flat_map(|h| h.items).copied().collect();
         let lengths: Vec<usize> = histories.iter().map(|h| h.items.len()).collect();
@@ -172,55 +152,18 @@ impl Sequential for Bert4Rec {
         let x =
             (ops::embedding(&self.table, &items)? + ops::embedding(&self.positions, &positions)?)?;
         let mut x = drops.at(0, p, self.norm.forward(&x)?)?;
-        let grid = Grid::of(histories);
+        let rows = Arc::new(Rows::packed(&lengths).both_ways());
         for (block, site) in self.blocks.iter().zip((1..).step_by(2)) {
-            let mixed = drops.at(site, p, self.attend(block, &x, &grid)?)?;
+            let mixed = drops.at(site, p, self.attend(block, &x, &rows)?)?;
             x = block.attention_norm.forward(&(x + mixed)?)?;
-            let h = block.up.forward(&x, self.precision())?.gelu_erf()?;
-            let h = drops.at(site + 1, p, block.down.forward(&h, self.precision())?)?;
+            let h = block.up.forward(&x, self.core.precision)?.gelu_erf()?;
+            let h = drops.at(site + 1, p, block.down.forward(&h, self.core.precision)?)?;
             x = block.feed_forward_norm.forward(&(x + h)?)?;
         }
-        self.output.forward(&x, self.precision())?.gelu_erf()
+        self.output.forward(&x, self.core.precision)?.gelu_erf()
     }
 
     fn hidden(&self) -> Option<f64> {
         Some(self.config.hidden_share)
-    }
-}
-
-/// Histories of different lengths in a grid of one.
-struct Grid {
-    rows: usize,
-    longest: usize,
-    /// The token at each place; token 0 where none is.
-    places: Vec<u32>,
-    /// Whether there is one.
-    there: Vec<bool>,
-    /// The place of each token.
-    back: Vec<u32>,
-}
-
-impl Grid {
-    fn of(histories: &[History<'_>]) -> Self {
-        let longest = histories.iter().map(|h| h.items.len()).max().unwrap_or(0);
-        let rows = histories.len();
-        let mut places = vec![0; rows * longest];
-        let (mut there, mut back) = (vec![false; rows * longest], Vec::new());
-        for (row, history) in histories.iter().enumerate() {
-            for at in (row * longest..).take(history.items.len()) {
-                places[at] = back.len() as u32;
-                there[at] = true;
-                back.push(at as u32);
-            }
-        }
-        Self { rows, longest, places, there, back }
-    }
-
-    /// What is added to the scores of keys: nothing where one is, (rows, 1, 1, longest).
-    fn missing(&self, like: &Tensor) -> Result<Tensor> {
-        let added: Vec<f32> =
-            self.there.iter().map(|&there| if there { 0.0 } else { -1e9 }).collect();
-        let shape = (self.rows, 1, 1, self.longest);
-        Tensor::from_vec(added, shape, like.device())?.to_dtype(like.dtype())
     }
 }

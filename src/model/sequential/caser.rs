@@ -4,10 +4,8 @@ use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::layers::{Affine, Builder, Drops};
-use super::recent::{Recent, Users};
-use super::{History, Items, Sequential, TrainingConfig, check};
-use crate::nn::Params;
-use crate::ops::Precision;
+use super::recent::{MOST, Recent, Users};
+use super::{Core, History, Items, Sequential, TrainingConfig, check};
 
 /// `[baseline.caser]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -40,7 +38,7 @@ impl Default for CaserConfig {
 /// weighted by each vertical filter.
 #[derive(Debug, Clone)]
 pub struct Caser {
-    params: Params,
+    core: Core,
     config: CaserConfig,
     items: Tensor,
     users: Users,
@@ -49,7 +47,6 @@ pub struct Caser {
     /// (filters, history)
     vertical: Affine,
     hidden: Affine,
-    output: Affine,
 }
 
 impl Caser {
@@ -75,8 +72,11 @@ impl Caser {
             hidden: builder.affine("hidden", (dim, found))?,
             items: builder.matrix("items", (num_items, dim))?,
             users: Users(builder.matrix("users", (num_users, dim))?),
-            output: builder.affine("output", (num_items, 2 * dim))?,
-            params: builder.params,
+            core: {
+                let output = builder.affine("output", (num_items, 2 * dim))?;
+                let output = Items { weight: output.weight, bias: Some(output.bias) };
+                builder.core(output, MOST, &config.training)
+            },
         })
     }
 
@@ -87,7 +87,7 @@ impl Caser {
         let filters = &self.horizontal[height - 1];
         let answer = |first| {
             let seen = x.narrow(1, first, height)?.reshape((tokens, height * dim))?;
-            filters.forward(&seen, self.precision())?.relu()
+            filters.forward(&seen, self.core.precision)?.relu()
         };
         // Pairwise: where both are alike, as over places without items, each gets half of the gradient.
         (1..=history - height).try_fold(answer(0)?, |most, first| most.maximum(&answer(first)?))
@@ -95,20 +95,8 @@ impl Caser {
 }
 
 impl Sequential for Caser {
-    fn params(&self) -> &Params {
-        &self.params
-    }
-
-    fn history(&self) -> usize {
-        super::recent::MOST
-    }
-
-    fn precision(&self) -> Precision {
-        self.config.training.precision
-    }
-
-    fn items(&self) -> Items {
-        Items { weight: self.output.weight.clone(), bias: Some(self.output.bias.clone()) }
+    fn core(&self) -> &Core {
+        &self.core
     }
 
     fn values_per_token(&self) -> usize {
@@ -116,7 +104,7 @@ impl Sequential for Caser {
     }
 
     fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor> {
-        check("caser", self.history(), histories)?;
+        check("caser", self.core.history, histories)?;
         let recent = Recent::of(histories, self.config.history);
         let x = recent.embedded(&self.items)?;
         let (tokens, history, dim) = x.dims3()?;
@@ -124,11 +112,11 @@ impl Sequential for Caser {
             (1..=history).map(|height| self.strongest(&x, height)).collect::<Result<Vec<_>>>()?;
         // Each column of the embeddings is summed over the items.
         let columns = x.transpose(1, 2)?.contiguous()?.reshape((tokens * dim, history))?;
-        let sums = self.vertical.forward(&columns, self.precision())?;
+        let sums = self.vertical.forward(&columns, self.core.precision)?;
         found.push(sums.reshape((tokens, dim * self.config.vertical))?);
         let found = Tensor::cat(&found, 1)?;
         let found = Drops(dropout).at(0, self.config.dropout, found)?;
-        let found = self.hidden.forward(&found, self.precision())?.relu()?;
+        let found = self.hidden.forward(&found, self.core.precision)?.relu()?;
         Tensor::cat(&[found, self.users.embedded(&recent.users)?], 1)
     }
 }

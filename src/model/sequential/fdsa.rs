@@ -6,8 +6,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::layers::{Affine, Block, BlockSizes, Builder, Drops, Norm, STD, block_values, softmax};
-use super::{History, Items, Sequential, TrainingConfig, check};
-use crate::nn::Params;
+use super::{Core, History, Items, Sequential, TrainingConfig, check};
 use crate::ops::{self, Precision, Rows};
 
 /// `[baseline.fdsa]`
@@ -85,7 +84,7 @@ impl Stream {
 /// Blocks and positions are those of this crate's SASRec.
 #[derive(Debug, Clone)]
 pub struct Fdsa {
-    params: Params,
+    core: Core,
     config: FdsaConfig,
     attributes: Attributes,
     items: Tensor,
@@ -109,9 +108,9 @@ impl Fdsa {
         let dim = config.dim;
         let mut builder = Builder::new("fdsa", seed, dtype, device);
         let num_items = attributes.of_items.len();
+        let items = builder.normal("items", (num_items, dim), STD)?;
         Ok(Self {
             config: config.clone(),
-            items: builder.normal("items", (num_items, dim), STD)?,
             // One more: of an item of which nothing is known.
             table: builder.normal("attributes", (attributes.count + 1, dim), STD)?,
             attention: builder.affine("attention", (1, dim))?,
@@ -120,7 +119,8 @@ impl Fdsa {
                 Stream::new("of-attributes", config, &mut builder)?,
             ],
             output: builder.affine("output", (dim, 2 * dim))?,
-            params: builder.params,
+            core: builder.core(Items::shared(&items), config.history, &config.training),
+            items,
             attributes,
         })
     }
@@ -151,20 +151,8 @@ impl Fdsa {
 }
 
 impl Sequential for Fdsa {
-    fn params(&self) -> &Params {
-        &self.params
-    }
-
-    fn history(&self) -> usize {
-        self.config.history
-    }
-
-    fn precision(&self) -> Precision {
-        self.config.training.precision
-    }
-
-    fn items(&self) -> Items {
-        Items { weight: self.items.clone(), bias: None }
+    fn core(&self) -> &Core {
+        &self.core
     }
 
     fn values_per_token(&self) -> usize {
@@ -174,7 +162,7 @@ impl Sequential for Fdsa {
     }
 
     fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor> {
-        check("fdsa", self.config.history, histories)?;
+        check("fdsa", self.core.history, histories)?;
         let items: Vec<u32> = histories.iter().flat_map(|h| h.items).copied().collect();
         let lengths: Vec<usize> = histories.iter().map(|h| h.items.len()).collect();
         let rows = Arc::new(Rows::packed(&lengths));
@@ -189,10 +177,10 @@ impl Sequential for Fdsa {
             for (block, i) in stream.blocks.iter().zip(0u64..) {
                 let drop =
                     |site, x| drops.at(first + 1 + Block::SITES * i + site, config.dropout, x);
-                x = block.forward(&x, &rows, &drop, self.precision())?;
+                x = block.forward(&x, &rows, &drop, self.core.precision)?;
             }
             states.push(stream.norm.forward(&x)?);
         }
-        self.output.forward(&Tensor::cat(&states, 1)?, self.precision())
+        self.output.forward(&Tensor::cat(&states, 1)?, self.core.precision)
     }
 }

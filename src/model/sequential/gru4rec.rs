@@ -4,8 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::layers::{Affine, Builder, Drops, sigmoid};
-use super::{History, Items, Sequential, TrainingConfig, check};
-use crate::nn::Params;
+use super::{Core, History, Items, Sequential, TrainingConfig, check};
 use crate::ops::{self, Precision};
 
 /// `[baseline.gru4rec]`
@@ -64,7 +63,7 @@ impl Gru {
 /// 2018), and the output shares the embeddings.
 #[derive(Debug, Clone)]
 pub struct Gru4Rec {
-    params: Params,
+    core: Core,
     config: Gru4RecConfig,
     items: Tensor,
     layers: Vec<Gru>,
@@ -90,31 +89,16 @@ impl Gru4Rec {
             })
         };
         let layers = (0..layers).map(&mut layer).collect::<Result<_>>()?;
-        Ok(Self {
-            config: config.clone(),
-            layers,
-            items: builder.matrix("items", (num_items, dim))?,
-            output: builder.affine("output", (dim, hidden))?,
-            params: builder.params,
-        })
+        let items = builder.matrix("items", (num_items, dim))?;
+        let output = builder.affine("output", (dim, hidden))?;
+        let core = builder.core(Items::shared(&items), config.history, &config.training);
+        Ok(Self { core, config: config.clone(), items, layers, output })
     }
 }
 
 impl Sequential for Gru4Rec {
-    fn params(&self) -> &Params {
-        &self.params
-    }
-
-    fn history(&self) -> usize {
-        self.config.history
-    }
-
-    fn precision(&self) -> Precision {
-        self.config.training.precision
-    }
-
-    fn items(&self) -> Items {
-        Items { weight: self.items.clone(), bias: None }
+    fn core(&self) -> &Core {
+        &self.core
     }
 
     fn values_per_token(&self) -> usize {
@@ -122,24 +106,24 @@ impl Sequential for Gru4Rec {
     }
 
     fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor> {
-        check("gru4rec", self.config.history, histories)?;
+        check("gru4rec", self.core.history, histories)?;
         let steps = Steps::of(histories);
         let x = ops::embedding(&self.items, &steps.items)?;
         let mut x = Drops(dropout).at(0, self.config.dropout, x)?;
         for layer in &self.layers {
-            let gates = split(&layer.input.forward(&x, self.precision())?, &steps.sizes)?;
+            let gates = split(&layer.input.forward(&x, self.core.precision)?, &steps.sizes)?;
             let mut h =
                 Tensor::zeros((histories.len(), self.config.hidden), x.dtype(), x.device())?;
             let mut states = Vec::with_capacity(gates.len());
             for (gates, &size) in gates.iter().zip(&steps.sizes) {
                 // The longest histories come first: those that go on are the first of those before.
-                h = layer.step(gates, &h.narrow(0, 0, size)?, self.precision())?;
+                h = layer.step(gates, &h.narrow(0, 0, size)?, self.core.precision)?;
                 states.push(h.clone());
             }
             x = Tensor::cat(&states, 0)?;
         }
         let x = ops::embedding(&x, &steps.back)?;
-        self.output.forward(&x, self.precision())
+        self.output.forward(&x, self.core.precision)
     }
 }
 

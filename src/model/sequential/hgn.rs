@@ -5,9 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::layers::{Builder, Drops, sigmoid};
 use super::recent::{MOST, Recent, Users};
-use super::{History, Items, Sequential, TrainingConfig, check};
-use crate::nn::Params;
-use crate::ops::{self, Precision};
+use super::{Core, History, Items, Sequential, TrainingConfig, check};
+use crate::ops;
 
 /// `[baseline.hgn]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -35,7 +34,7 @@ impl Default for HgnConfig {
 /// program), and the items themselves.
 #[derive(Debug, Clone)]
 pub struct Hgn {
-    params: Params,
+    core: Core,
     config: HgnConfig,
     items: Tensor,
     users: Users,
@@ -44,7 +43,6 @@ pub struct Hgn {
     feature_bias: Tensor,
     /// Of items (1, dim), and of the user (history, dim).
     instance: [Tensor; 2],
-    output: Items,
 }
 
 impl Hgn {
@@ -72,30 +70,20 @@ impl Hgn {
                 builder.matrix("instance.item", (1, dim))?,
                 builder.matrix("instance.user", (history, dim))?,
             ],
-            output: Items {
-                weight: builder.matrix("output.weight", (num_items, dim))?,
-                bias: Some(builder.constant("output.bias", num_items, 0.0)?),
+            core: {
+                let output = Items {
+                    weight: builder.matrix("output.weight", (num_items, dim))?,
+                    bias: Some(builder.constant("output.bias", num_items, 0.0)?),
+                };
+                builder.core(output, MOST, &config.training)
             },
-            params: builder.params,
         })
     }
 }
 
 impl Sequential for Hgn {
-    fn params(&self) -> &Params {
-        &self.params
-    }
-
-    fn history(&self) -> usize {
-        MOST
-    }
-
-    fn precision(&self) -> Precision {
-        self.config.training.precision
-    }
-
-    fn items(&self) -> Items {
-        self.output.clone()
+    fn core(&self) -> &Core {
+        &self.core
     }
 
     fn values_per_token(&self) -> usize {
@@ -103,12 +91,12 @@ impl Sequential for Hgn {
     }
 
     fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor> {
-        check("hgn", self.history(), histories)?;
+        check("hgn", self.core.history, histories)?;
         let recent = Recent::of(histories, self.config.history);
         let x = Drops(dropout).at(0, self.config.dropout, recent.embedded(&self.items)?)?;
         let user = self.users.embedded(&recent.users)?;
         let (tokens, history, dim) = x.dims3()?;
-        let project = |x: &Tensor, weight| ops::linear(x, weight, self.precision());
+        let project = |x: &Tensor, weight| ops::linear(x, weight, self.core.precision);
 
         let rows = x.reshape((tokens * history, dim))?;
         let of_items = project(&rows, &self.feature[0])?.reshape((tokens, history, dim))?;

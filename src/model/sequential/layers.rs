@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_core::{D, DType, Device, Result, Tensor};
 
+use super::{Core, Items, TrainingConfig};
 use crate::model::init::FirstValues;
 use crate::nn::{Dropout, Params};
 use crate::ops::{self, Precision, Rows};
@@ -16,7 +17,7 @@ pub(super) const STD: f64 = 0.02;
 /// Registers parameters with their first values, drawn from streams of their names.
 #[derive(Debug)]
 pub(super) struct Builder {
-    pub(super) params: Params,
+    params: Params,
     init: FirstValues,
 }
 
@@ -55,6 +56,11 @@ impl Builder {
             weight: self.constant(&format!("{name}.weight"), width, 1.0)?,
             bias: self.constant(&format!("{name}.bias"), width, 0.0)?,
         })
+    }
+
+    /// What the network has in common with all others, when all its parameters are registered.
+    pub(super) fn core(self, items: Items, history: usize, training: &TrainingConfig) -> Core {
+        Core { params: self.params, items, history, precision: training.precision }
     }
 }
 

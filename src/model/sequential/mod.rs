@@ -60,6 +60,13 @@ pub struct Items {
     pub bias: Option<Tensor>,
 }
 
+impl Items {
+    /// The item embeddings (items, width) themselves.
+    fn shared(embeddings: &Tensor) -> Self {
+        Self { weight: embeddings.clone(), bias: None }
+    }
+}
+
 /// The items a sampled softmax chooses among, shared by all targets of a step, which are among them.
 #[derive(Debug, Clone)]
 pub struct Candidates {
@@ -70,19 +77,33 @@ pub struct Candidates {
     pub log_probabilities: Vec<f32>,
 }
 
+/// What every network has.
+#[derive(Debug, Clone)]
+pub struct Core {
+    /// The trainable parameters.
+    pub params: Params,
+    /// What states are held against.
+    pub items: Items,
+    /// The most items of a history that are read.
+    pub history: usize,
+    /// What the values of matrix products are rounded to.
+    pub precision: Precision,
+}
+
 /// A recommender over item ids.
 pub trait Sequential: Debug + Send + Sync {
+    /// What it has in common with all others.
+    fn core(&self) -> &Core;
+
     /// The trainable parameters.
-    fn params(&self) -> &Params;
+    fn params(&self) -> &Params {
+        &self.core().params
+    }
 
     /// The most items of a history that it reads.
-    fn history(&self) -> usize;
-
-    /// What the values of matrix products are rounded to.
-    fn precision(&self) -> Precision;
-
-    /// What states are held against.
-    fn items(&self) -> Items;
+    fn history(&self) -> usize {
+        self.core().history
+    }
 
     /// About how many values a training pass keeps of a token.
     fn values_per_token(&self) -> usize;
@@ -130,14 +151,13 @@ pub trait Sequential: Debug + Send + Sync {
 
     /// How many items it knows.
     fn num_items(&self) -> usize {
-        self.items().weight.dims()[0]
+        self.core().items.weight.dims()[0]
     }
 
     /// The scores of all items after each history, (histories, items). Takes no part in the gradient.
     fn scores(&self, histories: &[History<'_>]) -> Result<Tensor> {
-        let Items { weight, bias } = self.items();
-        let scores =
-            ops::linear(&self.last_states(histories)?, &weight.detach(), self.precision())?;
+        let Core { items: Items { weight, bias }, precision, .. } = self.core();
+        let scores = ops::linear(&self.last_states(histories)?, &weight.detach(), *precision)?;
         match bias {
             Some(bias) => scores.broadcast_add(&bias.detach()),
             None => Ok(scores),
@@ -146,12 +166,12 @@ pub trait Sequential: Debug + Send + Sync {
 
     /// The negative log-likelihood of each target among all items, (n), from `states` (n, width).
     fn losses(&self, states: &Tensor, targets: &[u32]) -> Result<Tensor> {
-        let Items { weight, bias } = self.items();
+        let Core { items: Items { weight, bias }, precision, .. } = self.core();
         let (states, weight) = match bias {
-            Some(bias) => with_column(states, &weight, &bias)?,
-            None => (states.clone(), weight),
+            Some(bias) => with_column(states, weight, bias)?,
+            None => (states.clone(), weight.clone()),
         };
-        ops::cross_entropy(&states, &weight, targets, self.precision())
+        ops::cross_entropy(&states, &weight, targets, *precision)
     }
 
     /// The negative log-likelihood of each target among the candidates, (n), from `states` (n, width).
@@ -172,23 +192,23 @@ pub trait Sequential: Debug + Send + Sync {
                 Err(_) => bail!("the target {target} is not among the candidates"),
             }
         }
-        let Items { weight, bias } = self.items();
+        let Core { items: Items { weight, bias }, precision, .. } = self.core();
         let likely = Tensor::from_slice(log_probabilities, items.len(), states.device())?;
         let mut added = likely.to_dtype(states.dtype())?.neg()?;
         if let Some(bias) = bias {
-            added = (added + gather(&bias, items)?)?;
+            added = (added + gather(bias, items)?)?;
         }
-        let (states, weight) = with_column(states, &ops::embedding(&weight, items)?, &added)?;
-        ops::cross_entropy(&states, &weight, &places, self.precision())
+        let (states, weight) = with_column(states, &ops::embedding(weight, items)?, &added)?;
+        ops::cross_entropy(&states, &weight, &places, *precision)
     }
 
     /// The binary cross-entropy of each target against one other item, (n), from `states` (n, width) (Kang and McAuley,
     /// 2018, equation 6).
     fn binary_losses(&self, states: &Tensor, targets: &[u32], others: &[u32]) -> Result<Tensor> {
-        let Items { weight, bias } = self.items();
+        let Items { weight, bias } = &self.core().items;
         let score = |items: &[u32]| -> Result<Tensor> {
-            let product = (ops::embedding(&weight, items)? * states)?.sum(1)?;
-            match &bias {
+            let product = (ops::embedding(weight, items)? * states)?.sum(1)?;
+            match bias {
                 Some(bias) => product + gather(bias, items)?,
                 None => Ok(product),
             }

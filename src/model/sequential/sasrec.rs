@@ -6,9 +6,8 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
 use super::layers::{Block, BlockSizes, Builder, Drops, Norm, STD, block_values};
-use super::{History, Items, Sequential, TrainingConfig, check, from_the_end};
-use crate::nn::Params;
-use crate::ops::{self, Precision, Rows};
+use super::{Core, History, Items, Sequential, TrainingConfig, check, from_the_end};
+use crate::ops::{self, Rows};
 
 /// `[baseline.sasrec]` and `[index.behavior.sasrec]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -65,7 +64,7 @@ impl SasRecConfig {
 /// in its successors), and the feed-forward may be wider than `dim`.
 #[derive(Debug, Clone)]
 pub struct SasRec {
-    params: Params,
+    core: Core,
     config: SasRecConfig,
     items: Tensor,
     positions: Tensor,
@@ -91,34 +90,23 @@ impl SasRec {
         }
         let mut builder = Builder::new("sasrec", seed, dtype, device);
         let sizes = BlockSizes { dim, heads, feed_forward, blocks };
+        let items = builder.normal("items", (num_items, dim), STD)?;
         Ok(Self {
-            config: config.clone(),
-            items: builder.normal("items", (num_items, dim), STD)?,
             positions: builder.normal("positions", (history, dim), STD)?,
             blocks: (0..blocks)
                 .map(|i| Block::new(&format!("blocks.{i}"), sizes, &mut builder))
                 .collect::<Result<_>>()?,
             norm: builder.norm("norm", dim)?,
-            params: builder.params,
+            core: builder.core(Items::shared(&items), history, &config.training),
+            items,
+            config: config.clone(),
         })
     }
 }
 
 impl Sequential for SasRec {
-    fn params(&self) -> &Params {
-        &self.params
-    }
-
-    fn history(&self) -> usize {
-        self.config.history
-    }
-
-    fn precision(&self) -> Precision {
-        self.config.training.precision
-    }
-
-    fn items(&self) -> Items {
-        Items { weight: self.items.clone(), bias: None }
+    fn core(&self) -> &Core {
+        &self.core
     }
 
     fn values_per_token(&self) -> usize {
@@ -126,7 +114,7 @@ impl Sequential for SasRec {
     }
 
     fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor> {
-        check("sasrec", self.config.history, histories)?;
+        check("sasrec", self.core.history, histories)?;
         let lengths: Vec<usize> = histories.iter().map(|h| h.items.len()).collect();
         let items: Vec<u32> = histories.iter().flat_map(|h| h.items).copied().collect();
         let rows = Arc::new(Rows::packed(&lengths));
@@ -137,7 +125,7 @@ impl Sequential for SasRec {
         let mut x = drops.at(0, config.embedding_dropout, x)?;
         for (block, i) in self.blocks.iter().zip(0u64..) {
             let drop = |site, x| drops.at(1 + Block::SITES * i + site, config.dropout, x);
-            x = block.forward(&x, &rows, &drop, self.precision())?;
+            x = block.forward(&x, &rows, &drop, self.core.precision)?;
         }
         self.norm.forward(&x)
     }

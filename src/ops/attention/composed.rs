@@ -63,9 +63,9 @@ struct Padded {
     query_rows: Vec<Option<u32>>,
     /// The key at each place, (rows, keys).
     key_rows: Vec<Option<u32>>,
-    /// Where each query stands among its row's own keys.
+    /// The last of its row's own keys that each query sees.
     query_places: Vec<f32>,
-    /// The same of each key; before all queries in a context, after them in padding.
+    /// Where each key stands among them; before all queries in a context, after them in padding.
     key_places: Vec<f32>,
     /// Whether a key is for the query at its own place alone.
     private: Vec<u8>,
@@ -93,9 +93,9 @@ impl Padded {
             private: vec![0; count * keys],
         };
         for (i, (row, context)) in served.iter().zip(&contexts).enumerate() {
-            for (j, query) in row.queries.clone().enumerate() {
+            for (j, (query, last)) in row.queries.clone().zip(rows.last_seen(row)).enumerate() {
                 padded.query_rows[i * queries + j] = Some(query as u32);
-                padded.query_places[i * queries + j] = (row.offset() + j) as f32;
+                padded.query_places[i * queries + j] = last as f32;
             }
             let places = std::iter::repeat_n(-1.0, context.len());
             let places = places.chain((0..row.own.len()).map(|place| place as f32));

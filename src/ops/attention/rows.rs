@@ -7,7 +7,7 @@ use candle_core::{Result, bail};
 /// One sequence of a batch.
 ///
 /// Its queries stand at its last own keys. Each sees the keys of `context` and the own keys up to its place,
-/// except private ones of other places.
+/// except private ones of other places; in [`Rows::both_ways`], all of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// Its queries among the packed tokens.
@@ -24,13 +24,7 @@ pub struct Row {
 pub struct Rows {
     rows: Vec<Row>,
     private: Vec<bool>,
-}
-
-impl Row {
-    /// The place of its first query among its own keys.
-    pub(super) fn offset(&self) -> usize {
-        self.own.len() - self.queries.len()
-    }
+    both_ways: bool,
 }
 
 impl Rows {
@@ -54,7 +48,7 @@ impl Rows {
                 bail!("attention: row {i} has the context {c:?} among its own keys {own:?}");
             }
         }
-        Ok(Self { rows, private: Vec::new() })
+        Ok(Self { rows, private: Vec::new(), both_ways: false })
     }
 
     /// Whole sequences of these lengths, packed: the keys are those of the queries, without context.
@@ -65,7 +59,19 @@ impl Rows {
             start = queries.end;
             Row { own: queries.clone(), queries, context: Vec::new() }
         });
-        Self { rows: rows.collect(), private: Vec::new() }
+        Self { rows: rows.collect(), private: Vec::new(), both_ways: false }
+    }
+
+    /// Lets each query see its row's own keys behind it, too.
+    #[must_use]
+    pub fn both_ways(self) -> Self {
+        Self { both_ways: true, ..self }
+    }
+
+    /// Of each query of a row, the last of the row's own keys that it sees.
+    pub(super) fn last_seen(&self, row: &Row) -> impl Iterator<Item = usize> + use<> {
+        let (both_ways, own) = (self.both_ways, row.own.len());
+        (own - row.queries.len()..own).map(move |place| if both_ways { own - 1 } else { place })
     }
 
     /// Marks keys that only the query at their own position sees; one flag a key.
@@ -103,6 +109,9 @@ impl Rows {
         if queries != tokens {
             bail!("attention: rows of {queries} queries for {tokens} tokens");
         }
+        if self.both_ways && !self.private.is_empty() {
+            bail!("attention: private keys in rows that are seen both ways");
+        }
         if !self.private.is_empty() && self.private.len() != keys {
             bail!("attention: {} private flags for {keys} keys", self.private.len());
         }
@@ -128,7 +137,7 @@ impl Rows {
             Row { queries: start..stay.len(), ..row.clone() }
         });
         let rows = rows.collect();
-        (Self { rows, private: self.private.clone() }, stay)
+        (Self { rows, private: self.private.clone(), both_ways: self.both_ways }, stay)
     }
 
     /// Whether each key belongs to at most one row, in row order: the case that has a backward.

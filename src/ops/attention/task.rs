@@ -61,8 +61,6 @@ pub(super) struct Task<'a> {
 
 /// Where the keys of one row of a set lie among the gathered ones.
 struct Segment {
-    /// The place of its first query among its own keys.
-    offset: usize,
     /// Where what it does not share begins: the rest of its context, then its own keys.
     start: usize,
     /// Its first own key.
@@ -238,7 +236,7 @@ impl Task<'_> {
             keys.extend(self.rows.visible(&row.context[split..]));
             let (own, private) = (keys.len(), self.rows.private_positions(row));
             keys.extend(row.own.clone());
-            segments.push(Segment { offset: row.offset(), start, own, private });
+            segments.push(Segment { start, own, private });
         }
         let (width, column) = (inputs.heads.key_width(), self.kv_head * head_dim);
         for (from, to) in [(inputs.k, &mut s.keys), (inputs.v, &mut s.values)] {
@@ -282,12 +280,12 @@ impl Task<'_> {
         self.gather_queries(inputs.q, inputs.heads, queries.clone(), |line| {
             s.queries.extend(line.iter().map(|v| v.widen() * scale));
         });
-        // For each query, its row's segment and its place among the row's own keys.
+        // For each query, its row's segment and the last of the row's own keys that it sees.
         let places: Vec<(&Segment, usize)> = self
             .set
             .iter()
             .zip(segments)
-            .flat_map(|(row, s)| (s.offset..s.offset + row.queries.len()).map(move |i| (s, i)))
+            .flat_map(|(row, s)| self.rows.last_seen(row).map(move |i| (s, i)))
             .skip(queries.start)
             .take(queries.len())
             .collect();

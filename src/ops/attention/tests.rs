@@ -48,6 +48,25 @@ fn values_and_gradients_with_private_keys() {
 }
 
 #[test]
+fn values_and_gradients_both_ways() {
+    // One longer than a block of queries.
+    for (lengths, heads) in [(vec![5, 1, 3], [4, 2, 3]), (vec![2, 67], [2, 1, 2])] {
+        let tokens = lengths.iter().sum();
+        let rows = Arc::new(Rows::packed(&lengths).both_ways());
+        check(&inputs(tokens, tokens, heads), |t| attention(&t[0], &t[1], &t[2], &rows));
+    }
+}
+
+#[test]
+fn both_ways_the_order_of_a_row_is_all_the_same() {
+    let t = inputs(7, 7, [4, 2, 5]);
+    let order = Tensor::new(&[2u32, 0, 1, 6, 4, 3, 5], &Device::Cpu).unwrap();
+    let moved = t.clone().map(|t| t.index_select(&order, 0).unwrap());
+    let rows = || Rows::packed(&[3, 4]).both_ways();
+    assert_close(&run(&t, rows()).index_select(&order, 0).unwrap(), &run(&moved, rows()));
+}
+
+#[test]
 fn values_and_gradients_of_the_queries_that_are_needed() {
     let private = (0..76).map(|key| key % 3 == 1).collect();
     let all = Rows::packed(&[5, 4, 67]).with_private(private);
@@ -152,6 +171,8 @@ fn rows_that_do_not_fit_are_named() {
     let error = |rows| attention(&t[0], &t[1], &t[2], &Arc::new(rows)).unwrap_err().to_string();
     assert!(error(Rows::packed(&[3])).contains("3 queries for 4 tokens"));
     assert!(error(Rows::packed(&[4]).with_private(vec![true])).contains("1 private flags"));
+    let private = Rows::packed(&[4]).with_private(vec![true; 4]).both_ways();
+    assert!(error(private).contains("both ways"));
     let beyond = Row { queries: 0..4, own: 0..4, context: vec![4..5, 5..6] };
     assert!(error(Rows::new(vec![beyond]).unwrap()).contains("keys 4..5 of 4"));
     let gap = Rows::new(vec![Row { queries: 1..4, own: 0..3, context: vec![] }]);
