@@ -152,14 +152,17 @@ fn all_baselines_stand_in_one_table_and_what_the_data_lack_is_said() {
     }
     let told: Value =
         serde_json::from_str(&run(dir, &words(&["--seeds", "1,2", "--json"]), 0).0).unwrap();
+    let rows = told["rows"].as_array().unwrap();
     let names: Vec<&str> =
-        told.as_array().unwrap().iter().map(|t| t["settings"]["model"].as_str().unwrap()).collect();
+        rows.iter().map(|row| row["settings"]["model"].as_str().unwrap()).collect();
     assert_eq!(names, ["popularity", "item-knn", "gru4rec", "caser", "hgn", "sasrec", "bert4rec"]);
     // The means are those over both seeds.
-    let sasrec = &told[5];
+    let sasrec = &rows[5];
     let of = |i: usize| sasrec["by_seed"][i]["recall@10"].as_f64().unwrap();
     let mean = sasrec["metrics"]["recall@10"].as_f64().unwrap();
     assert!((mean - of(0).midpoint(of(1))).abs() < 1e-12);
+    assert_eq!(told["lacking"][0]["baseline"], "fdsa");
+    assert!(told["published"].as_array().unwrap().is_empty());
     fails(dir, &["baseline", "fdsa"], &["shop", "no categories, no brands"]);
     assert!(!dir.join("runs/llmbs/baseline/fdsa").exists());
 }

@@ -2,21 +2,23 @@
 
 use std::fmt::Write;
 
-use clap::{Args as ClapArgs, ValueEnum};
+use clap::Args as ClapArgs;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use serde::Serialize;
 
 use super::progress::Bars;
 use super::show::{EXCLUDED, decimal, out, with_interval};
 use crate::data::Split;
 use crate::run::{
-    Baseline, BaselineRequest, BaselineSettings, EvalResult, Metrics, OverSeeds, Ranking, Run,
-    metric_names,
+    Baseline, BaselineRequest, BaselineSettings, EvalResult, Metrics, OverSeeds, Published,
+    Ranking, Run, metric_names,
 };
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct BaselineArgs {
     /// Which one
-    pub(super) name: BaselineChoice,
+    #[arg(value_parser = Choice::parser())]
+    pub(super) name: Choice,
     /// Train and evaluate once with each of these seeds, and show mean and standard deviation [default:
     /// the seed of the configuration]
     #[arg(long, value_name = "N,N,…", value_delimiter = ',')]
@@ -32,48 +34,21 @@ pub(super) struct BaselineArgs {
     pub(super) force: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum BaselineChoice {
-    /// All that the data allow, in one table
-    All,
-    /// What is taken most
-    Popularity,
-    /// Neighbours of items by those who took both
-    ItemKnn,
-    /// A recurrent network
-    Gru4rec,
-    /// Convolutions over the last items
-    Caser,
-    /// Gates over the last items
-    Hgn,
-    /// Causal self-attention over item ids
-    Sasrec,
-    /// Self-attention to both sides, which finds hidden items
-    Bert4rec,
-    /// Self-attention over items and over their attributes
-    Fdsa,
-}
+/// One baseline, or all.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Choice(Option<Baseline>);
 
-impl BaselineChoice {
-    /// The baselines that are meant.
-    fn baselines(self) -> Vec<Baseline> {
-        match self {
-            Self::All => Baseline::ALL.to_vec(),
-            Self::Popularity => vec![Baseline::Popularity],
-            Self::ItemKnn => vec![Baseline::ItemKnn],
-            Self::Gru4rec => vec![Baseline::Gru4Rec],
-            Self::Caser => vec![Baseline::Caser],
-            Self::Hgn => vec![Baseline::Hgn],
-            Self::Sasrec => vec![Baseline::SasRec],
-            Self::Bert4rec => vec![Baseline::Bert4Rec],
-            Self::Fdsa => vec![Baseline::Fdsa],
-        }
+impl Choice {
+    fn parser() -> impl TypedValueParser<Value = Self> {
+        let each = Baseline::ALL.map(|one| PossibleValue::new(one.name()).help(one.about()));
+        let all = PossibleValue::new("all").help("All that the data allow, in one table");
+        let names = std::iter::once(all).chain(each);
+        PossibleValuesParser::new(names).map(|name| Self(Baseline::named(&name)))
     }
 }
 
 pub(super) fn run(run: &Run, args: &BaselineArgs, bars: &mut Bars) -> anyhow::Result<()> {
-    let baselines = args.name.baselines();
-    let [baseline] = baselines[..] else { return all(run, args, &baselines, bars) };
+    let Choice(Some(baseline)) = args.name else { return all(run, args, bars) };
     let results = results(run, baseline, args, bars)?;
     let text = if let [result] = results.as_slice() {
         if args.json { pretty(&result.report)? } else { one(&result.report) }
@@ -114,55 +89,89 @@ fn results(
 /// Metrics of the table of all baselines.
 const SHOWN: [&str; 4] = ["recall@5", "ndcg@5", "recall@10", "ndcg@10"];
 
-/// Every baseline that these data allow, in one table: means over the seeds.
-fn all(
-    run: &Run,
-    args: &BaselineArgs,
-    baselines: &[Baseline],
-    bars: &mut Bars,
-) -> anyhow::Result<()> {
-    let (mut rows, mut lacking, mut told) = (Vec::new(), Vec::new(), Vec::new());
-    for &baseline in baselines {
+/// The table of all baselines.
+#[derive(Serialize)]
+struct Table {
+    rows: Vec<TableRow>,
+    /// Baselines that these data do not allow.
+    lacking: Vec<Lacking>,
+    /// What the paper prints of the same dataset, on the test split.
+    published: Vec<Published>,
+}
+
+/// A baseline: means over the seeds.
+#[derive(Serialize)]
+struct TableRow {
+    #[serde(flatten)]
+    seeds: OverSeeds,
+    /// Of a training, on average.
+    seconds: f64,
+}
+
+#[derive(Serialize)]
+struct Lacking {
+    baseline: &'static str,
+    why: String,
+}
+
+/// Every baseline that these data allow, in one table.
+fn all(run: &Run, args: &BaselineArgs, bars: &mut Bars) -> anyhow::Result<()> {
+    let published =
+        if args.split == Split::Test { Published::of(run.dataset()) } else { Vec::new() };
+    let mut table = Table { rows: Vec::new(), lacking: Vec::new(), published };
+    for baseline in Baseline::ALL {
         if let Err(error) = run.check_baseline(baseline) {
-            lacking.push((baseline, error.to_string()));
+            table.lacking.push(Lacking { baseline: baseline.name(), why: error.to_string() });
             continue;
         }
         let results = results(run, baseline, args, bars)?;
         let (seeds, _) = run.baseline_over_seeds(baseline, args.split, &results)?;
         let seconds: f64 =
             results.iter().filter_map(|r| Some(r.report.training.as_ref()?.seconds)).sum();
-        told.push(serde_json::to_value(&seeds)?);
-        rows.push((seeds, seconds / results.len() as f64));
+        table.rows.push(TableRow { seeds, seconds: seconds / results.len() as f64 });
     }
-    if args.json {
-        return out(&pretty(&told)?);
-    }
-    let mut text = format!("{:<12}", "");
-    for heading in ["all items ranked", EXCLUDED] {
-        let _ = write!(text, "{heading:<41}");
-    }
-    let _ = write!(text, "\n{:<12}", "baseline");
-    for metric in SHOWN.iter().chain(&SHOWN) {
-        let _ = write!(text, "{metric:>10}");
-    }
-    let _ = writeln!(text, "{:>10}", "seconds");
-    for (seeds, seconds) in &rows {
-        let _ = write!(text, "{:<12}", seeds.settings.model);
-        for metrics in [&seeds.metrics, &seeds.metrics_history_excluded] {
-            for name in SHOWN {
-                let _ = write!(text, "{:>10}", decimal(metrics, name));
-            }
+    out(&if args.json { pretty(&table)? } else { table.text() })
+}
+
+impl Table {
+    fn text(&self) -> String {
+        let mut text = format!("{:<12}", "");
+        for heading in ["all items ranked", EXCLUDED] {
+            let _ = write!(text, "{heading:<41}");
         }
-        let _ = writeln!(text, "{seconds:>10.1}");
+        let _ = write!(text, "\n{:<12}", "baseline");
+        for metric in SHOWN.iter().chain(&SHOWN) {
+            let _ = write!(text, "{metric:>10}");
+        }
+        let _ = writeln!(text, "{:>10}", "seconds");
+        for TableRow { seeds, seconds } in &self.rows {
+            let _ = write!(text, "{:<12}", seeds.settings.model);
+            for metrics in [&seeds.metrics, &seeds.metrics_history_excluded] {
+                for name in SHOWN {
+                    let _ = write!(text, "{:>10}", decimal(metrics, name));
+                }
+            }
+            let _ = writeln!(text, "{seconds:>10.1}");
+        }
+        for Lacking { baseline, why } in &self.lacking {
+            let _ = writeln!(text, "{baseline:<12} not here: {why}");
+        }
+        if let Some(TableRow { seeds, .. }) = self.rows.first() {
+            let numbers: Vec<String> = seeds.seeds.iter().map(u64::to_string).collect();
+            text += &footnote(&seeds.settings, &format!("mean of seeds {}", numbers.join(", ")));
+        }
+        if !self.published.is_empty() {
+            text += "published in table 2 of the LLM-BS paper\n";
+        }
+        for &Published { system, recall_5, ndcg_5, recall_10, ndcg_10 } in &self.published {
+            let _ = write!(text, "{system:<12}");
+            for value in [recall_5, ndcg_5, recall_10, ndcg_10] {
+                let _ = write!(text, "{value:>10.4}");
+            }
+            text.push('\n');
+        }
+        text
     }
-    for (baseline, why) in &lacking {
-        let _ = writeln!(text, "{:<12} not here: {why}", baseline.name());
-    }
-    if let Some((first, _)) = rows.first() {
-        let seeds: Vec<String> = first.seeds.iter().map(u64::to_string).collect();
-        text += &footnote(&first.settings, &format!("mean of seeds {}", seeds.join(", ")));
-    }
-    out(&text)
 }
 
 fn pretty(value: &impl Serialize) -> anyhow::Result<String> {

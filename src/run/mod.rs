@@ -37,7 +37,7 @@ pub use crate::inference::TokenOrder;
 pub use crate::model::GgufType;
 pub use eval::{
     Baseline, BaselineRequest, BaselineSettings, Comparison, EvalRequest, EvalResult, EvalSettings,
-    FusedModel, FusionSettings, OverSeeds, Performance, Ranking, TaskMetrics, TextModel,
+    FusedModel, FusionSettings, OverSeeds, Performance, Published, Ranking, TaskMetrics, TextModel,
     TextReport, TextRequest, TextSettings, TrainingSummary,
 };
 pub use export::ExportRequest;

@@ -164,6 +164,19 @@ impl Epochs for Training<'_> {
     }
 }
 
+/// What a batch reads, and what it is asked.
+#[derive(Default)]
+struct Lesson {
+    /// Of each window.
+    inputs: Vec<Vec<u32>>,
+    /// The places, among all inputs in a row, whose states are asked.
+    places: Vec<u32>,
+    /// The item that each is asked for.
+    targets: Vec<u32>,
+    /// Whose it is.
+    takers: Vec<usize>,
+}
+
 impl Training<'_> {
     fn steps_an_epoch(&self) -> usize {
         self.windows.len().div_ceil(self.course.config.batch_size)
@@ -173,13 +186,12 @@ impl Training<'_> {
         rng::stream(self.course.seed, &format!("{}-{purpose}", self.course.name), position)
     }
 
-    /// One step of the optimiser on a batch; returns the sum of its losses and how many there were.
-    fn step(&mut self, batch: &[Window], position: [u64; 2]) -> Result<(f64, usize)> {
-        let Course { network, config, sequences, .. } = self.course;
-        let mut inputs: Vec<Vec<u32>> = Vec::with_capacity(batch.len());
-        let (mut places, mut targets, mut takers, mut start) =
-            (Vec::new(), Vec::new(), Vec::new(), 0);
+    /// What a batch reads and is asked.
+    fn lesson(&self, batch: &[Window], position: [u64; 2]) -> Lesson {
+        let Course { network, sequences, .. } = self.course;
+        let mut lesson = Lesson::default();
         let mut hiding = self.stream("hidden", &position);
+        let mut start = 0;
         for window in batch {
             let items = sequences[window.user];
             let (input, asked) = match network.hidden() {
@@ -193,13 +205,20 @@ impl Training<'_> {
             for at in asked {
                 // The state at a hidden item is asked for that item, any other for the next one.
                 let target = window.items.start + at + usize::from(network.hidden().is_none());
-                places.push((start + at) as u32);
-                targets.push(items[target]);
-                takers.push(window.user);
+                lesson.places.push((start + at) as u32);
+                lesson.targets.push(items[target]);
+                lesson.takers.push(window.user);
             }
             start += input.len();
-            inputs.push(input);
+            lesson.inputs.push(input);
         }
+        lesson
+    }
+
+    /// One step of the optimiser on a batch; returns the sum of its losses and how many there were.
+    fn step(&mut self, batch: &[Window], position: [u64; 2]) -> Result<(f64, usize)> {
+        let Course { network, config, sequences, .. } = self.course;
+        let Lesson { inputs, places, targets, takers } = self.lesson(batch, position);
         let histories = inputs.iter().zip(batch);
         let histories: Vec<History<'_>> = histories
             .map(|(items, window)| History { user: Some(window.user as u32), items })

@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::baselines::{Baseline, TrainedBaseline};
+use super::baselines::{Baseline, TrainedBaseline, Untrained};
 use super::kept::Kept;
 use super::result::{BaselineSettings, Bootstrap, EvalResult, OverSeeds, Ranking, TrainingSummary};
 use crate::data::Split;
@@ -298,12 +298,17 @@ impl Run {
         let key = json!([settings, self.dataset.fingerprint]);
         let state = kept_for(workshop, &key)?;
         let (baseline, config) = (request.baseline, &self.config.baseline);
-        let epochs_at_most = self.afford_baseline(request)?;
+        let network = baseline.network(config, &self.dataset, request.seed)?;
+        let epochs_at_most = match &network {
+            Some(network) => self.afford_baseline(request, network)?,
+            None => 0,
+        };
         let mut measure = |network: &dyn Sequential| self.validation_figure(&network);
         let trained = with_epochs(monitor, &what, epochs_at_most, VALIDATION, |progress| {
             let settings = &baseline.settings();
             let mut around = Around { settings, state: Some(&state), progress };
-            baseline.train(config, &self.dataset, request.seed, &mut measure, &mut around)
+            let (dataset, seed) = (&self.dataset, request.seed);
+            baseline.train(network, config, dataset, seed, &mut measure, &mut around)
         })?;
         let TrainedBaseline { scorer, weights, targets, best_epoch, reports } = trained;
         files::remove_dir(new)?;
@@ -328,13 +333,15 @@ impl Run {
     }
 
     /// Refuses a training that memory or disk do not allow; gives its epochs at most.
-    fn afford_baseline(&self, request: BaselineRequest) -> Result<usize> {
+    fn afford_baseline(
+        &self,
+        request: BaselineRequest,
+        (network, config): &Untrained,
+    ) -> Result<usize> {
         let BaselineRequest { baseline, seed, .. } = request;
-        let found = baseline.network(&self.config.baseline, &self.dataset, seed)?;
-        let Some((network, config)) = found else { return Ok(0) };
         let sequences: Vec<&[u32]> = self.dataset.train_sequences().collect();
-        let (name, network) = (baseline.name(), &*network);
-        let course = Course { name, network, config: &config, sequences: &sequences, seed };
+        let (name, network) = (baseline.name(), &**network);
+        let course = Course { name, network, config, sequences: &sequences, seed };
         let what = format!("the training of {}", baseline.settings());
         self.afford(&what, course.bytes()?.into(), 0)?;
         Ok(config.epochs)

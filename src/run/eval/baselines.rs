@@ -20,26 +20,29 @@ use crate::{Result, invalid};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Baseline {
-    /// What is taken most.
+    /// Counts.
     Popularity,
-    /// Neighbours of items by those who took both.
+    /// Sarwar et al., 2001.
     ItemKnn,
-    /// A recurrent network.
+    /// Hidasi et al., 2016.
     #[serde(rename = "gru4rec")]
     Gru4Rec,
-    /// Convolutions over the last items.
+    /// Tang and Wang, 2018.
     Caser,
-    /// Gates over the last items.
+    /// Ma et al., 2019.
     Hgn,
-    /// Causal self-attention over item ids.
+    /// Kang and McAuley, 2018.
     #[serde(rename = "sasrec")]
     SasRec,
-    /// Self-attention to both sides, which finds hidden items.
+    /// Sun et al., 2019.
     #[serde(rename = "bert4rec")]
     Bert4Rec,
-    /// Self-attention over items and over their attributes.
+    /// Zhang et al., 2019.
     Fdsa,
 }
+
+/// An untrained network, and how it is trained.
+pub(super) type Untrained = (Box<dyn Sequential>, TrainingConfig);
 
 /// A trained recommender.
 pub(super) struct TrainedBaseline {
@@ -79,8 +82,22 @@ impl Baseline {
         }
     }
 
+    /// What it is, in a few words.
+    pub fn about(self) -> &'static str {
+        match self {
+            Self::Popularity => "What is taken most",
+            Self::ItemKnn => "Neighbours of items by those who took both",
+            Self::Gru4Rec => "A recurrent network",
+            Self::Caser => "Convolutions over the last items",
+            Self::Hgn => "Gates over the last items",
+            Self::SasRec => "Causal self-attention over item ids",
+            Self::Bert4Rec => "Self-attention to both sides, which finds hidden items",
+            Self::Fdsa => "Self-attention over items and over their attributes",
+        }
+    }
+
     /// The one of this name.
-    pub(super) fn named(name: &str) -> Option<Self> {
+    pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|baseline| baseline.name() == name)
     }
 
@@ -117,7 +134,7 @@ impl Baseline {
         }
     }
 
-    /// Its untrained network and how that is trained, of one that has a network.
+    /// Its untrained network, of one that has one.
     ///
     /// # Errors
     /// A dataset that lacks what the network reads.
@@ -126,7 +143,7 @@ impl Baseline {
         config: &BaselineConfig,
         dataset: &Dataset,
         seed: u64,
-    ) -> Result<Option<(Box<dyn Sequential>, TrainingConfig)>> {
+    ) -> Result<Option<Untrained>> {
         let (items, users) = (dataset.num_items(), dataset.users.len());
         let (dtype, device) = (DType::F32, &Device::Cpu);
         let (network, training): (Box<dyn Sequential>, _) = match self {
@@ -186,9 +203,10 @@ impl Baseline {
         Ok(Box::new(Popularity::new(dataset)))
     }
 
-    /// Trains it on each user's training items; `measure` as in [`Course::train`].
+    /// Trains it, its `network` if it has one, on each user's training items; `measure` as in [`Course::train`].
     pub(super) fn train(
         self,
+        network: Option<Untrained>,
         config: &BaselineConfig,
         dataset: &Dataset,
         seed: u64,
@@ -200,7 +218,7 @@ impl Baseline {
             let targets = sequences.iter().map(|items| items.len()).sum();
             TrainedBaseline { scorer, weights, targets, best_epoch: 0, reports: Vec::new() }
         };
-        if let Some((network, training)) = self.network(config, dataset, seed)? {
+        if let Some((network, training)) = network {
             let course = Course {
                 name: self.name(),
                 network: &*network,

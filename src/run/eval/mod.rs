@@ -8,6 +8,7 @@ mod fused;
 mod generator;
 mod journal;
 mod kept;
+mod published;
 mod request;
 mod result;
 mod text;
@@ -16,6 +17,7 @@ mod validation;
 pub use baseline::BaselineRequest;
 pub use baselines::Baseline;
 pub use compare::Comparison;
+pub use published::Published;
 pub use request::EvalRequest;
 pub use result::{
     BaselineSettings, EvalResult, EvalSettings, FusedModel, FusionSettings, OverSeeds, Performance,
