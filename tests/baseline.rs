@@ -87,10 +87,13 @@ fn a_baseline_is_trained_evaluated_and_known_to_be_there() {
 fn every_baseline_is_trained_kept_and_read_again() {
     let dir = tiny();
     let dir = dir.path();
-    for name in ["popularity", "item-knn", "gru4rec", "caser", "hgn", "bert4rec", "fdsa"] {
+    for name in ["popularity", "item-knn", "gru4rec", "caser", "hgn", "bert4rec", "fdsa", "s3rec"] {
         let few = format!("baseline.{name}.epochs=2");
         let trains = !["popularity", "item-knn"].contains(&name);
-        let set = if trains { vec!["--set", &few] } else { Vec::new() };
+        let mut set = if trains { vec!["--set", &few] } else { Vec::new() };
+        if name == "s3rec" {
+            set.extend(["--set", "baseline.s3rec.pretraining-epochs=2"]);
+        }
         let words = |more: &[&'static str]| [&set[..], &["baseline", name], more].concat();
         let json = |more: &[&'static str]| -> Value {
             serde_json::from_str(&run(dir, &words(&[more, &["--json"]].concat()), 0).0).unwrap()
@@ -162,6 +165,7 @@ fn all_baselines_stand_in_one_table_and_what_the_data_lack_is_said() {
     let mean = sasrec["metrics"]["recall@10"].as_f64().unwrap();
     assert!((mean - of(0).midpoint(of(1))).abs() < 1e-12);
     assert_eq!(told["lacking"][0]["baseline"], "fdsa");
+    assert_eq!(told["lacking"][1]["baseline"], "s3rec");
     assert!(told["published"].as_array().unwrap().is_empty());
     fails(dir, &["baseline", "fdsa"], &["shop", "no categories, no brands"]);
     assert!(!dir.join("runs/llmbs/baseline/fdsa").exists());

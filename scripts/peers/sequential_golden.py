@@ -4,7 +4,7 @@ that `src/model/sequential` is held to.
     sequential_golden.py OUT
 
 OUT is a folder: `NAME.safetensors` of each has the weights by the names that llmbs knows, and `scores`, (3, 9), after the
-histories below. Needs torch and safetensors."""
+histories below; that of s3rec `loss`, too, of the puzzle below. Needs torch and safetensors."""
 import sys
 from pathlib import Path
 
@@ -125,30 +125,36 @@ def heads(x, count):
     return x.view(len(x), count, -1).transpose(0, 1)
 
 
-def block(weights, name, x, count):
-    """Attention to what came before and a feed-forward layer, norms before them."""
+def block(weights, name, x, count, is_causal=True):
+    """Attention to what came before, or to all, and a feed-forward layer, norms before them."""
     h = norm(weights, f"{name}.attention.norm", x)
     query, key, value = (heads(h @ weights[f"{name}.attention.{p}.weight"].T, count) for p in ["query", "key", "value"])
-    mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=is_causal)
     x = x + mixed.transpose(0, 1).reshape(x.shape) @ weights[f"{name}.attention.output.weight"].T
     h = norm(weights, f"{name}.feed-forward.norm", x)
     h = (h @ weights[f"{name}.feed-forward.up.weight"].T).relu()
     return x + h @ weights[f"{name}.feed-forward.down.weight"].T
 
 
-def sasrec():
-    dim, history = 6, 5
-    weights = {"items": draw(ITEMS, dim), "positions": draw(history, dim)}
+def with_encoder(weights, dim, history):
+    weights["positions"] = draw(history, dim)
     for i in range(2):
         with_block(weights, f"blocks.{i}", dim, 10)
     with_norm(weights, "norm", dim)
-    rows = []
-    for items in HISTORIES:
-        x = weights["items"][items] + weights["positions"][-len(items):]
-        for i in range(2):
-            x = block(weights, f"blocks.{i}", x, 2)
-        rows.append(norm(weights, "norm", x)[-1] @ weights["items"].T)
-    return weights, torch.stack(rows)
+
+
+def encode(weights, items, is_causal=True):
+    x = weights["items"][items] + weights["positions"][-len(items):]
+    for i in range(2):
+        x = block(weights, f"blocks.{i}", x, 2, is_causal)
+    return norm(weights, "norm", x)
+
+
+def sasrec():
+    dim, history = 6, 5
+    weights = {"items": draw(ITEMS, dim)}
+    with_encoder(weights, dim, history)
+    return weights, torch.stack([encode(weights, items)[-1] @ weights["items"].T for items in HISTORIES])
 
 
 def bert4rec():
@@ -213,10 +219,50 @@ def fdsa():
     return weights, torch.stack(rows)
 
 
+# Two sequences of which items are hidden, the hidden ones with others in their place, what is seen, and the sequences
+# without a segment, with it alone, and with another.
+PUZZLE = {
+    "rows": [[9, 2, 9], [9, 3]], "hidden": [[1, 4], [7]], "others": [[0, 5], [6]], "seen": [2, 3],
+    "without_segments": [[1, 9, 9], [9, 3]], "segments": [[9, 2, 4], [7, 9]], "other_segments": [[9, 8, 0], [5, 9]]}
+
+
+def s3rec():
+    """The four losses of pre-training as the paper has them, by binary_cross_entropy_with_logits and logsigmoid."""
+    dim, history = 6, 5
+    weights = {"items": draw(ITEMS + 1, dim), "pretraining.attributes": draw(3, dim)}
+    with_encoder(weights, dim, history)
+    for name in ["attribute", "item", "item-attribute", "segment"]:
+        weights[f"pretraining.{name}"] = draw(dim, dim)
+    between = {name: weights[f"pretraining.{name}"] for name in ["attribute", "item", "item-attribute", "segment"]}
+
+    def told(state, item, matrix):
+        if not ATTRIBUTES[item]:
+            return torch.zeros(())
+        truth = torch.zeros(3)
+        truth[ATTRIBUTES[item]] = 1
+        scores = weights["pretraining.attributes"] @ (matrix @ state)
+        return functional.binary_cross_entropy_with_logits(scores, truth, reduction="sum")
+
+    def preferred(state, matrix, own, other):
+        return -functional.logsigmoid((matrix @ state) @ own - (matrix @ state) @ other)
+
+    loss = sum(told(weights["items"][item], item, between["attribute"]) for item in PUZZLE["seen"])
+    for row, hidden, others in zip(PUZZLE["rows"], PUZZLE["hidden"], PUZZLE["others"]):
+        states = encode(weights, row, is_causal=False)[[at for at, item in enumerate(row) if item == ITEMS]]
+        for state, own, other in zip(states, hidden, others):
+            loss = loss + 0.2 * preferred(state, between["item"], weights["items"][own], weights["items"][other])
+            loss = loss + told(state, own, between["item-attribute"])
+    for around, own, other in zip(PUZZLE["without_segments"], PUZZLE["segments"], PUZZLE["other_segments"]):
+        around, own, other = (encode(weights, row, is_causal=False)[-1] for row in [around, own, other])
+        loss = loss + 0.5 * preferred(around, between["segment"], own, other)
+    scores = torch.stack([encode(weights, items)[-1] @ weights["items"][:ITEMS].T for items in HISTORIES])
+    return {**weights, "loss": loss / 2}, scores
+
+
 def main():
     out = Path(sys.argv[1])
     out.mkdir(parents=True, exist_ok=True)
-    for network in [gru4rec, caser, hgn, sasrec, bert4rec, fdsa]:
+    for network in [gru4rec, caser, hgn, sasrec, bert4rec, fdsa, s3rec]:
         torch.manual_seed(7)
         weights, scores = network()
         tensors = {name: value.contiguous() for name, value in weights.items()}

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::eval::ItemKnnConfig;
 use crate::model::sequential::{
-    Bert4RecConfig, CaserConfig, FdsaConfig, Gru4RecConfig, HgnConfig, SasRecConfig,
+    Bert4RecConfig, CaserConfig, FdsaConfig, Gru4RecConfig, HgnConfig, S3RecConfig, SasRecConfig,
 };
 
 /// `[baseline]`: a table for each, of what `llmbs baseline NAME` trains.
@@ -25,4 +25,6 @@ pub struct BaselineConfig {
     pub bert4rec: Bert4RecConfig,
     /// Self-attention over items and their attributes.
     pub fdsa: FdsaConfig,
+    /// Self-attention that is pre-trained.
+    pub s3rec: S3RecConfig,
 }

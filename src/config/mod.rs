@@ -342,12 +342,13 @@ impl RunConfig {
                  {holds} items of data.history"
             ),
         );
-        let BaselineConfig { sasrec, bert4rec, fdsa, .. } = &self.baseline;
+        let BaselineConfig { sasrec, bert4rec, fdsa, s3rec, .. } = &self.baseline;
         for (name, dim, heads) in [
             ("index.behavior.sasrec", behavior.sasrec.dim, behavior.sasrec.heads),
             ("baseline.sasrec", sasrec.dim, sasrec.heads),
             ("baseline.bert4rec", bert4rec.dim, bert4rec.heads),
             ("baseline.fdsa", fdsa.dim, fdsa.heads),
+            ("baseline.s3rec", s3rec.dim, s3rec.heads),
         ] {
             need(
                 heads > 0 && dim.is_multiple_of(heads),

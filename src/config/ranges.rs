@@ -34,7 +34,7 @@ const LEARNING_RATE: Range = Above(0.0, 10.0);
 const WEIGHT: Range = Between(0.0, 1e6);
 
 /// The settings of a recommender over item ids: each has some of them.
-const SEQUENTIAL: [(&str, Range); 18] = [
+const SEQUENTIAL: [(&str, Range); 19] = [
     ("dim", WIDTH),
     ("blocks", DEPTH),
     ("heads", DEPTH),
@@ -47,6 +47,7 @@ const SEQUENTIAL: [(&str, Range); 18] = [
     ("embedding-dropout", BelowOne),
     ("dropout", BelowOne),
     ("hidden-share", BelowOne),
+    ("pretraining-epochs", COUNT_OR_NONE),
     ("negatives", COUNT),
     ("epochs", COUNT),
     ("patience", COUNT),
@@ -154,7 +155,7 @@ const SINGLE: [(&str, Range); 68] = [
 ];
 
 /// The tables that settings of one kind stand in.
-const GROUPS: [(&str, &[(&str, Range)]); 13] = [
+const GROUPS: [(&str, &[(&str, Range)]); 14] = [
     ("", &SINGLE),
     ("index.behavior.sasrec.", &SEQUENTIAL),
     ("baseline.gru4rec.", &SEQUENTIAL),
@@ -163,6 +164,7 @@ const GROUPS: [(&str, &[(&str, Range)]); 13] = [
     ("baseline.sasrec.", &SEQUENTIAL),
     ("baseline.bert4rec.", &SEQUENTIAL),
     ("baseline.fdsa.", &SEQUENTIAL),
+    ("baseline.s3rec.", &SEQUENTIAL),
     ("train.lora.", &LORA),
     ("train.adapter.", &LORA),
     ("train.warmup.", &STAGE),

@@ -7,7 +7,7 @@ use crate::model::sequential::Candidates;
 use crate::rng;
 
 /// Share of the windows of which the last item alone is hidden, as it is when a network is asked.
-const LAST_ALONE: f64 = 0.2;
+pub(super) const LAST_ALONE: f64 = 0.2;
 
 /// Draws what the targets of a step are told from.
 pub(super) struct Sampler {
@@ -67,11 +67,18 @@ pub(super) fn not_taken(taken: &[u32], num_items: u32, stream: &mut rng::Rng) ->
     draw()
 }
 
-/// Puts `mask` in the place of this share of `items`, one at least, or of the last alone; gives the places.
-pub(super) fn hide(items: &mut [u32], mask: u32, share: f64, stream: &mut rng::Rng) -> Vec<usize> {
+/// Puts `mask` in the place of a share of `items`, one at least; with the probability `last_alone`, of the last alone.
+/// Gives the places.
+pub(super) fn hide(
+    items: &mut [u32],
+    mask: u32,
+    share: f64,
+    last_alone: f64,
+    stream: &mut rng::Rng,
+) -> Vec<usize> {
     let last = items.len() - 1;
     let mut hidden = Vec::new();
-    if rng::uniform(stream) >= LAST_ALONE {
+    if rng::uniform(stream) >= last_alone {
         hidden.extend((0..=last).filter(|_| rng::uniform(stream) < share));
     }
     if hidden.is_empty() {
@@ -122,7 +129,7 @@ mod tests {
         let (mut last_alone, mut total) = (0, 0);
         for _ in 0..1000 {
             let mut items = [1, 2, 3, 4, 5];
-            let hidden = hide(&mut items, 9, 0.4, &mut stream);
+            let hidden = hide(&mut items, 9, 0.4, LAST_ALONE, &mut stream);
             let found: Vec<usize> = (0..5).filter(|&at| items[at] == 9).collect();
             assert_eq!(hidden, found);
             last_alone += usize::from(hidden == [4]);

@@ -1,10 +1,12 @@
 //! Training of recommenders over item ids: the loop, the losses, early stopping.
 
 mod draws;
+mod puzzles;
 mod windows;
 
 use std::time::Instant;
 
+use candle_core::Tensor;
 use rand::RngCore;
 use rand::seq::SliceRandom;
 
@@ -13,11 +15,14 @@ use super::epochs::{
     occurrences,
 };
 use crate::model::Weights;
-use crate::model::sequential::{History, Loss, Sequential, TrainingConfig};
+use crate::model::sequential::{
+    History, Loss, PRETRAINING, Pretraining, Sequential, TrainingConfig,
+};
 use crate::nn::{AdamW, AdamWConfig, Gradients};
 use crate::ops;
 use crate::{Result, invalid, rng};
-use draws::{Sampler, hide, not_taken};
+use draws::{LAST_ALONE, Sampler, hide, not_taken};
+use puzzles::Puzzler;
 use windows::Window;
 
 /// Histories for which all items are scored at once.
@@ -95,28 +100,63 @@ impl Course<'_> {
             );
         }
         let num_targets = windows.iter().map(|w| w.targets.len()).sum();
-        let adam = AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() };
-        let mut training = Training {
-            sampler: Sampler::new(&windows, sequences, num_items, config.negatives),
-            adam: AdamW::new(network.params(), adam)?,
-            course: self,
-            windows,
-            measure,
-            progress: &mut *around.progress,
-        };
         let Around { settings, state, .. } = *around;
+        if let Some(pretraining) = network.pretraining().filter(|before| before.epochs() > 0) {
+            let state = state.map(|state| state.join("pretraining"));
+            let puzzler =
+                Puzzler::new(sequences, num_items, network.history(), pretraining.hidden_share());
+            let lessons = Lessons::Puzzles(pretraining, puzzler);
+            let mut training =
+                self.training(lessons, windows.clone(), measure, &mut *around.progress)?;
+            let epochs = pretraining.epochs();
+            let trained =
+                early_stopping(epochs, epochs, settings, state.as_deref(), &mut training)?;
+            network.set_weights(&trained.weights)?;
+        }
+        let sampler = Sampler::new(&windows, sequences, num_items, config.negatives);
+        let lessons = Lessons::Next(sampler);
+        let mut training = self.training(lessons, windows, measure, &mut *around.progress)?;
         let trained =
             early_stopping(config.epochs, config.patience, settings, state, &mut training)?;
         let Trained { weights, reports, best_epoch } = trained;
         network.set_weights(&weights)?;
         Ok(SequentialReport { reports, best_epoch, num_targets })
     }
+
+    /// The epochs that are run at most, those of pre-training included.
+    pub fn epochs(&self) -> usize {
+        self.network.pretraining().map_or(0, Pretraining::epochs) + self.config.epochs
+    }
+
+    fn training<'a>(
+        self,
+        lessons: Lessons<'a>,
+        windows: Vec<Window>,
+        measure: &'a mut dyn FnMut(&dyn Sequential) -> Result<Option<f64>>,
+        progress: &'a mut dyn FnMut(&Progress),
+    ) -> Result<Training<'a>>
+    where
+        Self: 'a,
+    {
+        let weight_decay = self.config.weight_decay;
+        let adam = AdamWConfig { weight_decay, ..AdamWConfig::default() };
+        let adam = AdamW::new(self.network.params(), adam)?;
+        Ok(Training { course: self, lessons, adam, windows, measure, progress })
+    }
+}
+
+/// What a training learns from.
+enum Lessons<'a> {
+    /// What comes before it.
+    Puzzles(&'a dyn Pretraining, Puzzler),
+    /// The next item, or hidden ones.
+    Next(Sampler),
 }
 
 /// The training of a network.
 struct Training<'a> {
     course: Course<'a>,
-    sampler: Sampler,
+    lessons: Lessons<'a>,
     adam: AdamW,
     /// In the order of the epoch under way.
     windows: Vec<Window>,
@@ -128,18 +168,21 @@ impl Epochs for Training<'_> {
     fn train(&mut self, epoch: usize) -> Result<EpochReport> {
         let start = Instant::now();
         self.pass_over(epoch);
-        let total = self.steps_an_epoch();
+        let (total, before) = (self.steps_an_epoch(), self.epochs_before());
         let windows = std::mem::take(&mut self.windows);
         let (mut loss_sum, mut count) = (0.0, 0);
         for (step, batch) in windows.chunks(self.course.config.batch_size).enumerate() {
             let (sum, targets) = self.step(batch, [epoch as u64, step as u64])?;
             (loss_sum, count) = (loss_sum + sum, count + targets);
-            (self.progress)(&Progress::Step { epoch, done: step + 1, total });
+            (self.progress)(&Progress::Step { epoch: before + epoch, done: step + 1, total });
         }
         self.windows = windows;
         let samples_per_s = count as f64 / start.elapsed().as_secs_f64();
         let loss = loss_sum / count as f64;
-        let measured = (self.measure)(self.course.network)?;
+        let measured = match &self.lessons {
+            Lessons::Puzzles(..) => None,
+            Lessons::Next(_) => (self.measure)(self.course.network)?,
+        };
         let report = EpochReport { epoch, loss, measured, samples_per_s };
         (self.progress)(&Progress::Epoch(report));
         Ok(report)
@@ -183,7 +226,20 @@ impl Training<'_> {
     }
 
     fn stream(&self, purpose: &str, position: &[u64]) -> rng::Rng {
-        rng::stream(self.course.seed, &format!("{}-{purpose}", self.course.name), position)
+        let name = self.course.name;
+        let name = match &self.lessons {
+            Lessons::Puzzles(..) => format!("{name}-pretraining-{purpose}"),
+            Lessons::Next(_) => format!("{name}-{purpose}"),
+        };
+        rng::stream(self.course.seed, &name, position)
+    }
+
+    /// Epochs of what comes before this.
+    fn epochs_before(&self) -> usize {
+        match &self.lessons {
+            Lessons::Puzzles(..) => 0,
+            Lessons::Next(_) => self.course.network.pretraining().map_or(0, Pretraining::epochs),
+        }
     }
 
     /// What a batch reads and is asked.
@@ -198,7 +254,8 @@ impl Training<'_> {
                 None => (window.inputs(sequences).to_vec(), window.asked()),
                 Some(share) => {
                     let mut seen = items[window.items.clone()].to_vec();
-                    let hidden = hide(&mut seen, network.num_items() as u32, share, &mut hiding);
+                    let mask = network.num_items() as u32;
+                    let hidden = hide(&mut seen, mask, share, LAST_ALONE, &mut hiding);
                     (seen, hidden)
                 }
             };
@@ -218,6 +275,30 @@ impl Training<'_> {
     /// One step of the optimiser on a batch; returns the sum of its losses and how many there were.
     fn step(&mut self, batch: &[Window], position: [u64; 2]) -> Result<(f64, usize)> {
         let Course { network, config, sequences, .. } = self.course;
+        let (loss, count) = match &self.lessons {
+            Lessons::Puzzles(network, puzzler) => {
+                let puzzle = puzzler.hide(batch, sequences, &mut self.stream("hidden", &position));
+                let dropout = self.stream("dropout", &position).next_u64();
+                (network.loss(&puzzle, Some(dropout))?, batch.len())
+            }
+            Lessons::Next(sampler) => self.asked(sampler, batch, position)?,
+        };
+        let is_over =
+            |name: &str| matches!(self.lessons, Lessons::Next(_)) && name.starts_with(PRETRAINING);
+        let params = network.params();
+        let gradients = Gradients::collect_with_optional(params, &loss.backward()?, is_over)?;
+        self.adam.step(params, &gradients, config.learning_rate, 1.0)?;
+        Ok((f64::from(loss.to_scalar::<f32>()?) * count as f64, count))
+    }
+
+    /// The mean loss of what a batch is asked, and how many items that are.
+    fn asked(
+        &self,
+        sampler: &Sampler,
+        batch: &[Window],
+        position: [u64; 2],
+    ) -> Result<(Tensor, usize)> {
+        let Course { network, config, sequences, .. } = self.course;
         let Lesson { inputs, places, targets, takers } = self.lesson(batch, position);
         let histories = inputs.iter().zip(batch);
         let histories: Vec<History<'_>> = histories
@@ -229,11 +310,9 @@ impl Training<'_> {
         let mut draws = self.stream("negatives", &position);
         let losses = match config.loss {
             Loss::Softmax => network.losses(&states, &targets)?,
-            Loss::Sampled => network.sampled_losses(
-                &states,
-                &targets,
-                &self.sampler.draw(&targets, &mut draws),
-            )?,
+            Loss::Sampled => {
+                network.sampled_losses(&states, &targets, &sampler.draw(&targets, &mut draws))?
+            }
             Loss::Bce => {
                 let num_items = network.num_items() as u32;
                 let other = |&user: &usize| not_taken(sequences[user], num_items, &mut draws);
@@ -241,10 +320,7 @@ impl Training<'_> {
                 network.binary_losses(&states, &targets, &others)?
             }
         };
-        let loss = losses.mean_all()?;
-        let gradients = Gradients::collect(network.params(), &loss.backward()?)?;
-        self.adam.step(network.params(), &gradients, config.learning_rate, 1.0)?;
-        Ok((f64::from(loss.to_scalar::<f32>()?) * targets.len() as f64, targets.len()))
+        Ok((losses.mean_all()?, targets.len()))
     }
 }
 

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::model::sequential::{
-    Bert4Rec, Bert4RecConfig, Gru4Rec, Gru4RecConfig, SasRec, SasRecConfig,
+    Attributes, Bert4Rec, Bert4RecConfig, Gru4Rec, Gru4RecConfig, S3Rec, S3RecConfig, SasRec,
+    SasRecConfig,
 };
 use candle_core::{DType, Device};
 
@@ -116,6 +117,69 @@ fn recurrent_networks_and_those_that_look_for_hidden_items_learn_it_too() {
         let hits = hits(network, 1);
         assert!(hits * 10 >= ITEMS * 8, "{network:?}: {hits} of {ITEMS}");
     }
+}
+
+/// Each item has an attribute that it shares with nine others.
+fn s3rec(pretraining_epochs: usize) -> S3Rec {
+    let config = S3RecConfig {
+        dim: 16,
+        blocks: 1,
+        feed_forward: 32,
+        history: 6,
+        embedding_dropout: 0.1,
+        pretraining_epochs,
+        ..S3RecConfig::default()
+    };
+    let of_items = (0..ITEMS as u32).map(|item| vec![item % 3]).collect();
+    S3Rec::new(&config, Attributes { of_items, count: 3 }, 7, DType::F32, &Device::Cpu).unwrap()
+}
+
+#[test]
+fn pre_training_comes_first_and_leaves_the_rest_to_training() {
+    let own = |name: &str| name.starts_with(PRETRAINING);
+    let (fresh, network) = (s3rec(4), s3rec(4));
+    let mut before = None;
+    let mut measure = |network: &dyn Sequential| {
+        before.get_or_insert(network.weights()?);
+        Ok(None)
+    };
+    // Decay moves what has no gradient.
+    let config = TrainingConfig { weight_decay: 0.0, ..small() };
+    let trained = train(&network, &ring(200, 4), &config, &mut measure);
+    assert_eq!(trained.reports.len(), 3);
+    let (fresh, before, after) =
+        (fresh.weights().unwrap(), before.unwrap(), network.weights().unwrap());
+    let same = |a: &Weights, b: &Weights, name: &str| {
+        let values = |w: &Weights| w[name].flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        values(a) == values(b)
+    };
+    for name in after.keys() {
+        assert!(!same(&fresh, &before, name), "{name} is not trained");
+        assert_eq!(same(&before, &after, name), own(name), "{name}");
+    }
+}
+
+#[test]
+fn a_training_that_is_cut_off_after_its_pre_training_ends_the_same() {
+    let sequences = ring(200, 4);
+    let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+    let dir = tempfile::tempdir().unwrap();
+    let go = |state: Option<&std::path::Path>, most: usize| {
+        let network = s3rec(2);
+        let mut epochs = 0;
+        let mut measure = |_: &dyn Sequential| {
+            epochs += 1;
+            if epochs > most { invalid!("killed") } else { Ok(None) }
+        };
+        let mut around = Around { settings: "", state, progress: &mut |_| () };
+        let config = &small();
+        let course =
+            Course { name: "s3rec", network: &network, config, sequences: &sequences, seed: 7 };
+        course.train(&mut measure, &mut around).map(|_| values(&network))
+    };
+    let whole = go(None, 9).unwrap();
+    assert!(go(Some(dir.path()), 1).is_err());
+    assert!(go(Some(dir.path()), 9).unwrap() == whole);
 }
 
 #[test]

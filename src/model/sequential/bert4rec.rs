@@ -5,7 +5,8 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::layers::{Affine, Builder, Drops, Norm, STD, block_values};
+use super::encoder::block_values;
+use super::layers::{Affine, Builder, Drops, Norm, STD};
 use super::{Core, History, Items, Sequential, TrainingConfig};
 use crate::ops::{self, Rows};
 
@@ -146,8 +147,7 @@ impl Sequential for Bert4Rec {
     fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor> {
         super::check("bert4rec", self.core.history, histories)?;
         let (drops, p) = (Drops(dropout), self.config.dropout);
-        let items: Vec<u32> = histories.iter().flat_map(|h| h.items).copied().collect();
-        let lengths: Vec<usize> = histories.iter().map(|h| h.items.len()).collect();
+        let (items, lengths) = super::packed(histories);
         let positions = super::from_the_end(&lengths, self.config.history);
         let x =
             (ops::embedding(&self.table, &items)? + ops::embedding(&self.positions, &positions)?)?;

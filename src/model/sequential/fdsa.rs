@@ -1,13 +1,12 @@
 //! FDSA (Zhang et al., 2019): self-attention over items and, beside it, over what is known of them.
 
-use std::sync::Arc;
-
 use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::layers::{Affine, Block, BlockSizes, Builder, Drops, Norm, STD, block_values, softmax};
-use super::{Core, History, Items, Sequential, TrainingConfig, check};
-use crate::ops::{self, Precision, Rows};
+use super::encoder::{Encoder, Sight, Sizes};
+use super::layers::{Affine, Builder, Drops, STD, softmax};
+use super::{Core, History, Items, Sequential, TrainingConfig, check, packed};
+use crate::ops::{self, Precision};
 
 /// `[baseline.fdsa]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,6 +46,21 @@ impl Default for FdsaConfig {
     }
 }
 
+impl FdsaConfig {
+    /// Of the streams.
+    fn sizes(&self) -> Sizes {
+        Sizes {
+            dim: self.dim,
+            heads: self.heads,
+            feed_forward: self.feed_forward,
+            blocks: self.blocks,
+            history: self.history,
+            embedding_dropout: self.embedding_dropout,
+            dropout: self.dropout,
+        }
+    }
+}
+
 /// What is known of every item: attributes by number.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Attributes {
@@ -56,32 +70,10 @@ pub struct Attributes {
     pub count: usize,
 }
 
-/// One stream: positions, blocks and a norm over what stands for each item.
-#[derive(Debug, Clone)]
-struct Stream {
-    positions: Tensor,
-    blocks: Vec<Block>,
-    norm: Norm,
-}
-
-impl Stream {
-    fn new(name: &str, config: &FdsaConfig, builder: &mut Builder) -> Result<Self> {
-        let &FdsaConfig { dim, heads, feed_forward, blocks, history, .. } = config;
-        let sizes = BlockSizes { dim, heads, feed_forward, blocks };
-        Ok(Self {
-            positions: builder.normal(&format!("{name}.positions"), (history, dim), STD)?,
-            blocks: (0..blocks)
-                .map(|i| Block::new(&format!("{name}.blocks.{i}"), sizes, builder))
-                .collect::<Result<_>>()?,
-            norm: builder.norm(&format!("{name}.norm"), dim)?,
-        })
-    }
-}
-
 /// `score(i | history) = ([s_items, s_attributes] W + b) . e_i` (section 3.6): the last states of two streams. What
 /// stands for an item in the second is the mean of its attributes, weighted by an attention over them (equation 2).
 ///
-/// Blocks and positions are those of this crate's SASRec.
+/// The streams are those of this crate's SASRec.
 #[derive(Debug, Clone)]
 pub struct Fdsa {
     core: Core,
@@ -92,7 +84,7 @@ pub struct Fdsa {
     table: Tensor,
     /// Weighs attributes, (1, dim).
     attention: Affine,
-    streams: [Stream; 2],
+    streams: [Encoder; 2],
     output: Affine,
 }
 
@@ -115,8 +107,8 @@ impl Fdsa {
             table: builder.normal("attributes", (attributes.count + 1, dim), STD)?,
             attention: builder.affine("attention", (1, dim))?,
             streams: [
-                Stream::new("of-items", config, &mut builder)?,
-                Stream::new("of-attributes", config, &mut builder)?,
+                Encoder::new("of-items.", config.sizes(), &mut builder)?,
+                Encoder::new("of-attributes.", config.sizes(), &mut builder)?,
             ],
             output: builder.affine("output", (dim, 2 * dim))?,
             core: builder.core(Items::shared(&items), config.history, &config.training),
@@ -157,29 +149,20 @@ impl Sequential for Fdsa {
 
     fn values_per_token(&self) -> usize {
         let most = self.attributes.of_items.iter().map(Vec::len).max().unwrap_or(0);
-        2 * block_values(self.config.dim, self.config.feed_forward, self.config.blocks)
-            + 4 * most * self.config.dim
+        2 * self.streams[0].values_per_token() + 4 * most * self.config.dim
     }
 
     fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor> {
         check("fdsa", self.core.history, histories)?;
-        let items: Vec<u32> = histories.iter().flat_map(|h| h.items).copied().collect();
-        let lengths: Vec<usize> = histories.iter().map(|h| h.items.len()).collect();
-        let rows = Arc::new(Rows::packed(&lengths));
-        let positions = super::from_the_end(&lengths, self.config.history);
-        let (drops, config) = (Drops(dropout), &self.config);
+        let (items, lengths) = packed(histories);
         let inputs = [ops::embedding(&self.items, &items)?, self.known(&items)?];
         let mut states = Vec::new();
-        let sites = 1 + Block::SITES * self.config.blocks as u64;
-        for ((stream, x), first) in self.streams.iter().zip(inputs).zip([0, sites]) {
-            let x = (x + ops::embedding(&stream.positions, &positions)?)?;
-            let mut x = drops.at(first, config.embedding_dropout, x)?;
-            for (block, i) in stream.blocks.iter().zip(0u64..) {
-                let drop =
-                    |site, x| drops.at(first + 1 + Block::SITES * i + site, config.dropout, x);
-                x = block.forward(&x, &rows, &drop, self.core.precision)?;
-            }
-            states.push(stream.norm.forward(&x)?);
+        let mut first = 0;
+        for (stream, x) in self.streams.iter().zip(inputs) {
+            let drops = (Drops(dropout), first);
+            let precision = self.core.precision;
+            states.push(stream.forward(&x, &lengths, Sight::Back, drops, precision)?);
+            first += stream.sites();
         }
         self.output.forward(&Tensor::cat(&states, 1)?, self.core.precision)
     }

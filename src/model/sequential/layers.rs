@@ -1,13 +1,11 @@
 //! What the networks are made of.
 
-use std::sync::Arc;
-
 use candle_core::{D, DType, Device, Result, Tensor};
 
 use super::{Core, Items, TrainingConfig};
 use crate::model::init::FirstValues;
 use crate::nn::{Dropout, Params};
-use crate::ops::{self, Precision, Rows};
+use crate::ops::{self, Precision};
 
 /// Added to the variance in a normalisation.
 const EPS: f64 = 1e-5;
@@ -117,82 +115,4 @@ pub(super) fn sigmoid(x: &Tensor) -> Result<Tensor> {
 pub(super) fn softmax(x: &Tensor) -> Result<Tensor> {
     let powers = x.broadcast_sub(&x.max_keepdim(D::Minus1)?.detach())?.exp()?;
     powers.broadcast_div(&powers.sum_keepdim(D::Minus1)?)
-}
-
-/// About how many values a training pass through blocks keeps of a token: norms, branches, and sums before and after
-/// dropout.
-pub(super) fn block_values(dim: usize, feed_forward: usize, blocks: usize) -> usize {
-    blocks * (14 * dim + 2 * feed_forward) + 6 * dim
-}
-
-/// Sizes of blocks of attention and feed-forward.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct BlockSizes {
-    pub(super) dim: usize,
-    pub(super) heads: usize,
-    pub(super) feed_forward: usize,
-    /// Blocks of the network.
-    pub(super) blocks: usize,
-}
-
-/// `x + attend(norm(x))`, then `x + relu(norm(x) W1) W2`, each branch dropped out.
-///
-/// Its matrices, (out, in), have no biases of their own: those of the norms before them serve.
-#[derive(Debug, Clone)]
-pub(super) struct Block {
-    attention_norm: Norm,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
-    feed_forward_norm: Norm,
-    up: Tensor,
-    down: Tensor,
-    heads: usize,
-}
-
-impl Block {
-    /// Places of a dropout within a block.
-    pub(super) const SITES: u64 = 2;
-
-    pub(super) fn new(name: &str, sizes: BlockSizes, builder: &mut Builder) -> Result<Self> {
-        let BlockSizes { dim, feed_forward, blocks, heads } = sizes;
-        // What writes to the residual stream starts smaller (Radford et al., 2019).
-        let residual = STD / (2.0 * blocks as f64).sqrt();
-        let mut matrix =
-            |part: &str, shape, std| builder.normal(&format!("{name}.{part}.weight"), shape, std);
-        Ok(Self {
-            query: matrix("attention.query", (dim, dim), STD)?,
-            key: matrix("attention.key", (dim, dim), STD)?,
-            value: matrix("attention.value", (dim, dim), STD)?,
-            output: matrix("attention.output", (dim, dim), residual)?,
-            up: matrix("feed-forward.up", (feed_forward, dim), STD)?,
-            down: matrix("feed-forward.down", (dim, feed_forward), residual)?,
-            attention_norm: builder.norm(&format!("{name}.attention.norm"), dim)?,
-            feed_forward_norm: builder.norm(&format!("{name}.feed-forward.norm"), dim)?,
-            heads,
-        })
-    }
-
-    /// (tokens, dim) -> (tokens, dim); each token sees those of its row before it.
-    pub(super) fn forward(
-        &self,
-        x: &Tensor,
-        rows: &Arc<Rows>,
-        drop: &dyn Fn(u64, Tensor) -> Result<Tensor>,
-        precision: Precision,
-    ) -> Result<Tensor> {
-        let (tokens, dim) = x.dims2()?;
-        let h = self.attention_norm.forward(x)?;
-        let project = |weight| {
-            ops::linear(&h, weight, precision)?.reshape((tokens, self.heads, dim / self.heads))
-        };
-        let (query, key, value) =
-            (project(&self.query)?, project(&self.key)?, project(&self.value)?);
-        let attended = ops::attention(&query, &key, &value, rows)?;
-        let x = (x + drop(0, ops::linear(&attended, &self.output, precision)?)?)?;
-        let h = self.feed_forward_norm.forward(&x)?;
-        let h = ops::linear(&h, &self.up, precision)?.relu()?;
-        x + drop(1, ops::linear(&h, &self.down, precision)?)?
-    }
 }

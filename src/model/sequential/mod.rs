@@ -6,11 +6,13 @@
 mod bert4rec;
 mod caser;
 mod config;
+mod encoder;
 mod fdsa;
 mod gru4rec;
 mod hgn;
 mod layers;
 mod recent;
+mod s3rec;
 mod sasrec;
 
 use std::collections::BTreeMap;
@@ -27,6 +29,7 @@ pub use config::{Loss, TrainingConfig};
 pub use fdsa::{Attributes, Fdsa, FdsaConfig};
 pub use gru4rec::{Gru4Rec, Gru4RecConfig};
 pub use hgn::{Hgn, HgnConfig};
+pub use s3rec::{S3Rec, S3RecConfig};
 pub use sasrec::{SasRec, SasRecConfig};
 
 /// What a state is asked of: some items, oldest first, and whose they are.
@@ -90,6 +93,43 @@ pub struct Core {
     pub precision: Precision,
 }
 
+/// What a network is to find out before it is trained to tell the next item (Zhou et al., 2020): some sequences with
+/// something hidden, by the number of all items.
+#[derive(Debug, Clone, Default)]
+pub struct Puzzle {
+    /// The sequences, some items of each hidden.
+    pub rows: Vec<Vec<u32>>,
+    /// The places of the hidden items, among all rows one after another.
+    pub places: Vec<u32>,
+    /// The items hidden there.
+    pub hidden: Vec<u32>,
+    /// As many that their users have not taken.
+    pub others: Vec<u32>,
+    /// The items that are not hidden.
+    pub seen: Vec<u32>,
+    /// The sequences, a segment of each hidden.
+    pub without_segments: Vec<Vec<u32>>,
+    /// The same, all but the segment hidden.
+    pub segments: Vec<Vec<u32>>,
+    /// The same with a segment from elsewhere.
+    pub other_segments: Vec<Vec<u32>>,
+}
+
+/// What the names begin with of parameters that serve pre-training alone.
+pub const PRETRAINING: &str = "pretraining.";
+
+/// What comes before the training of a network.
+pub trait Pretraining {
+    /// Passes over the training sequences.
+    fn epochs(&self) -> usize;
+
+    /// The share of a sequence's items that are hidden.
+    fn hidden_share(&self) -> f64;
+
+    /// The mean loss of a puzzle's sequences, a number; `dropout` as in [`Sequential::states`].
+    fn loss(&self, puzzle: &Puzzle, dropout: Option<u64>) -> Result<Tensor>;
+}
+
 /// A recommender over item ids.
 pub trait Sequential: Debug + Send + Sync {
     /// What it has in common with all others.
@@ -146,6 +186,11 @@ pub trait Sequential: Debug + Send + Sync {
     /// The share of the items that are hidden in training, of a network that is trained to find those rather than the
     /// next (Devlin et al., 2019); a hidden item has the number of all items as its own.
     fn hidden(&self) -> Option<f64> {
+        None
+    }
+
+    /// What comes before its training, of one that is trained twice.
+    fn pretraining(&self) -> Option<&dyn Pretraining> {
         None
     }
 
@@ -239,6 +284,12 @@ pub trait Sequential: Debug + Send + Sync {
         }
         Ok(())
     }
+}
+
+/// The items of histories in a row, and how many each has.
+fn packed(histories: &[History<'_>]) -> (Vec<u32>, Vec<usize>) {
+    let items = histories.iter().flat_map(|history| history.items).copied().collect();
+    (items, histories.iter().map(|history| history.items.len()).collect())
 }
 
 /// The positions of rows of these lengths: the last of each is that of the longest history.

@@ -1,13 +1,12 @@
 //! SASRec (Kang and McAuley, 2018): causal self-attention over item ids.
 
-use std::sync::Arc;
-
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::layers::{Block, BlockSizes, Builder, Drops, Norm, STD, block_values};
-use super::{Core, History, Items, Sequential, TrainingConfig, check, from_the_end};
-use crate::ops::{self, Rows};
+use super::encoder::{Encoder, Sight, Sizes};
+use super::layers::{Builder, Drops, STD};
+use super::{Core, History, Items, Sequential, TrainingConfig, check, packed};
+use crate::ops;
 
 /// `[baseline.sasrec]` and `[index.behavior.sasrec]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,6 +55,18 @@ impl SasRecConfig {
     pub fn network(&self, num_items: usize, seed: u64) -> Result<SasRec> {
         SasRec::new(self, num_items, seed, DType::F32, &Device::Cpu)
     }
+
+    fn sizes(&self) -> Sizes {
+        Sizes {
+            dim: self.dim,
+            heads: self.heads,
+            feed_forward: self.feed_forward,
+            blocks: self.blocks,
+            history: self.history,
+            embedding_dropout: self.embedding_dropout,
+            dropout: self.dropout,
+        }
+    }
 }
 
 /// `score(i | history) = norm(blocks(e + p))_last . e_i`: item embeddings `e`, which are also what states
@@ -65,11 +76,8 @@ impl SasRecConfig {
 #[derive(Debug, Clone)]
 pub struct SasRec {
     core: Core,
-    config: SasRecConfig,
     items: Tensor,
-    positions: Tensor,
-    blocks: Vec<Block>,
-    norm: Norm,
+    encoder: Encoder,
 }
 
 impl SasRec {
@@ -84,23 +92,11 @@ impl SasRec {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        let &SasRecConfig { dim, blocks, heads, feed_forward, history, .. } = config;
-        if heads == 0 || !dim.is_multiple_of(heads) {
-            bail!("sasrec: {heads} heads do not divide a width of {dim}");
-        }
         let mut builder = Builder::new("sasrec", seed, dtype, device);
-        let sizes = BlockSizes { dim, heads, feed_forward, blocks };
-        let items = builder.normal("items", (num_items, dim), STD)?;
-        Ok(Self {
-            positions: builder.normal("positions", (history, dim), STD)?,
-            blocks: (0..blocks)
-                .map(|i| Block::new(&format!("blocks.{i}"), sizes, &mut builder))
-                .collect::<Result<_>>()?,
-            norm: builder.norm("norm", dim)?,
-            core: builder.core(Items::shared(&items), history, &config.training),
-            items,
-            config: config.clone(),
-        })
+        let items = builder.normal("items", (num_items, config.dim), STD)?;
+        let encoder = Encoder::new("", config.sizes(), &mut builder)?;
+        let core = builder.core(Items::shared(&items), config.history, &config.training);
+        Ok(Self { core, items, encoder })
     }
 }
 
@@ -110,23 +106,14 @@ impl Sequential for SasRec {
     }
 
     fn values_per_token(&self) -> usize {
-        block_values(self.config.dim, self.config.feed_forward, self.config.blocks)
+        self.encoder.values_per_token()
     }
 
     fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor> {
         check("sasrec", self.core.history, histories)?;
-        let lengths: Vec<usize> = histories.iter().map(|h| h.items.len()).collect();
-        let items: Vec<u32> = histories.iter().flat_map(|h| h.items).copied().collect();
-        let rows = Arc::new(Rows::packed(&lengths));
-        let positions = from_the_end(&lengths, self.config.history);
-        let x =
-            (ops::embedding(&self.items, &items)? + ops::embedding(&self.positions, &positions)?)?;
-        let (drops, config) = (Drops(dropout), &self.config);
-        let mut x = drops.at(0, config.embedding_dropout, x)?;
-        for (block, i) in self.blocks.iter().zip(0u64..) {
-            let drop = |site, x| drops.at(1 + Block::SITES * i + site, config.dropout, x);
-            x = block.forward(&x, &rows, &drop, self.core.precision)?;
-        }
-        self.norm.forward(&x)
+        let (items, lengths) = packed(histories);
+        let x = ops::embedding(&self.items, &items)?;
+        let drops = (Drops(dropout), 0);
+        self.encoder.forward(&x, &lengths, Sight::Back, drops, self.core.precision)
     }
 }

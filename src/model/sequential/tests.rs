@@ -66,6 +66,14 @@ fn all_with(seed: u64) -> Vec<(&'static str, Box<dyn Sequential>)> {
         dropout: 0.2,
         ..FdsaConfig::default()
     };
+    let s3rec = S3RecConfig {
+        dim: 6,
+        feed_forward: 10,
+        history: 5,
+        embedding_dropout: 0.3,
+        dropout: 0.2,
+        ..S3RecConfig::default()
+    };
     let of_items = [&[0, 1][..], &[], &[2], &[1], &[0], &[2, 0, 1], &[1], &[1, 2], &[0]];
     let attributes = Attributes { of_items: of_items.map(<[u32]>::to_vec).to_vec(), count: 3 };
     let networks: Vec<(_, Box<dyn Sequential>)> = vec![
@@ -74,7 +82,8 @@ fn all_with(seed: u64) -> Vec<(&'static str, Box<dyn Sequential>)> {
         ("hgn", Box::new(Hgn::new(&hgn, ITEMS, USERS, seed, t, d).unwrap())),
         ("sasrec", Box::new(SasRec::new(&sasrec, ITEMS, seed, t, d).unwrap())),
         ("bert4rec", Box::new(Bert4Rec::new(&bert4rec, ITEMS, seed, t, d).unwrap())),
-        ("fdsa", Box::new(Fdsa::new(&fdsa, attributes, seed, t, d).unwrap())),
+        ("fdsa", Box::new(Fdsa::new(&fdsa, attributes.clone(), seed, t, d).unwrap())),
+        ("s3rec", Box::new(S3Rec::new(&s3rec, attributes, seed, t, d).unwrap())),
     ];
     for (_, network) in &networks {
         for (name, value) in network.weights().unwrap() {
@@ -104,13 +113,31 @@ fn candidates() -> Candidates {
     Candidates { items, log_probabilities }
 }
 
+/// Two sequences, the longer of three items of which the first and the last are hidden.
+fn puzzle() -> Puzzle {
+    Puzzle {
+        rows: vec![vec![9, 2, 9], vec![9, 3]],
+        places: vec![0, 2, 3],
+        hidden: vec![1, 4, 7],
+        others: vec![0, 5, 6],
+        seen: vec![2, 3],
+        without_segments: vec![vec![1, 9, 9], vec![9, 3]],
+        segments: vec![vec![9, 2, 4], vec![7, 9]],
+        other_segments: vec![vec![9, 8, 0], vec![5, 9]],
+    }
+}
+
 /// All losses, one after the other.
 fn losses(network: &dyn Sequential) -> Tensor {
     let states = network.states(&HISTORIES, Some(11)).unwrap();
     let full = network.losses(&states, &TARGETS).unwrap();
     let sampled = network.sampled_losses(&states, &TARGETS, &candidates()).unwrap();
     let binary = network.binary_losses(&states, &TARGETS, &[5, 5, 0, 8, 2, 6, 1, 1, 3]).unwrap();
-    Tensor::cat(&[&full, &sampled, &binary], 0).unwrap()
+    let mut all = vec![full, sampled, binary];
+    if let Some(pretraining) = network.pretraining() {
+        all.push(pretraining.loss(&puzzle(), Some(12)).unwrap().unsqueeze(0).unwrap());
+    }
+    Tensor::cat(&all, 0).unwrap()
 }
 
 #[test]
@@ -308,11 +335,17 @@ fn scores_are_those_of_pytorch() {
             .map(|(name, t)| (name, t.to_dtype(DType::F64).unwrap()))
             .collect();
         let expected = tensors.remove("scores").unwrap();
+        let loss = tensors.remove("loss");
         assert!(tensors.keys().map(String::as_str).eq(network.params().names()), "{name}");
         network.set_weights(&tensors).unwrap();
         let scores = values(&network.scores(&histories).unwrap());
         for (score, expected) in scores.iter().zip(values(&expected)) {
             assert!((score - expected).abs() < 1e-5, "{name}: {score} {expected}");
+        }
+        assert_eq!(loss.is_some(), network.pretraining().is_some());
+        if let (Some(expected), Some(pretraining)) = (loss, network.pretraining()) {
+            let (loss, expected) = (pretraining.loss(&puzzle(), None).unwrap(), values(&expected));
+            assert!((values(&loss)[0] - expected[0]).abs() < 1e-5 * expected[0], "{loss}");
         }
     }
 }

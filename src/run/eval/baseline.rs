@@ -344,7 +344,7 @@ impl Run {
         let course = Course { name, network, config, sequences: &sequences, seed };
         let what = format!("the training of {}", baseline.settings());
         self.afford(&what, course.bytes()?.into(), 0)?;
-        Ok(config.epochs)
+        Ok(course.epochs())
     }
 
     /// The figure on the validation split, over all users.

@@ -11,7 +11,7 @@ use crate::data::{Dataset, ItemId, attributes};
 use crate::embed::{Around, Course, EpochReport};
 use crate::eval::{ItemKnn, ItemScorer, Popularity};
 use crate::model::sequential::{
-    Attributes, Bert4Rec, Caser, Fdsa, Gru4Rec, Hgn, Sequential, TrainingConfig,
+    Attributes, Bert4Rec, Caser, Fdsa, Gru4Rec, Hgn, S3Rec, Sequential, TrainingConfig,
 };
 use crate::model::{Weights, load_safetensors};
 use crate::{Result, invalid};
@@ -39,6 +39,9 @@ pub enum Baseline {
     Bert4Rec,
     /// Zhang et al., 2019.
     Fdsa,
+    /// Zhou et al., 2020.
+    #[serde(rename = "s3rec")]
+    S3Rec,
 }
 
 /// An untrained network, and how it is trained.
@@ -57,7 +60,7 @@ pub(super) struct TrainedBaseline {
 
 impl Baseline {
     /// All, in the order in which they are trained and shown.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Popularity,
         Self::ItemKnn,
         Self::Gru4Rec,
@@ -66,6 +69,7 @@ impl Baseline {
         Self::SasRec,
         Self::Bert4Rec,
         Self::Fdsa,
+        Self::S3Rec,
     ];
 
     /// The name: the word behind `llmbs baseline`, the table of its settings, its folder.
@@ -79,6 +83,7 @@ impl Baseline {
             Self::SasRec => "sasrec",
             Self::Bert4Rec => "bert4rec",
             Self::Fdsa => "fdsa",
+            Self::S3Rec => "s3rec",
         }
     }
 
@@ -93,6 +98,7 @@ impl Baseline {
             Self::SasRec => "Causal self-attention over item ids",
             Self::Bert4Rec => "Self-attention to both sides, which finds hidden items",
             Self::Fdsa => "Self-attention over items and over their attributes",
+            Self::S3Rec => "Self-attention that is pre-trained on items, attributes and segments",
         }
     }
 
@@ -111,7 +117,7 @@ impl Baseline {
         match self {
             Self::Popularity => "how often the item was taken",
             Self::ItemKnn => "sum of the item's similarities to those of the history",
-            Self::Gru4Rec | Self::SasRec | Self::Fdsa => {
+            Self::Gru4Rec | Self::SasRec | Self::Fdsa | Self::S3Rec => {
                 "inner product of the history's state and the item's embedding"
             }
             Self::Caser | Self::Hgn | Self::Bert4Rec => {
@@ -131,6 +137,7 @@ impl Baseline {
             Self::SasRec => json!(config.sasrec),
             Self::Bert4Rec => json!(config.bert4rec),
             Self::Fdsa => json!(config.fdsa),
+            Self::S3Rec => json!(config.s3rec),
         }
     }
 
@@ -170,8 +177,13 @@ impl Baseline {
             }
             Self::Fdsa => {
                 let config = &config.fdsa;
-                let attributes = attributes_of(dataset)?;
+                let attributes = self.attributes_of(dataset)?;
                 (Box::new(Fdsa::new(config, attributes, seed, dtype, device)?), &config.training)
+            }
+            Self::S3Rec => {
+                let config = &config.s3rec;
+                let attributes = self.attributes_of(dataset)?;
+                (Box::new(S3Rec::new(config, attributes, seed, dtype, device)?), &config.training)
             }
         };
         Ok(Some((network, training.clone())))
@@ -180,9 +192,21 @@ impl Baseline {
     /// Refuses a dataset that lacks what it reads.
     pub(super) fn check(self, dataset: &Dataset) -> Result<()> {
         match self {
-            Self::Fdsa => attributes_of(dataset).map(drop),
+            Self::Fdsa | Self::S3Rec => self.attributes_of(dataset).map(drop),
             _ => Ok(()),
         }
+    }
+
+    fn attributes_of(self, dataset: &Dataset) -> Result<Attributes> {
+        let Some((of_items, count)) = attributes(&dataset.items) else {
+            invalid!(
+                "{}: baseline {} reads attributes of items, and there are none here: no categories, no brands, no \
+                 word of a description that five items share",
+                dataset.name,
+                self.name()
+            );
+        };
+        Ok(Attributes { of_items, count })
     }
 
     /// The one in the file `path`, which [`TrainedBaseline::weights`] were written to.
@@ -244,17 +268,6 @@ impl Baseline {
         let weights = [("counts".to_string(), Tensor::new(counts, &Device::Cpu)?)].into();
         Ok(untrained(Box::new(Popularity::new(dataset)), weights))
     }
-}
-
-fn attributes_of(dataset: &Dataset) -> Result<Attributes> {
-    let Some((of_items, count)) = attributes(&dataset.items) else {
-        invalid!(
-            "{}: baseline fdsa reads attributes of items, and there are none here: no categories, no brands, no word \
-             of a description that five items share",
-            dataset.name
-        );
-    };
-    Ok(Attributes { of_items, count })
 }
 
 /// Neighbours as tensors: how many each item has, and one after another which and how near.

@@ -1,0 +1,229 @@
+//! S3-Rec (Zhou et al., 2020): self-attention that first learns what items, attributes and parts of sequences say of each
+//! other.
+
+use candle_core::{DType, Device, Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::encoder::{Encoder, Sight, Sizes};
+use super::layers::{Builder, Drops, STD};
+use super::{
+    Attributes, Core, History, Items, PRETRAINING, Pretraining, Puzzle, Sequential, TrainingConfig,
+    check, packed, softplus,
+};
+use crate::ops;
+
+/// `[baseline.s3rec]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct S3RecConfig {
+    /// Width of the embeddings of items and attributes, and of the states.
+    pub dim: usize,
+    /// Blocks of attention and feed-forward.
+    pub blocks: usize,
+    /// Heads of an attention; they share `dim`.
+    pub heads: usize,
+    /// Width of a feed-forward's hidden layer.
+    pub feed_forward: usize,
+    /// The longest history, in items.
+    pub history: usize,
+    /// Probability of dropout on the sum of item and position embedding.
+    pub embedding_dropout: f64,
+    /// Probability of dropout on the output of every attention and feed-forward.
+    pub dropout: f64,
+    /// Passes over the training sequences before it is trained to tell the next item; 0: none.
+    pub pretraining_epochs: usize,
+    /// Share of a sequence's items that are hidden there.
+    pub hidden_share: f64,
+    /// How it is trained; its settings stand among these.
+    #[serde(flatten)]
+    pub training: TrainingConfig,
+}
+
+impl Default for S3RecConfig {
+    fn default() -> Self {
+        Self {
+            dim: 64,
+            blocks: 2,
+            heads: 2,
+            feed_forward: 256,
+            history: 50,
+            embedding_dropout: 0.5,
+            dropout: 0.3,
+            pretraining_epochs: 50,
+            hidden_share: 0.2,
+            training: TrainingConfig::default(),
+        }
+    }
+}
+
+/// What each loss of pre-training counts: of attributes of items, hidden items, attributes of hidden items, segments; as
+/// in its authors' program.
+const WEIGHTS: [f64; 4] = [1.0, 0.2, 1.0, 0.5];
+
+/// `score(i | history) = F_last . e_i` (equation 13): a SASRec that was pre-trained (sections 4.2 to 4.5). Of the sequences
+/// of pre-training every item sees both sides.
+#[derive(Debug, Clone)]
+pub struct S3Rec {
+    core: Core,
+    config: S3RecConfig,
+    attributes: Attributes,
+    /// A row for each item, and for a hidden one.
+    table: Tensor,
+    /// (attributes, dim)
+    attribute_table: Tensor,
+    encoder: Encoder,
+    /// Between items and their attributes, states and hidden items, states and attributes of hidden items, sequences and
+    /// segments: (dim, dim) each.
+    between: [Tensor; 4],
+}
+
+impl S3Rec {
+    /// A fresh network over the items of `attributes`; `dtype` is f32 but for numeric checks.
+    pub fn new(
+        config: &S3RecConfig,
+        attributes: Attributes,
+        seed: u64,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        let dim = config.dim;
+        let sizes = Sizes {
+            dim,
+            heads: config.heads,
+            feed_forward: config.feed_forward,
+            blocks: config.blocks,
+            history: config.history,
+            embedding_dropout: config.embedding_dropout,
+            dropout: config.dropout,
+        };
+        let num_items = attributes.of_items.len();
+        let mut builder = Builder::new("s3rec", seed, dtype, device);
+        let table = builder.normal("items", (num_items + 1, dim), STD)?;
+        let encoder = Encoder::new("", sizes, &mut builder)?;
+        let mut between = |name: &str| builder.matrix(&format!("{PRETRAINING}{name}"), (dim, dim));
+        let between = [
+            between("attribute")?,
+            between("item")?,
+            between("item-attribute")?,
+            between("segment")?,
+        ];
+        let attribute_table =
+            builder.normal(&format!("{PRETRAINING}attributes"), (attributes.count, dim), STD)?;
+        let items = Items { weight: table.narrow(0, 0, num_items)?, bias: None };
+        let core = builder.core(items, config.history, &config.training);
+        let config = config.clone();
+        Ok(Self { core, config, attributes, table, attribute_table, encoder, between })
+    }
+
+    /// The states of rows of items in which hidden ones may be, (tokens, dim).
+    fn both_ways(&self, rows: &[Vec<u32>], drops: (Drops, u64)) -> Result<Tensor> {
+        let histories: Vec<History<'_>> = rows.iter().map(|items| History::of(items)).collect();
+        check("s3rec", self.core.history, &histories)?;
+        let (items, lengths) = packed(&histories);
+        let x = ops::embedding(&self.table, &items)?;
+        self.encoder.forward(&x, &lengths, Sight::BothWays, drops, self.core.precision)
+    }
+
+    /// The last states of rows, (rows, dim).
+    fn ends(&self, rows: &[Vec<u32>], drops: (Drops, u64)) -> Result<Tensor> {
+        let mut end = 0;
+        let last = rows.iter().map(|row| {
+            end += row.len() as u32;
+            end.saturating_sub(1)
+        });
+        let last: Vec<u32> = last.collect();
+        ops::embedding(&self.both_ways(rows, drops)?, &last)
+    }
+
+    /// The binary cross-entropy, summed, of all attributes of `items` from `x` (items, dim), which `between` takes to
+    /// attributes (equations 5 and 9). What nothing is known of counts nothing.
+    fn attributes_told(&self, x: &Tensor, items: &[u32], between: &Tensor) -> Result<Tensor> {
+        let count = self.attributes.count;
+        let (mut known, mut truth) = (Vec::new(), Vec::new());
+        for (place, &item) in (0u32..).zip(items) {
+            let own = &self.attributes.of_items[item as usize];
+            if !own.is_empty() {
+                known.push(place);
+                let first = truth.len();
+                truth.resize(first + count, 0f32);
+                own.iter().for_each(|&attribute| truth[first + attribute as usize] = 1.0);
+            }
+        }
+        if known.is_empty() {
+            return Tensor::zeros((), x.dtype(), x.device());
+        }
+        let truth = Tensor::from_vec(truth, (known.len(), count), x.device())?;
+        let x = ops::linear(&ops::embedding(x, &known)?, between, self.core.precision)?;
+        let scores = ops::linear(&x, &self.attribute_table, self.core.precision)?;
+        (softplus(&scores)? - scores * truth.to_dtype(x.dtype())?)?.sum_all()
+    }
+
+    /// `-log sigmoid(own - other)`, summed, of how well `x` (n, dim), which `between` takes to them, agrees with rows of
+    /// its own and with others (equations 7 and 11).
+    fn preferred(
+        &self,
+        x: &Tensor,
+        between: &Tensor,
+        own: &Tensor,
+        other: &Tensor,
+    ) -> Result<Tensor> {
+        let x = ops::linear(x, between, self.core.precision)?;
+        let ahead = (x * (own - other)?)?.sum(1)?;
+        softplus(&ahead.neg()?)?.sum_all()
+    }
+}
+
+impl Sequential for S3Rec {
+    fn core(&self) -> &Core {
+        &self.core
+    }
+
+    fn values_per_token(&self) -> usize {
+        // Four passes, and the scores of all attributes twice.
+        4 * self.encoder.values_per_token() + 6 * self.attributes.count
+    }
+
+    fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor> {
+        check("s3rec", self.core.history, histories)?;
+        let (items, lengths) = packed(histories);
+        let x = ops::embedding(&self.table, &items)?;
+        let drops = (Drops(dropout), 0);
+        self.encoder.forward(&x, &lengths, Sight::Back, drops, self.core.precision)
+    }
+
+    fn pretraining(&self) -> Option<&dyn Pretraining> {
+        Some(self)
+    }
+}
+
+impl Pretraining for S3Rec {
+    fn epochs(&self) -> usize {
+        self.config.pretraining_epochs
+    }
+
+    fn hidden_share(&self) -> f64 {
+        self.config.hidden_share
+    }
+
+    fn loss(&self, puzzle: &Puzzle, dropout: Option<u64>) -> Result<Tensor> {
+        let sites = self.encoder.sites();
+        let drops = |pass: u64| (Drops(dropout), pass * sites);
+        let [attribute, item, item_attribute, segment] = &self.between;
+        let states = ops::embedding(&self.both_ways(&puzzle.rows, drops(0))?, &puzzle.places)?;
+        let seen = ops::embedding(&self.table, &puzzle.seen)?;
+        let own = ops::embedding(&self.table, &puzzle.hidden)?;
+        let other = ops::embedding(&self.table, &puzzle.others)?;
+        let around = self.ends(&puzzle.without_segments, drops(1))?;
+        let own_segment = self.ends(&puzzle.segments, drops(2))?;
+        let other_segment = self.ends(&puzzle.other_segments, drops(3))?;
+        let losses = [
+            self.attributes_told(&seen, &puzzle.seen, attribute)?,
+            self.preferred(&states, item, &own, &other)?,
+            self.attributes_told(&states, &puzzle.hidden, item_attribute)?,
+            self.preferred(&around, segment, &own_segment, &other_segment)?,
+        ];
+        let weighted = losses.iter().zip(WEIGHTS).map(|(loss, weight)| loss * weight);
+        let weighted = weighted.collect::<Result<Vec<Tensor>>>()?;
+        Tensor::stack(&weighted, 0)?.sum_all()? / puzzle.rows.len() as f64
+    }
+}
