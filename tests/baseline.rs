@@ -1,5 +1,6 @@
 //! `llmbs baseline` as a user meets it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
@@ -272,4 +273,51 @@ fn the_index_may_be_built_on_sasrec() {
         &[&heads[..], &["baseline", "sasrec"]].concat(),
         &["baseline.sasrec.dim must be a multiple of baseline.sasrec.heads"],
     );
+}
+
+#[test]
+fn a_baseline_recommends_what_its_evaluation_ranked_first() {
+    let dir = tiny();
+    let dir = dir.path();
+    for name in ["sasrec", "hgn"] {
+        run(dir, &["baseline", name, "--seeds", "1"], 0);
+    }
+    // Neither an index nor a model is there.
+    assert!(!dir.join("runs/llmbs/index").exists());
+    let recommend = |name: &str, args: &[&str]| -> Value {
+        let folder = format!("runs/llmbs/baseline/{name}/seed-1");
+        let words = ["recommend", "--json", "--baseline", &folder];
+        serde_json::from_str(&run(dir, &[&words[..], args].concat(), 0).0).unwrap()
+    };
+    let lines =
+        fs::read_to_string(dir.join("runs/llmbs/baseline/sasrec/seed-1/test.predictions.jsonl"));
+    let first: Value = serde_json::from_str(lines.unwrap().lines().next().unwrap()).unwrap();
+    run(dir, &["data", "synth", "--out", "shop"], 0);
+    let taken: Value =
+        serde_json::from_slice(&fs::read(dir.join("shop/shop.inter.json")).unwrap()).unwrap();
+    let user = first["user"].as_str().unwrap();
+    let taken: Vec<String> =
+        taken[user].as_array().unwrap().iter().map(ToString::to_string).collect();
+    let (all, before) = (taken.join(","), &taken[..taken.len() - 1]);
+    let history = before.join(",");
+    let answer = recommend("sasrec", &["--history", &history, "--top", "20"]);
+    for (i, item) in answer.as_array().unwrap().iter().enumerate() {
+        assert_eq!(item["item"], first["items"][i]);
+        let gap = item["score"].as_f64().unwrap() - first["scores"][i].as_f64().unwrap();
+        assert!(gap.abs() < 1e-5, "{gap}");
+        assert!(item.get("probability").is_none());
+    }
+    let rest = recommend("sasrec", &["--history", &history, "--exclude-history", "--top", "60"]);
+    let rest: Vec<String> =
+        rest.as_array().unwrap().iter().map(|item| item["item"].to_string()).collect();
+    let different: BTreeSet<&String> = before.iter().collect();
+    assert_eq!(rest.len(), 60 - different.len());
+    assert!(rest.iter().all(|item| !before.contains(item)));
+    // One that knows its users knows whose history it is.
+    let of_user = |name| recommend(name, &["--user", user]);
+    let of_history = |name| recommend(name, &["--history", &all]);
+    assert_ne!(of_user("hgn"), of_history("hgn"));
+    assert_eq!(of_user("sasrec"), of_history("sasrec"));
+    let no_baseline = ["recommend", "--user", user, "--baseline", "runs/llmbs"];
+    fails(dir, &no_baseline, &["runs/llmbs: is no folder of a trained baseline"]);
 }

@@ -78,6 +78,9 @@ pub(super) struct RecommendArgs {
     /// Say what each token of an item stands for, and what of the history shares it
     #[arg(long)]
     pub(super) explain: bool,
+    /// Recommend by a trained baseline in place of the model, e.g. runs/NAME/baseline/sasrec/seed-1
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["text", "beam", "adapter", "explain"])]
+    pub(super) baseline: Option<PathBuf>,
     /// As JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -97,6 +100,10 @@ pub(super) fn recommend(run: &Run, args: &RecommendArgs, bars: &mut Bars) -> any
     }
     let adapter = args.adapter.map(|switch| switch == Switch::On);
     let options = ServiceOptions { beam: args.beam, adapter };
+    let load = || match &args.baseline {
+        Some(dir) => run.baseline_service(&catalogue, dir),
+        None => run.service(&catalogue, options),
+    };
     let defaults = RecommendOptions {
         top: args.top,
         only,
@@ -119,21 +126,24 @@ pub(super) fn recommend(run: &Run, args: &RecommendArgs, bars: &mut Bars) -> any
         let text = fs::read(path).with_context(|| path.display().to_string())?;
         let text =
             files::without_mark(text).map_err(|what| anyhow!("{}: {what}", path.display()))?;
-        let service = run.service(&catalogue, options)?;
+        let service = load()?;
         let lines = (1..).zip(text.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii));
         let lines: Vec<(usize, &[u8])> = lines.filter(|(_, line)| !line.is_empty()).collect();
         let read =
             |(line, text): &(usize, &[u8])| Ok(Request::from_json(text, *line, &lookup, &defaults));
         return batch(&service, &lines, &read, args, bars);
     }
-    let service = run.service(&catalogue, options)?;
+    let service = load()?;
     if args.all_users {
-        let users: Vec<(usize, &User)> = (1..).zip(&run.dataset().users).collect();
-        let ask = |&(line, user): &(usize, &User)| Request::of_user(user, line, &defaults);
+        let users: Vec<(usize, &User)> = run.dataset().users.iter().enumerate().collect();
+        let ask = |&(place, user): &(usize, &User)| Request::of_user(user, place, &defaults);
         return batch(&service, &users, &ask, args, bars);
     }
     match single {
-        Some(wanted) => one(&service, Query { wanted, options: defaults }, args),
+        Some(wanted) => {
+            let user = args.user.as_deref().and_then(|key| lookup.place(key));
+            one(&service, Query { wanted, user, options: defaults }, args)
+        }
         None => interactive(&service, &lookup, &defaults, args.json),
     }
 }

@@ -8,7 +8,8 @@ use super::{DataError, Dataset, ItemId, User};
 #[derive(Debug)]
 pub struct Lookup<'a> {
     dataset: &'a Dataset,
-    users: HashMap<&'a str, &'a User>,
+    /// Their places in the dataset.
+    users: HashMap<&'a str, u32>,
     raw_ids: HashMap<&'a str, ItemId>,
     /// Some raw id looks like a number.
     numeric_raw_ids: bool,
@@ -24,7 +25,7 @@ impl<'a> Lookup<'a> {
         let looks_like_a_number = |id: &&str| id.bytes().all(|b| b.is_ascii_digit());
         Self {
             dataset,
-            users: dataset.users.iter().map(|user| (user.id.as_str(), user)).collect(),
+            users: (0..).zip(&dataset.users).map(|(at, user)| (user.id.as_str(), at)).collect(),
             numeric_raw_ids: raw_ids.keys().any(looks_like_a_number),
             raw_ids,
         }
@@ -35,7 +36,8 @@ impl<'a> Lookup<'a> {
     /// # Errors
     /// If there is none, or one with fewer than three interactions.
     pub fn user(&self, key: &str) -> Result<&'a User, DataError> {
-        self.users.get(key).copied().ok_or_else(|| DataError::NoSuchUser {
+        let found = self.place(key).map(|place| &self.dataset.users[place as usize]);
+        found.ok_or_else(|| DataError::NoSuchUser {
             dataset: self.dataset.name.clone(),
             user: key.to_string(),
             whom: match self.dataset.users.first() {
@@ -43,6 +45,11 @@ impl<'a> Lookup<'a> {
                 None => "its users were left out: give a history".into(),
             },
         })
+    }
+
+    /// Where the user with this key stands in the dataset.
+    pub fn place(&self, key: &str) -> Option<u32> {
+        self.users.get(key).copied()
     }
 
     /// The item that the shop knows by `name`, exactly; if there is none, the item whose id `name` is in

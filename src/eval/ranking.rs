@@ -14,7 +14,7 @@ use crate::model::sequential::{History, Sequential};
 const BATCH: usize = 256;
 
 /// Scores every item after each of some histories: (histories, items), row by row.
-pub trait ItemScorer {
+pub trait ItemScorer: Send + Sync {
     /// The scores; no history is empty.
     fn scores(&self, histories: &[History<'_>]) -> Result<Vec<f32>>;
 }

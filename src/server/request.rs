@@ -152,10 +152,12 @@ impl Form {
         unknown: &mut Vec<Name>,
         reason: &mut Option<String>,
     ) -> Result<Query> {
+        let mut place = None;
         let wanted = match self.whom {
             Whom::Text(text) => Wanted::Text(text),
             Whom::User(key) => {
                 if let Ok(user) = lookup.user(&key) {
+                    place = lookup.place(&key);
                     Wanted::History(user.items.clone())
                 } else {
                     let key = short(&key);
@@ -187,6 +189,7 @@ impl Form {
         });
         Ok(Query {
             wanted,
+            user: place,
             options: RecommendOptions {
                 top: self.top.unwrap_or(defaults.top),
                 only: only.transpose()?.or_else(|| defaults.only.clone()),
@@ -246,21 +249,21 @@ impl Request {
             Ok(text) => history(text, lookup),
             Err(_) => Err(crate::Error::Invalid("the line is not UTF-8".into())),
         };
-        let query = wanted.map(|wanted| Query { wanted, options: defaults.clone() });
+        let query = wanted.map(|wanted| Query { wanted, user: None, options: defaults.clone() });
         Self { line: Some(line), fields: Fields::new(), unknown: Vec::new(), reason: None, query }
     }
 
-    /// What follows everything that `user` took.
-    pub fn of_user(user: &User, line: usize, defaults: &RecommendOptions) -> Result<Self> {
+    /// What follows everything that the user took who stands at `place` in the dataset.
+    pub fn of_user(user: &User, place: usize, defaults: &RecommendOptions) -> Result<Self> {
         let name = serde_json::value::to_raw_value(&user.id);
         let name = name.map_err(|e| crate::Error::Invalid(e.to_string()))?;
         let wanted = Wanted::History(user.items.clone());
         Ok(Self {
-            line: Some(line),
+            line: Some(place + 1),
             fields: Fields::from_iter([("user".to_string(), name)]),
             unknown: Vec::new(),
             reason: None,
-            query: Ok(Query { wanted, options: defaults.clone() }),
+            query: Ok(Query { wanted, user: Some(place as u32), options: defaults.clone() }),
         })
     }
 }
@@ -376,12 +379,14 @@ mod tests {
 
     #[test]
     fn a_request_overrides_what_holds_without_it() {
-        let Query { wanted, options } = read(r#"{"user": "u"}"#).query.unwrap();
-        assert_eq!((wanted, options), (Wanted::History(vec![0, 1, 2]), defaults()));
+        let Query { wanted, user, options } = read(r#"{"user": "u"}"#).query.unwrap();
+        assert_eq!((wanted, user), (Wanted::History(vec![0, 1, 2]), Some(0)));
+        assert_eq!(options, defaults());
         let text = r#"{"id": [1, 2], "history": ["A", 9, 1.0], "top": 3.0, "only": ["B", "A", 1, "no"],
                        "exclude": [], "exclude_history": false, "explain": true}"#;
         let Request { fields, unknown, reason, query, .. } = read(text);
-        let Query { wanted, options } = query.unwrap();
+        let Query { wanted, user, options } = query.unwrap();
+        assert_eq!(user, None);
         assert_eq!(wanted, Wanted::History(vec![0, 1]));
         assert_eq!(options.only.as_deref(), Some(&[0, 1][..]));
         assert_eq!((options.top, options.exclude.len()), (3, 0));

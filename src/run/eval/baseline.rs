@@ -226,6 +226,19 @@ impl Run {
         Ok((request, training))
     }
 
+    /// The baseline in the folder `dir`, which was trained on these data with this run's settings.
+    pub(in crate::run) fn baseline_in(&self, dir: &Path) -> Result<Box<dyn ItemScorer>> {
+        if !is_baseline(dir) {
+            invalid!(
+                "{}: is no folder of a trained baseline; name one as runs/NAME/baseline/sasrec/seed-1, which `llmbs \
+                 baseline sasrec` makes",
+                dir.display()
+            );
+        }
+        let (request, training) = self.trained_in(dir)?;
+        self.load_baseline(request, dir, &training)
+    }
+
     /// The settings that decide what training makes.
     fn training_settings(&self, request: BaselineRequest) -> Result<BTreeMap<String, Value>> {
         let own = format!("baseline.{}.", request.baseline.name());

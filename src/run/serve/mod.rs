@@ -3,10 +3,13 @@
 mod added;
 mod explain;
 mod generate;
+mod generator;
 mod inspect;
 mod meaning;
 mod offer;
+mod query;
 mod recommend;
+mod scorer;
 
 pub(super) use added::FILE as ADDED;
 pub use added::{AddedItem, Catalogue};
@@ -14,6 +17,5 @@ pub use explain::{Explanation, SharedPrefix};
 pub use generate::{GenerateRequest, Generated, Stop};
 pub use inspect::{IndexReport, Inspection, SourceTree, TokenReport};
 pub use meaning::{NamedItem, TokenMeaning};
-pub use recommend::{
-    Query, RecommendOptions, Recommendation, Service, ServiceOptions, Wanted, check_beam,
-};
+pub use query::{Query, RecommendOptions, ServiceOptions, Wanted, check_beam};
+pub use recommend::{Recommendation, Service};

@@ -15,7 +15,9 @@ const KEPT: usize = 8;
 #[derive(Debug)]
 pub(super) struct Offer {
     /// The items that stand in for those that are offered.
-    pub(super) trie: Trie,
+    ///
+    /// None where nothing is searched, but scored.
+    pub(super) trie: Option<Trie>,
     /// The items offered under each item of the trie: itself first, then those added by id.
     pub(super) offered_as: BTreeMap<ItemId, Vec<ItemId>>,
     pub(super) num_items: usize,
@@ -24,7 +26,7 @@ pub(super) struct Offer {
 
 impl Offer {
     /// All items of a catalogue.
-    pub(super) fn all(catalogue: &Catalogue, index: &ItemIndex) -> Result<Self> {
+    pub(super) fn all(catalogue: &Catalogue, index: Option<&ItemIndex>) -> Result<Self> {
         Self::of(catalogue, index, catalogue.dataset().catalogue())
     }
 
@@ -34,7 +36,7 @@ impl Offer {
     /// If an item does not exist, or none is given.
     fn of(
         catalogue: &Catalogue,
-        index: &ItemIndex,
+        index: Option<&ItemIndex>,
         items: impl IntoIterator<Item = ItemId>,
     ) -> Result<Self> {
         let dataset = catalogue.dataset();
@@ -51,7 +53,8 @@ impl Offer {
         if num_items == 0 {
             invalid!("there is no item to recommend: `only` names none");
         }
-        let trie = Trie::subset(index, offered_as.keys().copied())?;
+        let trie = |index| Trie::subset(index, offered_as.keys().copied());
+        let trie = index.map(trie).transpose()?;
         Ok(Self { trie, offered_as, num_items, is_offered })
     }
 
@@ -97,7 +100,7 @@ impl Offers {
         &self,
         only: Option<&Arc<[ItemId]>>,
         catalogue: &Catalogue,
-        index: &ItemIndex,
+        index: Option<&ItemIndex>,
     ) -> Result<Arc<Offer>> {
         let Some(only) = only else { return Ok(self.all.clone()) };
         let mut filtered = self.filtered.lock().unwrap_or_else(PoisonError::into_inner);

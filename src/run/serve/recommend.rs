@@ -2,69 +2,23 @@
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use super::added::Catalogue;
-use super::explain::{Explainer, Explanation};
+use super::explain::Explanation;
+use super::generator::Generator;
 use super::meaning::NamedItem;
 use super::offer::{self, Offer, Offers};
+use super::query::{Asked, Pick, Query, RecommendOptions, ServiceOptions, Wanted};
+use super::scorer::Scorer;
 use crate::data::{Dataset, ItemId};
-use crate::decode::{BeamSearch, Ranked};
-use crate::inference::BatchScorer;
-use crate::inference::ItemTokens;
-use crate::model::Llama;
-use crate::run::artifacts::Trained;
+use crate::decode::Ranked;
+use crate::index::ItemIndex;
 use crate::run::{Run, Stage};
-use crate::tasks::Prompts;
 use crate::{Result, invalid};
-
-/// What holds for every query to a [`Service`].
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct ServiceOptions {
-    /// Beam width, in effect at least as wide as an answer is long; `None`: that of the configuration, or the
-    /// number of items where there are fewer.
-    pub beam: Option<usize>,
-    /// Whether the annealing adapter is on; `None`: for histories where there is one, for texts never,
-    /// since it was trained on histories alone.
-    pub adapter: Option<bool>,
-}
-
-/// How one query is answered.
-#[derive(Debug, Clone, PartialEq)]
-pub struct RecommendOptions {
-    /// How many items an answer has, or all there are to recommend.
-    pub top: usize,
-    /// Recommend these items alone.
-    pub only: Option<Arc<[ItemId]>>,
-    /// Never recommend these items.
-    pub exclude: Vec<ItemId>,
-    /// Never recommend an item of the history.
-    pub exclude_history: bool,
-    /// Say of each item what its tokens stand for.
-    pub explain: bool,
-}
-
-/// What a recommendation is to follow.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Wanted {
-    /// What follows these items, oldest first.
-    History(Vec<ItemId>),
-    /// What fits this description.
-    Text(String),
-    /// What is taken most, because there is nothing to go by.
-    Popular,
-}
-
-/// A question to a [`Service`].
-#[derive(Debug, Clone, PartialEq)]
-pub struct Query {
-    /// What is asked for.
-    pub wanted: Wanted,
-    /// How it is answered.
-    pub options: RecommendOptions,
-}
 
 /// One recommended item.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -72,10 +26,11 @@ pub struct Recommendation {
     /// The item.
     #[serde(flatten)]
     pub named: NamedItem,
-    /// Sum of the log-probabilities of its tokens; `None` where items are ranked by popularity.
+    /// Sum of the log-probabilities of its tokens, or a baseline's score; `None` where items are ranked by
+    /// popularity.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub score: Option<f32>,
-    /// `exp(score)`: the probability of its tokens.
+    /// `exp(score)`: the probability of its tokens, of a model that has any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probability: Option<f32>,
     /// Of an item added to the index: the item of the index that it is most like, whose score it has.
@@ -86,43 +41,22 @@ pub struct Recommendation {
     pub explanation: Option<Explanation>,
 }
 
-/// A loaded model with all it needs to recommend.
+/// A loaded model, or baseline, with all it needs to recommend.
 pub struct Service<'a> {
-    run: &'a Run,
     catalogue: &'a Catalogue<'a>,
     dataset: &'a Dataset,
-    options: ServiceOptions,
-    tokens: ItemTokens,
-    prompts: Prompts,
-    for_histories: Llama,
-    /// `None` where the model has not learnt to find items by text.
-    for_texts: Option<Llama>,
+    engine: Engine<'a>,
+    /// The most items of a history that count.
+    history: usize,
     offers: Offers,
     /// All items, those taken most in training first, ties by id.
     by_popularity: Vec<ItemId>,
-    explainer: Explainer<'a>,
 }
 
-/// A query as the model takes it.
-struct Prompt<'q> {
-    /// The query's place among the others.
-    at: usize,
-    is_text: bool,
-    /// The instruction and what follows it.
-    tokens: Vec<u32>,
-    width: usize,
-    /// The part of the history that the model sees.
-    seen: &'q [ItemId],
-    pick: Pick<'q>,
-}
-
-/// Which of the items that a search finds are the answer.
-struct Pick<'q> {
-    options: &'q RecommendOptions,
-    offer: Arc<Offer>,
-    /// The offer's place among those of the queries: items of one offer are searched together.
-    filter: usize,
-    excluded: HashSet<ItemId>,
+/// What ranks the items.
+enum Engine<'a> {
+    Generator(Box<Generator<'a>>),
+    Baseline(Scorer),
 }
 
 impl Run {
@@ -136,35 +70,21 @@ impl Run {
         catalogue: &'a Catalogue<'a>,
         options: ServiceOptions,
     ) -> Result<Service<'a>> {
-        self.require_before(Stage::Anneal)?;
-        let adapter = options.adapter.unwrap_or_else(|| self.has_adapter());
-        if adapter {
-            self.require(Stage::Anneal)?;
-        }
-        let dataset = catalogue.dataset();
-        check_beam(options.beam, dataset.catalogue().count())?;
-        let trained = catalogue.complete(Trained::load(self)?)?;
-        let prompts = trained.tokens.prompts(dataset, &self.config.train.tasks)?;
-        let learnt_texts = prompts.has_texts() && self.config.train.tasks.semantic > 0.0;
-        let for_texts = learnt_texts
-            .then(|| trained.model(self, options.adapter.unwrap_or(false)))
-            .transpose()?;
-        let popularity = dataset.popularity();
-        let mut by_popularity: Vec<ItemId> = dataset.catalogue().collect();
-        by_popularity.sort_by_key(|&item| (Reverse(popularity[item as usize]), item));
-        Ok(Service {
-            run: self,
-            catalogue,
-            dataset,
-            options,
-            prompts,
-            for_histories: trained.model(self, adapter)?,
-            for_texts,
-            offers: Offers::new(Offer::all(catalogue, &trained.index)?),
-            by_popularity,
-            tokens: trained.tokens,
-            explainer: Explainer::new(dataset, trained.index),
-        })
+        let generator = Box::new(Generator::load(self, catalogue, options)?);
+        Service::new(self, catalogue, Engine::Generator(generator))
+    }
+
+    /// Loads the baseline in the folder `dir` to recommend the items of `catalogue` with it.
+    ///
+    /// # Errors
+    /// A folder without a baseline, or one that was trained on other data or with other settings.
+    pub fn baseline_service<'a>(
+        &'a self,
+        catalogue: &'a Catalogue<'a>,
+        dir: &Path,
+    ) -> Result<Service<'a>> {
+        let scorer = Scorer { name: dir.display().to_string(), scorer: self.baseline_in(dir)? };
+        Service::new(self, catalogue, Engine::Baseline(scorer))
     }
 
     /// The digest of the model's weights, by which it is told from another.
@@ -173,18 +93,17 @@ impl Run {
     }
 }
 
-/// Refuses a beam that cannot be as wide as it is asked to be among `num_items`.
-pub fn check_beam(beam: Option<usize>, num_items: usize) -> Result<()> {
-    match beam {
-        Some(0) => invalid!("--beam must be at least 1"),
-        Some(beam) if beam > num_items => {
-            invalid!("--beam is {beam}, but there are only {num_items} items to recommend")
-        }
-        _ => Ok(()),
+impl<'a> Service<'a> {
+    fn new(run: &Run, catalogue: &'a Catalogue<'a>, engine: Engine<'a>) -> Result<Self> {
+        let dataset = catalogue.dataset();
+        let popularity = dataset.popularity();
+        let mut by_popularity: Vec<ItemId> = dataset.catalogue().collect();
+        by_popularity.sort_by_key(|&item| (Reverse(popularity[item as usize]), item));
+        let offers = Offers::new(Offer::all(catalogue, engine.index())?);
+        let history = run.config.data.history;
+        Ok(Self { catalogue, dataset, engine, history, offers, by_popularity })
     }
-}
 
-impl Service<'_> {
     /// The items and users that it knows.
     pub fn dataset(&self) -> &Dataset {
         self.dataset
@@ -207,39 +126,23 @@ impl Service<'_> {
     /// If the model itself fails.
     pub fn answer(&self, queries: &[Query]) -> Result<Vec<Result<Vec<Recommendation>>>> {
         let mut answers = Vec::with_capacity(queries.len());
-        let (mut prompts, mut offers) = (Vec::new(), Vec::new());
+        let (mut asked, mut offers) = (Vec::new(), Vec::new());
         for (at, query) in queries.iter().enumerate() {
             let answer = self.pick(&query.options, &query.wanted, &mut offers).and_then(|pick| {
                 if query.wanted == Wanted::Popular {
                     return Ok(self.popular(&pick));
                 }
-                prompts.push(self.prompt(at, &query.wanted, pick)?);
+                asked.push(self.asked(at, query, pick)?);
                 Ok(Vec::new())
             });
             answers.push(answer);
         }
-        // Searches of one width run together, and prompts of like length, so that none waits for a long one.
-        prompts.sort_by_key(|p| (p.is_text, p.width, p.pick.filter, p.tokens.len()));
-        for of_a_kind in prompts.chunk_by(|a, b| a.is_text == b.is_text) {
-            let instruction = self.shared_by(of_a_kind);
-            let shared = instruction.len();
-            let mut scorer = self.scorer(of_a_kind[0].is_text, instruction);
-            let alike =
-                |a: &Prompt, b: &Prompt| (a.width, a.pick.filter) == (b.width, b.pick.filter);
-            for alike in of_a_kind.chunk_by(alike) {
-                let Prompt { width, ref pick, .. } = alike[0];
-                let search = BeamSearch { width, normalize: self.run.config.eval.normalize };
-                for batch in alike.chunks(self.run.eval_batch(width)) {
-                    let rest = |p: &Prompt<'_>| p.tokens[shared..].to_vec();
-                    let tokens: Vec<Vec<u32>> = batch.iter().map(rest).collect();
-                    let found = scorer.search(&tokens, |scorer, users| {
-                        search.run(&pick.offer.trie, users.len(), scorer)
-                    })?;
-                    for (prompt, ranked) in batch.iter().zip(found) {
-                        answers[prompt.at] = Ok(self.list(prompt, &ranked));
-                    }
-                }
-            }
+        let mut found = |asked: &Asked<'_>, ranked: &[Ranked]| {
+            answers[asked.at] = Ok(self.list(asked, ranked));
+        };
+        match &self.engine {
+            Engine::Generator(generator) => generator.rank(&mut asked, &mut found)?,
+            Engine::Baseline(scorer) => scorer.rank(&asked, &mut found)?,
         }
         Ok(answers)
     }
@@ -254,8 +157,7 @@ impl Service<'_> {
         if options.top == 0 {
             invalid!("top must be at least 1");
         }
-        let offer =
-            self.offers.get(options.only.as_ref(), self.catalogue, self.explainer.index())?;
+        let offer = self.offers.get(options.only.as_ref(), self.catalogue, self.engine.index())?;
         let history = match wanted {
             Wanted::History(history) if options.exclude_history => &history[..],
             _ => &[],
@@ -273,26 +175,31 @@ impl Service<'_> {
         Ok(Pick { options, offer, filter, excluded })
     }
 
-    fn prompt<'q>(&self, at: usize, wanted: &'q Wanted, pick: Pick<'q>) -> Result<Prompt<'q>> {
-        let (tokens, seen) = match wanted {
-            Wanted::Text(text) => {
-                self.check_text(text)?;
-                (self.prompts.text(text)?, &[][..])
-            }
+    fn asked<'q>(&self, at: usize, query: &'q Query, pick: Pick<'q>) -> Result<Asked<'q>> {
+        let Query { wanted, user, .. } = query;
+        let seen = match wanted {
             Wanted::History(history) => {
                 self.check_history(history)?;
-                let longest = self.run.config.data.history;
-                let seen = &history[history.len().saturating_sub(longest)..];
-                ([self.prompts.instruction(), self.prompts.history(seen)].concat(), seen)
+                &history[history.len().saturating_sub(self.history)..]
             }
-            Wanted::Popular => (Vec::new(), &[][..]),
+            Wanted::Text(text) if text.trim().is_empty() => {
+                invalid!("the text is empty: describe what is wanted")
+            }
+            Wanted::Text(_) | Wanted::Popular => &[],
+        };
+        let tokens = match (&self.engine, wanted) {
+            (Engine::Generator(generator), _) => generator.read(wanted, seen)?,
+            (Engine::Baseline(Scorer { name, .. }), Wanted::Text(_)) => {
+                invalid!("{name}: a baseline does not find items by text: give a history")
+            }
+            (Engine::Baseline(Scorer { name, .. }), _) if pick.options.explain => {
+                invalid!("{name}: a baseline has no item tokens that could be explained")
+            }
+            (Engine::Baseline(_), _) => Vec::new(),
         };
         let Pick { options, offer, excluded, .. } = &pick;
         let top = options.top.min(offer.num_items - excluded.len());
-        // A beam narrower than the list could not fill it, nor could one that excluded items may take up.
-        let beam = self.options.beam.unwrap_or(self.run.config.eval.beam).max(top);
-        let width = (beam + excluded.len()).min(offer.offered_as.len());
-        Ok(Prompt { at, is_text: matches!(wanted, Wanted::Text(_)), tokens, width, seen, pick })
+        Ok(Asked { at, wanted, user: *user, seen, top, pick, tokens })
     }
 
     fn check_history(&self, history: &[ItemId]) -> Result<()> {
@@ -302,55 +209,17 @@ impl Service<'_> {
         history.iter().try_for_each(|&item| offer::check(self.dataset, item))
     }
 
-    fn check_text(&self, text: &str) -> Result<()> {
-        if text.trim().is_empty() {
-            invalid!("the text is empty: describe what is wanted");
-        }
-        if !self.prompts.has_texts() {
-            invalid!(
-                "{} has no item texts, so the model cannot find items by text: give a history",
-                self.dataset.name
-            );
-        }
-        if self.for_texts.is_none() {
-            invalid!(
-                "the model was not trained to find items by text: set train.tasks.semantic above 0 \
-                 and redo it with `llmbs train --stage initial --force`"
-            );
-        }
-        Ok(())
-    }
-
-    /// What all of `prompts`, of one kind, begin with: the instruction, or as much of it as they share
-    /// where a tokenizer writes its end otherwise because of the text that follows.
-    fn shared_by(&self, prompts: &[Prompt<'_>]) -> Vec<u32> {
-        let mut shared = match prompts {
-            [Prompt { is_text: true, .. }, ..] => self.prompts.text_instruction(),
-            _ => self.prompts.instruction(),
-        };
-        for prompt in prompts {
-            let same = shared.iter().zip(&prompt.tokens).take_while(|(a, b)| a == b).count();
-            shared.truncate(same);
-        }
-        shared
-    }
-
-    fn scorer(&self, is_text: bool, instruction: Vec<u32>) -> BatchScorer<'_> {
-        let model = self.for_texts.as_ref().filter(|_| is_text).unwrap_or(&self.for_histories);
-        let normalize = self.run.config.eval.normalize;
-        BatchScorer::new(model, &self.tokens.vocabulary, normalize, instruction)
-    }
-
-    fn list(&self, prompt: &Prompt, ranked: &[Ranked]) -> Vec<Recommendation> {
-        let Pick { options, offer, excluded, .. } = &prompt.pick;
+    fn list(&self, asked: &Asked, ranked: &[Ranked]) -> Vec<Recommendation> {
+        let Pick { options, offer, excluded, .. } = &asked.pick;
         let offered =
             ranked.iter().flat_map(|r| offer.offered_as[&r.item].iter().map(move |&i| (i, r)));
         let allowed = offered.filter(|(item, _)| !excluded.contains(item));
+        let is_probability = matches!(self.engine, Engine::Generator(_));
         let describe = |(item, r): (ItemId, &Ranked)| Recommendation {
             score: Some(r.score),
-            probability: Some(r.score.exp()),
+            probability: is_probability.then(|| r.score.exp()),
             scored_as: (item != r.item).then(|| NamedItem::new(self.dataset, r.item)),
-            ..self.unscored(item, prompt.seen, options)
+            ..self.unscored(item, asked.seen, options)
         };
         allowed.take(options.top).map(describe).collect()
     }
@@ -368,12 +237,26 @@ impl Service<'_> {
         seen: &[ItemId],
         options: &RecommendOptions,
     ) -> Recommendation {
+        let explain = |generator: &Generator<'_>| generator.explainer.explain(item, seen);
         Recommendation {
             named: NamedItem::new(self.dataset, item),
             score: None,
             probability: None,
             scored_as: None,
-            explanation: options.explain.then(|| self.explainer.explain(item, seen)),
+            explanation: match &self.engine {
+                Engine::Generator(generator) if options.explain => Some(explain(generator)),
+                _ => None,
+            },
+        }
+    }
+}
+
+impl Engine<'_> {
+    /// The index that a search goes by.
+    fn index(&self) -> Option<&ItemIndex> {
+        match self {
+            Self::Generator(generator) => Some(generator.explainer.index()),
+            Self::Baseline(_) => None,
         }
     }
 }

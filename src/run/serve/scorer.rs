@@ -1,0 +1,47 @@
+//! Recommending by a baseline's scores.
+
+use super::query::Asked;
+use crate::Result;
+use crate::decode::Ranked;
+use crate::eval::ItemScorer;
+use crate::model::sequential::History;
+
+/// Histories that are scored together.
+const BATCH: usize = 256;
+
+/// A baseline.
+pub(super) struct Scorer {
+    /// As an error calls it.
+    pub(super) name: String,
+    pub(super) scorer: Box<dyn ItemScorer>,
+}
+
+impl Scorer {
+    /// Hands on the items that each of `asked` needs, best first, ties by id.
+    pub(super) fn rank(
+        &self,
+        asked: &[Asked<'_>],
+        found: &mut dyn FnMut(&Asked<'_>, &[Ranked]),
+    ) -> Result<()> {
+        for batch in asked.chunks(BATCH) {
+            let histories: Vec<History<'_>> =
+                batch.iter().map(|a| History { user: a.user, items: a.seen }).collect();
+            let scores = self.scorer.scores(&histories)?;
+            for (asked, scores) in batch.iter().zip(scores.chunks(scores.len() / batch.len())) {
+                let items = asked.pick.offer.offered_as.keys();
+                let mut ranked: Vec<Ranked> =
+                    items.map(|&item| Ranked { item, score: scores[item as usize] }).collect();
+                let best_first =
+                    |a: &Ranked, b: &Ranked| b.score.total_cmp(&a.score).then(a.item.cmp(&b.item));
+                let needed = (asked.top + asked.pick.excluded.len()).min(ranked.len());
+                if needed < ranked.len() {
+                    ranked.select_nth_unstable_by(needed, best_first);
+                    ranked.truncate(needed);
+                }
+                ranked.sort_unstable_by(best_first);
+                found(asked, &ranked);
+            }
+        }
+        Ok(())
+    }
+}
