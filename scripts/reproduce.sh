@@ -1,18 +1,34 @@
 #!/usr/bin/env bash
-# Makes a row of docs/results.md: trains and evaluates with three seeds, with SASRec beside it, and prints means,
-# spread and paired tests under both ranking rules.
+# Makes a row or a table of docs/results.md: trains and evaluates with three seeds, and prints means and spread under
+# both ranking rules.
 #
-#   scripts/reproduce.sh demo
+#   scripts/reproduce.sh demo                   # llmbs, with SASRec beside it, and paired tests
 #   scripts/reproduce.sh beauty FOLDER
+#   scripts/reproduce.sh table2 beauty FOLDER   # the baselines, what the paper publishes, then the row of llmbs
+#   scripts/reproduce.sh table4 beauty FOLDER   # the parts of the method, one after another
 #
 # FOLDER is the dataset's. RUNS is a folder for the runs (runs/reproduce); what is finished there is not done again,
 # what was cut off goes on. LLMBS is the program (that of this folder, built anew).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+table=""
+case "${1:-}" in table2 | table4) table="$1" && shift ;; esac
 name="${1:?the name of a configuration in configs/}"
 data=()
 [[ -z "${2:-}" ]] || data=(--set "data.path=$2")
 program="${LLMBS:-target/release/llmbs}"
 [[ -n "${LLMBS:-}" ]] || cargo build --release --quiet
-"$program" --config "configs/$name.toml" --run "${RUNS:-runs/reproduce}/$name" "${data[@]}" ablate scripts/reproduce.toml
+llmbs() {
+    local folder="$1"
+    shift
+    "$program" --config "configs/$name.toml" --run "${RUNS:-runs/reproduce}/$folder" "${data[@]}" "$@"
+}
+case "$table" in
+    table2)
+        llmbs "$name-baselines" baseline all --seeds 1,2,3
+        llmbs "$name" ablate scripts/reproduce.toml
+        ;;
+    table4) llmbs "$name-table4" ablate configs/ablations/table4.toml ;;
+    *) llmbs "$name" ablate scripts/reproduce.toml ;;
+esac
