@@ -83,6 +83,13 @@ fn variants_share_stages_and_stand_in_one_table() {
     }
     let (csv, _) = run(dir, &ablate(&["--csv"]), 0);
     assert_eq!(csv.lines().count(), 1 + 5 * 2 * 8);
+    let (latex, _) = run(dir, &ablate(&["--latex"]), 0);
+    for row in ["sasrec & $", "slow rate, with sasrec & $"] {
+        assert_eq!(latex.lines().filter(|line| line.starts_with(row)).count(), 2, "{latex}");
+    }
+    assert!(latex.contains("\\pm") && latex.contains("differs from sasrec"), "{latex}");
+    let (_, refused) = run(dir, &ablate(&["--latex", "--csv"]), 2);
+    assert!(refused.contains("--latex") && refused.contains("--csv"), "{refused}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! Every cell, a variant with a seed, is a run folder of its own. A stage that another cell has made from the same
 //! settings and inputs is taken over from it. What is finished is not done again, what was cut off goes on.
 
+mod latex;
 mod spec;
 mod table;
 

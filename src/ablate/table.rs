@@ -10,7 +10,7 @@ use crate::run::{Metrics, PerMetric};
 use crate::{Error, Result};
 
 /// Both rules of what is ranked, as the table names them.
-const RULES: [&str; 2] = ["history ranked", "history left out"];
+pub(super) const RULES: [&str; 2] = ["history ranked", "history left out"];
 
 /// The evaluation of one seed.
 #[derive(Debug)]
@@ -162,14 +162,14 @@ fn lists(outcomes: &[Outcome]) -> Vec<&[Prediction]> {
 }
 
 /// One metric of a row.
-struct Cell {
-    mean: f64,
-    deviation: f64,
-    test: Option<Difference>,
+pub(super) struct Cell {
+    pub(super) mean: f64,
+    pub(super) deviation: f64,
+    pub(super) test: Option<Difference>,
 }
 
 impl Rule {
-    fn cell(&self, metric: &str) -> Cell {
+    pub(super) fn cell(&self, metric: &str) -> Cell {
         Cell {
             mean: self.metrics.get(metric).copied().unwrap_or_default(),
             deviation: self.standard_deviations.get(metric).copied().unwrap_or_default(),
@@ -179,11 +179,11 @@ impl Rule {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// Users of whom the first `hits` find their target at once.
-    fn outcome(hits: usize) -> Outcome {
+    pub(crate) fn outcome(hits: usize) -> Outcome {
         let prediction = |user: usize| {
             let target = u32::from(user >= hits);
             let rank = (user < hits).then_some(1);
@@ -198,13 +198,20 @@ mod tests {
         Outcome { metrics: [metrics; 2], predictions, seconds: 60.0 }
     }
 
+    /// The table of these rows, each with a seed an outcome, against the first.
+    pub(crate) fn table_of(rows: &[(String, Vec<Outcome>)], metrics: &[&str]) -> Table {
+        let seeds = (1..=rows[0].1.len() as u64).collect();
+        let metrics = metrics.iter().map(ToString::to_string).collect();
+        let reference = Some(rows[0].0.clone());
+        Table::new(&Spec { seeds, metrics, reference, ..Spec::default() }, rows).unwrap()
+    }
+
     fn table() -> Table {
         let outcomes = [
             ("base".to_string(), vec![outcome(10), outcome(14)]),
             ("with \"more\"".to_string(), vec![outcome(30), outcome(30)]),
         ];
-        let (seeds, metrics) = (vec![1, 2], vec!["recall@10".into()]);
-        Table::new(&Spec { seeds, metrics, ..Spec::default() }, &outcomes).unwrap()
+        table_of(&outcomes, &["recall@10"])
     }
 
     #[test]

@@ -15,11 +15,14 @@ pub(super) struct AblateArgs {
     /// What to vary (docs/ablations.md)
     pub(super) spec: PathBuf,
     /// As JSON, every metric
-    #[arg(long, conflicts_with = "csv")]
+    #[arg(long, group = "form")]
     json: bool,
     /// As CSV, every metric
-    #[arg(long)]
+    #[arg(long, group = "form")]
     csv: bool,
+    /// As a table for LaTeX, with booktabs
+    #[arg(long, group = "form")]
+    latex: bool,
 }
 
 /// Run folders lie below `dir`, or below runs/ablate/, under the specification's name.
@@ -37,6 +40,7 @@ pub(super) fn run(
     match asked {
         AblateArgs { json: true, .. } => show::json(&table),
         AblateArgs { csv: true, .. } => out(&table.csv()),
+        AblateArgs { latex: true, .. } => out(&table.latex()),
         _ => out(&table.text()),
     }
 }
