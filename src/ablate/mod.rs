@@ -6,6 +6,8 @@
 mod latex;
 mod spec;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 
@@ -48,7 +50,7 @@ pub fn ablate(
     let seed_dir = |name: &str, seed: u64| dir.join(name).join(format!("seed-{seed}"));
     let mut cells = Vec::new();
     for &seed in &spec.seeds {
-        let own = configure(&[format!("seed={seed}")])?;
+        let own = configure(&[&spec.set[..], &[format!("seed={seed}")]].concat())?;
         let of_variant = |variant: &Variant| {
             let settings = [&variant.set[..], &[format!("seed={seed}")]].concat();
             let checked = configure(&settings).and_then(|config| {
@@ -76,10 +78,10 @@ pub fn ablate(
             for (other, manifest) in &made {
                 run.take_over(other, manifest)?;
             }
-            for stage in stages(spec) {
+            for stage in stages(spec, variant) {
                 run.stage(stage, false, monitor)?;
             }
-            rows.take_variant(spec, &variant.name, &run, &baselines, monitor)?;
+            rows.take_variant(spec, variant, &run, &baselines, monitor)?;
             made.push((run.dir().to_path_buf(), run.manifest().clone()));
         }
     }
@@ -107,9 +109,9 @@ fn check_shared(spec: &Spec, own: &RunConfig, config: &RunConfig) -> Result<()> 
     Ok(())
 }
 
-/// The stages of every variant.
-fn stages(spec: &Spec) -> impl Iterator<Item = Stage> + use<> {
-    let anneal = spec.anneal.then_some(Stage::Anneal);
+/// The stages of a variant.
+fn stages(spec: &Spec, variant: &Variant) -> impl Iterator<Item = Stage> + use<> {
+    let anneal = spec.anneals(variant).then_some(Stage::Anneal);
     [Stage::Index, Stage::Initial].into_iter().chain(anneal)
 }
 
@@ -141,12 +143,13 @@ impl Rows {
     fn take_variant(
         &mut self,
         spec: &Spec,
-        name: &str,
+        variant: &Variant,
         run: &Run,
         baselines: &[(Baseline, PathBuf, f64)],
         monitor: &mut dyn Monitor,
     ) -> Result<()> {
-        for stage in stages(spec).filter(|stage| *stage != Stage::Index) {
+        let name = &variant.name;
+        for stage in stages(spec, variant).filter(|stage| *stage != Stage::Index) {
             let adapter = stage == Stage::Anneal;
             let until = run.manifest().stages.iter().filter(|(made, _)| **made <= stage);
             let seconds = until.map(|(_, record)| record.seconds).sum();

@@ -37,6 +37,8 @@ pub struct Spec {
     pub metrics: Vec<String>,
     /// The row that the others are tested against; absent, the first variant.
     pub reference: Option<String>,
+    /// Settings of all variants and of the baselines, as `--set` takes them; those of a variant go over them.
+    pub set: Vec<String>,
     /// What differs; absent, the configuration as it is, under the name `base`.
     pub variant: Vec<Variant>,
     /// Values of a setting: every variant is run with each, of several settings with each combination.
@@ -54,6 +56,7 @@ impl Default for Spec {
             fuse: false,
             metrics: vec!["recall@10".into(), "ndcg@10".into()],
             reference: None,
+            set: Vec::new(),
             variant: Vec::new(),
             grid: BTreeMap::new(),
         }
@@ -69,6 +72,9 @@ pub struct Variant {
     /// Settings as `--set` takes them, `key=value`.
     #[serde(default)]
     pub set: Vec<String>,
+    /// Whether the annealing adapter is trained, where it is not as the specification says of all.
+    #[serde(default)]
+    pub anneal: Option<bool>,
 }
 
 impl Variant {
@@ -121,10 +127,15 @@ impl Spec {
                 "the grid makes {count} variants; {MOST} are the most: vary fewer settings at once"
             );
         }
-        for Variant { name, set } in &self.variant {
-            if let Some(key) =
-                set.iter().map(|s| key_of(s)).find(|key| self.grid.contains_key(*key))
-            {
+        let varied = |set: &[String]| {
+            let mut keys = set.iter().map(|setting| key_of(setting));
+            keys.find(|key| self.grid.contains_key(*key)).map(String::from)
+        };
+        if let Some(key) = varied(&self.set) {
+            invalid!("set: sets {key}, which the grid varies");
+        }
+        for Variant { name, set, .. } in &self.variant {
+            if let Some(key) = varied(set) {
                 invalid!("variant {name:?}: sets {key}, which the grid varies");
             }
         }
@@ -162,7 +173,8 @@ impl Spec {
     pub(super) fn rows(&self) -> Vec<String> {
         let mut rows: Vec<String> = self.baselines.iter().map(|b| b.name().to_string()).collect();
         for variant in self.variants() {
-            for adapter in [false, true].into_iter().filter(|adapter| self.anneal || !adapter) {
+            let anneal = self.anneals(&variant);
+            for adapter in [false, true].into_iter().filter(|adapter| anneal || !adapter) {
                 rows.push(row(&variant.name, adapter, None));
                 let fused = self.baselines.iter().filter(|_| self.fuse);
                 rows.extend(fused.map(|&baseline| row(&variant.name, adapter, Some(baseline))));
@@ -177,15 +189,24 @@ impl Spec {
         self.reference.clone().unwrap_or_else(first)
     }
 
-    /// The variants with every combination of the grid.
+    /// Whether the annealing adapter of a variant is trained.
+    pub(super) fn anneals(&self, variant: &Variant) -> bool {
+        variant.anneal.unwrap_or(self.anneal)
+    }
+
+    /// The variants with every combination of the grid, each with all its settings.
     pub(super) fn variants(&self) -> Vec<Variant> {
-        let base = Variant { name: "base".into(), set: Vec::new() };
+        let base = Variant { name: "base".into(), set: Vec::new(), anneal: None };
         let mut variants = if self.variant.is_empty() { vec![base] } else { self.variant.clone() };
+        for variant in &mut variants {
+            variant.set.splice(..0, self.set.iter().cloned());
+        }
         for (key, values) in &self.grid {
             let with = |variant: &Variant, value: &toml::Value| {
                 let setting = format!("{key}={value}");
                 let name = format!("{}, {setting}", variant.name);
-                Variant { name, set: [variant.set.clone(), vec![setting]].concat() }
+                let set = [variant.set.clone(), vec![setting]].concat();
+                Variant { name, set, anneal: variant.anneal }
             };
             let with_each = |v: &Variant| values.iter().map(|value| with(v, value)).collect();
             variants = variants.iter().flat_map::<Vec<_>, _>(with_each).collect();
@@ -267,6 +288,20 @@ mod tests {
     }
 
     #[test]
+    fn what_holds_for_all_variants_comes_before_their_own() {
+        let text = r#"
+            anneal = true
+            set = ["train.tuning=full", "eval.beam=3"]
+            variant = [{ name = "a", set = ["eval.beam=5"], anneal = false }, { name = "b" }]
+        "#;
+        let spec = spec(text).unwrap();
+        let variants = spec.variants();
+        assert_eq!(variants[0].set, ["train.tuning=full", "eval.beam=3", "eval.beam=5"]);
+        assert_eq!(variants[1].set, spec.set);
+        assert_eq!(spec.rows(), ["a", "b", "b, annealed"]);
+    }
+
+    #[test]
     fn baselines_come_first_and_what_is_fused_after_the_model() {
         let text =
             "anneal = true\nbaselines = [\"sasrec\"]\nfuse = true\nreference = \"base, annealed\"";
@@ -315,6 +350,8 @@ mod tests {
                 "variant = [{ name = \"a\", set = [\"train.tuning =1\"] }]\n[grid]\ntrain.tuning = [1]",
                 "the grid varies",
             ),
+            ("set = [\"a.b=1\"]\n[grid]\na.b = [1]", "set: sets a.b"),
+            ("set = [\"seed=3\"]", "seed=3"),
             ("variants = 3", "variants"),
             ("[[variant]]\nname = \"a\"\nset = [\"seed=3\"]", "seed=3"),
             ("[grid]\nseed = [1, 2]", "seed=1"),
