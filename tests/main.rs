@@ -26,6 +26,7 @@ mod shop;
 #[cfg(unix)]
 mod signals;
 mod splits;
+mod tensorboard;
 mod text;
 mod tidy;
 mod training;

@@ -9,7 +9,7 @@ import shutil
 VOLATILE = re.compile(r"(^|_)seconds$|_per_s$|memory_bytes$|^(embedded_tokens|machine|performance|sha256)$"
                       r"|/report\.json$")
 # Files that are no results, in the folder of any run.
-NO_RESULTS = {".lock", "digests.json", "log.jsonl"}
+NO_RESULTS = {".lock", "digests.json", "log.jsonl", "events.out.tfevents.llmbs"}
 
 
 def settled(value):

@@ -1,4 +1,4 @@
-//! `log.jsonl`: one line for each logged step or epoch.
+//! `log.jsonl`: one line for each logged step or epoch, and the event file that has the same for `TensorBoard`.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::needs::{ANY_WORK, Needs, bytes_below, memory_bytes};
+use super::tensorboard::{EventFile, Kind};
 use super::unfinished::UNFINISHED;
 use super::{Monitor, Run};
 use crate::interrupt::Listener;
@@ -18,7 +19,10 @@ use crate::{Error, Result};
 pub(super) struct TrainLog<'a> {
     run: &'a Run,
     path: PathBuf,
+    events: EventFile,
     stage: &'static str,
+    /// The last step that was done.
+    step: u64,
     /// The name of the validation metric.
     metric: String,
     every: u64,
@@ -45,7 +49,9 @@ impl<'a> TrainLog<'a> {
         Self {
             run,
             path,
+            events: EventFile::new(&run.dir, stage),
             stage,
+            step: 0,
             metric,
             every,
             monitor,
@@ -69,7 +75,7 @@ impl<'a> TrainLog<'a> {
         self
     }
 
-    fn append(&self, event: &impl Serialize) -> Result<()> {
+    fn append(&self, kind: Kind, event: &impl Serialize) -> Result<()> {
         let mut line = Map::new();
         line.insert("stage".into(), self.stage.into());
         match serde_json::to_value(event) {
@@ -77,7 +83,8 @@ impl<'a> TrainLog<'a> {
             Ok(_) | Err(_) => crate::invalid!("an event of the log is not a JSON object"),
         }
         let text = serde_json::to_string(&line).map_err(|e| Error::Invalid(e.to_string()))?;
-        append_line(&self.path, &text).map_err(Error::io(&self.path))
+        append_line(&self.path, &text).map_err(Error::io(&self.path))?;
+        self.events.append(kind, self.step, &line)
     }
 }
 
@@ -99,6 +106,8 @@ fn append_line(path: &Path, text: &str) -> io::Result<()> {
 
 impl Observer for TrainLog<'_> {
     fn on_start(&mut self, start: &Start) -> Result<()> {
+        self.step = start.done_steps;
+        self.events.begin(start.done_steps, start.done_epochs)?;
         if start.passes > 1 {
             tracing::info!(
                 "{}: samples are few: an epoch passes over them {} times, {} steps in all",
@@ -131,6 +140,7 @@ impl Observer for TrainLog<'_> {
 
     fn on_skip(&mut self, skip: &Skip) {
         let Skip { step, of_all, fault } = skip;
+        self.step = *step;
         tracing::warn!(
             "{}: the {} of step {step} is {}: the step is skipped, {of_all} up to now",
             self.stage,
@@ -146,10 +156,11 @@ impl Observer for TrainLog<'_> {
         }
         let note = format!("loss {:.3}  {:.0} tokens/s", report.losses.total, report.tokens_per_s);
         self.monitor.advance(report.step, &note);
+        self.step = report.step;
         self.gathered.push(report.clone());
         if report.step.is_multiple_of(self.every) || report.step == report.total_steps {
             let mean = mean_of(&self.gathered);
-            self.append(&mean)?;
+            self.append(Kind::Step, &mean)?;
             self.gathered.clear();
         }
         let asked = self.signals.as_ref().is_some_and(Listener::is_asked);
@@ -173,7 +184,7 @@ impl Observer for TrainLog<'_> {
             "tokens_per_s": report.tokens as f64 / report.seconds.max(1e-9),
         });
         event[format!("validation_{}", self.metric)] = json!(report.validation);
-        self.append(&event)
+        self.append(Kind::Epoch, &event)
     }
 }
 

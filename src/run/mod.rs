@@ -18,6 +18,7 @@ mod samples;
 mod serve;
 mod stage;
 mod stages;
+mod tensorboard;
 mod unfinished;
 
 use std::fmt::Write as _;

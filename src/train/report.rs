@@ -114,6 +114,10 @@ pub struct Start {
     pub passes: u64,
     /// Steps of all epochs.
     pub total_steps: u64,
+    /// Steps that were done before, by a process whose state this one goes on from.
+    pub done_steps: u64,
+    /// Epochs that were, with their validation.
+    pub done_epochs: u64,
 }
 
 /// Hears of a run's progress.

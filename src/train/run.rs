@@ -130,7 +130,8 @@ impl Trainer<'_> {
         let memory = self.memory(&epoch_samples);
         // The result is written beside the states.
         let disk = state.as_ref().map_or(0, |_| self.state_bytes() + self.model.weight_bytes());
-        observer.on_start(&Start { memory, disk, passes, total_steps })?;
+        let (done_steps, done_epochs) = (running.progress.step, running.progress.epoch);
+        observer.on_start(&Start { memory, disk, passes, total_steps, done_steps, done_epochs })?;
         let outcome = |running: &Running, finished| TrainOutcome {
             finished,
             best: running.progress.best,
