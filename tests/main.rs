@@ -19,6 +19,7 @@ mod index_commands;
 mod index_methods;
 mod index_properties;
 mod llama;
+mod logging;
 mod recommend;
 #[cfg(unix)]
 mod serve;

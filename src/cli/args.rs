@@ -14,6 +14,7 @@ use super::export::ExportArgs;
 use super::generate::GenerateArgs;
 use super::index::IndexArgs;
 use super::init::InitArgs;
+use super::logging::LogFormat;
 use super::recommend::RecommendArgs;
 use super::serve::ServeArgs;
 use super::train::{ImportAdapterArgs, TrainArgs};
@@ -48,6 +49,9 @@ pub(super) struct Args {
     /// Say nothing but warnings and errors
     #[arg(short, long, global = true)]
     pub(super) quiet: bool,
+    /// How logs, progress and errors are written to stderr
+    #[arg(long, global = true, value_enum, default_value = "text", value_name = "FORMAT")]
+    pub(super) log_format: LogFormat,
     #[command(subcommand)]
     pub(super) command: Command,
 }

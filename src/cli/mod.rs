@@ -12,6 +12,7 @@ mod export;
 mod generate;
 mod index;
 mod init;
+mod logging;
 mod manual;
 mod parquet;
 mod progress;
@@ -25,38 +26,36 @@ mod switch;
 mod text;
 mod train;
 
+use std::env;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 
 use crate::config::{DEMO, RunConfig, key_of};
 use crate::run::{Run, Stage, config_of};
 use crate::{Error, interrupt};
 use args::{Args, Command};
 use eval::EvalTask;
+use logging::LogFormat;
 use progress::Bars;
 use show::out;
 
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(e) => return unparsed(&e),
+    };
     let level = match (args.quiet, args.verbose) {
         (true, _) => "warn",
         (false, 0) => "llmbs=info,warn",
         (false, 1) => "llmbs=debug,info",
         (false, _) => "trace",
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(level))
-        .with_writer(progress::LogWriter::default)
-        .with_target(false)
-        .without_time()
-        .with_ansi(io::stderr().is_terminal())
-        .init();
+    start_log(level, args.log_format);
     #[cfg(unix)]
     if let Err(e) = signals::take() {
         tracing::warn!("{e:#}");
@@ -84,6 +83,22 @@ pub fn main() -> ExitCode {
             }
         }
     }
+}
+
+fn start_log(level: &str, format: LogFormat) {
+    logging::start(level, format, io::stderr().is_terminal(), progress::LogWriter::default);
+}
+
+/// Prints the help or the version that was asked for, or what is wrong with the arguments.
+fn unparsed(e: &clap::Error) -> ExitCode {
+    let words = env::args_os().map(|word| word.to_string_lossy().into_owned());
+    if e.use_stderr() && logging::asks_for_json(words) {
+        start_log("warn", LogFormat::Json);
+        show::fault(e.to_string().trim_start_matches("error: ").trim_end());
+    } else {
+        let _ = e.print();
+    }
+    u8::try_from(e.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 fn run(args: &Args) -> anyhow::Result<()> {

@@ -1,4 +1,4 @@
-//! Progress bars on a terminal; elsewhere, a line now and then.
+//! Progress bars on a terminal; elsewhere, a line now and then, or an event where logs are JSON.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use indicatif::{FormattedDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::logging;
 use crate::run::Monitor;
 
 /// The bar on screen, which log lines must not tear.
 static CURRENT: LazyLock<Mutex<Option<ProgressBar>>> = LazyLock::new(|| Mutex::new(None));
 
-/// Where there is no terminal to draw on, a line is logged this often.
+/// Where no bar is drawn, a line is logged this often.
 const LINE_EVERY: Duration = Duration::from_secs(15);
 
 /// Shows each piece of work as a bar.
@@ -21,6 +22,8 @@ pub(super) struct Bars {
     what: String,
     total: u64,
     last_line: Instant,
+    /// Where no event has told of it yet: how much is done, and the note with it.
+    untold: Option<(u64, String)>,
     /// How much was done at the first report, and when: a resumed piece of work does not begin at 0.
     first: Option<(u64, Instant)>,
 }
@@ -28,19 +31,22 @@ pub(super) struct Bars {
 impl Bars {
     pub(super) fn new(quiet: bool) -> Self {
         let last_line = Instant::now();
-        Self { hidden: quiet, what: String::new(), total: 0, last_line, first: None }
+        Self { hidden: quiet, what: String::new(), total: 0, last_line, untold: None, first: None }
     }
 
-    /// How long the rest takes at the pace so far, in words; nothing where there is no pace yet.
-    fn eta(&self, done: u64) -> String {
-        match self.first {
-            Some((first, since)) if done > first => {
-                let left = self.total.saturating_sub(done) as f64 / (done - first) as f64;
-                let left = Duration::from_secs(since.elapsed().mul_f64(left).as_secs());
-                format!("  (ETA {})", FormattedDuration(left))
-            }
-            _ => String::new(),
-        }
+    /// How long the rest takes at the pace so far; none where there is no pace yet.
+    fn eta(&self, done: u64) -> Option<Duration> {
+        let (first, since) = self.first.filter(|(first, _)| done > *first)?;
+        let left = self.total.saturating_sub(done) as f64 / (done - first) as f64;
+        Some(Duration::from_secs(since.elapsed().mul_f64(left).as_secs()))
+    }
+
+    /// Logs an event.
+    fn tell(&mut self, done: u64, note: &str) {
+        self.last_line = Instant::now();
+        let (work, total) = (&self.what, self.total);
+        let eta_seconds = self.eta(done).map(|left| left.as_secs());
+        tracing::info!(work, done, total, note, eta_seconds, "{work}: {done}/{total}");
     }
 }
 
@@ -54,7 +60,7 @@ impl Monitor for Bars {
         self.total = total;
         self.last_line = Instant::now();
         self.first = None;
-        if self.hidden || !io::stderr().is_terminal() {
+        if self.hidden || logging::is_json() || !io::stderr().is_terminal() {
             return;
         }
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
@@ -69,17 +75,30 @@ impl Monitor for Bars {
     }
 
     fn advance(&mut self, done: u64, note: &str) {
+        let begins = self.first.is_none();
         self.first.get_or_insert_with(|| (done, Instant::now()));
-        if let Some(bar) = &*current() {
+        if logging::is_json() {
+            if begins || self.last_line.elapsed() >= LINE_EVERY {
+                self.untold = None;
+                self.tell(done, note);
+            } else {
+                self.untold = Some((done, note.to_string()));
+            }
+        } else if let Some(bar) = &*current() {
             bar.set_position(done);
             bar.set_message(note.to_string());
         } else if !self.hidden && self.last_line.elapsed() >= LINE_EVERY {
             self.last_line = Instant::now();
-            tracing::info!("{}: {done}/{}  {note}{}", self.what, self.total, self.eta(done));
+            let eta = self.eta(done).map(|left| format!("  (ETA {})", FormattedDuration(left)));
+            let eta = eta.unwrap_or_default();
+            tracing::info!("{}: {done}/{}  {note}{eta}", self.what, self.total);
         }
     }
 
     fn end(&mut self) {
+        if let Some((done, note)) = self.untold.take() {
+            self.tell(done, &note);
+        }
         if let Some(bar) = current().take() {
             bar.finish();
         }

@@ -8,6 +8,7 @@ use anyhow::Context;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::logging;
 use crate::run::{Metrics, PerMetric, Run, Stage, StageReport};
 
 /// What stands above the metrics of the second rule.
@@ -27,6 +28,9 @@ pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
 
 /// Says on stderr what went wrong; that nobody may be listening is no further fault.
 pub(super) fn fault(text: &str) {
+    if logging::is_json() {
+        return tracing::error!("{}", in_part(text));
+    }
     let _ = writeln!(io::stderr(), "error: {}", printable(&in_part(text)));
 }
 
