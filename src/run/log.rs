@@ -106,8 +106,6 @@ fn append_line(path: &Path, text: &str) -> io::Result<()> {
 
 impl Observer for TrainLog<'_> {
     fn on_start(&mut self, start: &Start) -> Result<()> {
-        self.step = start.done_steps;
-        self.events.begin(start.done_steps, start.done_epochs)?;
         if start.passes > 1 {
             tracing::info!(
                 "{}: samples are few: an epoch passes over them {} times, {} steps in all",
@@ -121,6 +119,8 @@ impl Observer for TrainLog<'_> {
         let needs = Needs { memory: more.unwrap_or(0), disk: start.disk };
         let reused = bytes_below(&self.run.dir.join(UNFINISHED));
         self.run.afford(&format!("the training of {}", self.stage), needs, reused)?;
+        self.step = start.done_steps;
+        self.events.begin(start.done_steps, start.done_epochs)?;
         if let Some(memory) = start.memory {
             let gb = |bytes: u64| bytes as f64 / 1e9;
             tracing::info!(

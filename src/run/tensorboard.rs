@@ -71,6 +71,10 @@ impl EventFile {
 
     /// Appends the numbers of a line of the log, in one piece.
     pub(super) fn append(&self, kind: Kind, step: u64, line: &Map<String, Value>) -> Result<()> {
+        // Whoever deletes what is no result must not end a training.
+        if !self.path.exists() {
+            self.begin(0, 0)?;
+        }
         let record = framed(&message(now(), Some(step), &summary(kind, line)));
         let file = OpenOptions::new().append(true).open(&self.path);
         file.and_then(|mut file| file.write_all(&record)).map_err(Error::io(&self.path))
@@ -372,5 +376,8 @@ mod tests {
         fs::remove_file(&file.path).unwrap();
         file.begin(40, 1).unwrap();
         assert_eq!(steps(&file), [0]);
+        fs::remove_dir_all(dir.path().join(FOLDER)).unwrap();
+        file.append(Kind::Step, 50, &line(&json!({"gen": 0.1}))).unwrap();
+        assert_eq!(steps(&file), [0, 50]);
     }
 }
