@@ -23,12 +23,12 @@ use spec::row;
 use table::Outcome;
 
 pub use spec::{Spec, Variant};
-pub use table::{Row, Rule, Table};
+pub use table::{Cell, Row, Rule, Table};
 
 /// The folder of the baselines, beside those of the variants.
 const BASELINES: &str = "baselines";
 
-/// Trains and evaluates every variant with every seed, in folders below `dir`.
+/// Trains and evaluates every variant with every seed, in folders below `dir`, and keeps the table there.
 ///
 /// `configure` resolves the configuration with some settings more, as `--set` takes them.
 ///
@@ -85,7 +85,9 @@ pub fn ablate(
             made.push((run.dir().to_path_buf(), run.manifest().clone()));
         }
     }
-    Table::new(spec, &rows.0)
+    let table = Table::new(spec, &rows.0)?;
+    table.keep(dir)?;
+    Ok(table)
 }
 
 /// Refuses a variant whose users are not those of the others, or that a shared baseline cannot rank with.

@@ -1,13 +1,17 @@
 //! What an ablation found, a row a variant.
 
 use std::fmt::Write as _;
+use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Spec;
 use crate::eval::{Difference, Prediction, compare};
 use crate::run::{Metrics, PerMetric};
-use crate::{Error, Result};
+use crate::{Error, Result, sealed};
+
+/// The table in the folder of its ablation.
+const TABLE: &str = "table.json";
 
 /// Both rules of what is ranked, as the table names them.
 pub(super) const RULES: [&str; 2] = ["history ranked", "history left out"];
@@ -23,7 +27,7 @@ pub(super) struct Outcome {
 }
 
 /// A row of the table.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// What was evaluated.
     pub name: String,
@@ -34,21 +38,21 @@ pub struct Row {
 }
 
 /// What a row came to by one rule.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rule {
     /// The rule.
-    pub rule: &'static str,
+    pub rule: String,
     /// Means over seeds.
     pub metrics: Metrics,
     /// Sample standard deviations over seeds; 0 for one seed.
     pub standard_deviations: Metrics,
     /// A paired test against the reference, users' results averaged over seeds; none for itself.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub against_reference: Option<PerMetric<Difference>>,
 }
 
 /// An ablation's result.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Table {
     /// The seeds of every row.
     pub seeds: Vec<u64>,
@@ -57,7 +61,7 @@ pub struct Table {
     /// The row that the others are tested against.
     pub reference: String,
     /// The metrics that are shown.
-    #[serde(skip)]
+    #[serde(rename = "metrics")]
     pub shown: Vec<String>,
     /// The rows, in the order of the specification.
     pub rows: Vec<Row>,
@@ -82,7 +86,12 @@ impl Table {
                     let named = |e| Error::Invalid(format!("{name:?} against {reference:?}: {e}"));
                     Some(compared.map_err(named)?)
                 };
-                Ok(Rule { rule: RULES[rule], metrics, standard_deviations, against_reference })
+                Ok(Rule {
+                    rule: RULES[rule].into(),
+                    metrics,
+                    standard_deviations,
+                    against_reference,
+                })
             };
             let seconds = of_row.iter().map(|o| o.seconds).sum::<f64>() / of_row.len() as f64;
             let rules = [rule(0, Prediction::rank)?, rule(1, |p| p.rank_history_excluded)?];
@@ -95,6 +104,20 @@ impl Table {
             shown: spec.metrics.clone(),
             rows,
         })
+    }
+
+    /// The table that the ablation in the folder `dir` came to, where it was carried through.
+    ///
+    /// # Errors
+    /// Names a file that is cut off or altered, or that another version wrote in a form of its own.
+    pub fn kept(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join(TABLE);
+        path.exists().then(|| sealed::read(&path, "call `llmbs ablate` again")).transpose()
+    }
+
+    /// Keeps it in the folder of the ablation.
+    pub(super) fn keep(&self, dir: &Path) -> Result<()> {
+        sealed::write(&dir.join(TABLE), self)
     }
 
     /// A table to read: a block a rule, a line a row, means with their deviations, and p of the difference.
@@ -162,14 +185,19 @@ fn lists(outcomes: &[Outcome]) -> Vec<&[Prediction]> {
 }
 
 /// One metric of a row.
-pub(super) struct Cell {
-    pub(super) mean: f64,
-    pub(super) deviation: f64,
-    pub(super) test: Option<Difference>,
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Cell {
+    /// The mean over seeds.
+    pub mean: f64,
+    /// The sample standard deviation over seeds.
+    pub deviation: f64,
+    /// The test against the reference; none for itself.
+    pub test: Option<Difference>,
 }
 
 impl Rule {
-    pub(super) fn cell(&self, metric: &str) -> Cell {
+    /// A metric such as `recall@10`.
+    pub fn cell(&self, metric: &str) -> Cell {
         Cell {
             mean: self.metrics.get(metric).copied().unwrap_or_default(),
             deviation: self.standard_deviations.get(metric).copied().unwrap_or_default(),

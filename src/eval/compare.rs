@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use rand::RngCore as _;
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::bootstrap::intervals_of_means;
 use super::evaluator::Prediction;
@@ -19,7 +19,7 @@ pub const PERMUTATIONS: usize = 10_000;
 const ROUNDING: f64 = 1e-9;
 
 /// One metric of two models.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Difference {
     /// The mean of this model.
     pub this: f64,

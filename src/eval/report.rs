@@ -1,5 +1,7 @@
 //! What a ranking is worth as a whole, to whom, and for which items.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::bootstrap::{Intervals, intervals};
@@ -46,6 +48,17 @@ pub struct Bucket {
     pub metrics: Metrics,
     /// Their bootstrap intervals.
     pub intervals: Intervals,
+}
+
+impl fmt::Display for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let from = self.from;
+        f.pad(&match self.to {
+            None => format!("{from}+"),
+            Some(to) if to == from => to.to_string(),
+            Some(to) => format!("{from}-{to}"),
+        })
+    }
 }
 
 /// The share of the catalogue that stands in anybody's list.

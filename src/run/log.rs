@@ -11,9 +11,13 @@ use super::needs::{ANY_WORK, Needs, bytes_below, memory_bytes};
 use super::tensorboard::{EventFile, Kind};
 use super::unfinished::UNFINISHED;
 use super::{Monitor, Run};
+use crate::error::plain;
 use crate::interrupt::Listener;
 use crate::train::{Control, EpochReport, Losses, Observer, Skip, Start, StepReport};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
+
+/// The file.
+const LOG: &str = "log.jsonl";
 
 /// Appends to the log and drives a progress display.
 pub(super) struct TrainLog<'a> {
@@ -43,7 +47,7 @@ impl<'a> TrainLog<'a> {
         every: u64,
         monitor: &'a mut dyn Monitor,
     ) -> Self {
-        let path = run.dir.join("log.jsonl");
+        let path = run.dir.join(LOG);
         let metric = run.config.train.validation.metric.clone();
         let every = every.max(1);
         Self {
@@ -85,6 +89,26 @@ impl<'a> TrainLog<'a> {
         let text = serde_json::to_string(&line).map_err(|e| Error::Invalid(e.to_string()))?;
         append_line(&self.path, &text).map_err(Error::io(&self.path))?;
         self.events.append(kind, self.step, &line)
+    }
+}
+
+impl Run {
+    /// The lines of `log.jsonl`, oldest first; none where nothing was trained yet.
+    ///
+    /// # Errors
+    /// Names a line that is no JSON, unless it is the last one and was cut off.
+    pub fn log(&self) -> Result<Vec<Value>> {
+        let path = self.dir.join(LOG);
+        if !path.exists() {
+            return Ok(Vec::new());
+        }
+        let text = files::read_text(&path)?;
+        let whole = text.rfind('\n').map_or(0, |at| at + 1);
+        let read = |(i, line)| {
+            let wrong = |e| Error::Invalid(format!("{}:{}: {}", path.display(), i + 1, plain(e)));
+            serde_json::from_str(line).map_err(wrong)
+        };
+        text[..whole].lines().enumerate().map(read).collect()
     }
 }
 

@@ -38,8 +38,8 @@ pub use crate::inference::TokenOrder;
 pub use crate::model::GgufType;
 pub use eval::{
     Baseline, BaselineRequest, BaselineSettings, Comparison, EvalRequest, EvalResult, EvalSettings,
-    FusedModel, FusionSettings, OverSeeds, Performance, Published, Ranking, TaskMetrics, TextModel,
-    TextReport, TextRequest, TextSettings, TrainingSummary,
+    FusedModel, FusionSettings, OverSeeds, Performance, Published, Ranker, Ranking, StoredRanking,
+    Targets, TaskMetrics, TextModel, TextReport, TextRequest, TextSettings, TrainingSummary,
 };
 pub use export::ExportRequest;
 pub use follow::Before;
@@ -52,9 +52,9 @@ pub use monitor::{Monitor, Silent};
 pub use needs::{free_memory_bytes, peak_memory_bytes};
 pub use samples::TrainingSample;
 pub use serve::{
-    AddedItem, Catalogue, Explanation, GenerateRequest, Generated, IndexReport, Inspection,
-    NamedItem, Query, RecommendOptions, Recommendation, Service, ServiceOptions, SharedPrefix,
-    SourceTree, Stop, TokenMeaning, TokenReport, Wanted, check_beam,
+    AddedItem, Catalogue, Explainer, Explanation, GenerateRequest, Generated, IndexReport,
+    Inspection, NamedItem, Query, RecommendOptions, Recommendation, Service, ServiceOptions,
+    SharedPrefix, SourceTree, Stop, TokenMeaning, TokenReport, Wanted, check_beam,
 };
 pub use stage::Stage;
 pub use stages::index::{ImportRequest, IndexFormat, read_index};

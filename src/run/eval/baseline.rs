@@ -401,7 +401,7 @@ impl Run {
 }
 
 /// The folder of a baseline's models in the run folder `dir`.
-fn folder(dir: &Path, baseline: Baseline) -> PathBuf {
+pub(super) fn folder(dir: &Path, baseline: Baseline) -> PathBuf {
     dir.join("baseline").join(baseline.name())
 }
 

@@ -148,7 +148,7 @@ impl Run {
 }
 
 /// Whether the models that stand in a run folder are those an evaluation was made with.
-fn is_of_its_models(dir: &Path, settings: &Value) -> Result<bool> {
+pub(super) fn is_of_its_models(dir: &Path, settings: &Value) -> Result<bool> {
     let path = dir.join(MANIFEST);
     if !path.exists() {
         // The evaluation alone was copied here.

@@ -11,6 +11,7 @@ mod kept;
 mod published;
 mod request;
 mod result;
+mod stored;
 mod text;
 mod validation;
 
@@ -23,5 +24,6 @@ pub use result::{
     BaselineSettings, EvalResult, EvalSettings, FusedModel, FusionSettings, OverSeeds, Performance,
     Ranking, TaskMetrics, TextModel, TextReport, TextSettings, TrainingSummary,
 };
+pub use stored::{Ranker, StoredRanking, Targets};
 pub use text::TextRequest;
 pub(super) use validation::ValidationMetric;

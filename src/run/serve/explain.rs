@@ -3,8 +3,11 @@
 use serde::Serialize;
 
 use super::meaning::{Meanings, NamedItem, TokenMeaning};
+use crate::Result;
 use crate::data::{Dataset, ItemId};
 use crate::index::{ItemIndex, Part, Source};
+use crate::run::artifacts::load_index;
+use crate::run::{Run, Stage};
 
 /// Why an item is called what it is called, and what of the history is called alike.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -28,7 +31,7 @@ pub struct SharedPrefix {
 
 /// Explains the items of an index.
 #[derive(Debug)]
-pub(in crate::run) struct Explainer<'a> {
+pub struct Explainer<'a> {
     index: ItemIndex,
     parts: Vec<Part>,
     meanings: Meanings<'a>,
@@ -44,8 +47,13 @@ impl<'a> Explainer<'a> {
         &self.index
     }
 
+    /// An item by all its names.
+    pub fn named(&self, item: ItemId) -> NamedItem {
+        self.meanings.named(vec![item]).remove(0)
+    }
+
     /// Explains `item`, recommended after `history`.
-    pub(in crate::run) fn explain(&self, item: ItemId, history: &[ItemId]) -> Explanation {
+    pub fn explain(&self, item: ItemId, history: &[ItemId]) -> Explanation {
         let names = self.index.tokens(item);
         let meaning = |(level, name): (usize, &String)| {
             let place = |part: &Part| part.levels().iter().position(|&l| l == level);
@@ -77,6 +85,17 @@ impl<'a> Explainer<'a> {
             }
         }
         (longest, self.meanings.named(nearest))
+    }
+}
+
+impl Run {
+    /// What explains the items of the run's index.
+    ///
+    /// # Errors
+    /// If it is missing, or of other settings.
+    pub fn explainer(&self) -> Result<Explainer<'_>> {
+        self.require(Stage::Index)?;
+        Ok(Explainer::new(&self.dataset, load_index(self)?))
     }
 }
 

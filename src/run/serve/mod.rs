@@ -13,7 +13,7 @@ mod scorer;
 
 pub(super) use added::FILE as ADDED;
 pub use added::{AddedItem, Catalogue};
-pub use explain::{Explanation, SharedPrefix};
+pub use explain::{Explainer, Explanation, SharedPrefix};
 pub use generate::{GenerateRequest, Generated, Stop};
 pub use inspect::{IndexReport, Inspection, SourceTree, TokenReport};
 pub use meaning::{NamedItem, TokenMeaning};

@@ -1,0 +1,196 @@
+//! The rankings that a run folder keeps, of its models and of its baselines, as whoever looks at them finds them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::baseline::folder;
+use super::baselines::Baseline;
+use super::compare::is_of_its_models;
+use super::kept::Kept;
+use super::result::{BaselineSettings, EvalSettings, FusedModel, Ranking};
+use crate::data::{Split, SplitRule};
+use crate::eval::{LegalRate, Metrics, Prediction, Report};
+use crate::run::Run;
+use crate::{Error, Result, sealed};
+
+/// A kept ranking.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredRanking {
+    /// The result's file.
+    pub path: PathBuf,
+    /// What ranked.
+    pub ranker: Ranker,
+    /// What was ranked for whom: rankings of the same targets can be compared.
+    pub targets: Targets,
+    /// The seed of its model.
+    pub seed: u64,
+    /// Whether the models that stand are those that ranked.
+    pub is_current: bool,
+    /// Metrics and intervals.
+    pub report: Report,
+    /// The metrics of popularity, by rule.
+    pub popularity: [Metrics; 2],
+    /// How much of what is written without the trie names an item; of a language model.
+    pub legal_rate: Option<LegalRate>,
+}
+
+/// What ranked the items.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ranker {
+    /// The language model of the run.
+    Model {
+        /// Whether the annealing adapter was on.
+        adapter: bool,
+        /// Beam width.
+        beam: usize,
+        /// The models that it ranked together with.
+        fused: Vec<String>,
+        /// The run whose model this is, where it is not the run's own.
+        before: Option<String>,
+    },
+    /// A recommender of another kind.
+    Baseline(Baseline),
+}
+
+/// What decides whether two rankings can be compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Targets {
+    /// The split.
+    pub split: Split,
+    /// How the interactions are divided.
+    pub rule: SplitRule,
+    /// The dataset.
+    pub dataset: String,
+    /// The digest of its interactions.
+    pub interactions_fingerprint: String,
+    /// How many targets there are.
+    pub count: usize,
+    /// Items ranked.
+    pub items: usize,
+}
+
+impl StoredRanking {
+    /// What was recommended, a line a target; `None` where these lines are not kept.
+    ///
+    /// # Errors
+    /// Names a file that is cut off or altered.
+    pub fn predictions(&self) -> Result<Option<Vec<Prediction>>> {
+        let kept = Kept::at(&self.path);
+        if kept.lines.exists() { kept.read_lines().map(Some) } else { Ok(None) }
+    }
+
+    fn of_model(dir: &Path, path: PathBuf) -> Result<Self> {
+        let ranking: Ranking<EvalSettings> = read(&path)?;
+        let settings = ranking.settings;
+        // That of another run's model is made anew whenever it is asked for with other models.
+        let is_current = settings.before.is_some() || {
+            let wrong = |e| Error::Invalid(format!("{}: {e}", path.display()));
+            is_of_its_models(dir, &serde_json::to_value(&settings).map_err(wrong)?)?
+        };
+        let fused = settings.fusion.map_or_else(Vec::new, |fusion| fusion.models);
+        Ok(Self {
+            path,
+            ranker: Ranker::Model {
+                adapter: settings.adapter == "on",
+                beam: settings.beam,
+                fused: fused.iter().map(FusedModel::to_string).collect(),
+                before: settings.before,
+            },
+            targets: Targets {
+                split: settings.split,
+                rule: settings.split_rule,
+                dataset: settings.dataset,
+                interactions_fingerprint: settings.interactions_fingerprint,
+                count: settings.targets,
+                items: settings.items,
+            },
+            seed: settings.seed,
+            is_current,
+            report: ranking.report,
+            popularity: [ranking.popularity, ranking.popularity_history_excluded],
+            legal_rate: ranking.legal_rate,
+        })
+    }
+
+    fn of_baseline(baseline: Baseline, path: PathBuf) -> Result<Self> {
+        let ranking: Ranking<BaselineSettings> = read(&path)?;
+        let settings = ranking.settings;
+        Ok(Self {
+            path,
+            ranker: Ranker::Baseline(baseline),
+            targets: Targets {
+                split: settings.split,
+                rule: settings.split_rule,
+                dataset: settings.dataset,
+                interactions_fingerprint: settings.interactions_fingerprint,
+                count: settings.targets,
+                items: settings.items,
+            },
+            seed: settings.seed,
+            // Model and results are replaced together.
+            is_current: true,
+            report: ranking.report,
+            popularity: [ranking.popularity, ranking.popularity_history_excluded],
+            legal_rate: None,
+        })
+    }
+}
+
+fn read<R: serde::de::DeserializeOwned>(path: &Path) -> Result<R> {
+    sealed::read(path, "remove it and evaluate again")
+}
+
+impl Run {
+    /// The rankings that the folder keeps: those of its models, the test split first and, of each split, the model alone
+    /// with its adapter first; then those of its baselines, by seed.
+    ///
+    /// # Errors
+    /// Names a result that is cut off or altered, or that another version wrote in a form of its own.
+    pub fn stored_rankings(&self) -> Result<Vec<StoredRanking>> {
+        let mut found = Vec::new();
+        for path in names_in(&self.dir.join("eval"))? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if path.extension().is_some_and(|e| e == "json") && !name.starts_with("text-") {
+                found.push(StoredRanking::of_model(&self.dir, path)?);
+            }
+        }
+        let usual = self.config.eval.beam;
+        let place = |stored: &StoredRanking| {
+            let Ranker::Model { adapter, beam, fused, before } = &stored.ranker else {
+                return (false, false, false, 0);
+            };
+            // The usual beam before wider and narrower ones.
+            let beam = if *beam == usual { 0 } else { *beam };
+            (before.is_some(), !fused.is_empty(), !adapter, beam)
+        };
+        found.sort_by_key(&place);
+        for baseline in Baseline::ALL {
+            let mut of_baseline = Vec::new();
+            for seed in names_in(&folder(&self.dir, baseline))? {
+                for split in [Split::Test, Split::Valid] {
+                    let path = Kept::new(&seed, &split.to_string()).result;
+                    if path.exists() {
+                        of_baseline.push(StoredRanking::of_baseline(baseline, path)?);
+                    }
+                }
+            }
+            of_baseline.sort_by_key(|stored| stored.seed);
+            found.extend(of_baseline);
+        }
+        // Stable: the order within a split stays.
+        found.sort_by_key(|stored| stored.targets.split != Split::Test);
+        Ok(found)
+    }
+}
+
+/// What is in a folder, by name; nothing where there is none.
+fn names_in(dir: &Path) -> Result<Vec<PathBuf>> {
+    if !dir.is_dir() {
+        return Ok(Vec::new());
+    }
+    let entries = fs::read_dir(dir).map_err(Error::io(dir))?;
+    let paths = entries.map(|entry| Ok(entry.map_err(Error::io(dir))?.path()));
+    let mut paths: Vec<PathBuf> = paths.collect::<Result<_>>()?;
+    paths.sort();
+    Ok(paths)
+}
