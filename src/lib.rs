@@ -37,6 +37,8 @@ pub mod run;
 
 pub mod ablate;
 
+pub mod report;
+
 pub mod bench;
 
 pub mod server;

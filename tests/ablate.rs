@@ -90,6 +90,19 @@ fn variants_share_stages_and_stand_in_one_table() {
     assert!(latex.contains("\\pm") && latex.contains("differs from sasrec"), "{latex}");
     let (_, refused) = run(dir, &ablate(&["--latex", "--csv"]), 2);
     assert!(refused.contains("--latex") && refused.contains("--csv"), "{refused}");
+
+    // The table is kept, for a page.
+    run(dir, &["report", "runs/ablate/rates", "--html", "rates.html"], 0);
+    let page = fs::read_to_string(dir.join("rates.html")).unwrap();
+    for row in ["sasrec", "plain", "plain, with sasrec", "slow rate", "slow rate, with sasrec"] {
+        let row = format!("scope=\"row\">{row}</th>");
+        assert_eq!(page.matches(&row).count(), 2 * 2, "{row}");
+    }
+    let mean = row("slow rate")[1]["metrics"]["recall@10"].as_f64().unwrap();
+    assert!(page.contains(&format!("<td>{mean:.4}</td>")), "{page}");
+    fs::remove_file(dir.join("runs/ablate/rates/table.json")).unwrap();
+    let expected = ["`llmbs ablate` writes it"];
+    fails(dir, &["report", "runs/ablate/rates", "--html", "rates.html"], &expected);
 }
 
 #[test]

@@ -21,6 +21,7 @@ mod index_properties;
 mod llama;
 mod logging;
 mod recommend;
+mod report;
 #[cfg(unix)]
 mod serve;
 mod shop;

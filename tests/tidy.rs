@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Which modules a module may use, besides `error`, `rng` and `files`.
-const MAY_USE: [(&str, &[&str]); 21] = [
+const MAY_USE: [(&str, &[&str]); 22] = [
     ("data", &[]),
     ("export", &["data"]),
     ("import", &["data"]),
@@ -40,9 +40,16 @@ const MAY_USE: [(&str, &[&str]); 21] = [
         ],
     ),
     ("ablate", &["config", "data", "eval", "run"]),
+    ("report", &["ablate", "config", "data", "eval", "index", "run"]),
     ("bench", &["decode", "index", "inference", "model", "nn", "ops", "tasks", "train"]),
     ("server", &["data", "run"]),
-    ("cli", &["ablate", "bench", "config", "data", "decode", "export", "import", "run", "server"]),
+    (
+        "cli",
+        &[
+            "ablate", "bench", "config", "data", "decode", "export", "import", "report", "run",
+            "server",
+        ],
+    ),
     ("main", &["cli"]),
 ];
 

@@ -16,6 +16,7 @@ use super::index::IndexArgs;
 use super::init::InitArgs;
 use super::logging::LogFormat;
 use super::recommend::RecommendArgs;
+use super::report::ReportArgs;
 use super::serve::ServeArgs;
 use super::train::{ImportAdapterArgs, TrainArgs};
 
@@ -112,6 +113,9 @@ pub(super) enum Command {
     Run,
     /// Train variants of the configuration with several seeds and compare them (docs/ablations.md)
     Ablate(AblateArgs),
+    /// Write runs and ablations as one page: curves, results with tests, wins and losses, example users
+    /// (docs/report.md)
+    Report(ReportArgs),
     /// Print the resolved configuration
     Config,
     /// Print the completions of a shell, to be sourced by it

@@ -14,8 +14,8 @@ use super::show::{self, EXCLUDED, decimal, out, with_interval, word};
 use super::switch::Switch;
 use crate::data::Split;
 use crate::run::{
-    Baseline, BaselineRequest, Bucket, Comparison, EvalRequest, EvalResult, EvalSettings, Ranking,
-    Report, Run, metric_names,
+    Baseline, BaselineRequest, Comparison, EvalRequest, EvalResult, EvalSettings, Ranking, Report,
+    Run, metric_names,
 };
 
 /// What is said in words of a comparison.
@@ -282,7 +282,7 @@ fn table(label: &str, evaluations: &[&Shown], columns: &[Column<'_>]) -> String 
     for by in ["history", "popularity"] {
         row(&format!("{BUCKET_METRIC} by {by}"), "targets", &|_| String::new());
         for (i, bucket) in buckets(&first.report, by).iter().enumerate() {
-            row(&format!("  {}", range(bucket)), &bucket.targets.to_string(), &|c| {
+            row(&format!("  {bucket}"), &bucket.targets.to_string(), &|c| {
                 buckets(c.report, by).get(i).map_or_else(String::new, |bucket| {
                     with_interval(&bucket.metrics, &bucket.intervals, BUCKET_METRIC)
                 })
@@ -401,14 +401,6 @@ fn verdict(comparison: &Comparison) -> String {
         }
     }
     text
-}
-
-fn range(bucket: &Bucket) -> String {
-    match bucket.to {
-        None => format!("{}+", bucket.from),
-        Some(to) if to == bucket.from => to.to_string(),
-        Some(to) => format!("{}-{to}", bucket.from),
-    }
 }
 
 #[cfg(test)]

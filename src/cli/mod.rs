@@ -17,6 +17,7 @@ mod manual;
 mod parquet;
 mod progress;
 mod recommend;
+mod report;
 mod serve;
 mod shared;
 mod show;
@@ -110,6 +111,14 @@ fn run(args: &Args) -> anyhow::Result<()> {
         Command::Init(asked) => return init::run(asked),
         Command::Completions { shell } => return manual::completions(*shell),
         Command::Man { out } => return manual::pages(out),
+        Command::Report(asked) => {
+            if args.run.is_some() || args.config.is_some() || !args.set.is_empty() {
+                bail!(
+                    "a report is on the runs behind its name, as they are: leave --run, --config and --set out"
+                );
+            }
+            return report::run(asked);
+        }
         Command::Data { command } => {
             if let Some(done) = data::without_configuration(command, args.quiet) {
                 return done;
@@ -152,6 +161,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
                 | Command::Man { .. }
                 | Command::Serve(_)
                 | Command::Bench { .. }
+                | Command::Report(_)
                 | Command::Ablate(_) => Ok(()),
             }
         }

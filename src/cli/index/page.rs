@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use serde::Serialize;
 
 use super::{chart, text};
+use crate::report::html::{escape, fill};
 use crate::run::{IndexReport, Inspection, Likeness, SourceTree};
 
 const TEMPLATE: &str = include_str!("page.html");
@@ -57,33 +58,16 @@ pub(super) fn render(inspection: &Inspection) -> serde_json::Result<String> {
     };
     // A `<` in a title could end the script that holds it.
     let data = serde_json::to_string(&data)?.replace('<', "\\u003c");
-    Ok(fill(&[
-        ("name", escape(&report.dataset)),
-        ("summary", summary(report)),
-        ("levels", levels(inspection)),
-        ("similarity", similarity(report)),
-        ("data", data),
-    ]))
-}
-
-/// The template with each `{{name}}` replaced; what is put in is not looked at again.
-fn fill(values: &[(&str, String)]) -> String {
-    let mut pieces = TEMPLATE.split("{{");
-    let mut page = pieces.next().unwrap_or_default().to_string();
-    for piece in pieces {
-        let (name, rest) = piece.split_once("}}").unwrap_or(("", piece));
-        page += values.iter().find(|(n, _)| *n == name).map_or("", |(_, value)| value);
-        page += rest;
-    }
-    page
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
-        .replace('\'', "&#39;")
+    Ok(fill(
+        TEMPLATE,
+        &[
+            ("name", escape(&report.dataset)),
+            ("summary", summary(report)),
+            ("levels", levels(inspection)),
+            ("similarity", similarity(report)),
+            ("data", data),
+        ],
+    ))
 }
 
 fn summary(report: &IndexReport) -> String {
@@ -245,14 +229,14 @@ mod tests {
     fn the_page_is_whole_and_asks_for_nothing_from_outside() {
         let values =
             ["name", "summary", "levels", "similarity", "data"].map(|n| (n, n.to_uppercase()));
-        let page = fill(&values);
+        let page = fill(TEMPLATE, &values);
         for (name, value) in values {
             assert!(page.contains(&value) && !page.contains(&format!("{{{{{name}}}}}")), "{name}");
         }
         for outside in ["http:", "https:", "src=", "@import", "url("] {
             assert!(!page.contains(outside), "{outside}");
         }
-        let nested = fill(&[("name", "{{data}}".into()), ("data", "secret".into())]);
+        let nested = fill(TEMPLATE, &[("name", "{{data}}".into()), ("data", "secret".into())]);
         assert!(nested.contains("<h1>Item index of {{data}}</h1>"));
     }
 }

@@ -1,0 +1,202 @@
+//! `llmbs report` as a user meets it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+
+use crate::common::program::{fails, run, tiny};
+use serde_json::Value;
+
+/// A folder with an evaluated run, `runs/llmbs`, two baselines of one kind, and a run that has an index alone, `runs/bare`;
+/// all titles of its shop would be scripts if anything took them for markup.
+static SHOP: LazyLock<PathBuf> = LazyLock::new(|| {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("report");
+    let _ = fs::remove_dir_all(&dir);
+    fs::create_dir_all(&dir).unwrap();
+    fs::copy(tiny().path().join("llmbs.toml"), dir.join("llmbs.toml")).unwrap();
+    run(&dir, &["data", "synth", "--out", "Shop"], 0);
+    let path = dir.join("Shop/Shop.item.json");
+    let mut items: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    for item in items.as_object_mut().unwrap().values_mut() {
+        let title = item["title"].as_str().unwrap();
+        item["title"] = format!("<script>alert('{title}')</script>").into();
+    }
+    fs::write(&path, items.to_string()).unwrap();
+    let small = ["--set", "baseline.sasrec.dim=8", "--set", "baseline.sasrec.feed-forward=8"];
+    for command in [
+        &["index"][..],
+        &["--set", "train.initial.log-every=1", "train", "--stage", "initial"],
+        &["eval"],
+        &[&small[..], &["baseline", "sasrec", "--seeds", "1,2"]].concat(),
+        &["--run", "runs/bare", "--config", "llmbs.toml", "index"],
+    ] {
+        run(&dir, &[&["--set", "data.path=Shop"], command].concat(), 0);
+    }
+    dir
+});
+
+/// The page on these folders.
+fn page(folders: &[&str], file: &str) -> String {
+    run(&SHOP, &[&["report"], folders, &["--html", file]].concat(), 0);
+    fs::read_to_string(SHOP.join(file)).unwrap()
+}
+
+/// A copy of the evaluated run.
+fn copied(name: &str) -> PathBuf {
+    fn copy(from: &Path, to: &Path) {
+        fs::create_dir_all(to).unwrap();
+        for entry in fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let (path, to) = (entry.path(), to.join(entry.file_name()));
+            if path.is_dir() {
+                copy(&path, &to);
+            } else {
+                fs::copy(&path, &to).unwrap();
+            }
+        }
+    }
+    let to = SHOP.join("runs").join(name);
+    copy(&SHOP.join("runs/llmbs"), &to);
+    to
+}
+
+fn assert_has(page: &str, texts: &[&str]) {
+    for text in texts {
+        assert!(page.contains(text), "{text:?} is not in {page}");
+    }
+}
+
+#[test]
+fn a_page_holds_all_that_a_run_keeps_and_nothing_from_outside() {
+    let page = page(&["runs/llmbs"], "page.html");
+    for id in ["runs", "metrics", "wins", "training", "index", "examples"] {
+        assert_has(&page, &[&format!("<section id=\"{id}\">"), &format!("href=\"#{id}\"")]);
+    }
+    let result = fs::read_to_string(SHOP.join("runs/llmbs/eval/test-off-b20.json")).unwrap();
+    let result: Value = serde_json::from_str(&result).unwrap();
+    for metrics in ["metrics", "metrics_history_excluded", "popularity"] {
+        let value = result[metrics]["recall@10"].as_f64().unwrap();
+        assert_has(&page, &[&format!("<td>{value:.4}")]);
+    }
+    assert_has(
+        &page,
+        &[
+            "History ranked",
+            "History left out",
+            "adapter off, beam 20",
+            "sasrec, mean of seeds 1, 2",
+            "<br>p 0.",
+            "Stage warmup",
+            "Stage initial",
+            "ndcg@10 on the validation split",
+            "by popularity of the target",
+            "hierarchical-kmeans",
+            "✓ taken next",
+            "<span class=\"token semantic\">&lt;a_",
+        ],
+    );
+    assert_eq!(page.matches("<article class=\"user\">").count(), 5);
+
+    // Titles are texts, and nothing is fetched or run.
+    assert_has(&page, &["&lt;script&gt;alert(&#39;"]);
+    for outside in ["<script", "http://", "https://", "src=", "url(", "@import", "<link"] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    let [begun, ended] = ["<svg", "</svg>"].map(|tag| page.matches(tag).count());
+    assert!(begun == ended && begun > 8, "{begun}, {ended}");
+
+    // Every time, on any number of threads.
+    run(&SHOP, &["--threads", "1", "report", "runs/llmbs", "--html", "again.html"], 0);
+    assert!(fs::read_to_string(SHOP.join("again.html")).unwrap() == page, "it is another page");
+}
+
+#[test]
+fn runs_stand_side_by_side_and_are_tested_against_the_first() {
+    copied("twin");
+    let page = page(&["runs/llmbs", "runs/twin"], "two.html");
+    assert_has(&page, &["Report on llmbs, twin", "twin<small>adapter off, beam 20</small>"]);
+    assert_has(&page, &["+0.0000<br>p 1.0000", "difference from llmbs, adapter off, beam 20"]);
+    // One table for all, since the targets are the same.
+    assert_eq!(page.matches("Test split of Shop: 80 targets, 60 items").count(), 1);
+    assert_eq!(page.matches("<article class=\"user\">").count(), 5);
+}
+
+#[test]
+fn what_is_missing_is_said_with_the_command_that_makes_it() {
+    let bare = page(&["runs/bare"], "bare.html");
+    assert_has(
+        &bare,
+        &[
+            "no result of its models is kept: run <code>llmbs --run runs/bare eval</code>",
+            "item tokens",
+        ],
+    );
+    assert!(!bare.contains("Stage initial"), "{bare}");
+
+    let silent = copied("silent");
+    fs::remove_file(silent.join("eval/test-off-b20.predictions.jsonl")).unwrap();
+    fs::remove_dir_all(silent.join("baseline")).unwrap();
+    fs::remove_file(silent.join("log.jsonl")).unwrap();
+    let page = page(&["runs/silent"], "silent.html");
+    assert_has(
+        &page,
+        &[
+            "no predictions are kept: run <code>llmbs --run runs/silent eval --force</code>",
+            "no log of a training",
+            "adapter off, beam 20",
+        ],
+    );
+    assert!(!page.contains("<article"), "{page}");
+}
+
+#[test]
+fn results_of_models_that_were_replaced_are_named_and_not_shown() {
+    let manifest = copied("replaced").join("manifest.json");
+    let mut fields: Value = llmbs::sealed::read(&manifest, "").unwrap();
+    fields["stages"]["initial"]["outputs"]["initial/model.safetensors"] = "another".into();
+    llmbs::sealed::write(&manifest, &fields).unwrap();
+    let page = page(&["runs/replaced"], "replaced.html");
+    let named = "runs/replaced/eval/test-off-b20.json: is not shown, since its models were trained again";
+    assert_has(&page, &[named, "no result of its models is kept", "sasrec, mean of seeds 1, 2"]);
+    assert!(!page.contains("adapter off"), "{page}");
+}
+
+#[test]
+fn bad_input_is_one_error_and_leaves_the_page_before() {
+    let before = "what stood here";
+    let file = SHOP.join("kept.html");
+    fs::write(&file, before).unwrap();
+    let refused = |folder: &str, expected: &[&str]| {
+        fails(&SHOP, &["report", folder, "--html", "kept.html"], expected);
+        assert_eq!(fs::read_to_string(&file).unwrap(), before);
+        assert!(!SHOP.join("kept.html.tmp").exists());
+    };
+    refused("Shop", &["Shop: is neither a run of llmbs", "manifest.json"]);
+    refused("nowhere", &["nowhere: is neither"]);
+    fails(
+        &SHOP,
+        &["report", "runs/llmbs", "runs/llmbs", "--html", "kept.html"],
+        &["runs/llmbs: is named twice"],
+    );
+
+    // A result that was altered, and one that another version wrote.
+    let other = copied("other");
+    let result = other.join("eval/test-off-b20.json");
+    let text = fs::read_to_string(&result).unwrap();
+    fs::write(&result, text.replacen("0.", "1.", 1)).unwrap();
+    refused("runs/other", &["eval/test-off-b20.json", "evaluate again"]);
+    let mut fields: Value = serde_json::from_str(&text).unwrap();
+    let fields = fields.as_object_mut().unwrap();
+    fields.remove("sha256");
+    fields.remove("coverage");
+    llmbs::sealed::write(&result, fields).unwrap();
+    refused("runs/other", &["eval/test-off-b20.json", "wrote it", "evaluate again"]);
+
+    // A place where no page can be.
+    fails(&SHOP, &["report", "runs/llmbs", "--html", "Shop"], &["Shop: is a folder"]);
+    let mut permissions = fs::metadata(&file).unwrap().permissions();
+    permissions.set_readonly(true);
+    fs::set_permissions(&file, permissions).unwrap();
+    refused("runs/llmbs", &["kept.html: is write-protected"]);
+    fails(&SHOP, &["--run", "a", "report", "runs/llmbs", "--html", "b"], &["leave --run"]);
+}
