@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Drives the page of `llmbs serve` in a headless Chromium: scripts/browser-test.sh [RUN [SCREENSHOTS]]
+# Drives the pages of `llmbs serve` and `llmbs report` in a headless Chromium:
+# scripts/browser-test.sh [RUN [SCREENSHOTS]]
 # RUN is a run folder, runs/demo by default. Needs Python and Debian's chromium and chromium-driver, which it
 # installs where they are missing and it may.
 set -euo pipefail

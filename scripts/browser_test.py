@@ -1,4 +1,4 @@
-"""The page of `llmbs serve` as a person uses it, driven over WebDriver; see browser-test.sh."""
+"""The pages of `llmbs serve` and `llmbs report` as a person uses them, driven over WebDriver; see browser-test.sh."""
 
 import argparse
 import base64
@@ -208,6 +208,33 @@ def test(browser, port, screenshots):
     assert not unexpected, unexpected
 
 
+def test_report(browser, page, screenshots):
+    """The page of a run opens in every size and light, and scrolls downwards alone."""
+    for width in (1280, 390):
+        for scheme in ("light", "dark"):
+            browser.size(width, 900, scheme)
+            browser.ask("POST", "/url", {"url": page.as_uri()})
+            assert "Report on" in browser.texts("h1")[0]
+            wide = browser.run("return [document.documentElement.scrollWidth, innerWidth]")
+            assert wide[0] <= wide[1] == width, f"it scrolls sideways: {wide}"
+            # What is open is as wide as what is closed; a screenshot shows the page as it is met.
+            browser.run("document.querySelectorAll('details').forEach((e) => { e.open = true; })")
+            wide = browser.run("return [document.documentElement.scrollWidth, innerWidth]")
+            assert wide[0] <= wide[1], f"opened, it scrolls sideways: {wide}"
+            browser.run("document.querySelectorAll('details').forEach((e) => { e.open = false; })")
+            colour = "return getComputedStyle(document.querySelector(arguments[0])).fill"
+            text = browser.run(colour, "figure text")
+            assert (text == "rgb(154, 165, 177)") == (scheme == "dark"), f"{scheme}: {text}"
+            height = browser.run("return document.documentElement.scrollHeight")
+            browser.size(width, height, scheme)
+            browser.screenshot(screenshots / f"report-{width}-{scheme}.png")
+    for link in browser.texts("nav a"):
+        assert link in browser.texts("h2"), link
+    assert len(browser.texts("article.user")) == 5
+    log = browser.ask("POST", "/se/log", {"type": "browser"})
+    assert not log, log
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--program", default="target/release/llmbs")
@@ -215,6 +242,9 @@ def main():
     parser.add_argument("--screenshots", required=True, type=pathlib.Path)
     args = parser.parse_args()
     with contextlib.ExitStack() as stack:
+        folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        page = folder / "report.html"
+        subprocess.run([args.program, "report", args.run, "--html", page], check=True)
         _, port = stack.enter_context(served(args.program, args.run))
         profile = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
         command = ["chromedriver", "--port=0"]
@@ -229,9 +259,10 @@ def main():
         browser = Browser(f"http://127.0.0.1:{at}", profile)
         try:
             test(browser, port, args.screenshots)
+            test_report(browser, page, args.screenshots)
         finally:
             browser.ask("DELETE", "")
-    print(f"the page works; screenshots are in {args.screenshots}")
+    print(f"the pages work; screenshots are in {args.screenshots}")
 
 
 main()
