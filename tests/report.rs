@@ -156,7 +156,8 @@ fn results_of_models_that_were_replaced_are_named_and_not_shown() {
     fields["stages"]["initial"]["outputs"]["initial/model.safetensors"] = "another".into();
     llmbs::sealed::write(&manifest, &fields).unwrap();
     let page = page(&["runs/replaced"], "replaced.html");
-    let named = "runs/replaced/eval/test-off-b20.json: is not shown, since its models were trained again";
+    let named =
+        "runs/replaced/eval/test-off-b20.json: is not shown, since its models were trained again";
     assert_has(&page, &[named, "no result of its models is kept", "sasrec, mean of seeds 1, 2"]);
     assert!(!page.contains("adapter off"), "{page}");
 }

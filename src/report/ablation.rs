@@ -19,7 +19,7 @@ pub(super) fn section(ablations: &[Ablation]) -> Result<String> {
                 let named = table.rows.first().map_or("", |row| row.rules[rule].rule.as_str());
                 let [name, metric_shown, named] = [name, metric, named].map(escape);
                 let _ = write!(html, "<h3>{name}: {metric_shown}, {named}</h3>");
-                let headings = ["|row", "mean", "sd", "|", "against the reference", "training"];
+                let headings = ["|row", "|", "mean", "sd", "against the reference", "training"];
                 let mut shown = Table::new(&headings);
                 for row in &table.rows {
                     let cell = row.rules[rule].cell(metric);
@@ -33,9 +33,9 @@ pub(super) fn section(ablations: &[Ablation]) -> Result<String> {
                         1,
                         &[
                             escape(&row.name),
+                            bar,
                             format!("{mean:.4}"),
                             format!("{sd:.4}"),
-                            bar,
                             test,
                             format!("{:.0} s", row.seconds),
                         ],

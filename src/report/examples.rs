@@ -106,8 +106,9 @@ fn user(
     baseline: Option<&str>,
 ) -> String {
     let seen = history(reported, pair.target);
-    let told = |rank: Option<usize>| {
-        place(rank).map_or_else(|| "not among the first 20".into(), |p| format!("place {p}"))
+    let told = |rank: Option<usize>, who: &str| match place(rank) {
+        Some(place) => format!("place {place} of {who}"),
+        None => format!("not among the first 20 of {who}"),
     };
     let verdict = match kind {
         Kind::Won => "<span class=\"better\">won</span>",
@@ -115,12 +116,12 @@ fn user(
         Kind::Both => "both found it",
         Kind::Neither => "neither found it",
     };
-    let mut places = format!("the model: {}", told(pair.model.rank()));
+    let mut places = told(pair.model.rank(), "the model");
     if let (Some(name), Some(prediction)) = (baseline, &pair.baseline) {
-        let _ = write!(places, "; {name}: {}", told(prediction.rank()));
+        let _ = write!(places, "; {}", told(prediction.rank(), name));
     }
     let mut html = format!(
-        "<article class=\"user\"><h3>User {}: {verdict}</h3><p class=\"quiet\">The next item: {}</p>\
+        "<article class=\"user\"><h3>User {}: {verdict}</h3><p class=\"quiet\">Next item: {}</p>\
          <div class=\"columns\"><div><h4>History, oldest first{}</h4><ol start=\"{}\">",
         escape(&pair.model.user),
         escape(&places),

@@ -24,11 +24,16 @@ pub(super) fn section(runs: &[Reported]) -> Result<String> {
             ));
         }
     }
+    html += &remark(
+        "Utilisation: the entropy of a level's codes over the items as a share of the most that so many codes can have, \
+         that of equally used ones. Items: least / median / most; a prefix is an item's codes of one source up to a \
+         level. `llmbs index report --html FILE` shows every token.",
+    );
     Ok(html)
 }
 
 fn of_run(reported: &Reported) -> Result<String> {
-    let (run, folder) = (&reported.run, &reported.folder);
+    let run = &reported.run;
     let inspection = run.inspect()?;
     let (report, config) = (&inspection.report, &run.config().index);
     let codes = &report.codes;
@@ -86,10 +91,5 @@ fn of_run(reported: &Reported) -> Result<String> {
         );
     }
     html += &table.html();
-    html += &remark(&format!(
-        "Utilisation: the entropy of a level's codes over the items as a share of the most that so many codes can have, \
-         that of equally used ones. Items: least / median / most; a prefix is an item's codes of one source up to a \
-         level. `llmbs --run {folder} index report --html FILE` shows every token."
-    ));
     Ok(html)
 }

@@ -153,6 +153,9 @@ pub(super) fn bar(series: usize, value: f64, interval: [f64; 2], most: f64) -> R
         let colour = SERIES[series % SERIES.len()];
         let whole = Rectangle::new([(x(0.0), 12), (x(value), height - 12)], colour.filled());
         area.draw(&whole).map_err(fault)?;
+        if interval[0] >= interval[1] {
+            return Ok(());
+        }
         let [low, high] = interval.map(x);
         let middle = height / 2;
         let style = TEXT.stroke_width(4);

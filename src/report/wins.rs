@@ -81,18 +81,19 @@ fn users(pairs: &[&Pair]) -> String {
         users.dedup();
         users.len() == pairs.len()
     };
-    let unit = if one_each { "|users" } else { "|targets" };
-    let mut table = Table::new(&[unit, "better", "worse", "equal", "of"]);
+    let unit = if one_each { "users" } else { "targets" };
+    let all = pairs.len();
+    let heading = format!("|{all} {unit}");
+    let mut table = Table::new(&[&heading, "better", "worse", "equal"]);
     for (name, rank) in [
         ("history ranked", Prediction::rank as fn(&Prediction) -> Option<usize>),
         ("history left out", |p| p.rank_history_excluded),
     ] {
         let counts = count(outcomes(pairs.iter().copied(), rank));
-        let all: usize = counts.iter().sum();
         let share =
             |n: usize| format!("{n}<small>{:.1} %</small>", 100.0 * n as f64 / all.max(1) as f64);
         let [better, worse, equal] = counts.map(share);
-        table.row(1, &[name.into(), better, worse, equal, all.to_string()]);
+        table.row(1, &[name.into(), better, worse, equal]);
     }
     table.html()
 }
