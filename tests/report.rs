@@ -27,6 +27,7 @@ static SHOP: LazyLock<PathBuf> = LazyLock::new(|| {
         &["index"][..],
         &["--set", "train.initial.log-every=1", "train", "--stage", "initial"],
         &["eval"],
+        &["eval", "--limit", "30"],
         &[&small[..], &["baseline", "sasrec", "--seeds", "1,2"]].concat(),
         &["--run", "runs/bare", "--config", "llmbs.toml", "index"],
     ] {
@@ -91,6 +92,9 @@ fn a_page_holds_all_that_a_run_keeps_and_nothing_from_outside() {
             "ndcg@10 on the validation split",
             "by popularity of the target",
             "hierarchical-kmeans",
+            // All targets stand for the run, not the first few.
+            "<th class=\"word\" scope=\"col\">80 users</th>",
+            "Test split of Shop: 30 targets, 60 items",
             "✓ taken next",
             "<span class=\"token semantic\">&lt;a_",
         ],

@@ -28,6 +28,9 @@ pub use table::{Cell, Row, Rule, Table};
 /// The folder of the baselines, beside those of the variants.
 const BASELINES: &str = "baselines";
 
+/// The table, beside them.
+const TABLE: &str = "table.json";
+
 /// Trains and evaluates every variant with every seed, in folders below `dir`, and keeps the table there.
 ///
 /// `configure` resolves the configuration with some settings more, as `--set` takes them.

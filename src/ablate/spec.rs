@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use super::BASELINES;
+use super::{BASELINES, TABLE};
 use crate::config::key_of;
 use crate::data::Split;
 use crate::error::plain_toml;
@@ -143,10 +143,11 @@ impl Spec {
         for variant in self.variants() {
             let folder = variant.folder();
             let name = &variant.name;
-            if folder.is_empty() || folder.len() > FOLDER || folder == BASELINES {
+            if folder.is_empty() || folder.len() > FOLDER || [BASELINES, TABLE].contains(&&*folder)
+            {
                 invalid!(
                     "variant {name:?}: its folder would be {folder:?}; give it a name that a folder can have, \
-                     of at most {FOLDER} bytes and other than {BASELINES:?}"
+                     of at most {FOLDER} bytes and other than {BASELINES:?} and {TABLE:?}"
                 );
             }
             if !folders.insert(folder.clone()) {
@@ -345,6 +346,7 @@ mod tests {
             ("[[variant]]\nname = \"a b\"\n[[variant]]\nname = \"a-b\"", "a-b"),
             ("[[variant]]\nname = \"..\"", "a folder can have"),
             ("[[variant]]\nname = \"baselines\"", "other than \"baselines\""),
+            ("[[variant]]\nname = \"table.json\"", "and \"table.json\""),
             ("[grid]\ntrain.tuning = [1]\n\"train.tuning\" = [2]", "train.tuning: twice"),
             (
                 "variant = [{ name = \"a\", set = [\"train.tuning =1\"] }]\n[grid]\ntrain.tuning = [1]",

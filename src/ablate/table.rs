@@ -5,13 +5,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::Spec;
+use super::{Spec, TABLE};
 use crate::eval::{Difference, Prediction, compare};
 use crate::run::{Metrics, PerMetric};
 use crate::{Error, Result, sealed};
-
-/// The table in the folder of its ablation.
-const TABLE: &str = "table.json";
 
 /// Both rules of what is ranked, as the table names them.
 pub(super) const RULES: [&str; 2] = ["history ranked", "history left out"];

@@ -134,7 +134,9 @@ fn open(name: String, folder: &Path) -> Result<Reported> {
 impl Reported {
     /// The ranking that stands for the run: the first of its models.
     fn main(&self) -> Option<&StoredRanking> {
-        self.rankings.iter().find(|stored| matches!(stored.ranker, Ranker::Model { .. }))
+        let own =
+            |stored: &&StoredRanking| matches!(stored.ranker, Ranker::Model { before: None, .. });
+        self.rankings.iter().find(own)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The rankings that a run folder keeps, of its models and of its baselines, as whoever looks at them finds them.
 
+use std::cmp::Reverse;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -141,8 +142,8 @@ fn read<R: serde::de::DeserializeOwned>(path: &Path) -> Result<R> {
 }
 
 impl Run {
-    /// The rankings that the folder keeps: those of its models, the test split first and, of each split, the model alone
-    /// with its adapter first; then those of its baselines, by seed.
+    /// The rankings that the folder keeps: those of its models, the test split first and, of each split, the model alone,
+    /// for all targets and with its adapter first; then those of its baselines, by seed.
     ///
     /// # Errors
     /// Names a result that is cut off or altered, or that another version wrote in a form of its own.
@@ -157,11 +158,12 @@ impl Run {
         let usual = self.config.eval.beam;
         let place = |stored: &StoredRanking| {
             let Ranker::Model { adapter, beam, fused, before } = &stored.ranker else {
-                return (false, false, false, 0);
+                return (false, false, Reverse(0), false, 0);
             };
             // The usual beam before wider and narrower ones.
             let beam = if *beam == usual { 0 } else { *beam };
-            (before.is_some(), !fused.is_empty(), !adapter, beam)
+            let targets = Reverse(stored.targets.count);
+            (before.is_some(), !fused.is_empty(), targets, !adapter, beam)
         };
         found.sort_by_key(&place);
         for baseline in Baseline::ALL {
