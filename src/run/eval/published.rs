@@ -87,7 +87,8 @@ mod tests {
     #[test]
     fn a_dataset_is_told_by_its_users_and_items() {
         let dataset = |users: usize, items: usize| {
-            let users = vec![User { id: "u".into(), items: vec![0, 1, 2] }; users];
+            let user = |id: usize| User { id: id.to_string(), items: vec![0, 1, 2] };
+            let users = (0..users).map(user).collect();
             Dataset::new("any", users, vec![Item::default(); items]).unwrap()
         };
         let rows = Published::of(&dataset(22_363, 12_101));
