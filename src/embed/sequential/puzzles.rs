@@ -84,7 +84,7 @@ mod tests {
         let puzzle = puzzler.hide(&windows, &sequences, &mut rng::stream(1, "test", &[]));
         let shown = puzzle.rows.concat();
         // Of one of which none was drawn, the last is hidden.
-        let expected = |items: &&[u32]| 0.3 * items.len() as f64 + 0.7f64.powi(items.len() as i32);
+        let expected = |items: &&[u32]| 0.3 * items.len() as f64 + 0.7f64.powf(items.len() as f64);
         let expected: f64 = sequences.iter().map(expected).sum();
         let ratio = puzzle.hidden.len() as f64 / expected;
         assert!((ratio - 1.0).abs() < 0.1, "{ratio}");

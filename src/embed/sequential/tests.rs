@@ -169,7 +169,10 @@ fn a_training_that_is_cut_off_after_its_pre_training_ends_the_same() {
         let mut epochs = 0;
         let mut measure = |_: &dyn Sequential| {
             epochs += 1;
-            if epochs > most { invalid!("killed") } else { Ok(None) }
+            if epochs > most {
+                invalid!("killed");
+            }
+            Ok(None)
         };
         let mut around = Around { settings: "", state, progress: &mut |_| () };
         let config = &small();

@@ -146,7 +146,9 @@ impl S3Rec {
                 known.push(place);
                 let first = truth.len();
                 truth.resize(first + count, 0f32);
-                own.iter().for_each(|&attribute| truth[first + attribute as usize] = 1.0);
+                for &attribute in own {
+                    truth[first + attribute as usize] = 1.0;
+                }
             }
         }
         if known.is_empty() {

@@ -22,7 +22,7 @@ pub struct Row {
 /// The rows of a batch, in the order of their queries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rows {
-    rows: Vec<Row>,
+    sequences: Vec<Row>,
     private: Vec<bool>,
     both_ways: bool,
 }
@@ -48,7 +48,7 @@ impl Rows {
                 bail!("attention: row {i} has the context {c:?} among its own keys {own:?}");
             }
         }
-        Ok(Self { rows, private: Vec::new(), both_ways: false })
+        Ok(Self { sequences: rows, private: Vec::new(), both_ways: false })
     }
 
     /// Whole sequences of these lengths, packed: the keys are those of the queries, without context.
@@ -59,7 +59,7 @@ impl Rows {
             start = queries.end;
             Row { own: queries.clone(), queries, context: Vec::new() }
         });
-        Self { rows: rows.collect(), private: Vec::new(), both_ways: false }
+        Self { sequences: rows.collect(), private: Vec::new(), both_ways: false }
     }
 
     /// Lets each query see its row's own keys behind it, too.
@@ -83,7 +83,7 @@ impl Rows {
 
     /// The rows, in order.
     pub fn rows(&self) -> &[Row] {
-        &self.rows
+        &self.sequences
     }
 
     pub(super) fn is_private(&self, key: usize) -> bool {
@@ -105,7 +105,7 @@ impl Rows {
 
     /// Holds the rows against the sizes of the tensors.
     pub(crate) fn check(&self, tokens: usize, keys: usize) -> Result<()> {
-        let queries = self.rows.last().map_or(0, |row| row.queries.end);
+        let queries = self.sequences.last().map_or(0, |row| row.queries.end);
         if queries != tokens {
             bail!("attention: rows of {queries} queries for {tokens} tokens");
         }
@@ -115,7 +115,7 @@ impl Rows {
         if !self.private.is_empty() && self.private.len() != keys {
             bail!("attention: {} private flags for {keys} keys", self.private.len());
         }
-        for (i, row) in self.rows.iter().enumerate() {
+        for (i, row) in self.sequences.iter().enumerate() {
             if let Some(range) = row.context.iter().chain([&row.own]).find(|r| r.end > keys) {
                 bail!("attention: row {i} reads keys {range:?} of {keys}");
             }
@@ -129,7 +129,7 @@ impl Rows {
         let mut needed = needed.to_vec();
         needed.sort_unstable();
         let mut stay = Vec::new();
-        let rows = self.rows.iter().map(|row| {
+        let rows = self.sequences.iter().map(|row| {
             let at = needed.partition_point(|&query| (query as usize) < row.queries.start);
             let first = needed.get(at).map_or(row.queries.end, |&query| query as usize);
             let start = stay.len();
@@ -137,13 +137,13 @@ impl Rows {
             Row { queries: start..stay.len(), ..row.clone() }
         });
         let rows = rows.collect();
-        (Self { rows, private: self.private.clone(), both_ways: self.both_ways }, stay)
+        (Self { sequences: rows, private: self.private.clone(), both_ways: self.both_ways }, stay)
     }
 
     /// Whether each key belongs to at most one row, in row order: the case that has a backward.
     pub(super) fn own_their_keys(&self) -> bool {
         let mut next = 0;
-        self.rows.iter().all(|row| {
+        self.sequences.iter().all(|row| {
             let in_order = row.own.start >= next && row.context.is_empty();
             next = row.own.end;
             in_order
