@@ -313,3 +313,26 @@ fn a_warm_up_and_an_encoder_that_diverge_are_named() {
         fails(dir.path(), &words, &["has diverged", &format!("{table}.learning-rate")]);
     }
 }
+
+#[test]
+fn the_configuration_of_a_first_result_at_work_is_looked_at_too() {
+    let dir = tiny();
+    let dir = dir.path();
+    let slow = ["--set", "train.warmup.epochs=25", "--set", "train.warmup.save-every=1"];
+    let state = of_run(dir, "unfinished/index/warmup/state/before");
+    kill_at(dir, &[&slow[..], &["index"]].concat(), &state);
+    // A setting that no stage asks for.
+    let path = of_run(dir, "config.toml");
+    let whole = fs::read_to_string(&path).unwrap();
+    let altered = whole.replace("shrink = ", "shrink = 1");
+    assert_ne!(whole, altered);
+    fs::write(&path, altered).unwrap();
+    fails(
+        dir,
+        &["--run", "runs/llmbs", "index"],
+        &["config.toml", "not the one that manifest.json"],
+    );
+    fs::write(&path, &whole).unwrap();
+    run(dir, &["--run", "runs/llmbs", "index"], 0);
+    assert_eq!(fs::read_to_string(&path).unwrap(), whole);
+}

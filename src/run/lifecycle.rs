@@ -71,9 +71,7 @@ impl Run {
                 files::copy(&other.join(name), &self.dir.join(name))?;
             }
             self.manifest.stages.insert(stage, record.clone());
-            self.manifest.config_sha256 = None;
-            self.save_manifest()?;
-            self.save_config(&self.dir)?;
+            self.renew_config()?;
             tracing::info!(
                 "{}: {} is taken over from {}",
                 self.dir.display(),
@@ -354,9 +352,7 @@ impl Run {
         if self.is_done(stage) {
             return self.save_manifest();
         }
-        self.manifest.config_sha256 = None;
-        self.save_manifest()?;
-        self.save_config(&self.dir)
+        self.renew_config()
     }
 
     pub(super) fn finish(&mut self, stage: Stage, made: Made, seconds: f64) -> Result<StageReport> {
@@ -397,6 +393,16 @@ impl Run {
             }
         }
         if self.dir.join(MANIFEST).exists() { Ok(()) } else { self.save_manifest() }
+    }
+
+    /// Writes manifest and configuration. They are two files: between them the one says nothing of the other, so that a
+    /// process that is killed there leaves two that agree.
+    fn renew_config(&mut self) -> Result<()> {
+        self.manifest.config_sha256 = None;
+        self.save_manifest()?;
+        self.save_config(&self.dir)?;
+        self.manifest.config_sha256 = Some(files::digest(&self.dir.join(CONFIG))?);
+        self.save_manifest()
     }
 
     fn save_config(&self, dir: &Path) -> Result<()> {

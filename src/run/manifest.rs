@@ -156,7 +156,7 @@ pub struct Manifest {
     /// The stages that were begun and are not through; what stood before them still does.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub unfinished: BTreeMap<Stage, Record>,
-    /// The digest of `config.toml` as it was written when a stage was through; absent while a first result is made.
+    /// The digest of `config.toml` as it was written last; absent while it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_sha256: Option<String>,
 }
