@@ -3,9 +3,10 @@
     sequential_torch.py INTER.json NAME [EPOCHS] [THREADS]
 
 INTER.json maps users to item ids in time order; the last two items of each are left out, as in llmbs. NAME is gru4rec,
-caser, hgn, sasrec, bert4rec or fdsa. Sizes, batches (256 sequences, padded to the longest of them) and loss (a softmax over the step's
-targets and 64 items drawn) are those of llmbs' defaults. Attributes of fdsa are drawn at random, six an item. The last
-line is the median of the seconds of an epoch, and the training targets a second."""
+caser, hgn, sasrec, bert4rec or fdsa. Sizes, loss (a softmax over the step's targets and 64 items drawn) and batches are
+those of llmbs' defaults: 256 sequences, here padded to the longest; caser and hgn see the places that are asked alone.
+Attributes of fdsa are drawn at random, six an item. The last line is the median of the seconds of an epoch, and the
+training targets a second."""
 import json
 import random
 import statistics
@@ -27,13 +28,14 @@ class Gru4Rec(nn.Module):
         self.gru = nn.GRU(DIM, 128, batch_first=True)
         self.output = nn.Linear(128, DIM)
 
-    def forward(self, rows, _):
-        return self.output(self.gru(functional.dropout(self.items(rows), 0.3))[0])
+    def forward(self, rows, _, asked):
+        return self.output(self.gru(functional.dropout(self.items(rows), 0.3))[0][asked])
 
 
-def recent(rows):
-    """The last items at every place: (batch, seq) -> (batch, seq, RECENT)."""
-    return functional.pad(rows, (RECENT - 1, 0)).unfold(1, RECENT, 1)
+def recent(rows, users, asked):
+    """The last items at the places that are asked, and whose they are: (places, RECENT), (places)."""
+    last = functional.pad(rows, (RECENT - 1, 0)).unfold(1, RECENT, 1)
+    return last[asked], users[:, None].expand_as(rows)[asked]
 
 
 class Caser(nn.Module):
@@ -46,13 +48,13 @@ class Caser(nn.Module):
         self.hidden = nn.Linear(16 * RECENT + 4 * DIM, DIM)
         self.items = nn.Embedding(num_items + 2, 2 * DIM)
 
-    def forward(self, rows, users):
-        batch, seq = rows.shape
-        x = self.table(recent(rows)).view(batch * seq, 1, RECENT, DIM)
+    def forward(self, rows, users, asked):
+        last, users = recent(rows, users, asked)
+        x = self.table(last)[:, None]
         found = [layer(x).relu().squeeze(3).amax(2) for layer in self.horizontal]
         found.append(self.vertical(x).flatten(1))
-        found = self.hidden(functional.dropout(torch.cat(found, 1), 0.5)).relu().view(batch, seq, DIM)
-        return torch.cat([found, self.users(users)[:, None].expand(-1, seq, -1)], 2)
+        found = self.hidden(functional.dropout(torch.cat(found, 1), 0.5)).relu()
+        return torch.cat([found, self.users(users)], 1)
 
 
 class Hgn(nn.Module):
@@ -64,13 +66,14 @@ class Hgn(nn.Module):
         self.instance, self.instance_user = nn.Linear(DIM, 1, bias=False), nn.Linear(DIM, RECENT, bias=False)
         self.items = nn.Embedding(num_items + 2, DIM)
 
-    def forward(self, rows, users):
-        last, user = recent(rows), self.users(users)[:, None]
+    def forward(self, rows, users, asked):
+        last, users = recent(rows, users, asked)
+        user = self.users(users)
         x = functional.dropout(self.table(last), 0.3)
-        features = x * torch.sigmoid(self.of_items(x) + self.of_user(user)[:, :, None])
-        gate = torch.sigmoid(self.instance(features).squeeze(3) + self.instance_user(user)) * (last > 0)
-        chosen = (features * gate[..., None]).sum(2) / gate.sum(2, keepdim=True).clamp(min=1e-9)
-        return user + chosen + x.sum(2)
+        features = x * torch.sigmoid(self.of_items(x) + self.of_user(user)[:, None])
+        gate = torch.sigmoid(self.instance(features).squeeze(2) + self.instance_user(user)) * (last > 0)
+        chosen = (features * gate[..., None]).sum(1) / gate.sum(1, keepdim=True).clamp(min=1e-9)
+        return user + chosen + x.sum(1)
 
 
 def encoder(blocks, norm_first, activation):
@@ -92,8 +95,8 @@ class SasRec(nn.Module):
         x = functional.dropout(x + self.positions[-x.shape[1]:], 0.5)
         return self.norm(self.encoder(x, mask=mask, is_causal=True))
 
-    def forward(self, rows, _):
-        return self.encode(self.items(rows))
+    def forward(self, rows, _, asked):
+        return self.encode(self.items(rows))[asked]
 
 
 class Bert4Rec(nn.Module):
@@ -104,9 +107,9 @@ class Bert4Rec(nn.Module):
         self.encoder, self.norm = encoder(2, False, "gelu"), nn.LayerNorm(DIM)
         self.output = nn.Linear(DIM, DIM)
 
-    def forward(self, rows, _):
+    def forward(self, rows, _, asked):
         x = functional.dropout(self.norm(self.items(rows) + self.positions[-rows.shape[1]:]), 0.3)
-        return functional.gelu(self.output(self.encoder(x, src_key_padding_mask=rows == 0)))
+        return functional.gelu(self.output(self.encoder(x, src_key_padding_mask=rows == 0)[asked]))
 
 
 class Fdsa(SasRec):
@@ -119,13 +122,13 @@ class Fdsa(SasRec):
         self.second, self.second_norm = encoder(1, True, "relu"), nn.LayerNorm(DIM)
         self.output = nn.Linear(2 * DIM, DIM)
 
-    def forward(self, rows, users):
+    def forward(self, rows, users, asked):
         own = self.attributes(self.known[rows])
         known = (self.weigh(own).softmax(2) * own).sum(2)
         mask = nn.Transformer.generate_square_subsequent_mask(rows.shape[1])
         known = functional.dropout(known + self.positions[-rows.shape[1]:], 0.5)
-        known = self.second_norm(self.second(known, mask=mask, is_causal=True))
-        return self.output(torch.cat([super().forward(rows, users), known], 2))
+        known = self.second_norm(self.second(known, mask=mask, is_causal=True))[asked]
+        return self.output(torch.cat([super().forward(rows, users, asked), known], 1))
 
 
 NETWORKS = {
@@ -136,7 +139,7 @@ def batch_of(sequences, users, name, mask):
     """Rows with item i as i + 1, zeros before them; targets where there are any, else zeros."""
     asked = [sequences[user][-(HISTORY + 1):] for user in users]
     longest = max(map(len, asked)) - (name != "bert4rec")
-    rows, targets = torch.zeros(len(users), longest, dtype=torch.long), torch.zeros(len(users), longest, dtype=torch.long)
+    rows, targets = torch.zeros(2, len(users), longest, dtype=torch.long)
     for at, items in enumerate(asked):
         items = torch.tensor(items) + 1
         if name == "bert4rec":
@@ -167,7 +170,7 @@ def main():
         for first in range(0, len(order), BATCH):
             users = order[first:first + BATCH]
             rows, targets = batch_of(sequences, users, name, num_items + 1)
-            states = network(rows, torch.tensor(users))[targets > 0]
+            states = network(rows, torch.tensor(users), targets > 0)
             own = targets[targets > 0]
             drawn = torch.randint(1, num_items + 1, (NEGATIVES,))
             candidates, places = torch.unique(torch.cat([own, drawn]), return_inverse=True)
