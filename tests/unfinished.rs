@@ -335,4 +335,9 @@ fn the_configuration_of_a_first_result_at_work_is_looked_at_too() {
     fs::write(&path, &whole).unwrap();
     run(dir, &["--run", "runs/llmbs", "index"], 0);
     assert_eq!(fs::read_to_string(&path).unwrap(), whole);
+    // Who names another has it put in its place.
+    fs::write(&path, whole.replace("shrink = ", "shrink = 1")).unwrap();
+    let (_, log) = run(dir, &[&slow[..], &["index"]].concat(), 0);
+    assert!(log.contains("config.toml: was gone, or not the one"), "{log}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), whole);
 }

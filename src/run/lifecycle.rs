@@ -180,15 +180,26 @@ impl Run {
             if let Some(record) = done.filter(|_| goes_on.is_none()) {
                 compare(record, &self.settings(stage)?)?;
                 digests::check_all(&self.dir, stage, record)?;
+                let (report, is_begun) = (StageReport::was_done(stage, record), begun.is_some());
                 // Left by a process that was killed when all was in its place.
                 let workshop = self.workshop(stage);
-                if begun.is_none() {
+                if !is_begun {
                     if workshop.exists() {
                         self.claim()?;
                     }
                     unfinished::forget(&workshop)?;
                 }
-                return Ok(StageReport::was_done(stage, record));
+                // Of a run whose own configuration was asked for, it was found whole.
+                let written = self.manifest.config_sha256.as_ref();
+                if files::digest(&self.dir.join(CONFIG)).ok().as_ref() != written {
+                    self.claim()?;
+                    tracing::warn!(
+                        "{}: was gone, or not the one that the run wrote; it is the one named now",
+                        self.dir.join(CONFIG).display()
+                    );
+                    self.renew_config()?;
+                }
+                return Ok(report);
             }
             // Without a saved state there is nothing to mix the new settings into.
             if let Some(record) = begun
