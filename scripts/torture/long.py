@@ -15,6 +15,8 @@ LONG = ["--set", "train.initial.epochs=1000000", "--set", "train.validation.pati
 SAMPLE_SECONDS = 0.1
 # From its second quarter to its last a training may change by so much, in parts.
 MOST_MEMORY, MOST_SLOWER = 0.05, 0.25
+# Steps below which the speed is told and not judged: seconds of work, in which the machine alone may change pace.
+STEADY = 10_000
 
 
 def state_of(process):
@@ -49,7 +51,7 @@ def long(bench, rng, cycles, short=False):
         change = late / early - 1
         print(f"long: {what}: {early:.0f} in the second quarter of {steps} steps, {late:.0f} in the last: "
               f"{100 * change:+.1f} %, slope {slope(values, steps):+.2f} per 1,000 steps", flush=True)
-        if (change < -MOST_SLOWER) if what == "tokens/s" else (change > MOST_MEMORY):
+        if (change < -MOST_SLOWER and steps >= STEADY) if what == "tokens/s" else (change > MOST_MEMORY):
             bench.report.violation("other", f"{shown(words)}: {what} goes from {early:.0f} to {late:.0f}")
 
 
