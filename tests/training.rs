@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use llmbs::data::synth::{Shop, SynthConfig};
 use llmbs::data::{Dataset, TextField};
 use llmbs::index::ItemIndex;
-use llmbs::model::sequential::SasRecConfig;
+use llmbs::model::sequential::{SasRecConfig, TransformerConfig};
 use llmbs::model::{DropoutPair, Llama, LlamaConfig, LoraConfig, adapter, init};
 use llmbs::nn::{Gradients, Params};
 use llmbs::ops;
@@ -293,14 +293,15 @@ fn adapted(fixture: &Fixture) -> Trained {
 
 /// A SASRec that knows nothing, with the codes of the fixture's items.
 fn teacher(fixture: &Fixture, first: u32) -> Teacher {
-    let config = SasRecConfig {
+    let transformer = TransformerConfig {
         dim: 8,
         blocks: 1,
         heads: 1,
         feed_forward: 8,
         history: 30,
-        ..SasRecConfig::default()
+        ..TransformerConfig::default()
     };
+    let config = SasRecConfig { transformer, ..SasRecConfig::default() };
     let network = config.network(48, 3).unwrap();
     let items: Vec<Vec<u32>> = (0..48).map(|item| fixture.prompts.history(&[item])).collect();
     let config = DistillationConfig { weight: 0.4, temperature: 0.1 };

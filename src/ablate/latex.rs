@@ -3,9 +3,7 @@
 use std::fmt::Write as _;
 
 use super::table::{RULES, Table};
-
-/// Below this p a difference from the reference is marked.
-const SIGNIFICANT: f64 = 0.05;
+use crate::eval::SIGNIFICANCE;
 
 impl Table {
     /// A `table` that needs `\usepackage{booktabs}`: a block a rule, a line a row, the best of each column bold, and a
@@ -30,7 +28,7 @@ impl Table {
                     if best.as_ref() == Some(&mean) {
                         mean = format!("\\mathbf{{{mean}}}");
                     }
-                    let star = cell.test.is_some_and(|test| test.p_value < SIGNIFICANT);
+                    let star = cell.test.is_some_and(|test| test.is_established());
                     let star = if star { "^{*}" } else { "" };
                     // One seed has no spread.
                     let spread = if self.seeds.len() > 1 {
@@ -66,7 +64,7 @@ impl Table {
             return bold.into();
         }
         format!(
-            "{bold} $^{{*}}$: differs from {} with $p < {SIGNIFICANT}$ in a two-sided paired randomisation test over \
+            "{bold} $^{{*}}$: differs from {} with $p < {SIGNIFICANCE}$ in a two-sided paired randomisation test over \
              targets, not corrected for the number of rows.",
             escaped(&self.reference)
         )

@@ -20,8 +20,6 @@ use crate::run::{
 
 /// What is said in words of a comparison.
 const TOLD: [&str; 2] = ["recall@10", "ndcg@10"];
-/// A difference is established where chance alone brings as large a one less often.
-const SIGNIFICANCE: f64 = 0.05;
 /// Items among what is written without the trie, below which the model does not know the index yet.
 const LOW_LEGAL_RATE: f64 = 0.5;
 /// What the buckets of the table show.
@@ -389,7 +387,7 @@ fn verdict(comparison: &Comparison) -> String {
         for name in TOLD {
             let Some(d) = metrics.get(name) else { continue };
             let word = match d.difference {
-                _ if d.p_value >= SIGNIFICANCE => "no difference established",
+                _ if !d.is_established() => "no difference established",
                 difference if difference > 0.0 => "better",
                 _ => "WORSE",
             };

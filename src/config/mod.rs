@@ -333,7 +333,7 @@ impl RunConfig {
                  of behavior, or set the weight to 0"
             ),
         );
-        let (reads, holds) = (behavior.sasrec.history, self.data.history);
+        let (reads, holds) = (behavior.sasrec.transformer.history, self.data.history);
         // A sample of one target needs no state but that of its last items.
         need(
             weight == 0.0 || reads >= holds || self.train.tasks.layout == Layout::Prefix,
@@ -344,11 +344,15 @@ impl RunConfig {
         );
         let BaselineConfig { sasrec, bert4rec, fdsa, s3rec, .. } = &self.baseline;
         for (name, dim, heads) in [
-            ("index.behavior.sasrec", behavior.sasrec.dim, behavior.sasrec.heads),
-            ("baseline.sasrec", sasrec.dim, sasrec.heads),
+            (
+                "index.behavior.sasrec",
+                behavior.sasrec.transformer.dim,
+                behavior.sasrec.transformer.heads,
+            ),
+            ("baseline.sasrec", sasrec.transformer.dim, sasrec.transformer.heads),
             ("baseline.bert4rec", bert4rec.dim, bert4rec.heads),
-            ("baseline.fdsa", fdsa.dim, fdsa.heads),
-            ("baseline.s3rec", s3rec.dim, s3rec.heads),
+            ("baseline.fdsa", fdsa.transformer.dim, fdsa.transformer.heads),
+            ("baseline.s3rec", s3rec.transformer.dim, s3rec.transformer.heads),
         ] {
             need(
                 heads > 0 && dim.is_multiple_of(heads),

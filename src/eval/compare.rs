@@ -15,6 +15,9 @@ use crate::{Result, invalid, rng};
 /// How often the two models change places at random.
 pub const PERMUTATIONS: usize = 10_000;
 
+/// A difference is established where chance alone brings as large a one less often.
+pub const SIGNIFICANCE: f64 = 0.05;
+
 /// Sums of the same gains in another order differ by less.
 const ROUNDING: f64 = 1e-9;
 
@@ -31,6 +34,13 @@ pub struct Difference {
     pub interval: [f64; 2],
     /// How likely so large a difference, in either direction, is between models that do not differ.
     pub p_value: f64,
+}
+
+impl Difference {
+    /// Whether it is larger than chance alone brings often.
+    pub fn is_established(&self) -> bool {
+        self.p_value < SIGNIFICANCE
+    }
 }
 
 /// Compares two models on the same users by the `rank` of each target: [`Prediction::rank`], or the one with

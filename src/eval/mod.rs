@@ -14,7 +14,7 @@ mod shared;
 mod text;
 
 pub use bootstrap::{CONFIDENCE, Intervals, RESAMPLES, intervals};
-pub use compare::{Difference, PERMUTATIONS, compare};
+pub use compare::{Difference, PERMUTATIONS, SIGNIFICANCE, compare};
 pub use evaluator::{Evaluation, LegalRate, Popularity, Prediction, Recommender, SearchLog};
 pub use fusion::Fusion;
 pub use metrics::{

@@ -119,8 +119,9 @@ pub(super) fn section(runs: &[Reported]) -> Result<String> {
     }
     if !stages.is_empty() {
         html += &remark(
-            "Losses are means over the steps between two lines of the log, or over more where there are many. A figure of the validation split stands at \
-             the last step that was logged in its epoch; the ring is the epoch that was kept.",
+            "Losses are means over the steps between two lines of the log, or over more where there are many. A \
+             figure of the validation split stands at the last step that was logged in its epoch; the ring is the \
+             epoch that was kept.",
         );
     }
     Ok(html)

@@ -6,11 +6,8 @@ use super::html::{Table, escape, missing, remark};
 use super::{Reported, plot, ranker_name};
 use crate::Result;
 use crate::data::SplitRule;
-use crate::eval::{CONFIDENCE, Difference, PerMetric, Prediction, compare};
+use crate::eval::{CONFIDENCE, Difference, PerMetric, Prediction, SIGNIFICANCE, compare};
 use crate::run::{Metrics, Ranker, StoredRanking, metric_names};
-
-/// A difference is established where chance alone brings as large a one less often.
-const SIGNIFICANCE: f64 = 0.05;
 
 /// The metric that is shown as a bar.
 const SHOWN: &str = "ndcg@10";
@@ -250,7 +247,7 @@ fn tests_of(entries: &[Entry<'_>]) -> Result<Vec<std::result::Result<Option<Test
 /// A difference and its p, told where it is established.
 pub(super) fn tested(test: &Difference) -> String {
     let class = match test.difference {
-        _ if test.p_value >= SIGNIFICANCE => "",
+        _ if !test.is_established() => "",
         difference if difference > 0.0 => "better",
         _ => "worse",
     };

@@ -164,17 +164,18 @@ mod tests {
     use candle_core::{DType, Device};
 
     use super::*;
-    use crate::model::sequential::SasRecConfig;
+    use crate::model::sequential::{SasRecConfig, TransformerConfig};
 
     fn teacher() -> Teacher {
-        let config = SasRecConfig {
+        let transformer = TransformerConfig {
             dim: 8,
             blocks: 1,
             heads: 1,
             feed_forward: 8,
             history: 6,
-            ..SasRecConfig::default()
+            ..TransformerConfig::default()
         };
+        let config = SasRecConfig { transformer, ..SasRecConfig::default() };
         let network = SasRec::new(&config, 4, 3, DType::F32, &Device::Cpu).unwrap();
         // Two codes at the first level, two at the second.
         let items = [[10, 12], [10, 13], [11, 12], [11, 13]].map(|tokens| tokens.to_vec());

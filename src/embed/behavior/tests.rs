@@ -3,7 +3,7 @@
 use super::*;
 use crate::data::Dataset;
 use crate::data::synth::{Shop, SynthConfig};
-use crate::model::sequential::TrainingConfig;
+use crate::model::sequential::{TrainingConfig, TransformerConfig};
 
 fn din() -> DinConfig {
     DinConfig { dim: 16, attention: vec![8], mlp: vec![16], epochs: 2, ..DinConfig::default() }
@@ -11,7 +11,9 @@ fn din() -> DinConfig {
 
 fn sasrec() -> SasRecConfig {
     let training = TrainingConfig { epochs: 2, ..TrainingConfig::default() };
-    SasRecConfig { dim: 16, feed_forward: 32, training, ..SasRecConfig::default() }
+    let transformer =
+        TransformerConfig { dim: 16, feed_forward: 32, ..TransformerConfig::default() };
+    SasRecConfig { transformer, training }
 }
 
 fn train(sequences: &[&[u32]], num_items: usize, encoder: EncoderConfig<'_>) -> BehaviorEmbedding {

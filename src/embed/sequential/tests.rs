@@ -3,7 +3,7 @@
 use super::*;
 use crate::model::sequential::{
     Attributes, Bert4Rec, Bert4RecConfig, Gru4Rec, Gru4RecConfig, S3Rec, S3RecConfig, SasRec,
-    SasRecConfig,
+    SasRecConfig, TransformerConfig,
 };
 use candle_core::{DType, Device};
 
@@ -35,15 +35,19 @@ fn small() -> TrainingConfig {
     }
 }
 
-fn sasrec(num_items: usize) -> SasRec {
-    let config = SasRecConfig {
+fn transformer() -> TransformerConfig {
+    TransformerConfig {
         dim: 16,
         blocks: 1,
         feed_forward: 32,
         history: 6,
         embedding_dropout: 0.1,
-        ..SasRecConfig::default()
-    };
+        ..TransformerConfig::default()
+    }
+}
+
+fn sasrec(num_items: usize) -> SasRec {
+    let config = SasRecConfig { transformer: transformer(), ..SasRecConfig::default() };
     config.network(num_items, 7).unwrap()
 }
 
@@ -121,15 +125,8 @@ fn recurrent_networks_and_those_that_look_for_hidden_items_learn_it_too() {
 
 /// Each item has an attribute that it shares with nine others.
 fn s3rec(pretraining_epochs: usize) -> S3Rec {
-    let config = S3RecConfig {
-        dim: 16,
-        blocks: 1,
-        feed_forward: 32,
-        history: 6,
-        embedding_dropout: 0.1,
-        pretraining_epochs,
-        ..S3RecConfig::default()
-    };
+    let config =
+        S3RecConfig { transformer: transformer(), pretraining_epochs, ..S3RecConfig::default() };
     let of_items = (0..ITEMS as u32).map(|item| vec![item % 3]).collect();
     S3Rec::new(&config, Attributes { of_items, count: 3 }, 7, DType::F32, &Device::Cpu).unwrap()
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::encoder::block_values;
 use super::layers::{Affine, Builder, Drops, Norm, STD};
+use super::transformer::block_values;
 use super::{Core, History, Items, Sequential, TrainingConfig};
 use crate::ops::{self, Rows};
 

@@ -3,8 +3,8 @@
 use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::encoder::{Encoder, Sight, Sizes};
 use super::layers::{Affine, Builder, Drops, STD, softmax};
+use super::transformer::{Sight, Transformer, TransformerConfig};
 use super::{Core, History, Items, Sequential, TrainingConfig, check, packed};
 use crate::ops::{self, Precision};
 
@@ -12,20 +12,9 @@ use crate::ops::{self, Precision};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct FdsaConfig {
-    /// Width of the embeddings of items and attributes, and of the states.
-    pub dim: usize,
-    /// Blocks of attention and feed-forward, of items and of attributes each.
-    pub blocks: usize,
-    /// Heads of an attention; they share `dim`.
-    pub heads: usize,
-    /// Width of a feed-forward's hidden layer.
-    pub feed_forward: usize,
-    /// The longest history, in items.
-    pub history: usize,
-    /// Probability of dropout on embeddings.
-    pub embedding_dropout: f64,
-    /// Probability of dropout on the output of every attention and feed-forward.
-    pub dropout: f64,
+    /// What reads items, and another their attributes; its settings stand among these.
+    #[serde(flatten)]
+    pub transformer: TransformerConfig,
     /// How it is trained; its settings stand among these.
     #[serde(flatten)]
     pub training: TrainingConfig,
@@ -33,31 +22,8 @@ pub struct FdsaConfig {
 
 impl Default for FdsaConfig {
     fn default() -> Self {
-        Self {
-            dim: 64,
-            blocks: 1,
-            heads: 2,
-            feed_forward: 256,
-            history: 50,
-            embedding_dropout: 0.5,
-            dropout: 0.3,
-            training: TrainingConfig::default(),
-        }
-    }
-}
-
-impl FdsaConfig {
-    /// Of the streams.
-    fn sizes(&self) -> Sizes {
-        Sizes {
-            dim: self.dim,
-            heads: self.heads,
-            feed_forward: self.feed_forward,
-            blocks: self.blocks,
-            history: self.history,
-            embedding_dropout: self.embedding_dropout,
-            dropout: self.dropout,
-        }
+        let transformer = TransformerConfig { blocks: 1, ..TransformerConfig::default() };
+        Self { transformer, training: TrainingConfig::default() }
     }
 }
 
@@ -84,7 +50,7 @@ pub struct Fdsa {
     table: Tensor,
     /// Weighs attributes, (1, dim).
     attention: Affine,
-    streams: [Encoder; 2],
+    streams: [Transformer; 2],
     output: Affine,
 }
 
@@ -97,7 +63,7 @@ impl Fdsa {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        let dim = config.dim;
+        let dim = config.transformer.dim;
         let mut builder = Builder::new("fdsa", seed, dtype, device);
         let num_items = attributes.of_items.len();
         let items = builder.normal("items", (num_items, dim), STD)?;
@@ -107,11 +73,11 @@ impl Fdsa {
             table: builder.normal("attributes", (attributes.count + 1, dim), STD)?,
             attention: builder.affine("attention", (1, dim))?,
             streams: [
-                Encoder::new("of-items.", config.sizes(), &mut builder)?,
-                Encoder::new("of-attributes.", config.sizes(), &mut builder)?,
+                Transformer::new("of-items.", &config.transformer, &mut builder)?,
+                Transformer::new("of-attributes.", &config.transformer, &mut builder)?,
             ],
             output: builder.affine("output", (dim, 2 * dim))?,
-            core: builder.core(Items::shared(&items), config.history, &config.training),
+            core: builder.core(Items::shared(&items), config.transformer.history, &config.training),
             items,
             attributes,
         })
@@ -137,7 +103,7 @@ impl Fdsa {
         let missing = Tensor::from_vec(missing, (items.len(), most), rows.device())?;
         let scores = (scores + missing.to_dtype(rows.dtype())?)?;
         let shares = softmax(&scores)?;
-        let rows = rows.reshape((items.len(), most, self.config.dim))?;
+        let rows = rows.reshape((items.len(), most, self.config.transformer.dim))?;
         rows.broadcast_mul(&shares.unsqueeze(2)?)?.sum(1)
     }
 }
@@ -149,7 +115,7 @@ impl Sequential for Fdsa {
 
     fn values_per_token(&self) -> usize {
         let most = self.attributes.of_items.iter().map(Vec::len).max().unwrap_or(0);
-        2 * self.streams[0].values_per_token() + 4 * most * self.config.dim
+        2 * self.streams[0].values_per_token() + 4 * most * self.config.transformer.dim
     }
 
     fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor> {

@@ -6,7 +6,6 @@
 mod bert4rec;
 mod caser;
 mod config;
-mod encoder;
 mod fdsa;
 mod gru4rec;
 mod hgn;
@@ -14,6 +13,7 @@ mod layers;
 mod recent;
 mod s3rec;
 mod sasrec;
+mod transformer;
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -31,6 +31,7 @@ pub use gru4rec::{Gru4Rec, Gru4RecConfig};
 pub use hgn::{Hgn, HgnConfig};
 pub use s3rec::{S3Rec, S3RecConfig};
 pub use sasrec::{SasRec, SasRecConfig};
+pub use transformer::TransformerConfig;
 
 /// What a state is asked of: some items, oldest first, and whose they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,13 +170,8 @@ pub trait Sequential: Debug + Send + Sync {
             .zip(&asked)
             .map(|(history, items)| History { user: history.user, items })
             .collect();
-        let mut end = 0;
-        let last = asked.iter().map(|history| {
-            end += history.items.len() as u32;
-            end.saturating_sub(1)
-        });
-        let last: Vec<u32> = last.collect();
-        ops::embedding(&self.states(&asked, None)?.detach(), &last)
+        let ends = ends(asked.iter().map(|history| history.items.len()));
+        ops::embedding(&self.states(&asked, None)?.detach(), &ends)
     }
 
     /// The most items of a history that the next is told from: a hidden one takes the place of one.
@@ -290,6 +286,16 @@ pub trait Sequential: Debug + Send + Sync {
 fn packed(histories: &[History<'_>]) -> (Vec<u32>, Vec<usize>) {
     let items = histories.iter().flat_map(|history| history.items).copied().collect();
     (items, histories.iter().map(|history| history.items.len()).collect())
+}
+
+/// The last places of rows of these lengths, one after another.
+fn ends(lengths: impl Iterator<Item = usize>) -> Vec<u32> {
+    let mut end = 0;
+    let last = lengths.map(|length| {
+        end += length as u32;
+        end.saturating_sub(1)
+    });
+    last.collect()
 }
 
 /// The positions of rows of these lengths: the last of each is that of the longest history.

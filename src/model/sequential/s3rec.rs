@@ -4,11 +4,11 @@
 use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::encoder::{Encoder, Sight, Sizes};
 use super::layers::{Builder, Drops, STD};
+use super::transformer::{Sight, Transformer, TransformerConfig};
 use super::{
     Attributes, Core, History, Items, PRETRAINING, Pretraining, Puzzle, Sequential, TrainingConfig,
-    check, packed, softplus,
+    check, ends, packed, softplus,
 };
 use crate::ops;
 
@@ -16,20 +16,9 @@ use crate::ops;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct S3RecConfig {
-    /// Width of the embeddings of items and attributes, and of the states.
-    pub dim: usize,
-    /// Blocks of attention and feed-forward.
-    pub blocks: usize,
-    /// Heads of an attention; they share `dim`.
-    pub heads: usize,
-    /// Width of a feed-forward's hidden layer.
-    pub feed_forward: usize,
-    /// The longest history, in items.
-    pub history: usize,
-    /// Probability of dropout on the sum of item and position embedding.
-    pub embedding_dropout: f64,
-    /// Probability of dropout on the output of every attention and feed-forward.
-    pub dropout: f64,
+    /// What reads the history; its settings stand among these.
+    #[serde(flatten)]
+    pub transformer: TransformerConfig,
     /// Passes over the training sequences before it is trained to tell the next item; 0: none.
     pub pretraining_epochs: usize,
     /// Share of a sequence's items that are hidden there.
@@ -42,13 +31,7 @@ pub struct S3RecConfig {
 impl Default for S3RecConfig {
     fn default() -> Self {
         Self {
-            dim: 64,
-            blocks: 2,
-            heads: 2,
-            feed_forward: 256,
-            history: 50,
-            embedding_dropout: 0.5,
-            dropout: 0.3,
+            transformer: TransformerConfig::default(),
             pretraining_epochs: 50,
             hidden_share: 0.2,
             training: TrainingConfig::default(),
@@ -71,7 +54,7 @@ pub struct S3Rec {
     table: Tensor,
     /// (attributes, dim)
     attribute_table: Tensor,
-    encoder: Encoder,
+    transformer: Transformer,
     /// Between items and their attributes, states and hidden items, states and attributes of hidden items, sequences and
     /// segments: (dim, dim) each.
     between: [Tensor; 4],
@@ -86,20 +69,11 @@ impl S3Rec {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        let dim = config.dim;
-        let sizes = Sizes {
-            dim,
-            heads: config.heads,
-            feed_forward: config.feed_forward,
-            blocks: config.blocks,
-            history: config.history,
-            embedding_dropout: config.embedding_dropout,
-            dropout: config.dropout,
-        };
+        let dim = config.transformer.dim;
         let num_items = attributes.of_items.len();
         let mut builder = Builder::new("s3rec", seed, dtype, device);
         let table = builder.normal("items", (num_items + 1, dim), STD)?;
-        let encoder = Encoder::new("", sizes, &mut builder)?;
+        let transformer = Transformer::new("", &config.transformer, &mut builder)?;
         let mut between = |name: &str| builder.matrix(&format!("{PRETRAINING}{name}"), (dim, dim));
         let between = [
             between("attribute")?,
@@ -110,29 +84,34 @@ impl S3Rec {
         let attribute_table =
             builder.normal(&format!("{PRETRAINING}attributes"), (attributes.count, dim), STD)?;
         let items = Items { weight: table.narrow(0, 0, num_items)?, bias: None };
-        let core = builder.core(items, config.history, &config.training);
+        let core = builder.core(items, config.transformer.history, &config.training);
         let config = config.clone();
-        Ok(Self { core, config, attributes, table, attribute_table, encoder, between })
+        Ok(Self { core, config, attributes, table, attribute_table, transformer, between })
     }
 
-    /// The states of rows of items in which hidden ones may be, (tokens, dim).
+    /// The states of histories in which hidden items may be, (tokens, dim).
+    fn encode(
+        &self,
+        histories: &[History<'_>],
+        sight: Sight,
+        drops: (Drops, u64),
+    ) -> Result<Tensor> {
+        check("s3rec", self.core.history, histories)?;
+        let (items, lengths) = packed(histories);
+        let x = ops::embedding(&self.table, &items)?;
+        self.transformer.forward(&x, &lengths, sight, drops, self.core.precision)
+    }
+
+    /// The same where every item sees both sides, of rows.
     fn both_ways(&self, rows: &[Vec<u32>], drops: (Drops, u64)) -> Result<Tensor> {
         let histories: Vec<History<'_>> = rows.iter().map(|items| History::of(items)).collect();
-        check("s3rec", self.core.history, &histories)?;
-        let (items, lengths) = packed(&histories);
-        let x = ops::embedding(&self.table, &items)?;
-        self.encoder.forward(&x, &lengths, Sight::BothWays, drops, self.core.precision)
+        self.encode(&histories, Sight::BothWays, drops)
     }
 
-    /// The last states of rows, (rows, dim).
+    /// The last of these states of each row, (rows, dim).
     fn ends(&self, rows: &[Vec<u32>], drops: (Drops, u64)) -> Result<Tensor> {
-        let mut end = 0;
-        let last = rows.iter().map(|row| {
-            end += row.len() as u32;
-            end.saturating_sub(1)
-        });
-        let last: Vec<u32> = last.collect();
-        ops::embedding(&self.both_ways(rows, drops)?, &last)
+        let ends = ends(rows.iter().map(Vec::len));
+        ops::embedding(&self.both_ways(rows, drops)?, &ends)
     }
 
     /// The binary cross-entropy, summed, of all attributes of `items` from `x` (items, dim), which `between` takes to
@@ -182,15 +161,11 @@ impl Sequential for S3Rec {
 
     fn values_per_token(&self) -> usize {
         // Four passes, and the scores of all attributes twice.
-        4 * self.encoder.values_per_token() + 6 * self.attributes.count
+        4 * self.transformer.values_per_token() + 6 * self.attributes.count
     }
 
     fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor> {
-        check("s3rec", self.core.history, histories)?;
-        let (items, lengths) = packed(histories);
-        let x = ops::embedding(&self.table, &items)?;
-        let drops = (Drops(dropout), 0);
-        self.encoder.forward(&x, &lengths, Sight::Back, drops, self.core.precision)
+        self.encode(histories, Sight::Back, (Drops(dropout), 0))
     }
 
     fn pretraining(&self) -> Option<&dyn Pretraining> {
@@ -208,7 +183,7 @@ impl Pretraining for S3Rec {
     }
 
     fn loss(&self, puzzle: &Puzzle, dropout: Option<u64>) -> Result<Tensor> {
-        let sites = self.encoder.sites();
+        let sites = self.transformer.sites();
         let drops = |pass: u64| (Drops(dropout), pass * sites);
         let [attribute, item, item_attribute, segment] = &self.between;
         let states = ops::embedding(&self.both_ways(&puzzle.rows, drops(0))?, &puzzle.places)?;

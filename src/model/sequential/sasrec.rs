@@ -3,48 +3,21 @@
 use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::encoder::{Encoder, Sight, Sizes};
 use super::layers::{Builder, Drops, STD};
+use super::transformer::{Sight, Transformer, TransformerConfig};
 use super::{Core, History, Items, Sequential, TrainingConfig, check, packed};
 use crate::ops;
 
 /// `[baseline.sasrec]` and `[index.behavior.sasrec]`
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct SasRecConfig {
-    /// Width of an item embedding and of the states.
-    pub dim: usize,
-    /// Blocks of attention and feed-forward.
-    pub blocks: usize,
-    /// Heads of an attention; they share `dim`.
-    pub heads: usize,
-    /// Width of a feed-forward's hidden layer.
-    pub feed_forward: usize,
-    /// The longest history, in items.
-    pub history: usize,
-    /// Probability of dropout on the sum of item and position embedding.
-    pub embedding_dropout: f64,
-    /// Probability of dropout on the output of every attention and feed-forward.
-    pub dropout: f64,
+    /// What reads the history; its settings stand among these.
+    #[serde(flatten)]
+    pub transformer: TransformerConfig,
     /// How it is trained; its settings stand among these.
     #[serde(flatten)]
     pub training: TrainingConfig,
-}
-
-/// Chosen on the validation split of Amazon Beauty (docs/baselines.md).
-impl Default for SasRecConfig {
-    fn default() -> Self {
-        Self {
-            dim: 64,
-            blocks: 2,
-            heads: 2,
-            feed_forward: 256,
-            history: 50,
-            embedding_dropout: 0.5,
-            dropout: 0.3,
-            training: TrainingConfig::default(),
-        }
-    }
 }
 
 impl SasRecConfig {
@@ -54,18 +27,6 @@ impl SasRecConfig {
     /// Heads that do not divide `dim`.
     pub fn network(&self, num_items: usize, seed: u64) -> Result<SasRec> {
         SasRec::new(self, num_items, seed, DType::F32, &Device::Cpu)
-    }
-
-    fn sizes(&self) -> Sizes {
-        Sizes {
-            dim: self.dim,
-            heads: self.heads,
-            feed_forward: self.feed_forward,
-            blocks: self.blocks,
-            history: self.history,
-            embedding_dropout: self.embedding_dropout,
-            dropout: self.dropout,
-        }
     }
 }
 
@@ -77,7 +38,7 @@ impl SasRecConfig {
 pub struct SasRec {
     core: Core,
     items: Tensor,
-    encoder: Encoder,
+    transformer: Transformer,
 }
 
 impl SasRec {
@@ -93,10 +54,11 @@ impl SasRec {
         device: &Device,
     ) -> Result<Self> {
         let mut builder = Builder::new("sasrec", seed, dtype, device);
-        let items = builder.normal("items", (num_items, config.dim), STD)?;
-        let encoder = Encoder::new("", config.sizes(), &mut builder)?;
-        let core = builder.core(Items::shared(&items), config.history, &config.training);
-        Ok(Self { core, items, encoder })
+        let items = builder.normal("items", (num_items, config.transformer.dim), STD)?;
+        let transformer = Transformer::new("", &config.transformer, &mut builder)?;
+        let core =
+            builder.core(Items::shared(&items), config.transformer.history, &config.training);
+        Ok(Self { core, items, transformer })
     }
 }
 
@@ -106,7 +68,7 @@ impl Sequential for SasRec {
     }
 
     fn values_per_token(&self) -> usize {
-        self.encoder.values_per_token()
+        self.transformer.values_per_token()
     }
 
     fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor> {
@@ -114,6 +76,6 @@ impl Sequential for SasRec {
         let (items, lengths) = packed(histories);
         let x = ops::embedding(&self.items, &items)?;
         let drops = (Drops(dropout), 0);
-        self.encoder.forward(&x, &lengths, Sight::Back, drops, self.core.precision)
+        self.transformer.forward(&x, &lengths, Sight::Back, drops, self.core.precision)
     }
 }

@@ -43,14 +43,15 @@ fn all_with(seed: u64) -> Vec<(&'static str, Box<dyn Sequential>)> {
         ..CaserConfig::default()
     };
     let hgn = HgnConfig { dim: 4, history: 3, dropout: 0.3, ..HgnConfig::default() };
-    let sasrec = SasRecConfig {
+    let transformer = TransformerConfig {
         dim: 6,
         feed_forward: 10,
         history: 5,
         embedding_dropout: 0.3,
         dropout: 0.2,
-        ..SasRecConfig::default()
+        ..TransformerConfig::default()
     };
+    let sasrec = SasRecConfig { transformer, ..SasRecConfig::default() };
     let bert4rec = Bert4RecConfig {
         dim: 6,
         feed_forward: 10,
@@ -58,22 +59,9 @@ fn all_with(seed: u64) -> Vec<(&'static str, Box<dyn Sequential>)> {
         dropout: 0.2,
         ..Bert4RecConfig::default()
     };
-    let fdsa = FdsaConfig {
-        dim: 6,
-        feed_forward: 10,
-        history: 5,
-        embedding_dropout: 0.3,
-        dropout: 0.2,
-        ..FdsaConfig::default()
-    };
-    let s3rec = S3RecConfig {
-        dim: 6,
-        feed_forward: 10,
-        history: 5,
-        embedding_dropout: 0.3,
-        dropout: 0.2,
-        ..S3RecConfig::default()
-    };
+    let one_block = TransformerConfig { blocks: 1, ..transformer };
+    let fdsa = FdsaConfig { transformer: one_block, ..FdsaConfig::default() };
+    let s3rec = S3RecConfig { transformer, ..S3RecConfig::default() };
     let of_items = [&[0, 1][..], &[], &[2], &[1], &[0], &[2, 0, 1], &[1], &[1, 2], &[0]];
     let attributes = Attributes { of_items: of_items.map(<[u32]>::to_vec).to_vec(), count: 3 };
     let networks: Vec<(_, Box<dyn Sequential>)> = vec![
@@ -318,7 +306,8 @@ fn weights_go_into_another_network_of_the_same_sizes() {
         let error = other.set_weights(&weights).unwrap_err().to_string();
         assert!(error.contains(&gone), "{error}");
     }
-    let odd = SasRecConfig { dim: 6, heads: 4, ..SasRecConfig::default() };
+    let transformer = TransformerConfig { dim: 6, heads: 4, ..TransformerConfig::default() };
+    let odd = SasRecConfig { transformer, ..SasRecConfig::default() };
     assert!(odd.network(ITEMS, 1).is_err());
 }
 

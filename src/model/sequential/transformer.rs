@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
+use serde::{Deserialize, Serialize};
 
 use super::from_the_end;
 use super::layers::{Builder, Drops, Norm, STD};
@@ -14,46 +15,70 @@ pub(super) fn block_values(dim: usize, feed_forward: usize, blocks: usize) -> us
     blocks * (14 * dim + 2 * feed_forward) + 6 * dim
 }
 
-/// What an [`Encoder`] is like.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Sizes {
-    pub(super) dim: usize,
-    pub(super) heads: usize,
-    pub(super) feed_forward: usize,
-    pub(super) blocks: usize,
-    /// The longest row.
-    pub(super) history: usize,
-    /// Probability of dropout on what goes in.
-    pub(super) embedding_dropout: f64,
+/// What a [`Transformer`] is like: settings of every network that has one.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct TransformerConfig {
+    /// Width of the embeddings and of the states.
+    pub dim: usize,
+    /// Blocks of attention and feed-forward.
+    pub blocks: usize,
+    /// Heads of an attention; they share `dim`.
+    pub heads: usize,
+    /// Width of a feed-forward's hidden layer.
+    pub feed_forward: usize,
+    /// The longest history, in items.
+    pub history: usize,
+    /// Probability of dropout on the sum of embedding and position.
+    pub embedding_dropout: f64,
     /// Probability of dropout on the output of every attention and feed-forward.
-    pub(super) dropout: f64,
+    pub dropout: f64,
+}
+
+/// Chosen on the validation split of Amazon Beauty, for SASRec (docs/baselines.md).
+impl Default for TransformerConfig {
+    fn default() -> Self {
+        Self {
+            dim: 64,
+            blocks: 2,
+            heads: 2,
+            feed_forward: 256,
+            history: 50,
+            embedding_dropout: 0.5,
+            dropout: 0.3,
+        }
+    }
 }
 
 /// `norm(blocks(x + p))`: learnt positions `p`, counted from the end of a row, blocks of attention and feed-forward, and a
 /// norm.
 #[derive(Debug, Clone)]
-pub(super) struct Encoder {
-    sizes: Sizes,
+pub(super) struct Transformer {
+    config: TransformerConfig,
     positions: Tensor,
     blocks: Vec<Block>,
     norm: Norm,
 }
 
-impl Encoder {
+impl Transformer {
     /// Its parameters, their names behind `prefix`.
     ///
     /// # Errors
     /// Heads that do not divide `dim`.
-    pub(super) fn new(prefix: &str, sizes: Sizes, builder: &mut Builder) -> Result<Self> {
-        let Sizes { dim, heads, history, .. } = sizes;
+    pub(super) fn new(
+        prefix: &str,
+        config: &TransformerConfig,
+        builder: &mut Builder,
+    ) -> Result<Self> {
+        let &TransformerConfig { dim, heads, history, .. } = config;
         if heads == 0 || !dim.is_multiple_of(heads) {
             bail!("{heads} heads do not divide a width of {dim}");
         }
         Ok(Self {
-            sizes,
+            config: *config,
             positions: builder.normal(&format!("{prefix}positions"), (history, dim), STD)?,
-            blocks: (0..sizes.blocks)
-                .map(|i| Block::new(&format!("{prefix}blocks.{i}"), sizes, builder))
+            blocks: (0..config.blocks)
+                .map(|i| Block::new(&format!("{prefix}blocks.{i}"), config, builder))
                 .collect::<Result<_>>()?,
             norm: builder.norm(&format!("{prefix}norm"), dim)?,
         })
@@ -66,7 +91,7 @@ impl Encoder {
 
     /// About how many values a training pass keeps of a token.
     pub(super) fn values_per_token(&self) -> usize {
-        block_values(self.sizes.dim, self.sizes.feed_forward, self.sizes.blocks)
+        block_values(self.config.dim, self.config.feed_forward, self.config.blocks)
     }
 
     /// (tokens, dim) -> (tokens, dim), where rows of these lengths stand one after another; places of dropout from `first`
@@ -79,7 +104,7 @@ impl Encoder {
         (drops, first): (Drops, u64),
         precision: Precision,
     ) -> Result<Tensor> {
-        let Sizes { history, embedding_dropout, dropout, .. } = self.sizes;
+        let TransformerConfig { history, embedding_dropout, dropout, .. } = self.config;
         let rows = Rows::packed(lengths);
         let rows = Arc::new(match sight {
             Sight::Back => rows,
@@ -124,8 +149,8 @@ impl Block {
     /// Places of a dropout within a block.
     const SITES: u64 = 2;
 
-    fn new(name: &str, sizes: Sizes, builder: &mut Builder) -> Result<Self> {
-        let Sizes { dim, feed_forward, blocks, heads, .. } = sizes;
+    fn new(name: &str, config: &TransformerConfig, builder: &mut Builder) -> Result<Self> {
+        let &TransformerConfig { dim, feed_forward, blocks, heads, .. } = config;
         // What writes to the residual stream starts smaller (Radford et al., 2019).
         let residual = STD / (2.0 * blocks as f64).sqrt();
         let mut matrix =
