@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 use crate::common::program::{fails, run, tiny};
 use serde_json::Value;
 
-/// A folder with an evaluated run, `runs/llmbs`, two baselines of one kind, and a run that has an index alone, `runs/bare`;
-/// all titles of its shop would be scripts if anything took them for markup.
+/// A folder with an evaluated run, `runs/llmbs`, two baselines of one kind, and a run that has an index alone,
+/// `runs/bare`; all titles of its shop would be scripts if anything took them for markup.
 static SHOP: LazyLock<PathBuf> = LazyLock::new(|| {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("report");
     let _ = fs::remove_dir_all(&dir);

@@ -1,4 +1,5 @@
-//! The tables of the kept results: a line a model, its metrics with their intervals, and a paired test against the first.
+//! The tables of the kept results: a line a model, its metrics with their intervals, and a paired test against the
+//! first.
 
 use std::fmt::Write as _;
 

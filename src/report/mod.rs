@@ -1,5 +1,5 @@
-//! `llmbs report`: runs and ablations on one page that needs nothing but itself. What a run lacks is said where it would
-//! stand, with the command that makes it.
+//! `llmbs report`: runs and ablations on one page that needs nothing but itself. What a run lacks is said where it
+//! would stand, with the command that makes it.
 
 mod ablation;
 mod curves;

@@ -1,4 +1,5 @@
-//! Where a model wins and loses against a baseline: by history length, by the popularity of the target, and user by user.
+//! Where a model wins and loses against a baseline: by history length, by the popularity of the target, and user by
+//! user.
 
 use std::fmt::Write as _;
 

@@ -113,8 +113,8 @@ impl Run {
         self.make(stage, None, Origin::default(), force, monitor)
     }
 
-    /// Makes the index or the first model of this run from those of the run before, whose users and items are among this
-    /// run's, unless that is done; `force` redoes it.
+    /// Makes the index or the first model of this run from those of the run before, whose users and items are among
+    /// this run's, unless that is done; `force` redoes it.
     ///
     /// # Errors
     /// As those of [`Self::stage`]; and if this run's data, settings or index do not go on from those of `before`.

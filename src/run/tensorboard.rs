@@ -1,7 +1,8 @@
 //! Event files for `TensorBoard`: every number of the lines of `log.jsonl`, a file a stage.
 //!
-//! A file is a row of `TFRecord` frames, each with a protobuf message `Event`. The crates that write them bring a protobuf
-//! compiler's worth of code for the four fields that a scalar takes, so these are written here; checksums are CRC-32C.
+//! A file is a row of `TFRecord` frames, each with a protobuf message `Event`. The crates that write them bring a
+//! protobuf compiler's worth of code for the four fields that a scalar takes, so these are written here; checksums are
+//! CRC-32C.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write as _};

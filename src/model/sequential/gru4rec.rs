@@ -127,8 +127,8 @@ impl Sequential for Gru4Rec {
     }
 }
 
-/// Rows of `x`, so many for each of `sizes`. It is halved again and again: the gradient of every part that is cut out is
-/// as large as what it is cut out of.
+/// Rows of `x`, so many for each of `sizes`. It is halved again and again: the gradient of every part that is cut out
+/// is as large as what it is cut out of.
 fn split(x: &Tensor, sizes: &[usize]) -> Result<Vec<Tensor>> {
     if sizes.len() < 2 {
         return Ok(vec![x.clone()]);

@@ -149,8 +149,8 @@ pub trait Sequential: Debug + Send + Sync {
     /// About how many values a training pass keeps of a token.
     fn values_per_token(&self) -> usize;
 
-    /// The state at every item of every history, (tokens, width), of that item and those before it; `dropout` is the key
-    /// of the masks of a training pass.
+    /// The state at every item of every history, (tokens, width), of that item and those before it; `dropout` is the
+    /// key of the masks of a training pass.
     ///
     /// # Errors
     /// A history that is empty or longer than what is read, an unknown item.

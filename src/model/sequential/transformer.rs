@@ -50,8 +50,8 @@ impl Default for TransformerConfig {
     }
 }
 
-/// `norm(blocks(x + p))`: learnt positions `p`, counted from the end of a row, blocks of attention and feed-forward, and a
-/// norm.
+/// `norm(blocks(x + p))`: learnt positions `p`, counted from the end of a row, blocks of attention and feed-forward,
+/// and a norm.
 #[derive(Debug, Clone)]
 pub(super) struct Transformer {
     config: TransformerConfig,
@@ -94,8 +94,8 @@ impl Transformer {
         block_values(self.config.dim, self.config.feed_forward, self.config.blocks)
     }
 
-    /// (tokens, dim) -> (tokens, dim), where rows of these lengths stand one after another; places of dropout from `first`
-    /// on.
+    /// (tokens, dim) -> (tokens, dim), where rows of these lengths stand one after another; places of dropout from
+    /// `first` on.
     pub(super) fn forward(
         &self,
         x: &Tensor,

@@ -142,8 +142,8 @@ fn read<R: serde::de::DeserializeOwned>(path: &Path) -> Result<R> {
 }
 
 impl Run {
-    /// The rankings that the folder keeps: those of its models, the test split first and, of each split, the model alone,
-    /// for all targets and with its adapter first; then those of its baselines, by seed.
+    /// The rankings that the folder keeps: those of its models, the test split first and, of each split, the model
+    /// alone, for all targets and with its adapter first; then those of its baselines, by seed.
     ///
     /// # Errors
     /// Names a result that is cut off or altered, or that another version wrote in a form of its own.
