@@ -3,8 +3,8 @@ that `src/model/sequential` is held to.
 
     sequential_golden.py OUT
 
-OUT is a folder: `NAME.safetensors` of each has the weights by the names that llmbs knows, and `scores`, (3, 9), after the
-histories below; that of s3rec `loss`, too, of the puzzle below. Needs torch and safetensors."""
+OUT is a folder: `NAME.safetensors` of each has the weights by the names that llmbs knows, and `scores`, (3, 9), after
+the histories below; that of s3rec `loss`, too, of the puzzle below. Needs torch and safetensors."""
 import sys
 from pathlib import Path
 
@@ -246,11 +246,11 @@ def s3rec():
     def preferred(state, matrix, own, other):
         return -functional.logsigmoid((matrix @ state) @ own - (matrix @ state) @ other)
 
-    loss = sum(told(weights["items"][item], item, between["attribute"]) for item in PUZZLE["seen"])
+    loss = sum(0.2 * told(weights["items"][item], item, between["attribute"]) for item in PUZZLE["seen"])
     for row, hidden, others in zip(PUZZLE["rows"], PUZZLE["hidden"], PUZZLE["others"]):
         states = encode(weights, row, is_causal=False)[[at for at, item in enumerate(row) if item == ITEMS]]
         for state, own, other in zip(states, hidden, others):
-            loss = loss + 0.2 * preferred(state, between["item"], weights["items"][own], weights["items"][other])
+            loss = loss + preferred(state, between["item"], weights["items"][own], weights["items"][other])
             loss = loss + told(state, own, between["item-attribute"])
     for around, own, other in zip(PUZZLE["without_segments"], PUZZLE["segments"], PUZZLE["other_segments"]):
         around, own, other = (encode(weights, row, is_causal=False)[-1] for row in [around, own, other])

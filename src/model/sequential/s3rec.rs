@@ -1,5 +1,5 @@
-//! S3-Rec (Zhou et al., 2020): self-attention that first learns what items, attributes and parts of sequences say of each
-//! other.
+//! S3-Rec (Zhou et al., 2020): self-attention that first learns what items, attributes and parts of sequences say of
+//! each other.
 
 use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
@@ -39,12 +39,13 @@ impl Default for S3RecConfig {
     }
 }
 
-/// What each loss of pre-training counts: of attributes of items, hidden items, attributes of hidden items, segments; as
-/// in its authors' program.
-const WEIGHTS: [f64; 4] = [1.0, 0.2, 1.0, 0.5];
+/// What each loss of pre-training counts: of attributes of items, hidden items, attributes of hidden items, segments;
+/// as in its authors' program.
+const WEIGHTS: [f64; 4] = [0.2, 1.0, 1.0, 0.5];
 
-/// `score(i | history) = F_last . e_i` (equation 13): a SASRec that was pre-trained (sections 4.2 to 4.5). Of the sequences
-/// of pre-training every item sees both sides.
+/// `score(i | history) = F_last . e_i`: a SASRec that was pre-trained by associated attribute prediction, masked item
+/// prediction, masked attribute prediction and segment prediction. Of the sequences of pre-training every item sees
+/// both sides.
 #[derive(Debug, Clone)]
 pub struct S3Rec {
     core: Core,
@@ -55,8 +56,8 @@ pub struct S3Rec {
     /// (attributes, dim)
     attribute_table: Tensor,
     transformer: Transformer,
-    /// Between items and their attributes, states and hidden items, states and attributes of hidden items, sequences and
-    /// segments: (dim, dim) each.
+    /// Between items and their attributes, states and hidden items, states and attributes of hidden items, sequences
+    /// and segments: (dim, dim) each.
     between: [Tensor; 4],
 }
 
@@ -115,7 +116,7 @@ impl S3Rec {
     }
 
     /// The binary cross-entropy, summed, of all attributes of `items` from `x` (items, dim), which `between` takes to
-    /// attributes (equations 5 and 9). What nothing is known of counts nothing.
+    /// attributes. What nothing is known of counts nothing.
     fn attributes_told(&self, x: &Tensor, items: &[u32], between: &Tensor) -> Result<Tensor> {
         let count = self.attributes.count;
         let (mut known, mut truth) = (Vec::new(), Vec::new());
@@ -139,8 +140,8 @@ impl S3Rec {
         (softplus(&scores)? - scores * truth.to_dtype(x.dtype())?)?.sum_all()
     }
 
-    /// `-log sigmoid(own - other)`, summed, of how well `x` (n, dim), which `between` takes to them, agrees with rows of
-    /// its own and with others (equations 7 and 11).
+    /// `-log sigmoid(own - other)`, summed, of how well `x` (n, dim), which `between` takes to them, agrees with rows
+    /// of its own and with others.
     fn preferred(
         &self,
         x: &Tensor,
