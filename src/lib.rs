@@ -7,6 +7,7 @@ pub mod error;
 pub mod files;
 mod guard;
 pub mod interrupt;
+pub mod ranks;
 pub mod rng;
 pub mod sealed;
 

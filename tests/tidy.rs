@@ -54,7 +54,8 @@ const MAY_USE: [(&str, &[&str]); 22] = [
 ];
 
 /// Modules that stand outside the table: what every module may use, and the crate itself.
-const UNLISTED: [&str; 7] = ["error", "guard", "rng", "files", "sealed", "interrupt", "lib"];
+const UNLISTED: [&str; 8] =
+    ["error", "guard", "ranks", "rng", "files", "sealed", "interrupt", "lib"];
 
 /// Files that may know each other: the type of a number and the products of its matrices are one thing in
 /// three files.

@@ -8,6 +8,7 @@ use llmbs::model::sequential::{SasRecConfig, TransformerConfig};
 use llmbs::model::{DropoutPair, Llama, LlamaConfig, LoraConfig, adapter, init};
 use llmbs::nn::{Gradients, Params};
 use llmbs::ops;
+use llmbs::ranks::{Alone, Ranks, Threads};
 use llmbs::tasks::{Direction, Prompts, Sample, SrtSelection, TasksConfig};
 use llmbs::text::Tokenizer;
 use llmbs::train::{
@@ -130,6 +131,18 @@ fn train_rated(
     stop_after: usize,
     validation: Option<Validation<'_>>,
 ) -> (Record, llmbs::Result<TrainOutcome>) {
+    train_with(&Alone, fixture, trained, config, state, stop_after, validation)
+}
+
+fn train_with(
+    ranks: &dyn Ranks,
+    fixture: &Fixture,
+    trained: &Trained,
+    config: &StageConfig,
+    state: Option<&std::path::Path>,
+    stop_after: usize,
+    validation: Option<Validation<'_>>,
+) -> (Record, llmbs::Result<TrainOutcome>) {
     let contrast = contrast();
     let trainer = Trainer {
         config,
@@ -145,6 +158,7 @@ fn train_rated(
         }),
         teacher: None,
         state,
+        ranks,
     };
     let mut record = Record { losses: Vec::new(), top1: Vec::new(), stop_after };
     let outcome = trainer.run(&|epoch| Ok(samples(fixture, epoch)), validation, &mut record);
@@ -262,6 +276,7 @@ fn plain_trainer<'a>(
         }),
         teacher: None,
         state: None,
+        ranks: &Alone,
     }
 }
 
@@ -369,6 +384,7 @@ fn the_pass_by_hand_equals_the_graph() {
                 }),
                 teacher: teacher.as_ref(),
                 state: None,
+                ranks: &Alone,
             };
             trainer.gradients(&samples, 0).unwrap()
         };
@@ -379,6 +395,62 @@ fn the_pass_by_hand_equals_the_graph() {
         };
         assert_same_pass(&trained.params, &by_hand, &by_graph, 2e-4);
         assert_same_pass(&trained.params, &by_hand, &gradients(true), 1e-9);
+    }
+}
+
+#[test]
+fn ranks_that_share_a_batch_come_to_the_gradients_of_one() {
+    let mut fixture = fixture();
+    let cases =
+        [(3, 40, false, false), (2, 40, true, false), (2, 40, false, true), (5, 3, false, false)];
+    for (size, count, tied, lora) in cases {
+        fixture.config.tie_word_embeddings = tied;
+        let trained = if lora { adapted(&fixture) } else { trainable(&fixture) };
+        let samples: Vec<Sample> = samples(&fixture, 0).into_iter().take(count).collect();
+        let contrast = contrast();
+        let config = StageConfig { micro_batch: Some(25), ..train_config() };
+        let gradients = |ranks: &dyn Ranks, composed: bool| {
+            let _guard = composed.then(ops::force_composed);
+            let trainer = Trainer {
+                lora_dropout: if lora { 0.2 } else { 0.0 },
+                ranks,
+                ..plain_trainer(&config, &trained, &contrast)
+            };
+            trainer.gradients(&samples, 0).unwrap()
+        };
+        let alone = gradients(&Alone, false);
+        for composed in [false, true] {
+            let shared = Threads::run(size, |ranks| gradients(ranks, composed));
+            for of_rank in &shared {
+                assert_same_pass(&trained.params, &alone, of_rank, 2e-4);
+                assert_same_pass(&trained.params, &shared[0], of_rank, f32::MIN_POSITIVE);
+            }
+        }
+    }
+}
+
+#[test]
+fn ranks_train_one_model_and_a_state_of_theirs_goes_on_alone() {
+    let fixture = fixture();
+    let config = train_config();
+    let (state, alone) = (tempfile::tempdir().unwrap(), trainable(&fixture));
+    train(&fixture, &alone, &config, None, usize::MAX).1.unwrap();
+    let shared = Threads::run(2, |ranks| {
+        let trained = trainable(&fixture);
+        // Rank 0 hears of the signal.
+        let stop_after = if ranks.rank() == 0 { 5 } else { usize::MAX };
+        let path = Some(state.path());
+        let ended = train_with(ranks, &fixture, &trained, &config, path, stop_after, None).1;
+        assert_eq!(ended.map(|outcome| (outcome.finished, outcome.steps)).unwrap(), (false, 5));
+        values(&trained.params)
+    });
+    assert!(shared[0] == shared[1], "ranks have different parameters");
+    let resumed = trainable(&fixture);
+    let (record, outcome) = train(&fixture, &resumed, &config, Some(state.path()), usize::MAX);
+    assert_eq!((record.losses.len(), outcome.unwrap().steps), (3, 8));
+    for ((name, a), (_, b)) in values(&alone.params).iter().zip(&values(&resumed.params)) {
+        let far = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(far < 1e-3, "{name}: {far}");
     }
 }
 

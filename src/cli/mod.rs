@@ -31,12 +31,15 @@ use std::env;
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::Parser;
 
 use crate::config::{DEMO, RunConfig, key_of};
-use crate::run::{Run, Stage, config_of};
+use crate::ranks::{self, Ranks};
+use crate::run::{Run, Stage, config_of, help, let_go};
 use crate::{Error, interrupt};
 use args::{Args, Command};
 use eval::EvalTask;
@@ -50,7 +53,11 @@ pub fn main() -> ExitCode {
         Ok(args) => args,
         Err(e) => return unparsed(&e),
     };
+    let joined = ranks::join();
+    let ranks = ranks::world();
     let level = match (args.quiet, args.verbose) {
+        // Of what all ranks meet rank 0 tells.
+        _ if !ranks.is_first() => "error",
         (true, _) => "warn",
         (false, 0) => "llmbs=info,warn",
         (false, 1) => "llmbs=debug,info",
@@ -61,7 +68,19 @@ pub fn main() -> ExitCode {
     if let Err(e) = signals::take() {
         tracing::warn!("{e:#}");
     }
+    // The ranks end with it.
+    let _joined = match joined {
+        Ok(joined) => joined,
+        Err(e) => {
+            show::fault(&e.to_string());
+            return ExitCode::FAILURE;
+        }
+    };
     let outcome = set_threads(args.threads).and_then(|()| match &args.command {
+        _ if !ranks.is_first() => {
+            let device = device::open(args.device)?;
+            Ok(rayon::scope(|_| help(ranks, &device))?)
+        }
         // A thread that waits for connections must not be one of the pool.
         Command::Serve(asked) => serve::run(asked, &|| {
             let (config, run_dir) = configuration(&args)?;
@@ -70,20 +89,38 @@ pub fn main() -> ExitCode {
         // From inside the pool, a parallel loop begins without waking another thread first.
         _ => rayon::scope(|_| run(&args)),
     });
-    match outcome {
+    let code = match outcome {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read the results has read enough.
         Err(e) if show::is_closed_pipe(&e) => ExitCode::SUCCESS,
-        Err(e) => {
-            show::fault(&format!("{e:#}"));
-            match (e.downcast_ref(), interrupt::signal()) {
-                (Some(Error::Interrupted { .. }), Some(signal)) => {
-                    u8::try_from(128 + signal).map_or(ExitCode::FAILURE, ExitCode::from)
-                }
-                _ => ExitCode::FAILURE,
+        Err(e) => match (e.downcast_ref(), interrupt::signal()) {
+            (Some(Error::Interrupted { .. }), Some(signal)) => {
+                show::fault(&format!("{e:#}"));
+                u8::try_from(128 + signal).map_or(ExitCode::FAILURE, ExitCode::from)
             }
-        }
+            _ => return failed(&e, ranks),
+        },
+    };
+    if ranks.is_first() {
+        let_go(ranks);
     }
+    code
+}
+
+/// Says what went wrong, and ends the other ranks, which may be waiting for this one.
+fn failed(e: &anyhow::Error, ranks: &dyn Ranks) -> ExitCode {
+    if ranks.is_alone() {
+        show::fault(&format!("{e:#}"));
+        return ExitCode::FAILURE;
+    }
+    if ranks.is_first() {
+        show::fault(&format!("{e:#}"));
+    } else {
+        // What all have met, rank 0 says alone.
+        thread::sleep(Duration::from_secs(2));
+        show::fault(&format!("rank {}: {e:#}", ranks.rank()));
+    }
+    ranks.abort(1)
 }
 
 fn start_log(level: &str, format: LogFormat) {

@@ -11,8 +11,9 @@ use crate::decode::{BeamSearch, Found, FreePath, Ranked, search_freely};
 use crate::index::Trie;
 use crate::inference::{BatchScorer, ItemVocabulary, LlamaScorer};
 use crate::model::Llama;
+use crate::ranks::Ranks;
 use crate::tasks::Prompts;
-use crate::{Result, invalid};
+use crate::{Error, Result, invalid};
 
 /// A model with all it needs to recommend.
 #[derive(Clone, Copy)]
@@ -29,6 +30,8 @@ pub struct Recommender<'a> {
     pub search: BeamSearch,
     /// Users scored together.
     pub batch: usize,
+    /// Who shares an evaluation: all search for batches of their own, and hear what the others found.
+    pub ranks: &'a dyn Ranks,
 }
 
 /// What was recommended to a user before a target.
@@ -259,7 +262,7 @@ impl Recommender<'_> {
 
     /// What is found for `targets` (positions among the split's), by both rules, in the split's order.
     ///
-    /// `log` hears of batches in another order, which `targets` decide.
+    /// `log` hears of batches in another order, which `targets` decide; what it knows is the same on all ranks.
     pub fn search(
         &self,
         dataset: &Dataset,
@@ -275,21 +278,43 @@ impl Recommender<'_> {
             invalid!("what is known of an evaluation is of other targets");
         }
         let rest = &order[all.len()..];
-        let histories: Vec<&[ItemId]> = rest.iter().map(|&at| history(at)).collect();
+        let (rank, size) = (self.ranks.rank(), self.ranks.size());
+        let own = rest.chunks(self.batch).skip(rank).step_by(size).flatten();
+        let own: Vec<usize> = own.copied().collect();
+        let histories: Vec<&[ItemId]> = own.iter().map(|&at| history(at)).collect();
         let left_out: Vec<&[ItemId]> =
-            rest.iter().map(|&at| protocol.left_out(dataset, at)).collect();
-        let mut done = 0;
+            own.iter().map(|&at| protocol.left_out(dataset, at)).collect();
+        // The ranks' batches of a round stand one after another.
+        let mut rounds = rest.chunks(self.batch * size);
         let mut on_batch = |found: &[Found]| {
-            let of_batch = rest[done..].iter().copied().zip(found.iter().cloned());
-            done += found.len();
-            log.add(&of_batch.collect::<Vec<_>>())
+            let Some(round) = rounds.next() else { return Ok(()) };
+            let found = self.found_by_all(found)?;
+            let of_round: Vec<(usize, Found)> = round.iter().copied().zip(found).collect();
+            log.add(&of_round)?;
+            all.extend(of_round);
+            Ok(())
         };
-        let found = self.in_batches(&histories, &mut on_batch, |scorer, batch| {
+        self.in_batches(&histories, &mut on_batch, |scorer, batch| {
             self.search.run_beside(self.trie, &left_out[batch], scorer)
         })?;
-        all.extend(rest.iter().copied().zip(found));
+        // A rank without a batch in the last round hears of it all the same.
+        on_batch(&[])?;
         all.sort_by_key(|(at, _)| *at);
         Ok(all)
+    }
+}
+
+impl Recommender<'_> {
+    /// What each rank found, one after another.
+    fn found_by_all(&self, own: &[Found]) -> Result<Vec<Found>> {
+        if self.ranks.is_alone() {
+            return Ok(own.to_vec());
+        }
+        let of_rank = |message: Vec<u8>| serde_json::from_slice::<Vec<Found>>(&message);
+        let found: serde_json::Result<Vec<Vec<Found>>> = serde_json::to_vec(own)
+            .and_then(|own| self.ranks.gather(&own).into_iter().map(of_rank).collect());
+        let found = found.map_err(|e| Error::Invalid(format!("what a rank found: {e}")))?;
+        Ok(found.into_iter().flatten().collect())
     }
 }
 

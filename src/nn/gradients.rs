@@ -1,5 +1,6 @@
 //! The gradients of trainable parameters.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use candle_core::backprop::GradStore;
@@ -7,6 +8,7 @@ use candle_core::{DType, Device, Result, Tensor, TensorId, bail};
 
 use super::params::{Params, row_len};
 use crate::ops::slices::{self, Update, WeightGrad};
+use crate::ranks::Ranks;
 
 /// The gradient of a parameter's trained rows.
 #[derive(Debug, Clone)]
@@ -64,27 +66,55 @@ impl Gradients {
         Ok(())
     }
 
+    /// Adds the gradients of the other ranks, which each summed over their part of a batch; all have the same bits
+    /// then.
+    ///
+    /// Rows of a table that no other product reaches are told by their numbers, and not as the whole table.
+    pub fn sum_over(&mut self, ranks: &dyn Ranks, params: &Params) -> Result<()> {
+        if ranks.is_alone() {
+            return Ok(());
+        }
+        let is_sparse = |grad: &Gradient| u8::from(matches!(grad, Gradient::Rows(_)));
+        let own: Vec<u8> = self.map.values().map(is_sparse).collect();
+        let everywhere = ranks.gather(&own);
+        for (i, (name, grad)) in self.map.iter_mut().enumerate() {
+            if everywhere.iter().all(|of_rank| of_rank.get(i) == Some(&1)) {
+                if let Gradient::Rows(rows) = grad {
+                    *rows = rows_over(ranks, rows);
+                }
+                continue;
+            }
+            let like = match grad {
+                Gradient::Values(values) => {
+                    ranks.sum(values);
+                    continue;
+                }
+                Gradient::Rows(_) => None,
+                Gradient::Tensor(tensor) => Some(tensor.clone()),
+            };
+            let dense = dense(params, name, grad)?;
+            let mut values = dense.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+            ranks.sum(&mut values);
+            *grad = match like {
+                None => Gradient::Values(values),
+                Some(like) => {
+                    let sum = Tensor::from_vec(values, like.shape(), &Device::Cpu)?;
+                    Gradient::Tensor(sum.to_device(like.device())?.to_dtype(like.dtype())?)
+                }
+            };
+        }
+        Ok(())
+    }
+
     pub(super) fn of(&self, name: &str) -> Option<&Gradient> {
         self.map.get(name)
     }
 
     /// The gradient of `name`, one of `params`, as a dense tensor of its trained rows.
     pub fn tensor(&self, params: &Params, name: &str) -> Result<Tensor> {
-        let (Some(p), Some(grad)) = (params.get(name), self.map.get(name)) else {
-            bail!("there is no parameter {name}");
-        };
-        let rows = p.trained(p.var.as_tensor())?;
-        match grad {
-            Gradient::Tensor(grad) => Ok(grad.clone()),
-            Gradient::Values(values) => Tensor::from_slice(values, rows.shape(), &Device::Cpu),
-            Gradient::Rows(sparse) => {
-                let width = row_len(&rows);
-                let mut values = vec![0.0; rows.elem_count()];
-                for (&row, grad) in sparse {
-                    values[row as usize * width..][..width].copy_from_slice(grad);
-                }
-                Tensor::from_vec(values, rows.shape(), &Device::Cpu)
-            }
+        match self.map.get(name) {
+            Some(grad) => dense(params, name, grad),
+            None => bail!("there is no parameter {name}"),
         }
     }
 
@@ -110,6 +140,54 @@ impl Gradients {
         }
         Ok(sum.sqrt())
     }
+}
+
+/// The gradient of the trained rows of `name`, one of `params`, as a tensor.
+fn dense(params: &Params, name: &str, grad: &Gradient) -> Result<Tensor> {
+    let Some(p) = params.get(name) else { bail!("there is no parameter {name}") };
+    let rows = p.trained(p.var.as_tensor())?;
+    match grad {
+        Gradient::Tensor(grad) => Ok(grad.clone()),
+        Gradient::Values(values) => Tensor::from_slice(values, rows.shape(), &Device::Cpu),
+        Gradient::Rows(sparse) => {
+            let width = row_len(&rows);
+            let mut values = vec![0.0; rows.elem_count()];
+            for (&row, grad) in sparse {
+                values[row as usize * width..][..width].copy_from_slice(grad);
+            }
+            Tensor::from_vec(values, rows.shape(), &Device::Cpu)
+        }
+    }
+}
+
+/// The sums over the ranks of rows by their numbers, added up in the order of the ranks.
+fn rows_over(ranks: &dyn Ranks, rows: &BTreeMap<u32, Vec<f32>>) -> BTreeMap<u32, Vec<f32>> {
+    let width = rows.values().next().map_or(0, Vec::len) as u32;
+    let mut message: Vec<u8> = width.to_le_bytes().into();
+    for (row, grad) in rows {
+        message.extend(row.to_le_bytes());
+        message.extend(grad.iter().flat_map(|value| value.to_le_bytes()));
+    }
+    let mut sums: BTreeMap<u32, Vec<f32>> = BTreeMap::new();
+    for of_rank in ranks.gather(&message) {
+        let words = of_rank.as_chunks::<4>().0;
+        let Some((width, lines)) = words.split_first() else { continue };
+        for line in lines.chunks_exact(1 + u32::from_le_bytes(*width) as usize) {
+            let row = u32::from_le_bytes(line[0]);
+            let values = line[1..].iter().map(|bytes| f32::from_le_bytes(*bytes));
+            match sums.entry(row) {
+                Entry::Vacant(entry) => {
+                    entry.insert(values.collect());
+                }
+                Entry::Occupied(entry) => add(entry.into_mut(), values),
+            }
+        }
+    }
+    sums
+}
+
+fn add(sum: &mut [f32], values: impl IntoIterator<Item = f32>) {
+    sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
 }
 
 /// Gradients under construction, on the CPU in f32: a backward pass by hand adds to them.
@@ -173,12 +251,10 @@ impl<'a> GradientSum<'a> {
         for (&id, line) in ids.iter().zip(grad.chunks_exact(row_len(table))) {
             let Some(row) = id.checked_sub(first_row) else { continue };
             match rows.entry(row) {
-                std::collections::btree_map::Entry::Vacant(entry) => {
+                Entry::Vacant(entry) => {
                     entry.insert(line.to_vec());
                 }
-                std::collections::btree_map::Entry::Occupied(mut entry) => {
-                    entry.get_mut().iter_mut().zip(line).for_each(|(t, g)| *t += g);
-                }
+                Entry::Occupied(entry) => add(entry.into_mut(), line.iter().copied()),
             }
         }
     }
@@ -201,12 +277,10 @@ impl<'a> GradientSum<'a> {
     /// Names the first other parameter that was never reached.
     pub fn finish(mut self, optional: impl Fn(&str) -> bool) -> Result<Gradients> {
         let mut map = BTreeMap::new();
-        for (name, p) in self.params.iter() {
+        for name in self.params.names() {
             let grad = match self.sums.remove(name) {
                 Some(sum) => sum,
-                None if optional(name) => {
-                    Gradient::Values(vec![0.0; p.trained(p.var.as_tensor())?.elem_count()])
-                }
+                None if optional(name) => Gradient::Rows(BTreeMap::new()),
                 None => bail!("no gradient reached parameter {name}"),
             };
             map.insert(name.to_string(), grad);

@@ -14,6 +14,8 @@ pub struct Dropout {
     pub p: f64,
     /// Key of the mask: equal keys give equal masks.
     pub key: u64,
+    /// Lines of the mask that come before those of this pass: they are of other passes, which take their parts of it.
+    pub before: usize,
 }
 
 impl Dropout {
@@ -24,9 +26,14 @@ impl Dropout {
         Self { key, ..self }
     }
 
-    /// Drops elements of `x`, any shape.
+    /// The key of the mask of these lines, of `width` elements each.
+    pub(crate) fn key_of(self, width: usize) -> u64 {
+        ops::key_after(self.key, self.before * width)
+    }
+
+    /// Drops elements of `x`, (lines, width).
     pub fn apply(self, x: &Tensor) -> Result<Tensor> {
-        ops::dropout(x, self.p, self.key)
+        ops::dropout(x, self.p, self.key_of(x.dims().last().copied().unwrap_or(1)))
     }
 }
 

@@ -29,6 +29,14 @@ pub fn dropout(x: &Tensor, p: f64, key: u64) -> Result<Tensor> {
     if fused(&[x]) { x.contiguous()?.apply_op1(mask) } else { composed_dropout(x, &mask) }
 }
 
+/// The key whose mask goes on where that of `key` is after so many elements.
+pub(crate) fn key_after(key: u64, elements: usize) -> u64 {
+    key.wrapping_add((elements as u64).wrapping_mul(COUNTER))
+}
+
+/// What a key grows by from element to element: the golden ratio's share of 2^64.
+const COUNTER: u64 = 0x9e37_79b9_7f4a_7c15;
+
 fn composed_dropout(x: &Tensor, mask: &Mask) -> Result<Tensor> {
     let factors: Vec<f32> = (0..x.elem_count()).into_par_iter().map(|i| mask.factor(i)).collect();
     let factors = Tensor::from_vec(factors, x.shape(), x.device())?.to_dtype(x.dtype())?;
@@ -46,8 +54,7 @@ impl Mask {
     #[inline(always)]
     fn factor<T: Float>(&self, i: usize) -> T {
         let threshold = (self.p * (1u64 << 53) as f64) as u64;
-        let mut z =
-            self.key.wrapping_add((i as u64).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mut z = self.key.wrapping_add((i as u64).wrapping_add(1).wrapping_mul(COUNTER));
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^= z >> 31;

@@ -41,6 +41,7 @@ pub use attention::{Row, Rows, attention};
 pub use ceiling::matmul_flops;
 pub use cross_entropy::cross_entropy;
 pub use dropout::dropout;
+pub(crate) use dropout::key_after;
 pub use embedding::embedding;
 pub use info_nce::{Contrast, InfoNce, info_nce};
 pub use kernels::Precision;

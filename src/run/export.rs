@@ -229,6 +229,7 @@ impl Run {
             device: self.device.clone(),
             manifest,
             lock: Lock::default(),
+            ranks: self.ranks,
         };
         for stage in Stage::ALL {
             let own = |path: &&PathBuf| match stage {

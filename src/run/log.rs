@@ -80,6 +80,9 @@ impl<'a> TrainLog<'a> {
     }
 
     fn append(&self, kind: Kind, event: &impl Serialize) -> Result<()> {
+        if !self.run.ranks.is_first() {
+            return Ok(());
+        }
         let mut line = Map::new();
         line.insert("stage".into(), self.stage.into());
         match serde_json::to_value(event) {
@@ -144,7 +147,9 @@ impl Observer for TrainLog<'_> {
         let reused = bytes_below(&self.run.dir.join(UNFINISHED));
         self.run.afford(&format!("the training of {}", self.stage), needs, reused)?;
         self.step = start.done_steps;
-        self.events.begin(start.done_steps, start.done_epochs)?;
+        if self.run.ranks.is_first() {
+            self.events.begin(start.done_steps, start.done_epochs)?;
+        }
         if let Some(memory) = start.memory {
             let gb = |bytes: u64| bytes as f64 / 1e9;
             tracing::info!(

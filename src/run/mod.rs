@@ -8,6 +8,7 @@ mod digests;
 mod eval;
 mod export;
 mod follow;
+mod help;
 mod lifecycle;
 mod lock;
 mod log;
@@ -20,6 +21,7 @@ mod stage;
 mod stages;
 mod tensorboard;
 mod unfinished;
+mod work;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -29,6 +31,7 @@ use candle_core::Device;
 use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::data::synth::Shop;
+use crate::ranks::{self, Ranks};
 use crate::{Error, Result, files, invalid};
 
 pub use crate::decode::Sampling;
@@ -43,6 +46,7 @@ pub use eval::{
 };
 pub use export::ExportRequest;
 pub use follow::Before;
+pub use help::{help, let_go};
 pub use lifecycle::StageReport;
 use lock::{LOCK, Lock};
 pub use manifest::{
@@ -78,6 +82,7 @@ pub struct Run {
     device: Device,
     manifest: Manifest,
     lock: Lock,
+    ranks: &'static dyn Ranks,
 }
 
 impl Run {
@@ -119,7 +124,9 @@ impl Run {
     ) -> Result<Self> {
         config.check()?;
         refuse_folders_of_others(dir)?;
-        unfinished::settle(dir)?;
+        if ranks::world().is_first() {
+            unfinished::settle(dir)?;
+        }
         let dataset = load(&config)?;
         let manifest = Manifest::open(&dir.join(MANIFEST), &config, &dataset)?;
         Ok(Self {
@@ -129,6 +136,7 @@ impl Run {
             device,
             manifest,
             lock: Lock::default(),
+            ranks: ranks::world(),
         })
     }
 
@@ -162,6 +170,9 @@ impl Run {
 
     fn machine(&self) -> String {
         let mut text = String::from(if self.device.is_cpu() { "cpu" } else { "cuda" });
+        if !self.ranks.is_alone() {
+            let _ = write!(text, ", {} ranks", self.ranks.size());
+        }
         let _ = write!(text, ", {} threads", rayon::current_num_threads());
         text
     }

@@ -52,28 +52,33 @@ impl Trainer<'_> {
             invalid!("a batch is empty");
         }
         let micro = self.config.micro_batch.unwrap_or(samples.len()).max(1);
-        let batches = samples.chunks(micro).enumerate().map(|(i, micro)| {
+        let batches = samples.chunks(micro).enumerate().filter_map(|(i, micro)| {
+            let tokens = |sample: &Sample| sample.ids.len();
+            let own = self.ranks.part_of(micro.iter().map(tokens));
+            let before = micro[..own.start].iter().map(tokens).sum();
             let share = Share {
                 step,
                 labels: samples.iter().map(|s| s.labels.len()).sum(),
                 targets: samples.iter().map(|s| s.contrast.len()).sum(),
-                dropout: self.dropout((step << 16) + i as u64),
+                dropout: self.dropout((step << 16) + i as u64, before),
             };
-            (micro, share)
+            (!own.is_empty()).then_some((&micro[own], share))
         });
         let served = workspace.served.take();
-        match self.model.pass_by_hand() {
+        let (losses, mut gradients) = match self.model.pass_by_hand() {
             None => self.by_graph(batches),
             Some(Inner::Full) => self.by_hand(batches, &workspace.full, served),
             Some(Inner::Half) => self.by_hand(batches, &workspace.half, served),
-        }
+        }?;
+        gradients.sum_over(self.ranks, self.params)?;
+        Ok((losses.over(self.ranks), gradients))
     }
 
-    /// The dropouts of one pass.
-    fn dropout(&self, pass: u64) -> DropoutPair {
+    /// The dropouts of one pass, of whose tokens `before` are those of other ranks.
+    fn dropout(&self, pass: u64, before: usize) -> DropoutPair {
         let drop = |p: f64, salt: u64| {
             let key = (pass ^ self.seed.rotate_left(32)).wrapping_mul(0xD129_0B26_88B4_A2B3) ^ salt;
-            (p > 0.0).then_some(Dropout { p, key })
+            (p > 0.0).then_some(Dropout { p, key, before })
         };
         DropoutPair { residual: drop(self.config.dropout, 1), lora: drop(self.lora_dropout, 2) }
     }
@@ -85,8 +90,9 @@ impl Trainer<'_> {
         served: Option<Gradients>,
     ) -> Result<(Losses, Gradients)> {
         let (mut losses, mut sums) = (Losses::default(), GradientSum::new(self.params, served));
-        let mut contrasted = false;
+        let (mut contrasted, mut reached) = (false, false);
         for (samples, share) in batches {
+            reached = true;
             let batch = Batch::pack(samples, self.levels.as_deref());
             let drawn_to = self.drawn_to(samples, &batch.order)?;
             let model = self.model;
@@ -139,8 +145,10 @@ impl Trainer<'_> {
             }
             pass.backward(&grad, &mut sums)?;
         }
-        // A batch may hold no <con>: then the projectors rightly receive nothing from it.
-        Ok((losses, sums.finish(|name| !contrasted && name.starts_with("projectors."))?))
+        // A batch may hold no <con>: then the projectors rightly receive nothing from it. Nothing does where a batch
+        // has fewer samples than ranks.
+        let optional = |name: &str| !reached || !contrasted && name.starts_with("projectors.");
+        Ok((losses, sums.finish(optional)?))
     }
 
     fn by_graph<'s>(
@@ -201,7 +209,7 @@ impl Trainer<'_> {
         }
         match sum {
             Some(gradients) => Ok((losses, gradients)),
-            None => invalid!("a batch is empty"),
+            None => Ok((losses, GradientSum::new(self.params, None).finish(|_| true)?)),
         }
     }
 

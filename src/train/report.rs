@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::memory::Memory;
+use crate::ranks::Ranks;
 use crate::{Error, Result};
 
 /// Losses of a step, each a mean over its global batch.
@@ -24,6 +25,39 @@ pub struct Losses {
 }
 
 impl Losses {
+    /// The sums over the ranks: means over a global batch of which each has summed its part.
+    pub(super) fn over(&self, ranks: &dyn Ranks) -> Self {
+        if ranks.is_alone() {
+            return *self;
+        }
+        let parts = [
+            Some(self.total),
+            Some(self.generation),
+            self.con_s,
+            self.con_b,
+            self.top1_s,
+            self.top1_b,
+        ];
+        let bytes: Vec<u8> = parts
+            .iter()
+            .flat_map(|part| [f64::from(u8::from(part.is_some())), part.unwrap_or(0.0)])
+            .flat_map(f64::to_le_bytes)
+            .collect();
+        let mut sums = [(false, 0.0); 6];
+        for of_rank in ranks.gather(&bytes) {
+            let values: Vec<f64> =
+                of_rank.as_chunks().0.iter().copied().map(f64::from_le_bytes).collect();
+            for ((is_there, sum), part) in sums.iter_mut().zip(values.chunks(2)) {
+                *is_there |= part[0] > 0.0;
+                *sum += part[1];
+            }
+        }
+        let [total, generation, con_s, con_b, top1_s, top1_b] =
+            sums.map(|(is_there, sum)| is_there.then_some(sum));
+        let (total, generation) = (total.unwrap_or(0.0), generation.unwrap_or(0.0));
+        Self { total, generation, con_s, con_b, top1_s, top1_b }
+    }
+
     /// A part that is not finite, by name, with its value.
     pub(super) fn fault(&self) -> Option<(&'static str, f64)> {
         let parts = [

@@ -108,8 +108,9 @@ impl Trainer<'_> {
         if config.batch == 0 || config.micro_batch == Some(0) {
             invalid!("batch and micro-batch must be at least 1");
         }
-        let mut state = self.state.map(StateDir::new);
+        let state = self.state.map(StateDir::new);
         let mut running = self.begin(state.as_ref())?;
+        let mut state = state.filter(|_| self.ranks.is_first());
         let one_pass = samples(running.progress.epoch)?;
         if one_pass.is_empty() {
             invalid!(
@@ -263,9 +264,9 @@ impl Trainer<'_> {
                 tokens,
                 tokens_per_s: tokens as f64 / elapsed,
             })?;
-            if control == Control::Stop {
+            if self.ranks.any(control == Control::Stop) {
                 self.save(running, state)?;
-                return Ok(control);
+                return Ok(Control::Stop);
             }
         }
         Ok(Control::Continue)

@@ -9,6 +9,7 @@ use super::teacher::Teacher;
 use crate::Result;
 use crate::model::Llama;
 use crate::nn::Params;
+use crate::ranks::{Alone, Ranks};
 
 /// A training run over one model.
 pub struct Trainer<'a> {
@@ -31,6 +32,9 @@ pub struct Trainer<'a> {
     pub teacher: Option<&'a Teacher>,
     /// Where to keep the state to resume from; `None` for runs too short to need one.
     pub state: Option<&'a Path>,
+    /// Who shares the batches: every rank has a trainer alike, and all end with the same parameters. Rank 0 keeps the
+    /// state.
+    pub ranks: &'a dyn Ranks,
 }
 
 impl<'a> Trainer<'a> {
@@ -46,6 +50,7 @@ impl<'a> Trainer<'a> {
             contrast: None,
             teacher: None,
             state: None,
+            ranks: &Alone,
         }
     }
 }

@@ -128,7 +128,7 @@ impl<'a, A: Activation> Backprop<'a, A> {
             };
             grad = self.block_backward(i, layer, block, grad, sums)?;
         }
-        drop_in_place(&mut grad, site_of(self.pass.dropout.residual, 0), None);
+        drop_in_place(&mut grad, width, site_of(self.pass.dropout.residual, 0), None);
         let (table, ids) = (&model.embed_tokens, &self.input.ids);
         if !model.is_tied() {
             sums.add_rows(table, ids, &grad);
@@ -300,7 +300,8 @@ impl<A: Activation> Pass<'_, A> {
         }
         let mut part = self.pools.wide.take(x.len());
         slices::linear_input_grad(&mut part, &low, &lora.a, Update::Overwrite, precision)?;
-        drop_in_place(&mut part, dropout, lines.chosen.as_deref());
+        let width = x.len() / tokens.max(1);
+        drop_in_place(&mut part, width, dropout, lines.chosen.as_deref());
         slices::add(x_grad, &part);
         Ok(())
     }

@@ -107,7 +107,8 @@ impl<'a, A: Activation> Pass<'a, A> {
     pub(super) fn embedded(&self, ids: &[u32]) -> Result<Buffer<'a, f32>> {
         let mut x = self.pools.wide.take(ids.len() * self.model.config.hidden_size);
         slices::embedding(&mut x, &self.model.embed_tokens, ids)?;
-        drop_in_place(&mut x, site_of(self.dropout.residual, 0), None);
+        let width = self.model.config.hidden_size;
+        drop_in_place(&mut x, width, site_of(self.dropout.residual, 0), None);
         Ok(x)
     }
 
@@ -168,8 +169,8 @@ impl<'a, A: Activation> Pass<'a, A> {
         }
         let mut branch = self.pools.wide.take(stream.len());
         self.linear(&mut branch, lines, linear, x, Update::Overwrite, lora)?;
-        let chosen = lines.chosen.as_deref();
-        drop_in_place(&mut branch, site_of(self.dropout.residual, residual), chosen);
+        let (width, chosen) = (self.model.config.hidden_size, lines.chosen.as_deref());
+        drop_in_place(&mut branch, width, site_of(self.dropout.residual, residual), chosen);
         slices::add(stream, &branch);
         Ok(())
     }
@@ -208,18 +209,20 @@ pub(super) fn dropped<'p, X: Activation>(
     dropout.is_some().then(|| {
         let mut dropped = pool.take(x.len());
         slices::copy(&mut dropped, x);
-        drop_in_place(&mut dropped, dropout, lines.chosen.as_deref());
+        let width = x.len() / lines.count.max(1);
+        drop_in_place(&mut dropped, width, dropout, lines.chosen.as_deref());
         dropped
     })
 }
 
-/// Drops elements of the lines `chosen` of a matrix, or of all of it.
+/// Drops elements of the lines `chosen` of a matrix, or of all of it; a line has `width` elements.
 pub(super) fn drop_in_place<X: Activation>(
     x: &mut [X],
+    width: usize,
     dropout: Option<Dropout>,
     chosen: Option<&[u32]>,
 ) {
-    if let Some(Dropout { p, key }) = dropout {
-        slices::dropout(x, p, key, chosen);
+    if let Some(dropout) = dropout {
+        slices::dropout(x, dropout.p, dropout.key_of(width), chosen);
     }
 }

@@ -100,7 +100,7 @@ impl Drops {
     /// Drops elements of `x` with probability `p`, by a mask of the place's own.
     pub(super) fn at(self, site: u64, p: f64, x: Tensor) -> Result<Tensor> {
         match self.0 {
-            Some(key) => Dropout { p, key }.site(site).apply(&x),
+            Some(key) => Dropout { p, key, before: 0 }.site(site).apply(&x),
             None => Ok(x),
         }
     }

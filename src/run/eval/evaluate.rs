@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-use super::fused::{self, Together};
+use super::fused::{self, Others, Together};
 use super::generator::Generator;
 use super::journal::Searches;
+use super::kept::Kept;
 use super::request::EvalRequest;
 use super::result::{Bootstrap, EvalResult, EvalSettings, FusionSettings, Performance, Ranking};
 use crate::config::Float;
@@ -14,8 +15,8 @@ use crate::index::OnCollision;
 use crate::run::artifacts::{load_index, precision};
 use crate::run::monitor::with_progress;
 use crate::run::needs::{ANY_WORK, Needs, memory_bytes};
-use crate::run::{Import, Monitor, Run, Stage, peak_memory_bytes};
-use crate::{Result, rng};
+use crate::run::{Import, Monitor, Run, Silent, Stage, peak_memory_bytes};
+use crate::{Result, invalid, rng};
 
 /// So many users at most are asked what they would be recommended without the trie.
 const LEGAL_RATE_USERS: usize = 500;
@@ -36,7 +37,6 @@ impl Run {
         monitor: &mut dyn Monitor,
     ) -> Result<EvalResult<Ranking<EvalSettings>>> {
         self.require_model(request.adapter)?;
-        let targets = self.targets_of(request);
         let others = self.others(request)?;
         let settings = self.eval_settings(request, others.settings(self));
         let kept = request.kept(&self.dir);
@@ -44,11 +44,35 @@ impl Run {
             Searches::forget(self, &request.name(), 1 + request.fuse.len())?;
             return Ok(found);
         }
+        self.call(request.as_work())?;
+        match self.evaluate_anew(request, &others, settings, Some(kept), monitor)? {
+            Some(written) => Ok(written),
+            None => invalid!("an evaluation was kept nowhere"),
+        }
+    }
+
+    /// The same on a rank that searches with rank 0.
+    pub(in crate::run) fn help_evaluate(&self, request: EvalRequest<'_>) -> Result<()> {
+        let others = self.others(request)?;
+        let settings = self.eval_settings(request, others.settings(self));
+        self.evaluate_anew(request, &others, settings, None, &mut Silent).map(drop)
+    }
+
+    /// Evaluates; what it comes to is `kept` and given, but for a rank that searches for another.
+    fn evaluate_anew(
+        &self,
+        request: EvalRequest<'_>,
+        others: &Others<'_>,
+        settings: EvalSettings,
+        kept: Option<Kept>,
+        monitor: &mut dyn Monitor,
+    ) -> Result<Option<EvalResult<Ranking<EvalSettings>>>> {
         let generator = match request.before {
             Some(before) => Generator::before(self, &self.open_before(before)?)?,
             None => Generator::load(self, request.adapter)?,
         };
         let recommender = generator.recommender(self, request.beam);
+        let targets = self.targets_of(request);
         let protocol = self.protocol(request.split);
 
         let needs = Needs {
@@ -68,6 +92,7 @@ impl Run {
             others.evaluate(self, request, recommender, &targets, &mut searches, monitor)?
         };
         let seconds = start.elapsed().as_secs_f64();
+        let Some(kept) = kept else { return Ok(None) };
 
         let asked = sample_of(&targets, LEGAL_RATE_USERS, self.config.seed, "legal rate users");
         let histories: Vec<&[ItemId]> =
@@ -93,7 +118,7 @@ impl Run {
         };
         let written = kept.write(told, &evaluation.predictions)?;
         searches.close()?;
-        Ok(written)
+        Ok(Some(written))
     }
 
     /// The items that had their codes from elsewhere in common, group by group, where the index is one that was

@@ -54,6 +54,7 @@ impl Generator {
             trie: &self.trie,
             search: BeamSearch { width: beam, normalize: run.config.eval.normalize },
             batch: run.eval_batch(beam),
+            ranks: run.ranks,
         }
     }
 }

@@ -124,7 +124,8 @@ type Targets = Vec<(usize, Found)>;
 
 /// Writes a search to a journal and shows how far it is.
 struct Logged<'a> {
-    journal: &'a mut Journal<Targets>,
+    /// None on a rank that searches for another.
+    journal: Option<&'a mut Journal<Targets>>,
     known: Targets,
     done: usize,
     on_batch: &'a mut dyn FnMut(usize),
@@ -136,7 +137,9 @@ impl SearchLog for Logged<'_> {
     }
 
     fn add(&mut self, batch: &[(usize, Found)]) -> Result<()> {
-        self.journal.add(&batch.to_vec())?;
+        if let Some(journal) = &mut self.journal {
+            journal.add(&batch.to_vec())?;
+        }
         self.done += batch.len();
         (self.on_batch)(self.done);
         Ok(())
@@ -176,8 +179,14 @@ impl<'a> Searches<'a> {
         monitor: &mut dyn Monitor,
     ) -> Result<Targets> {
         let name = name_of(&self.name, place, split);
-        let (mut journal, known) = Journal::open(self.run, &name, &self.settings)?;
-        let known: Targets = known.into_iter().flatten().collect();
+        let mut journal = None;
+        let mut known = Vec::new();
+        if self.run.ranks.is_first() {
+            let (of_run, batches) = Journal::<Targets>::open(self.run, &name, &self.settings)?;
+            journal = Some(of_run);
+            known = batches.into_iter().flatten().collect();
+        }
+        let known = self.known_to_all(known)?;
         let before = known.len();
         if before > 0 {
             tracing::info!("{name}: {before} targets are done already");
@@ -190,12 +199,23 @@ impl<'a> Searches<'a> {
         let protocol = self.run.protocol(split);
         let found =
             with_progress(monitor, &what, targets.len() - before.min(targets.len()), |on_batch| {
-                let mut log = Logged { journal: &mut journal, known, done: 0, on_batch };
+                let mut log = Logged { journal: journal.as_mut(), known, done: 0, on_batch };
                 recommender.search(self.run.dataset(), targets, protocol, &mut log)
             })?;
         self.searched += targets.len() - before.min(targets.len());
-        self.journals.push(journal);
+        self.journals.extend(journal);
         Ok(found)
+    }
+
+    /// What rank 0 knows.
+    fn known_to_all(&self, known: Targets) -> Result<Targets> {
+        if self.run.ranks.is_alone() {
+            return Ok(known);
+        }
+        let wrong = |e| Error::Invalid(format!("{}: what is known: {e}", self.name));
+        let mut message = serde_json::to_vec(&known).map_err(wrong)?;
+        self.run.ranks.broadcast(&mut message);
+        serde_json::from_slice(&message).map_err(wrong)
     }
 
     /// Removes the journals of an evaluation by `models` models whose process was killed when its result stood.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::kept::Kept;
 use crate::data::Split;
+use crate::run::work::Work;
 
 /// What to evaluate.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +31,13 @@ impl EvalRequest<'_> {
         let fused = if self.fuse.is_empty() { "" } else { "-fused" };
         let before = if self.before.is_some() { "-before" } else { "" };
         format!("{}-{}-b{}{limit}{fused}{before}", self.split, self.adapter_switch(), self.beam)
+    }
+
+    /// As what ranks share.
+    pub(super) fn as_work(&self) -> Work {
+        let Self { split, adapter, beam, limit, fuse, before } = *self;
+        let (fuse, before) = (fuse.to_vec(), before.map(Path::to_path_buf));
+        Work::Evaluate { split, adapter, beam, limit, fuse, before }
     }
 
     /// Where the result stands in the run folder `dir`.

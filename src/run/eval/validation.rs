@@ -48,6 +48,7 @@ impl<'a> ValidationMetric<'a> {
             trie: &self.trie,
             search: BeamSearch { width: config.beam, normalize: config.normalize },
             batch: BATCH,
+            ranks: self.run.ranks,
         }
     }
 

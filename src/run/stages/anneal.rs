@@ -9,10 +9,12 @@ use crate::nn::Params;
 use crate::run::artifacts::{Trained, levels_apart};
 use crate::run::eval::ValidationMetric;
 use crate::run::log::TrainLog;
+use crate::run::work::Work;
 use crate::run::{Monitor, Run, Stage};
 use crate::train::{Trainer, Validation};
 
 pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> {
+    run.call(Work::Anneal)?;
     let config = &run.config.train;
     let trained = Trained::load(run)?;
     let mut params = Params::new();
@@ -45,6 +47,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
         contrast: None,
         teacher: None,
         state: Some(&state),
+        ranks: run.ranks,
     };
     let metric = ValidationMetric::new(run, &trained.index, &trained.tokens, &prompts)?;
     // An adapter that does not help is none: the model before annealing is one to choose.
@@ -59,6 +62,9 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
     let outcome = trainer.run(&samples, Some(validation), &mut log)?.finished()?;
     let predicted = log.predicted;
     drop(log);
+    if !run.ranks.is_first() {
+        return Ok(Made::default());
+    }
     if outcome.best.is_some_and(|(_, epoch)| epoch == 0) {
         tracing::warn!(
             "stage anneal: no epoch was better than the model before it on validation: the adapter \

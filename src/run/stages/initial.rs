@@ -15,6 +15,7 @@ use crate::run::artifacts::{
 };
 use crate::run::eval::ValidationMetric;
 use crate::run::log::TrainLog;
+use crate::run::work::Work;
 use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::tasks::SrtSelection;
 use crate::train::{Contrast, Projectors, TrainOutcome, Trainer, Validation};
@@ -43,6 +44,7 @@ pub(in crate::run) fn run(
     before: Option<&Run>,
     monitor: &mut dyn Monitor,
 ) -> Result<Made> {
+    run.call(Work::Initial { before: before.map(|before| before.dir.clone()) })?;
     let config = &run.config.train;
     let index = load_index(run)?;
     let (llama, mut weights, tokens) = match before {
@@ -121,6 +123,7 @@ pub(in crate::run) fn run(
         }),
         teacher: teacher.as_ref(),
         state: Some(&state),
+        ranks: run.ranks,
     };
     let metric = ValidationMetric::new(run, &index, &tokens, &prompts)?;
     let validation = Validation {
@@ -135,6 +138,9 @@ pub(in crate::run) fn run(
     let outcome = trainer.run(&samples, Some(validation), &mut log)?.finished()?;
     let predicted = log.predicted;
     drop(log);
+    if !run.ranks.is_first() {
+        return Ok(Made::default());
+    }
     match before {
         Some(before) => warn_continued(before, &outcome),
         None => warn(run, &outcome),

@@ -1,0 +1,127 @@
+//! Ranks that are processes, which talk through an MPI library.
+
+use mpi::Threading;
+use mpi::collective::CommunicatorCollectives as _;
+use mpi::datatype::{Partition, PartitionMut};
+use mpi::environment::Universe;
+use mpi::topology::{Communicator as _, SimpleCommunicator};
+use mpi::traits::Root as _;
+
+use super::Ranks;
+use crate::{Result, invalid};
+
+/// Values in one message at most: MPI counts them in 31 bits, of all ranks together.
+const AT_ONCE: usize = 1 << 26;
+
+/// One of the processes that `mpirun` or a scheduler has started.
+#[derive(Debug)]
+pub(super) struct Mpi {
+    rank: usize,
+    size: usize,
+}
+
+impl Mpi {
+    /// Joins the others; the library ends with what comes beside it.
+    pub(super) fn start() -> Result<(Self, Universe)> {
+        // The thread that calls is not always the first one.
+        let Some((universe, threading)) = mpi::initialize_with_threading(Threading::Serialized)
+        else {
+            invalid!("MPI is at work in this process already");
+        };
+        if threading < Threading::Serialized {
+            invalid!(
+                "this MPI library serves the first thread of a process alone; take one that serves any"
+            );
+        }
+        let world = SimpleCommunicator::world();
+        Ok((Self { rank: world.rank() as usize, size: world.size() as usize }, universe))
+    }
+
+    /// The messages of all, of these lengths, each no longer than fits one call.
+    fn gathered<T: mpi::traits::Equivalence + Clone + Default>(
+        &self,
+        part: &[T],
+        lengths: &[usize],
+    ) -> Vec<T> {
+        let (counts, starts) = places(lengths);
+        let mut all = vec![T::default(); lengths.iter().sum()];
+        let mut parts = PartitionMut::new(&mut all[..], counts, starts);
+        SimpleCommunicator::world().all_gather_varcount_into(part, &mut parts);
+        all
+    }
+}
+
+impl Ranks for Mpi {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn gather(&self, message: &[u8]) -> Vec<Vec<u8>> {
+        let lengths = self.gathered(&[message.len() as u64], &vec![1; self.size]);
+        let longest = lengths.iter().copied().max().unwrap_or_default() as usize;
+        let mut all: Vec<Vec<u8>> =
+            lengths.iter().map(|&n| Vec::with_capacity(n as usize)).collect();
+        for start in (0..longest).step_by(AT_ONCE / self.size) {
+            let here = |length: usize| start.min(length)..(start + AT_ONCE / self.size).min(length);
+            let parts: Vec<usize> = lengths.iter().map(|&n| here(n as usize).len()).collect();
+            let found = self.gathered(&message[here(message.len())], &parts);
+            let mut found = found.as_slice();
+            for (all, &length) in all.iter_mut().zip(&parts) {
+                let (part, rest) = found.split_at(length);
+                all.extend_from_slice(part);
+                found = rest;
+            }
+        }
+        all
+    }
+
+    fn broadcast(&self, message: &mut Vec<u8>) {
+        let world = SimpleCommunicator::world();
+        let first = world.process_at_rank(0);
+        let mut length = message.len() as u64;
+        first.broadcast_into(&mut length);
+        message.resize(length as usize, 0);
+        message.chunks_mut(AT_ONCE).for_each(|part| first.broadcast_into(part));
+    }
+
+    /// Each rank adds up a part, which all then have: twice the values go over the wire once, however many ranks there
+    /// are, and all have the same bits.
+    fn sum(&self, values: &mut [f32]) {
+        for values in values.chunks_mut(AT_ONCE) {
+            let bound = |rank: usize| values.len() * rank / self.size;
+            let lengths: Vec<usize> = (0..self.size).map(|r| bound(r + 1) - bound(r)).collect();
+            let (counts, starts) = places(&lengths);
+            let own = lengths[self.rank];
+            let mut parts = vec![0f32; own * self.size];
+            let (own_counts, own_starts) = places(&vec![own; self.size]);
+            let send = Partition::new(&*values, counts, starts);
+            let mut receive = PartitionMut::new(&mut parts[..], own_counts, own_starts);
+            SimpleCommunicator::world().all_to_all_varcount_into(&send, &mut receive);
+            let (sum, others) = parts.split_at_mut(own);
+            for other in others.chunks(own.max(1)) {
+                sum.iter_mut().zip(other).for_each(|(sum, value)| *sum += value);
+            }
+            let (counts, starts) = places(&lengths);
+            let mut all = PartitionMut::new(values, counts, starts);
+            SimpleCommunicator::world().all_gather_varcount_into(&*sum, &mut all);
+        }
+    }
+
+    fn abort(&self, code: i32) -> ! {
+        SimpleCommunicator::world().abort(code)
+    }
+}
+
+/// Lengths and starts of neighbours as MPI takes them.
+fn places(lengths: &[usize]) -> (Vec<i32>, Vec<i32>) {
+    let starts = lengths.iter().scan(0, |end, &length| {
+        let start = *end;
+        *end += length as i32;
+        Some(start)
+    });
+    (lengths.iter().map(|&length| length as i32).collect(), starts.collect())
+}

@@ -1,0 +1,58 @@
+//! What the other ranks do while rank 0 does what the program does alone: they wait for its calls to work that all
+//! share.
+
+use candle_core::Device;
+
+use super::eval::EvalRequest;
+use super::stages::{anneal, initial};
+use super::work::{Call, Work};
+use super::{Run, Silent};
+use crate::config::RunConfig;
+use crate::interrupt::Listener;
+use crate::ranks::Ranks;
+use crate::{Error, Result};
+
+/// Lets the other ranks go, which are in [`help`].
+pub fn let_go(ranks: &dyn Ranks) {
+    ranks.broadcast(&mut Vec::new());
+}
+
+/// Does what rank 0 calls for, until it lets go; for the other ranks.
+///
+/// # Errors
+/// What went wrong; rank 0 is waiting then, and has to be ended.
+pub fn help(ranks: &dyn Ranks, device: &Device) -> Result<()> {
+    // Whether a signal stops them all is for rank 0 to say.
+    let _signals = Listener::new();
+    loop {
+        let mut message = Vec::new();
+        ranks.broadcast(&mut message);
+        if message.is_empty() {
+            return Ok(());
+        }
+        let call: Call = serde_json::from_slice(&message)
+            .map_err(|e| Error::Invalid(format!("what rank 0 calls for: {e}")))?;
+        match call.answer(device) {
+            Ok(()) | Err(Error::Interrupted { .. }) => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+impl Call {
+    fn answer(self, device: &Device) -> Result<()> {
+        let config = RunConfig::parse(&self.config, "the configuration of rank 0", &[])?;
+        let run = Run::open(&self.dir, config, device.clone())?;
+        match self.work {
+            Work::Initial { before } => {
+                let before = before.map(|dir| run.open_before(&dir)).transpose()?;
+                initial::run(&run, before.as_ref(), &mut Silent).map(drop)
+            }
+            Work::Anneal => anneal::run(&run, &mut Silent).map(drop),
+            Work::Evaluate { split, adapter, beam, limit, fuse, before } => {
+                let (fuse, before) = (&fuse[..], before.as_deref());
+                run.help_evaluate(EvalRequest { split, adapter, beam, limit, fuse, before })
+            }
+        }
+    }
+}
