@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use crate::common::program::{fails, run, tiny};
+use crate::common::program::{fails, ids, run, tiny};
 use serde_json::Value;
 
 /// Settings with which a baseline is trained in a moment.
@@ -151,6 +151,7 @@ fn all_baselines_stand_in_one_table_and_what_the_data_lack_is_said() {
         "hgn",
         "seconds",
         "fdsa         not here: shop: baseline fdsa reads attributes",
+        "tiger        not here: runs/llmbs: the item index is not there yet: run `llmbs index` first",
     ] {
         assert!(table.contains(word), "{word} is not in {table}");
     }
@@ -167,9 +168,80 @@ fn all_baselines_stand_in_one_table_and_what_the_data_lack_is_said() {
     assert!((mean - of(0).midpoint(of(1))).abs() < 1e-12);
     assert_eq!(told["lacking"][0]["baseline"], "fdsa");
     assert_eq!(told["lacking"][1]["baseline"], "s3rec");
+    assert_eq!(told["lacking"][2]["baseline"], "tiger");
     assert!(told["published"].as_array().unwrap().is_empty());
     fails(dir, &["baseline", "fdsa"], &["shop", "no categories, no brands"]);
     assert!(!dir.join("runs/llmbs/baseline/fdsa").exists());
+}
+
+/// A TIGER that is trained in a moment.
+fn tiger<'a>(words: &[&'a str]) -> Vec<&'a str> {
+    let set = [
+        "index.method=rq-vae",
+        "index.source=semantic",
+        "index.semantic.levels=3",
+        "index.rq-vae.steps=20",
+        "baseline.tiger.dim=16",
+        "baseline.tiger.blocks=1",
+        "baseline.tiger.feed-forward=32",
+        "baseline.tiger.epochs=2",
+        "baseline.tiger.beam=25",
+    ];
+    [&set.iter().flat_map(|set| ["--set", set]).collect::<Vec<_>>(), words].concat()
+}
+
+#[test]
+fn tiger_writes_the_codes_of_the_runs_index() {
+    let dir = tiny();
+    let dir = dir.path();
+    fails(dir, &tiger(&["baseline", "tiger"]), &["run `llmbs index` first"]);
+    assert!(
+        !dir.join("runs/llmbs/baseline").exists() && !dir.join("runs/llmbs/unfinished").exists()
+    );
+    run(dir, &tiger(&["index"]), 0);
+
+    let json = || -> Value {
+        let words = tiger(&["baseline", "tiger", "--json"]);
+        serde_json::from_str(&run(dir, &words, 0).0).unwrap()
+    };
+    let first = json();
+    let settings = &first["settings"];
+    assert_eq!(settings["search"], "beam search over the trie of all items, beam 25");
+    assert_eq!((&settings["exhaustive"], &settings["seed"]), (&false.into(), &42.into()));
+    let folder = "runs/llmbs/baseline/tiger/seed-42";
+    let lines = || fs::read_to_string(dir.join(folder).join("test.predictions.jsonl")).unwrap();
+    let predicted = lines();
+    for line in predicted.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let items: BTreeSet<u64> =
+            line["items"].as_array().unwrap().iter().map(|item| item.as_u64().unwrap()).collect();
+        assert_eq!(items.len(), 25);
+    }
+    // From its file it says what it said when it was trained.
+    fs::remove_file(dir.join(folder).join("test.json")).unwrap();
+    assert_eq!((json()["metrics"].clone(), lines()), (first["metrics"].clone(), predicted));
+    let (table, _) = run(dir, &tiger(&["baseline", "tiger"]), 0);
+    assert!(table.contains("60 items, beam search over the trie of all items, beam 25"), "{table}");
+
+    // More than the beam holds, and what the search does not find by itself.
+    let recommend = |words: &[&'static str]| {
+        let words = [&["recommend", "--json", "--history", "3,5", "--baseline", folder], words];
+        let found = run(dir, &tiger(&words.concat()), 0).0;
+        ids(&serde_json::from_str(&found).unwrap())
+    };
+    let all = recommend(&["--top", "60"]);
+    assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), 60);
+    assert_eq!(recommend(&["--top", "10"]), all[..10]);
+    fs::write(dir.join("last"), format!("{}\n{}\n", all[58], all[59])).unwrap();
+    assert_eq!(recommend(&["--only", "last", "--top", "2"]), all[58..]);
+
+    // Another index is another model.
+    let other = |words: &[&'static str]| tiger(&[&["--set", "index.semantic.k=6"], words].concat());
+    run(dir, &other(&["index", "--force"]), 0);
+    let expected = ["index/index.json was", "baseline tiger --force"];
+    fails(dir, &other(&["baseline", "tiger"]), &expected);
+    fails(dir, &other(&["recommend", "--history", "3,5", "--baseline", folder]), &expected);
+    run(dir, &other(&["baseline", "tiger", "--force"]), 0);
 }
 
 #[test]
@@ -220,11 +292,16 @@ fn a_run_is_compared_with_a_baseline() {
     run(dir, &["baseline", "popularity", "--seeds", "1"], 0);
     fs::rename(dir.join("runs/llmbs/baseline/item-knn/seed-1"), dir.join("neighbours")).unwrap();
     let popularity = "runs/llmbs/baseline/popularity/seed-1";
-    let fused = ["eval", "--json", "--fuse", "neighbours", "--fuse", popularity];
+    let few = ["baseline.tiger.dim=8", "baseline.tiger.feed-forward=8", "baseline.tiger.epochs=1"];
+    let few: Vec<&str> = few.iter().flat_map(|set| ["--set", set]).collect();
+    run(dir, &[&few[..], &["baseline", "tiger", "--seeds", "1"]].concat(), 0);
+    let tiger = "runs/llmbs/baseline/tiger/seed-1";
+    let fused = ["eval", "--json", "--fuse", "neighbours", "--fuse", popularity, "--fuse", tiger];
+    let fused = [&few[..], &fused].concat();
     let fused: Value = serde_json::from_str(&run(dir, &fused, 0).0).unwrap();
     let models = fused["settings"]["fusion"]["models"].as_array().unwrap();
     let names: Vec<&str> = models.iter().map(|m| m["model"].as_str().unwrap()).collect();
-    assert_eq!(names, ["item-knn", "popularity"]);
+    assert_eq!(names, ["item-knn", "popularity", "tiger"]);
     let ours: Value = serde_json::from_str(&run(dir, &compare, 0).0).unwrap();
     for (name, difference) in ours["comparison"]["metrics"].as_object().unwrap() {
         assert_eq!(difference["this"], ours["metrics"][name]);

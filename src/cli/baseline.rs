@@ -153,6 +153,9 @@ impl Table {
             }
             let _ = writeln!(text, "{seconds:>10.1}");
         }
+        for settings in self.rows.iter().map(|row| &row.seeds.settings).filter(|s| !s.exhaustive) {
+            let _ = writeln!(text, "{}: {}", settings.model, settings.search);
+        }
         for Lacking { baseline, why } in &self.lacking {
             let _ = writeln!(text, "{baseline:<12} not here: {why}");
         }
@@ -249,8 +252,13 @@ fn several(result: &OverSeeds) -> String {
 
 fn footnote(settings: &BaselineSettings, seeds: &str) -> String {
     let BaselineSettings { dataset, split, split_rule, targets, items, history, .. } = settings;
+    let ranked = if settings.exhaustive {
+        format!("all {items} items ranked")
+    } else {
+        format!("{items} items, {}", settings.search)
+    };
     format!(
-        "{dataset}, {split} split of {split_rule}, {targets} targets, all {items} items ranked, \
-         history {history}, {seeds}\n"
+        "{dataset}, {split} split of {split_rule}, {targets} targets, {ranked}, history {history}, \
+         {seeds}\n"
     )
 }

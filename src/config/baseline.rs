@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::eval::ItemKnnConfig;
 use crate::model::sequential::{
     Bert4RecConfig, CaserConfig, FdsaConfig, Gru4RecConfig, HgnConfig, S3RecConfig, SasRecConfig,
+    TigerConfig,
 };
 
 /// `[baseline]`: a table for each, of what `llmbs baseline NAME` trains.
@@ -27,4 +28,6 @@ pub struct BaselineConfig {
     pub fdsa: FdsaConfig,
     /// Self-attention that is pre-trained.
     pub s3rec: S3RecConfig,
+    /// An encoder and a decoder over the codes of the run's index.
+    pub tiger: TigerConfig,
 }

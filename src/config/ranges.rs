@@ -34,16 +34,19 @@ const LEARNING_RATE: Range = Above(0.0, 10.0);
 const WEIGHT: Range = Between(0.0, 1e6);
 
 /// The settings of a recommender over item ids: each has some of them.
-const SEQUENTIAL: [(&str, Range); 19] = [
+const SEQUENTIAL: [(&str, Range); 22] = [
     ("dim", WIDTH),
     ("blocks", DEPTH),
     ("heads", DEPTH),
+    ("head-dim", WIDTH),
     ("feed-forward", WIDTH),
     ("layers", DEPTH),
     ("hidden", WIDTH),
     ("horizontal", WIDTH),
     ("vertical", WIDTH),
     ("history", LENGTH),
+    ("user-tokens", COUNT_OR_NONE),
+    ("beam", COUNT),
     ("embedding-dropout", BelowOne),
     ("dropout", BelowOne),
     ("hidden-share", BelowOne),
@@ -155,7 +158,7 @@ const SINGLE: [(&str, Range); 68] = [
 ];
 
 /// The tables that settings of one kind stand in.
-const GROUPS: [(&str, &[(&str, Range)]); 14] = [
+const GROUPS: [(&str, &[(&str, Range)]); 15] = [
     ("", &SINGLE),
     ("index.behavior.sasrec.", &SEQUENTIAL),
     ("baseline.gru4rec.", &SEQUENTIAL),
@@ -165,6 +168,7 @@ const GROUPS: [(&str, &[(&str, Range)]); 14] = [
     ("baseline.bert4rec.", &SEQUENTIAL),
     ("baseline.fdsa.", &SEQUENTIAL),
     ("baseline.s3rec.", &SEQUENTIAL),
+    ("baseline.tiger.", &SEQUENTIAL),
     ("train.lora.", &LORA),
     ("train.adapter.", &LORA),
     ("train.warmup.", &STAGE),

@@ -1,9 +1,10 @@
 //! The two embeddings an index is made from, z^s from the texts and z^b from the interactions; what has to
-//! be trained to turn them into codes; and the training of recommenders over item ids, one of which gives z^b. Matrices of both,
-//! and of codes made elsewhere, in files.
+//! be trained to turn them into codes; and the training of recommenders over item ids, one of which gives z^b, and of
+//! one that writes codes. Matrices of both, and of codes made elsewhere, in files.
 
 mod behavior;
 mod epochs;
+mod generative;
 mod integers;
 mod matrix;
 mod npy;
@@ -19,6 +20,7 @@ pub use behavior::{
     train_behavior_embedding,
 };
 pub use epochs::{Around, EpochReport, Progress, TrainingBytes};
+pub use generative::GenerativeCourse;
 pub use integers::{IntegerMatrix, load_integers, save_integers};
 pub use matrix::{load_embeddings, load_kept, save_embeddings};
 pub use parts::Parts;

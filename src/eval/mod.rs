@@ -5,6 +5,7 @@ mod bootstrap;
 mod compare;
 mod evaluator;
 mod fusion;
+mod generative;
 mod metrics;
 mod neighbours;
 mod protocol;
@@ -17,6 +18,7 @@ pub use bootstrap::{CONFIDENCE, Intervals, RESAMPLES, intervals};
 pub use compare::{Difference, PERMUTATIONS, SIGNIFICANCE, compare};
 pub use evaluator::{Evaluation, LegalRate, Popularity, Prediction, Recommender, SearchLog};
 pub use fusion::Fusion;
+pub use generative::TigerRecommender;
 pub use metrics::{
     DEPTH, Metrics, PerMetric, metric_names, ndcg_at_k, rank_of, recall_at_k, reciprocal_rank_at_k,
 };

@@ -1,4 +1,4 @@
-//! Full ranking by scores: for a model that scores every item after a history.
+//! Ranking by scores: for a model that scores every item after a history, or those that it finds.
 
 use rayon::prelude::*;
 
@@ -15,8 +15,29 @@ const BATCH: usize = 256;
 
 /// Scores every item after each of some histories: (histories, items), row by row.
 pub trait ItemScorer: Send + Sync {
-    /// The scores; no history is empty.
+    /// The scores; no history is empty. Minus infinity is that of an item which a search did not find.
     fn scores(&self, histories: &[History<'_>]) -> Result<Vec<f32>>;
+
+    /// The scores, however long it takes to find every item.
+    fn scores_of_all(&self, histories: &[History<'_>]) -> Result<Vec<f32>> {
+        self.scores(histories)
+    }
+
+    /// The best of `items` after each history, as many as any metric looks at, with and without those left out for it.
+    fn best(
+        &self,
+        histories: &[History<'_>],
+        left_out: &[&[ItemId]],
+        items: &[Item],
+    ) -> Result<Vec<Found>> {
+        let scores = self.scores(histories)?;
+        let rows = scores.par_chunks(items.len()).zip(left_out);
+        let best = rows.map(|(row, left_out)| Found {
+            ranked: top(row, DEPTH, items, &[]),
+            others: top(row, DEPTH, items, left_out),
+        });
+        Ok(best.collect())
+    }
 }
 
 /// Evaluation of `targets` (positions among the split's): the best of all items for each, as many as any metric
@@ -34,15 +55,9 @@ pub fn evaluate_scores(
     for batch in targets.chunks(BATCH) {
         let histories: Vec<History<'_>> =
             batch.iter().map(|&at| asked(dataset, protocol, at)).collect();
-        let scores = scorer.scores(&histories)?;
-        let rows = scores.par_chunks(dataset.num_items()).zip(batch);
-        let best: Vec<_> = rows
-            .map(|(row, &at)| {
-                let list = |left_out| top(row, DEPTH, &dataset.items, left_out);
-                let others = list(protocol.left_out(dataset, at));
-                Found { ranked: list(&[]), others }
-            })
-            .collect();
+        let left_out: Vec<&[ItemId]> =
+            batch.iter().map(|&at| protocol.left_out(dataset, at)).collect();
+        let best = scorer.best(&histories, &left_out, &dataset.items)?;
         ranked.extend(targets[ranked.len()..].iter().copied().zip(best));
         on_batch(ranked.len());
     }

@@ -94,6 +94,21 @@ impl Params {
         }
     }
 
+    /// Takes over the values that [`Self::snapshot`] gave.
+    ///
+    /// # Errors
+    /// Names a parameter that is missing or has another shape.
+    pub fn restore(&self, values: &BTreeMap<String, Tensor>) -> Result<()> {
+        for (name, tensor) in self.tensors() {
+            match values.get(name) {
+                Some(value) if value.dims() == tensor.dims() => self.set(name, value)?,
+                Some(value) => bail!("{name} is {:?}, expected {:?}", value.dims(), tensor.dims()),
+                None => bail!("there is no weight {name}"),
+            }
+        }
+        Ok(())
+    }
+
     /// A deep copy of all values, for a checkpoint to come back to.
     pub fn snapshot(&self) -> Result<BTreeMap<String, Tensor>> {
         self.tensors().map(|(name, t)| Ok((name.to_string(), t.detach().copy()?))).collect()

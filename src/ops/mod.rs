@@ -37,7 +37,7 @@ use std::marker::PhantomData;
 
 use candle_core::{DType, Tensor};
 
-pub use attention::{Row, Rows, attention};
+pub use attention::{Row, Rows, attention, biased_attention};
 pub use ceiling::matmul_flops;
 pub use cross_entropy::cross_entropy;
 pub use dropout::dropout;

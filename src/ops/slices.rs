@@ -173,7 +173,7 @@ pub(crate) fn attention<X: Activation>(
     rows: &Rows,
     precision: Precision,
 ) {
-    fused::forward(out, &Inputs { q, k, v, heads, precision }, rows);
+    fused::forward(out, &Inputs { q, k, v, heads, bias: None, precision }, rows);
 }
 
 /// Overwrites `grads` with the gradients of queries, keys and values.
@@ -185,7 +185,8 @@ pub(crate) fn attention_backward<X: Activation>(
     rows: &Rows,
     precision: Precision,
 ) {
-    fused::backward(&Inputs { q, k, v, heads, precision }, grad, rows, grads.map(Some));
+    let inputs = Inputs { q, k, v, heads, bias: None, precision };
+    fused::backward(&inputs, grad, rows, grads.map(Some), None);
 }
 
 /// As [`super::dropout`], in place; where `x` is some lines of a matrix, they are `chosen` of it.

@@ -123,11 +123,6 @@ impl Course<'_> {
         Ok(SequentialReport { reports, best_epoch, num_targets })
     }
 
-    /// The epochs that are run at most, those of pre-training included.
-    pub fn epochs(&self) -> usize {
-        self.network.pretraining().map_or(0, Pretraining::epochs) + self.config.epochs
-    }
-
     fn training<'a>(
         self,
         lessons: Lessons<'a>,

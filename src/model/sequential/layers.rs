@@ -56,6 +56,11 @@ impl Builder {
         })
     }
 
+    /// All that was registered.
+    pub(super) fn params(self) -> Params {
+        self.params
+    }
+
     /// What the network has in common with all others, when all its parameters are registered.
     pub(super) fn core(self, items: Items, history: usize, training: &TrainingConfig) -> Core {
         Core { params: self.params, items, history, precision: training.precision }

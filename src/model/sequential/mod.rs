@@ -1,5 +1,5 @@
 //! Recommenders over item ids: a network turns a history into a state, and the state, held against what it has of every
-//! item, gives a score an item.
+//! item, gives a score an item. Beside them, one that writes the codes of the next item (`tiger`).
 //!
 //! Shapes: tokens (the items of all histories in a row, without padding), width (of a state).
 
@@ -13,6 +13,7 @@ mod layers;
 mod recent;
 mod s3rec;
 mod sasrec;
+mod tiger;
 mod transformer;
 
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ pub use gru4rec::{Gru4Rec, Gru4RecConfig};
 pub use hgn::{Hgn, HgnConfig};
 pub use s3rec::{S3Rec, S3RecConfig};
 pub use sasrec::{SasRec, SasRecConfig};
+pub use tiger::{Codes, Memory, Tiger, TigerConfig, Written};
 pub use transformer::TransformerConfig;
 
 /// What a state is asked of: some items, oldest first, and whose they are.
@@ -267,18 +269,7 @@ pub trait Sequential: Debug + Send + Sync {
     /// # Errors
     /// Names a parameter that is missing or has another shape.
     fn set_weights(&self, weights: &BTreeMap<String, Tensor>) -> Result<()> {
-        for (name, tensor) in self.params().tensors() {
-            match weights.get(name) {
-                Some(weight) if weight.dims() == tensor.dims() => {
-                    self.params().set(name, weight)?;
-                }
-                Some(weight) => {
-                    bail!("{name} is {:?}, expected {:?}", weight.dims(), tensor.dims())
-                }
-                None => bail!("there is no weight {name}"),
-            }
-        }
-        Ok(())
+        self.params().restore(weights)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Attention by candle's own differentiable operations: rows padded to one length, all at once.
 
+use std::ops::Range;
+
 use candle_core::backend::BackendStorage;
 use candle_core::{
     CpuStorage, CudaStorage, CustomOp1, D, Device, Layout, Result, Shape, Storage, Tensor, bail,
@@ -7,7 +9,14 @@ use candle_core::{
 
 use super::rows::Rows;
 
-pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, rows: &Rows) -> Result<Tensor> {
+/// `bias` as in [`super::biased_attention`].
+pub(super) fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    bias: Option<&Tensor>,
+    rows: &Rows,
+) -> Result<Tensor> {
     let ((tokens, heads, head_dim), (keys, kv_heads, _)) = (q.dims3()?, k.dims3()?);
     if tokens == 0 {
         return q.reshape((0, heads * head_dim));
@@ -41,6 +50,10 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, rows: &Rows) -> Resu
     };
     let (k, v) = (spread(k)?, spread(v)?);
     let scores = q.matmul(&k.t()?)?.reshape((count, heads, queries, seen))?;
+    let scores = match bias {
+        Some(bias) => (scores + padded.spread(bias)?)?,
+        None => scores,
+    };
     let scores = scores.broadcast_add(&padded.mask(q.device())?.to_dtype(q.dtype())?)?;
     let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?.detach())?.exp()?;
     let probabilities = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
@@ -69,6 +82,8 @@ struct Padded {
     key_places: Vec<f32>,
     /// Whether a key is for the query at its own place alone.
     private: Vec<u8>,
+    /// Where the queries of each row stand among its own keys.
+    own_places: Vec<Range<usize>>,
 }
 
 impl Padded {
@@ -91,6 +106,10 @@ impl Padded {
             query_places: vec![0.0; count * queries],
             key_places: vec![f32::INFINITY; count * keys],
             private: vec![0; count * keys],
+            own_places: served
+                .iter()
+                .map(|row| row.own.len().saturating_sub(row.queries.len())..row.own.len())
+                .collect(),
         };
         for (i, (row, context)) in served.iter().zip(&contexts).enumerate() {
             for (j, (query, last)) in row.queries.clone().zip(rows.last_seen(row)).enumerate() {
@@ -127,6 +146,23 @@ impl Padded {
         let shape = (self.count, 1, self.queries, self.keys);
         let hidden = Tensor::full(f32::NEG_INFINITY, shape, device)?;
         sees.where_cond(&hidden.zeros_like()?, &hidden)
+    }
+
+    /// The bias (offsets, heads) of each query and key of rows without context, (rows, heads, queries, keys); any in
+    /// padding.
+    fn spread(&self, bias: &Tensor) -> Result<Tensor> {
+        let (offsets, heads) = bias.dims2()?;
+        let mut ids = Vec::with_capacity(self.count * self.queries * self.keys);
+        for own in &self.own_places {
+            for place in own.clone() {
+                let offset = |key: usize| (offsets / 2 + key).saturating_sub(place);
+                ids.extend((0..self.keys).map(|key| offset(key).min(offsets - 1) as u32));
+            }
+            ids.resize(ids.len() + (self.queries - own.len()) * self.keys, 0);
+        }
+        let shape = (self.count, self.queries, self.keys, heads);
+        let ids = Tensor::new(ids, bias.device())?;
+        bias.contiguous()?.index_select(&ids, 0)?.reshape(shape)?.permute((0, 3, 1, 2))
     }
 
     /// The key at each place, any in padding.

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::rows::{Row, Rows};
 use super::task::{BLOCK, HeadShape, Inputs, Scratch, Task, alike, queries};
 use crate::ops::cpu::{self, with_float, zeros_if};
-use crate::ops::kernels::{MatMut, Precision, Stored};
+use crate::ops::kernels::{Float, MatMut, Precision, Stored};
 
 pub(super) struct Attention {
     pub(super) rows: Arc<Rows>,
@@ -40,7 +40,7 @@ impl CustomOp3 for Attention {
             let q = cpu::slice(q, q_layout)?;
             let mut out = vec![T::default(); q.len()];
             let precision = Precision::Full;
-            forward(&mut out, &Inputs { q, k, v, heads, precision }, &self.rows);
+            forward(&mut out, &Inputs { q, k, v, heads, bias: None, precision }, &self.rows);
             let tokens = q_layout.shape().dims3()?.0;
             Ok((T::to_cpu_storage_owned(out), (tokens, heads.query_width()).into()))
         })
@@ -64,11 +64,11 @@ impl CustomOp3 for Attention {
             let [q_values, k_values, v_values, grad] = &held;
             let (k_slice, v_slice) = (k_values.slice::<T>()?, v_values.slice()?);
             let precision = Precision::Full;
-            let inputs =
-                Inputs { q: q_values.slice()?, k: k_slice, v: v_slice, heads, precision };
+            let (q_slice, bias) = (q_values.slice()?, None);
+            let inputs = Inputs { q: q_slice, k: k_slice, v: v_slice, heads, bias, precision };
             let mut grads = [q, k, v].map(|t| zeros_if(t.track_op(), t.elem_count()));
             let parts = grads.each_mut().map(Option::as_deref_mut);
-            backward(&inputs, grad.slice()?, &self.rows, parts);
+            backward(&inputs, grad.slice()?, &self.rows, parts, None);
             let [q_grad, k_grad, v_grad] = grads;
             Ok((
                 q_grad.map(|g| cpu::tensor(g, q.shape())).transpose()?,
@@ -142,22 +142,41 @@ pub(in crate::ops) fn forward<S: Stored>(out: &mut [S], inputs: &Inputs<'_, S>, 
     );
 }
 
-/// Overwrites the gradients that are wanted.
+/// Overwrites the gradients that are wanted; adds to that of the bias, (offsets, heads).
 pub(in crate::ops) fn backward<S: Stored>(
     inputs: &Inputs<'_, S>,
     grad: &[S],
     rows: &Rows,
     [q_grad, k_grad, v_grad]: [Option<&mut [S]>; 3],
+    bias_grad: Option<&mut [S::Wide]>,
 ) {
     let heads = inputs.heads;
     let tasks = tasks(rows, heads);
     let q_blocks = optional(tasks.len(), q_grad.map(|g| query_blocks(g, rows, heads)));
     let k_blocks = optional(tasks.len(), k_grad.map(|g| key_blocks(g, rows, heads)));
     let v_blocks = optional(tasks.len(), v_grad.map(|g| key_blocks(g, rows, heads)));
-    tasks.par_iter().zip(q_blocks).zip(k_blocks).zip(v_blocks).for_each_init(
+    // (tasks, group, offsets): added up in the order of the tasks, whoever did them.
+    let of_task = heads.group * inputs.offsets();
+    let mut bias_parts = match bias_grad {
+        Some(_) => vec![S::Wide::ZERO; tasks.len() * of_task],
+        None => Vec::new(),
+    };
+    let blocks = bias_grad.is_some().then(|| bias_parts.chunks_exact_mut(of_task).collect());
+    let bias_blocks = optional(tasks.len(), blocks);
+    tasks.par_iter().zip(q_blocks).zip(k_blocks).zip(v_blocks).zip(bias_blocks).for_each_init(
         Scratch::default,
-        |scratch, (((task, q_grad), k_grad), v_grad)| {
-            task.backward(inputs, grad, scratch, [q_grad, k_grad, v_grad]);
+        |scratch, ((((task, q_grad), k_grad), v_grad), bias_grad)| {
+            task.backward(inputs, grad, scratch, [q_grad, k_grad, v_grad], bias_grad);
         },
     );
+    let Some(bias_grad) = bias_grad else { return };
+    let all_heads = heads.kv_heads * heads.group;
+    for (task, part) in tasks.iter().zip(bias_parts.chunks_exact(of_task)) {
+        for (i, of_head) in part.chunks_exact(inputs.offsets()).enumerate() {
+            let totals = bias_grad.iter_mut().skip(task.kv_head * heads.group + i);
+            for (total, &grad) in totals.step_by(all_heads).zip(of_head) {
+                *total += grad;
+            }
+        }
+    }
 }

@@ -3,6 +3,7 @@
 //! No (tokens x keys) matrix of the batch exists at any time: every (row, key-value head) is a task of its
 //! own that holds the scores of at most 64 queries, and the backward computes them again.
 
+mod biased;
 mod composed;
 pub(super) mod fused;
 mod rows;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use candle_core::{Result, Tensor, bail};
 
+pub use biased::biased_attention;
 pub use rows::{Row, Rows};
 pub(crate) use task::HeadShape;
 pub(super) use task::Inputs;
@@ -31,6 +33,17 @@ pub(super) use task::Inputs;
 /// Shapes that do not fit each other or the rows. The backward exists for training only: rows without
 /// context and with keys of their own.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, rows: &Arc<Rows>) -> Result<Tensor> {
+    check_shapes(q, k, v, rows)?;
+    if super::fused(&[q, k, v]) {
+        let op = fused::Attention { rows: Arc::clone(rows) };
+        q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
+    } else {
+        composed::attention(q, k, v, None, rows)
+    }
+}
+
+/// Refuses shapes that do not fit each other or the rows.
+fn check_shapes(q: &Tensor, k: &Tensor, v: &Tensor, rows: &Rows) -> Result<()> {
     let ((tokens, heads, head_dim), (keys, kv_heads, key_dim)) = (q.dims3()?, k.dims3()?);
     let fits = v.dims() == k.dims()
         && head_dim == key_dim
@@ -41,11 +54,5 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, rows: &Arc<Rows>) -> Result
     if !fits {
         bail!("attention: q {:?}, k {:?} and v {:?}", q.dims(), k.dims(), v.dims());
     }
-    rows.check(tokens, keys)?;
-    if super::fused(&[q, k, v]) {
-        let op = fused::Attention { rows: Arc::clone(rows) };
-        q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
-    } else {
-        composed::attention(q, k, v, rows)
-    }
+    rows.check(tokens, keys)
 }

@@ -7,12 +7,12 @@ use candle_core::{Result, bail};
 /// One sequence of a batch.
 ///
 /// Its queries stand at its last own keys. Each sees the keys of `context` and the own keys up to its place,
-/// except private ones of other places; in [`Rows::both_ways`], all of its own.
+/// except private ones of other places; in [`Rows::both_ways`] and [`Rows::across`], all of its own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// Its queries among the packed tokens.
     pub queries: Range<usize>,
-    /// Its own keys, at least one for each query.
+    /// Its own keys, at least one for each query; in [`Rows::across`], at least one.
     pub own: Range<usize>,
     /// Earlier keys that every query of the row sees in full (a cached prompt, the ancestors in a beam),
     /// in order. Rows may share them.
@@ -34,13 +34,9 @@ impl Rows {
     /// Names the first row that breaks the order, that has fewer keys than queries, or whose context overlaps
     /// its own keys.
     pub fn new(rows: Vec<Row>) -> Result<Self> {
-        let mut next = 0;
+        check_order(&rows)?;
         for (i, row) in rows.iter().enumerate() {
             let Row { queries, own, context } = row;
-            if queries.start != next || queries.end < queries.start {
-                bail!("attention: row {i} has queries {queries:?}, expected to start at {next}");
-            }
-            next = queries.end;
             if own.len() < queries.len() {
                 bail!("attention: row {i} has queries {queries:?} at its own keys {own:?}");
             }
@@ -49,6 +45,20 @@ impl Rows {
             }
         }
         Ok(Self { sequences: rows, private: Vec::new(), both_ways: false })
+    }
+
+    /// Queries that see all keys of their row, which are of something else and may be fewer: what a decoder reads.
+    ///
+    /// # Errors
+    /// As [`Rows::new`]; names a row without a key.
+    pub fn across(rows: impl IntoIterator<Item = (Range<usize>, Range<usize>)>) -> Result<Self> {
+        let row = |(queries, own)| Row { queries, own, context: Vec::new() };
+        let rows: Vec<Row> = rows.into_iter().map(row).collect();
+        check_order(&rows)?;
+        if let Some(i) = rows.iter().position(|row| row.own.is_empty()) {
+            bail!("attention: row {i} has no key");
+        }
+        Ok(Self { sequences: rows, private: Vec::new(), both_ways: true })
     }
 
     /// Whole sequences of these lengths, packed: the keys are those of the queries, without context.
@@ -70,8 +80,8 @@ impl Rows {
 
     /// Of each query of a row, the last of the row's own keys that it sees.
     pub(super) fn last_seen(&self, row: &Row) -> impl Iterator<Item = usize> + use<> {
-        let (both_ways, own) = (self.both_ways, row.own.len());
-        (own - row.queries.len()..own).map(move |place| if both_ways { own - 1 } else { place })
+        let (both_ways, own, queries) = (self.both_ways, row.own.len(), row.queries.len());
+        (0..queries).map(move |i| if both_ways { own - 1 } else { own - queries + i })
     }
 
     /// Marks keys that only the query at their own position sees; one flag a key.
@@ -149,4 +159,16 @@ impl Rows {
             in_order
         })
     }
+}
+
+/// Refuses rows whose queries do not follow each other from 0 without a gap.
+fn check_order(rows: &[Row]) -> Result<()> {
+    let mut next = 0;
+    for (i, Row { queries, .. }) in rows.iter().enumerate() {
+        if queries.start != next || queries.end < queries.start {
+            bail!("attention: row {i} has queries {queries:?}, expected to start at {next}");
+        }
+        next = queries.end;
+    }
+    Ok(())
 }

@@ -48,8 +48,18 @@ pub(in crate::ops) struct Inputs<'a, S> {
     pub(in crate::ops) k: &'a [S],
     pub(in crate::ops) v: &'a [S],
     pub(in crate::ops) heads: HeadShape,
+    /// (offsets, heads), as in [`super::biased_attention`]; added to the scores of rows without context.
+    pub(in crate::ops) bias: Option<&'a [S]>,
     /// That of the products.
     pub(in crate::ops) precision: Precision,
+}
+
+impl<S> Inputs<'_, S> {
+    /// How many offsets from a query to a key have a bias, the middle one that of its own place.
+    pub(super) fn offsets(&self) -> usize {
+        let HeadShape { kv_heads, group, .. } = self.heads;
+        self.bias.map_or(0, |bias| bias.len() / (kv_heads * group))
+    }
 }
 
 /// One (set of rows, key-value head).
@@ -78,6 +88,8 @@ pub(super) struct Scratch<S: Stored> {
     values: Vec<S>,
     /// (queries * group, `head_dim`), divided by the root of `head_dim`
     queries: Vec<S::Wide>,
+    /// (group, offsets)
+    bias: Vec<S::Wide>,
     /// (queries * group, visible keys)
     probabilities: Vec<S::Wide>,
     /// (queries * group, `head_dim`)
@@ -132,13 +144,15 @@ impl Task<'_> {
         }
     }
 
-    /// As the forward; the set is a single row whose keys are its own.
+    /// As the forward; the set is a single row whose keys are its own. Adds to the gradient of its heads' part of the
+    /// bias, (group, offsets).
     pub(super) fn backward<S: Stored>(
         &self,
         inputs: &Inputs<'_, S>,
         grad: &[S],
         s: &mut Scratch<S>,
         [mut q_grad, mut k_grad, mut v_grad]: [Option<MatMut<'_, S>>; 3],
+        mut bias_grad: Option<&mut [S::Wide]>,
     ) {
         let HeadShape { group, head_dim, .. } = inputs.heads;
         let scale = scale::<S::Wide>(head_dim);
@@ -170,7 +184,7 @@ impl Task<'_> {
                     inputs.precision,
                 );
             }
-            if q_grad.is_none() && k_grad.is_none() {
+            if q_grad.is_none() && k_grad.is_none() && bias_grad.is_none() {
                 continue;
             }
             s.score_grad.resize(lines * visible, S::Wide::ZERO);
@@ -185,6 +199,15 @@ impl Task<'_> {
                 inputs.precision,
             );
             softmax_backward(&mut s.score_grad, &s.probabilities, visible);
+            if let Some(bias_grad) = &mut bias_grad {
+                for (line, grad) in s.score_grad.chunks_exact(visible).enumerate() {
+                    let first = self.first_offset(inputs, queries.start + line / group);
+                    let of_head = &mut bias_grad[line % group * inputs.offsets()..];
+                    for (total, &grad) in of_head[first..].iter_mut().zip(grad) {
+                        *total += grad;
+                    }
+                }
+            }
             let score_grad = Mat::new(&s.score_grad, lines, visible);
             if let Some(q_grad) = &mut q_grad {
                 s.output.resize(lines * head_dim, S::Wide::ZERO);
@@ -248,6 +271,22 @@ impl Task<'_> {
         segments
     }
 
+    /// Where the bias of the set's first key stands for a query of the set, a single row.
+    fn first_offset<S>(&self, inputs: &Inputs<'_, S>, query: usize) -> usize {
+        let Row { own, queries, .. } = &self.set[0];
+        inputs.offsets() / 2 - (own.len() - queries.len() + query)
+    }
+
+    /// Copies the bias of this task's heads, head by head.
+    fn gather_bias<S: Stored>(&self, inputs: &Inputs<'_, S>, s: &mut Scratch<S>) {
+        let HeadShape { kv_heads, group, .. } = inputs.heads;
+        s.bias.clear();
+        for head in self.kv_head * group..(self.kv_head + 1) * group {
+            let of_head = inputs.bias.unwrap_or_default().iter().skip(head);
+            s.bias.extend(of_head.step_by(kv_heads * group).map(|v| v.widen()));
+        }
+    }
+
     /// Hands on this task's part of some queries, or of the gradient of their output, line by line.
     fn gather_queries<S: Stored>(
         &self,
@@ -300,10 +339,21 @@ impl Task<'_> {
             inputs.precision,
         );
         let shared = segments[0].start;
+        let offsets = inputs.offsets();
+        if offsets > 0 {
+            self.gather_bias(inputs, s);
+        }
         vectorize(
             #[inline(always)]
             || {
                 for (line, scores) in s.probabilities.chunks_exact_mut(visible).enumerate() {
+                    if offsets > 0 {
+                        let first = self.first_offset(inputs, queries.start + line / group);
+                        let bias = &s.bias[line % group * offsets + first..];
+                        for (score, &bias) in scores.iter_mut().zip(bias) {
+                            *score += bias;
+                        }
+                    }
                     let (segment, i) = places[line / group];
                     let (seen, future) = scores.split_at_mut(segment.own + i + 1);
                     seen[shared..segment.start].fill(S::Wide::NEG_INFINITY);

@@ -58,6 +58,27 @@ fn values_and_gradients_both_ways() {
 }
 
 #[test]
+fn values_and_gradients_across() {
+    // Fewer keys than queries, more, and more than a block of queries; a key that nobody sees.
+    let rows = Arc::new(Rows::across([(0..4, 0..2), (4..5, 2..5), (5..75, 6..9)]).unwrap());
+    check(&inputs(75, 9, [4, 2, 3]), |t| attention(&t[0], &t[1], &t[2], &rows));
+    let error = Rows::across([(0..1, 0..1), (1..2, 1..1)]).unwrap_err().to_string();
+    assert!(error.contains("row 1 has no key"), "{error}");
+    assert!(Rows::across([(1..2, 0..1)]).is_err());
+}
+
+#[test]
+fn queries_across_may_share_what_they_see() {
+    // One row, and the same as two.
+    let t = inputs(4, 3, [2, 1, 3]);
+    let together = run(&t, Rows::across([(0..4, 0..3)]).unwrap());
+    assert_close(&together, &run(&t, Rows::across([(0..1, 0..3), (1..4, 0..3)]).unwrap()));
+    let bias = bias(4, 2);
+    let rows = Arc::new(Rows::across([(0..4, 0..3)]).unwrap());
+    assert!(biased_attention(&t[0], &t[1], &t[2], &bias, &rows).is_err());
+}
+
+#[test]
 fn both_ways_the_order_of_a_row_is_all_the_same() {
     let t = inputs(7, 7, [4, 2, 5]);
     let order = Tensor::new(&[2u32, 0, 1, 6, 4, 3, 5], &Device::Cpu).unwrap();
@@ -82,11 +103,64 @@ fn values_and_gradients_of_the_queries_that_are_needed() {
     check(&[some, k, v], |t| attention(&t[0], &t[1], &t[2], &rows));
 }
 
+/// A bias for rows of up to `most` keys.
+fn bias(most: usize, heads: usize) -> Tensor {
+    random((2 * most - 1, heads), 4)
+}
+
+#[test]
+fn values_and_gradients_with_a_bias() {
+    // Longer than what is there, and than a block of queries.
+    for (lengths, most, heads) in
+        [(vec![5, 1, 3], 5, [4, 2, 3]), (vec![2, 4], 9, [2, 2, 3]), (vec![67, 2], 67, [2, 1, 2])]
+    {
+        let tokens = lengths.iter().sum();
+        let t = [&inputs(tokens, tokens, heads)[..], &[bias(most, heads[0])]].concat();
+        for rows in [Rows::packed(&lengths), Rows::packed(&lengths).both_ways()] {
+            let rows = Arc::new(rows);
+            check(&t, |t| biased_attention(&t[0], &t[1], &t[2], &t[3], &rows));
+        }
+    }
+}
+
+#[test]
+fn a_bias_goes_by_the_way_from_query_to_key() {
+    // Of queries at the last two of three keys, the second sees what is right before it, the first what is two before.
+    let t = inputs(2, 3, [1, 1, 3]);
+    let row = Row { queries: 0..2, own: 0..3, context: Vec::new() };
+    let rows = Arc::new(Rows::new(vec![row]).unwrap());
+    let only = |offset: usize| {
+        let mut bias = vec![-1e9; 5];
+        bias[offset] = 0.0;
+        let bias = Tensor::from_vec(bias, (5, 1), &Device::Cpu).unwrap();
+        values(&biased_attention(&t[0], &t[1], &t[2], &bias, &rows).unwrap())
+    };
+    let value = |key: usize| values(&t[2])[3 * key..][..3].to_vec();
+    assert_eq!(only(1), [value(0), value(1)].concat());
+    assert_eq!(only(2), [value(1), value(2)].concat());
+    assert_eq!(only(0)[3..], value(0));
+}
+
+#[test]
+fn a_bias_needs_every_way_there_is() {
+    let t = inputs(4, 4, [2, 1, 3]);
+    let refused = |bias: &Tensor, rows: Rows| {
+        biased_attention(&t[0], &t[1], &t[2], bias, &Arc::new(rows)).unwrap_err().to_string()
+    };
+    let error = refused(&bias(3, 2), Rows::packed(&[4]));
+    assert!(error.contains("[5, 2]") && error.contains("4 keys"), "{error}");
+    assert!(refused(&bias(4, 1), Rows::packed(&[4])).contains("[7, 1]"));
+    let rows = [0..2, 2..4].map(|queries| Row { queries, own: 2..4, context: Vec::new() });
+    assert!(refused(&bias(4, 2), Rows::new(rows.to_vec()).unwrap()).contains("keys of their own"));
+}
+
 #[test]
 fn bits_do_not_depend_on_threads() {
     let lengths = [90, 20, 1, 45, 33];
     let rows = Arc::new(Rows::packed(&lengths));
-    same_on_any_threads(&inputs(189, 189, [6, 2, 16]), |t| attention(&t[0], &t[1], &t[2], &rows));
+    let t = [&inputs(189, 189, [6, 2, 16])[..], &[bias(90, 6)]].concat();
+    same_on_any_threads(&t[..3], |t| attention(&t[0], &t[1], &t[2], &rows));
+    same_on_any_threads(&t, |t| biased_attention(&t[0], &t[1], &t[2], &t[3], &rows));
 }
 
 /// Three rows in a cache of 12 keys: two share keys 0..4, one of them with key 1 private.

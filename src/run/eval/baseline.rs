@@ -7,18 +7,19 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::baselines::{Baseline, TrainedBaseline, Untrained};
+use super::baselines::{Baseline, Inputs, Network, TrainedBaseline};
 use super::kept::Kept;
 use super::result::{BaselineSettings, Bootstrap, EvalResult, OverSeeds, Ranking, TrainingSummary};
 use crate::data::Split;
-use crate::embed::{Around, Course};
+use crate::embed::Around;
 use crate::eval::{ItemScorer, Metrics, Report, evaluate_scores};
+use crate::index::ItemIndex;
 use crate::model::save_safetensors;
-use crate::model::sequential::Sequential;
+use crate::run::artifacts::load_index;
 use crate::run::manifest::{differences, settings_under};
 use crate::run::monitor::{epochs, with_epochs, with_progress};
 use crate::run::unfinished::{UNFINISHED, forget, kept_for};
-use crate::run::{GIT_REVISION, Monitor, Run, peak_memory_bytes};
+use crate::run::{GIT_REVISION, Monitor, Run, Stage, peak_memory_bytes};
 use crate::{Error, Result, files, invalid, sealed};
 
 /// The figure on the validation split that the best epoch is chosen by.
@@ -61,6 +62,9 @@ pub(super) struct Training {
     /// SHA-256 of the model beside it.
     pub(super) model_sha256: String,
 }
+
+/// The file of the item index, in the folder of its stage.
+const INDEX: &str = "index.json";
 
 /// The file of [`Training`].
 const TRAINING: &str = "training.json";
@@ -129,9 +133,25 @@ impl Run {
     /// Refuses a baseline that this run's data do not allow.
     ///
     /// # Errors
-    /// Names what the dataset lacks.
+    /// Names what the dataset lacks, or the stage that has to run first.
     pub fn check_baseline(&self, baseline: Baseline) -> Result<()> {
+        if baseline.reads_index() {
+            self.require(Stage::Index)?;
+        }
         baseline.check(&self.dataset)
+    }
+
+    /// The index, for a baseline that reads it.
+    fn index_for(&self, baseline: Baseline) -> Result<Option<ItemIndex>> {
+        if !baseline.reads_index() {
+            return Ok(None);
+        }
+        self.require(Stage::Index)?;
+        load_index(self).map(Some)
+    }
+
+    fn baseline_inputs<'a>(&'a self, index: Option<&'a ItemIndex>) -> Inputs<'a> {
+        Inputs { config: &self.config.baseline, dataset: &self.dataset, index }
     }
 
     /// Where a baseline is made.
@@ -245,6 +265,10 @@ impl Run {
         let own = ["data.", &own];
         let mut settings = settings_under(&own, &self.config)?;
         settings.insert("seed".into(), request.seed.into());
+        if request.baseline.reads_index() {
+            let digest = self.manifest.output(Stage::Index, INDEX);
+            settings.insert(format!("{}/{INDEX}", Stage::Index.folder()), digest.into());
+        }
         Ok(settings)
     }
 
@@ -293,7 +317,8 @@ impl Run {
                 request.baseline.name()
             );
         }
-        request.baseline.load(&self.config.baseline, &self.dataset, &path)
+        let index = self.index_for(request.baseline)?;
+        request.baseline.load(self.baseline_inputs(index.as_ref()), &path)
     }
 
     /// Trains a baseline into the folder `new`.
@@ -305,23 +330,24 @@ impl Run {
         monitor: &mut dyn Monitor,
     ) -> Result<(Box<dyn ItemScorer>, Training)> {
         let start = Instant::now();
+        let index = self.index_for(request.baseline)?;
+        let inputs = self.baseline_inputs(index.as_ref());
         let settings = self.training_settings(request)?;
         let name = request.baseline.name();
         let what = format!("train {name} with seed {}", request.seed);
         let key = json!([settings, self.dataset.fingerprint]);
         let state = kept_for(workshop, &key)?;
-        let (baseline, config) = (request.baseline, &self.config.baseline);
-        let network = baseline.network(config, &self.dataset, request.seed)?;
+        let (baseline, seed) = (request.baseline, request.seed);
+        let network = baseline.network(inputs, seed)?;
         let epochs_at_most = match &network {
-            Some(network) => self.afford_baseline(request, network)?,
+            Some(network) => self.afford_baseline(baseline, network)?,
             None => 0,
         };
-        let mut measure = |network: &dyn Sequential| self.validation_figure(&network);
+        let mut measure = |scorer: &dyn ItemScorer| self.validation_figure(scorer);
         let trained = with_epochs(monitor, &what, epochs_at_most, VALIDATION, |progress| {
             let settings = &baseline.settings();
             let mut around = Around { settings, state: Some(&state), progress };
-            let (dataset, seed) = (&self.dataset, request.seed);
-            baseline.train(network, config, dataset, seed, &mut measure, &mut around)
+            baseline.train(network, inputs, seed, &mut measure, &mut around)
         })?;
         let TrainedBaseline { scorer, weights, targets, best_epoch, reports } = trained;
         files::remove_dir(new)?;
@@ -346,18 +372,11 @@ impl Run {
     }
 
     /// Refuses a training that memory or disk do not allow; gives its epochs at most.
-    fn afford_baseline(
-        &self,
-        request: BaselineRequest,
-        (network, config): &Untrained,
-    ) -> Result<usize> {
-        let BaselineRequest { baseline, seed, .. } = request;
+    fn afford_baseline(&self, baseline: Baseline, network: &Network) -> Result<usize> {
         let sequences: Vec<&[u32]> = self.dataset.train_sequences().collect();
-        let (name, network) = (baseline.name(), &**network);
-        let course = Course { name, network, config, sequences: &sequences, seed };
         let what = format!("the training of {}", baseline.settings());
-        self.afford(&what, course.bytes()?.into(), 0)?;
-        Ok(course.epochs())
+        self.afford(&what, network.bytes(baseline.name(), &sequences)?.into(), 0)?;
+        Ok(network.epochs())
     }
 
     /// The figure on the validation split, over all users.
@@ -375,6 +394,7 @@ impl Run {
         training: &Training,
         targets: usize,
     ) -> BaselineSettings {
+        let (search, exhaustive) = request.baseline.search(&self.baseline_inputs(None));
         BaselineSettings {
             model: request.baseline.name().into(),
             split: request.split,
@@ -382,8 +402,8 @@ impl Run {
             targets,
             limit: None,
             history: self.config.data.history,
-            search: "all items are scored".into(),
-            exhaustive: true,
+            search,
+            exhaustive,
             score: request.baseline.score().into(),
             ties: "smaller item id".into(),
             bootstrap: Bootstrap::USED,

@@ -8,12 +8,17 @@ use serde_json::{Value, json};
 
 use crate::config::BaselineConfig;
 use crate::data::{Dataset, ItemId, attributes};
-use crate::embed::{Around, Course, EpochReport};
-use crate::eval::{ItemKnn, ItemScorer, Popularity};
+use crate::embed::{
+    Around, Course, EpochReport, GenerativeCourse, SequentialReport, TrainingBytes,
+};
+use crate::eval::{ItemKnn, ItemScorer, Popularity, TigerRecommender};
+use crate::index::{ItemIndex, Trie};
 use crate::model::sequential::{
-    Attributes, Bert4Rec, Caser, Fdsa, Gru4Rec, Hgn, S3Rec, Sequential, TrainingConfig,
+    Attributes, Bert4Rec, Caser, Codes, Fdsa, Gru4Rec, Hgn, Pretraining, S3Rec, Sequential, Tiger,
+    TrainingConfig,
 };
 use crate::model::{Weights, load_safetensors};
+use crate::nn::Params;
 use crate::{Result, invalid};
 
 /// A recommender to compare with.
@@ -42,10 +47,93 @@ pub enum Baseline {
     /// Zhou et al., 2020.
     #[serde(rename = "s3rec")]
     S3Rec,
+    /// Rajput et al., 2023.
+    Tiger,
 }
 
-/// An untrained network, and how it is trained.
-pub(super) type Untrained = (Box<dyn Sequential>, TrainingConfig);
+/// What baselines are made of.
+#[derive(Clone, Copy)]
+pub(super) struct Inputs<'a> {
+    pub(super) config: &'a BaselineConfig,
+    pub(super) dataset: &'a Dataset,
+    /// For those that read it.
+    pub(super) index: Option<&'a ItemIndex>,
+}
+
+/// A network, and how it is trained.
+pub(super) enum Network {
+    /// One that scores all items.
+    Scores(Box<dyn Sequential>, TrainingConfig),
+    /// One that writes the codes of items.
+    Writes(Box<TigerRecommender>),
+}
+
+impl Network {
+    /// What its training takes.
+    pub(super) fn bytes(
+        &self,
+        name: &'static str,
+        sequences: &[&[ItemId]],
+    ) -> Result<TrainingBytes> {
+        match self {
+            Self::Scores(network, config) => {
+                Course { name, network: &**network, config, sequences, seed: 0 }.bytes()
+            }
+            Self::Writes(recommender) => {
+                let network = &recommender.network;
+                Ok(GenerativeCourse { network, sequences, seed: 0 }.bytes())
+            }
+        }
+    }
+
+    /// The epochs that are run at most.
+    pub(super) fn epochs(&self) -> usize {
+        match self {
+            Self::Scores(network, config) => {
+                network.pretraining().map_or(0, Pretraining::epochs) + config.epochs
+            }
+            Self::Writes(recommender) => recommender.network.config().epochs,
+        }
+    }
+
+    /// Trains it; `measure` gives the figure of an epoch.
+    fn train(
+        &self,
+        name: &'static str,
+        sequences: &[&[ItemId]],
+        seed: u64,
+        measure: &mut Measure<'_>,
+        around: &mut Around<'_>,
+    ) -> Result<SequentialReport> {
+        match self {
+            Self::Scores(network, config) => {
+                let course = Course { name, network: &**network, config, sequences, seed };
+                course.train(&mut |network| measure(&network), around)
+            }
+            Self::Writes(recommender) => {
+                let course = GenerativeCourse { network: &recommender.network, sequences, seed };
+                course.train(&mut || measure(&**recommender), around)
+            }
+        }
+    }
+
+    fn params(&self) -> &Params {
+        match self {
+            Self::Scores(network, _) => network.params(),
+            Self::Writes(recommender) => recommender.network.params(),
+        }
+    }
+
+    fn scorer(self) -> Box<dyn ItemScorer> {
+        match self {
+            Self::Scores(network, _) => Box::new(network),
+            Self::Writes(recommender) => recommender,
+        }
+    }
+}
+
+/// Gives the figure that epochs are told apart by.
+pub(super) type Measure<'a> = dyn FnMut(&dyn ItemScorer) -> Result<Option<f64>> + 'a;
 
 /// A trained recommender.
 pub(super) struct TrainedBaseline {
@@ -60,7 +148,7 @@ pub(super) struct TrainedBaseline {
 
 impl Baseline {
     /// All, in the order in which they are trained and shown.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Popularity,
         Self::ItemKnn,
         Self::Gru4Rec,
@@ -70,6 +158,7 @@ impl Baseline {
         Self::Bert4Rec,
         Self::Fdsa,
         Self::S3Rec,
+        Self::Tiger,
     ];
 
     /// The name: the word behind `llmbs baseline`, the table of its settings, its folder.
@@ -84,6 +173,7 @@ impl Baseline {
             Self::Bert4Rec => "bert4rec",
             Self::Fdsa => "fdsa",
             Self::S3Rec => "s3rec",
+            Self::Tiger => "tiger",
         }
     }
 
@@ -99,6 +189,7 @@ impl Baseline {
             Self::Bert4Rec => "Self-attention to both sides, which finds hidden items",
             Self::Fdsa => "Self-attention over items and over their attributes",
             Self::S3Rec => "Self-attention that is pre-trained on items, attributes and segments",
+            Self::Tiger => "An encoder and a decoder that write the codes of the run's index",
         }
     }
 
@@ -112,6 +203,23 @@ impl Baseline {
         format!("baseline.{}", self.name())
     }
 
+    /// Whether it is made of the run's index.
+    pub(super) fn reads_index(self) -> bool {
+        self == Self::Tiger
+    }
+
+    /// How it finds the best items, and whether it looks at all of them.
+    pub(super) fn search(self, inputs: &Inputs<'_>) -> (String, bool) {
+        match self {
+            Self::Tiger => {
+                let beam = inputs.config.tiger.beam;
+                let search = format!("beam search over the trie of all items, beam {beam}");
+                (search, beam >= inputs.dataset.num_items())
+            }
+            _ => ("all items are scored".into(), true),
+        }
+    }
+
     /// How it scores an item.
     pub(super) fn score(self) -> &'static str {
         match self {
@@ -123,6 +231,7 @@ impl Baseline {
             Self::Caser | Self::Hgn | Self::Bert4Rec => {
                 "inner product of the history's state and the item's embedding, and the item's bias"
             }
+            Self::Tiger => "sum of the log-probabilities of all codes",
         }
     }
 
@@ -138,6 +247,7 @@ impl Baseline {
             Self::Bert4Rec => json!(config.bert4rec),
             Self::Fdsa => json!(config.fdsa),
             Self::S3Rec => json!(config.s3rec),
+            Self::Tiger => json!(config.tiger),
         }
     }
 
@@ -145,12 +255,8 @@ impl Baseline {
     ///
     /// # Errors
     /// A dataset that lacks what the network reads.
-    pub(super) fn network(
-        self,
-        config: &BaselineConfig,
-        dataset: &Dataset,
-        seed: u64,
-    ) -> Result<Option<Untrained>> {
+    pub(super) fn network(self, inputs: Inputs<'_>, seed: u64) -> Result<Option<Network>> {
+        let Inputs { config, dataset, .. } = inputs;
         let (items, users) = (dataset.num_items(), dataset.users.len());
         let (dtype, device) = (DType::F32, &Device::Cpu);
         let (network, training): (Box<dyn Sequential>, _) = match self {
@@ -185,8 +291,21 @@ impl Baseline {
                 let attributes = self.attributes_of(dataset)?;
                 (Box::new(S3Rec::new(config, attributes, seed, dtype, device)?), &config.training)
             }
+            Self::Tiger => {
+                let Some(index) = inputs.index else { invalid!("baseline tiger reads the index") };
+                let positions = (0..items as ItemId).flat_map(|item| index.item_positions(item));
+                let codes = Codes {
+                    of_items: positions.copied().collect(),
+                    levels: index.level_ranges().iter().map(ExactSizeIterator::len).collect(),
+                };
+                let recommender = TigerRecommender {
+                    network: Tiger::new(&config.tiger, codes, seed, dtype, device)?,
+                    trie: Trie::subset(index, dataset.catalogue())?,
+                };
+                return Ok(Some(Network::Writes(Box::new(recommender))));
+            }
         };
-        Ok(Some((network, training.clone())))
+        Ok(Some(Network::Scores(network, training.clone())))
     }
 
     /// Refuses a dataset that lacks what it reads.
@@ -210,16 +329,12 @@ impl Baseline {
     }
 
     /// The one in the file `path`, which [`TrainedBaseline::weights`] were written to.
-    pub(super) fn load(
-        self,
-        config: &BaselineConfig,
-        dataset: &Dataset,
-        path: &Path,
-    ) -> Result<Box<dyn ItemScorer>> {
+    pub(super) fn load(self, inputs: Inputs<'_>, path: &Path) -> Result<Box<dyn ItemScorer>> {
+        let Inputs { config, dataset, .. } = inputs;
         let weights = load_safetensors(path, &Device::Cpu)?;
-        if let Some((network, _)) = self.network(config, dataset, 0)? {
-            network.set_weights(&weights)?;
-            return Ok(Box::new(network));
+        if let Some(network) = self.network(inputs, 0)? {
+            network.params().restore(&weights)?;
+            return Ok(network.scorer());
         }
         if self == Self::ItemKnn {
             return Ok(Box::new(ItemKnn::of(neighbours_of(&weights, path)?, &config.item_knn)));
@@ -227,33 +342,26 @@ impl Baseline {
         Ok(Box::new(Popularity::new(dataset)))
     }
 
-    /// Trains it, its `network` if it has one, on each user's training items; `measure` as in [`Course::train`].
+    /// Trains it, its `network` if it has one, on each user's training items; `measure` gives the figure of an epoch.
     pub(super) fn train(
         self,
-        network: Option<Untrained>,
-        config: &BaselineConfig,
-        dataset: &Dataset,
+        network: Option<Network>,
+        inputs: Inputs<'_>,
         seed: u64,
-        measure: &mut dyn FnMut(&dyn Sequential) -> Result<Option<f64>>,
+        measure: &mut Measure<'_>,
         around: &mut Around<'_>,
     ) -> Result<TrainedBaseline> {
+        let Inputs { config, dataset, .. } = inputs;
         let sequences: Vec<&[ItemId]> = dataset.train_sequences().collect();
         let untrained = |scorer: Box<dyn ItemScorer>, weights| {
             let targets = sequences.iter().map(|items| items.len()).sum();
             TrainedBaseline { scorer, weights, targets, best_epoch: 0, reports: Vec::new() }
         };
-        if let Some((network, training)) = network {
-            let course = Course {
-                name: self.name(),
-                network: &*network,
-                config: &training,
-                sequences: &sequences,
-                seed,
-            };
-            let report = course.train(measure, around)?;
+        if let Some(network) = network {
+            let report = network.train(self.name(), &sequences, seed, measure, around)?;
             return Ok(TrainedBaseline {
-                weights: network.weights()?,
-                scorer: Box::new(network),
+                weights: network.params().snapshot()?,
+                scorer: network.scorer(),
                 targets: report.num_targets,
                 best_epoch: report.best_epoch,
                 reports: report.reports,

@@ -27,10 +27,18 @@ impl Scorer {
             let histories: Vec<History<'_>> =
                 batch.iter().map(|a| History { user: a.user, items: a.seen }).collect();
             let scores = self.scorer.scores(&histories)?;
-            for (asked, scores) in batch.iter().zip(scores.chunks(scores.len() / batch.len())) {
-                let items = asked.pick.offer.offered_as.keys();
-                let mut ranked: Vec<Ranked> =
-                    items.map(|&item| Ranked { item, score: scores[item as usize] }).collect();
+            let rows = scores.chunks(scores.len() / batch.len()).zip(histories);
+            for (asked, (scores, history)) in batch.iter().zip(rows) {
+                let offered = |scores: &[f32]| -> Vec<Ranked> {
+                    let items = asked.pick.offer.offered_as.keys();
+                    let ranked = items.map(|&item| Ranked { item, score: scores[item as usize] });
+                    ranked.filter(|ranked| ranked.score > f32::NEG_INFINITY).collect()
+                };
+                let mut ranked = offered(scores);
+                let fits = |ranked: &&Ranked| !asked.pick.excluded.contains(&ranked.item);
+                if ranked.iter().filter(fits).count() < asked.top {
+                    ranked = offered(&self.scorer.scores_of_all(&[history])?);
+                }
                 let best_first =
                     |a: &Ranked, b: &Ranked| b.score.total_cmp(&a.score).then(a.item.cmp(&b.item));
                 let needed = (asked.top + asked.pick.excluded.len()).min(ranked.len());

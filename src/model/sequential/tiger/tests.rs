@@ -1,0 +1,199 @@
+//! A T5 over codes, held to Hugging Face's, to finite differences and to itself.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle_core::safetensors;
+
+use super::layers::buckets;
+use super::*;
+use crate::nn::Gradients;
+use crate::rng;
+
+const ITEMS: usize = 9;
+
+/// Those of `scripts/peers/tiger_golden.py`.
+fn codes() -> Codes {
+    let of_items = [
+        [0, 0, 0],
+        [0, 0, 1],
+        [1, 2, 4],
+        [3, 1, 2],
+        [2, 2, 2],
+        [2, 0, 3],
+        [1, 2, 0],
+        [3, 0, 4],
+        [0, 1, 1],
+    ];
+    Codes { of_items: of_items.concat(), levels: vec![4, 3, 5] }
+}
+
+const HISTORIES: [History<'_>; 3] = [
+    History { user: Some(7), items: &[1, 2, 3, 4, 1] },
+    History { user: Some(1), items: &[6, 2, 0, 8, 5, 5, 7, 1, 3, 4, 2, 6] },
+    History { user: None, items: &[8] },
+];
+const TARGETS: [u32; 3] = [4, 0, 7];
+
+/// Tiny, in f64, and far enough from its start that every part of it shows.
+fn tiger() -> Tiger {
+    let config = TigerConfig {
+        dim: 8,
+        heads: 2,
+        head_dim: 3,
+        feed_forward: 10,
+        history: 12,
+        user_tokens: 5,
+        dropout: 0.2,
+        ..TigerConfig::default()
+    };
+    let tiger = Tiger::new(&config, codes(), 3, DType::F64, &Device::Cpu).unwrap();
+    for (name, value) in tiger.params().snapshot().unwrap() {
+        let noise = rng::normal(&mut rng::stream(5, &name, &[]), value.elem_count(), 0.3);
+        let noise = Tensor::from_vec(noise, value.shape(), &Device::Cpu).unwrap();
+        let noise = noise.to_dtype(DType::F64).unwrap();
+        tiger.params().set(&name, &(value + noise).unwrap()).unwrap();
+    }
+    tiger
+}
+
+fn values(t: &Tensor) -> Vec<f64> {
+    t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[track_caller]
+fn assert_close(a: &[f64], b: &[f64], most: f64) {
+    assert_eq!(a.len(), b.len());
+    for (a, b) in a.iter().zip(b) {
+        assert!((a - b).abs() < most, "{a} {b}");
+    }
+}
+
+/// The log-probability of every item after each history, all of its codes written at once.
+fn scores(tiger: &Tiger) -> Vec<f64> {
+    let of = |history: &History<'_>| {
+        let histories = [*history; ITEMS];
+        let items: Vec<u32> = (0..ITEMS as u32).collect();
+        let losses = tiger.losses(&histories, &items, None).unwrap();
+        values(&losses.reshape((ITEMS, 3)).unwrap().sum(1).unwrap().neg().unwrap())
+    };
+    HISTORIES.iter().flat_map(of).collect()
+}
+
+#[test]
+fn scores_and_gradients_are_those_of_hugging_face() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let path = path.join("tests/golden/sequential/tiger.safetensors");
+    let mut tensors = safetensors::load(path, &Device::Cpu).unwrap();
+    let mut take = |name: &str| tensors.remove(name).unwrap();
+    for (name, back_alone) in [("encoder", false), ("decoder", true)] {
+        let expected = take(&format!("buckets.{name}"));
+        assert_eq!(
+            buckets(151, back_alone).into_iter().map(f64::from).collect::<Vec<_>>(),
+            values(&expected),
+            "{name}"
+        );
+    }
+    let [expected, logits, gradient] = ["scores", "logits", "gradient"].map(&mut take);
+    let weights: BTreeMap<String, Tensor> =
+        tensors.into_iter().map(|(name, t)| (name, t.to_dtype(DType::F64).unwrap())).collect();
+    let tiger = tiger();
+    assert!(weights.keys().map(String::as_str).eq(tiger.params().names()));
+    tiger.params().restore(&weights).unwrap();
+
+    assert_close(&scores(&tiger), &values(&expected), 1e-4);
+    let pass = Pass::new(&tiger.config, None);
+    let memory = tiger.encode(&HISTORIES, &pass).unwrap();
+    let first = &tiger.codes.of_items[..2];
+    let written = [0, 1, 2].map(|history| Written { history, codes: first });
+    let states = tiger.decode(&memory, &written, &pass).unwrap();
+    let own = states.matmul(&tiger.embeddings.t().unwrap()).unwrap();
+    assert_close(&values(&own), &values(&logits), 1e-4);
+    let loss = tiger.losses(&HISTORIES, &TARGETS, None).unwrap().mean_all().unwrap();
+    let store = loss.backward().unwrap();
+    assert_close(&values(store.get(&tiger.embeddings).unwrap()), &values(&gradient), 1e-4);
+}
+
+#[test]
+fn gradients_equal_finite_differences() {
+    const H: f64 = 1e-5;
+    let tiger = tiger();
+    let total = || tiger.losses(&HISTORIES, &TARGETS, Some(11)).unwrap().sum_all().unwrap();
+    let gradients = Gradients::collect(tiger.params(), &total().backward().unwrap()).unwrap();
+    for (name, start) in tiger.params().snapshot().unwrap() {
+        let gradient = values(&gradients.tensor(tiger.params(), &name).unwrap());
+        let elements = values(&start);
+        for e in (0..elements.len()).step_by(elements.len().div_ceil(7)) {
+            let at = |shift: f64| {
+                let mut moved = elements.clone();
+                moved[e] += shift;
+                let moved = Tensor::from_vec(moved, start.shape(), &Device::Cpu).unwrap();
+                tiger.params().set(&name, &moved).unwrap();
+                total().to_scalar::<f64>().unwrap()
+            };
+            let slope = (at(H) - at(-H)) / (2.0 * H);
+            let gap = (slope - gradient[e]).abs();
+            assert!(gap <= 2e-5 * slope.abs().max(0.1), "{name} {e}: {} {slope}", gradient[e]);
+        }
+        tiger.params().set(&name, &start).unwrap();
+    }
+}
+
+#[test]
+fn the_fused_operations_equal_the_composed_ones() {
+    let tiger = tiger();
+    let losses = || values(&tiger.losses(&HISTORIES, &TARGETS, Some(11)).unwrap());
+    let fused = losses();
+    let _guard = ops::force_composed();
+    assert_close(&fused, &losses(), 1e-10);
+}
+
+#[test]
+fn what_is_written_code_by_code_is_as_likely_as_what_is_written_at_once() {
+    let tiger = tiger();
+    let memory = tiger.read(&HISTORIES).unwrap();
+    let at_once = scores(&tiger);
+    for (history, at_once) in at_once.chunks_exact(ITEMS).enumerate() {
+        for (codes, at_once) in tiger.codes.of_items.chunks_exact(3).zip(at_once) {
+            let of_level = |level: usize| {
+                // Beside others, which do not change it.
+                let others = (0..3).map(|history| Written { history, codes: &codes[..level] });
+                let mut written: Vec<Written<'_>> = others.collect();
+                written.push(Written { history, codes: &codes[..level] });
+                let found = tiger.log_probabilities(&memory, &written).unwrap();
+                assert_eq!(found.dims(), [4, tiger.codes.levels[level]]);
+                values(&found.narrow(0, 3, 1).unwrap())[codes[level] as usize]
+            };
+            let by_code: f64 = (0..3).map(of_level).sum();
+            assert!((by_code - at_once).abs() < 1e-10, "{by_code} {at_once}");
+        }
+    }
+    let written = [&[0, 0][..], &[0]].map(|codes| Written { history: 0, codes });
+    assert!(tiger.log_probabilities(&memory, &written).is_err());
+}
+
+#[test]
+fn a_history_counts_from_its_last_items_and_whose_it_is() {
+    let tiger = tiger();
+    let losses = |history| values(&tiger.losses(&[history], &[4], None).unwrap());
+    let of = |user, items| losses(History { user, items });
+    let long: Vec<u32> = (0..15).map(|i| i * i % 9).collect();
+    assert_eq!(of(None, &long), of(None, &long[3..]));
+    assert_ne!(of(None, &long), of(None, &long[4..]));
+    assert_ne!(of(None, &[1, 2]), of(None, &[2, 1]));
+    // Five tokens for all users.
+    assert_eq!(of(Some(1), &[1]), of(Some(6), &[1]));
+    assert_ne!(of(Some(1), &[1]), of(Some(2), &[1]));
+    assert_ne!(of(Some(1), &[1]), of(None, &[1]));
+    for (items, target) in [(&[][..], 4), (&[9], 4), (&[1], 9)] {
+        assert!(tiger.losses(&[History::of(items)], &[target], None).is_err());
+    }
+}
+
+#[test]
+fn dropout_is_decided_by_its_key() {
+    let tiger = tiger();
+    let losses = |key| values(&tiger.losses(&HISTORIES, &TARGETS, Some(key)).unwrap());
+    assert_eq!(losses(1), losses(1));
+    assert_ne!(losses(1), losses(2));
+}
