@@ -20,6 +20,8 @@ mod index_methods;
 mod index_properties;
 mod llama;
 mod logging;
+#[cfg(feature = "mpi")]
+mod ranks;
 mod recommend;
 mod report;
 #[cfg(unix)]

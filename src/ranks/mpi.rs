@@ -1,11 +1,11 @@
 //! Ranks that are processes, which talk through an MPI library.
 
-use mpi::Threading;
 use mpi::collective::CommunicatorCollectives as _;
 use mpi::datatype::{Partition, PartitionMut};
 use mpi::environment::Universe;
 use mpi::topology::{Communicator as _, SimpleCommunicator};
-use mpi::traits::Root as _;
+use mpi::traits::{Equivalence, Root as _};
+use mpi::{Count, Threading};
 
 use super::Ranks;
 use crate::{Result, invalid};
@@ -36,19 +36,15 @@ impl Mpi {
         let world = SimpleCommunicator::world();
         Ok((Self { rank: world.rank() as usize, size: world.size() as usize }, universe))
     }
+}
 
-    /// The messages of all, of these lengths, each no longer than fits one call.
-    fn gathered<T: mpi::traits::Equivalence + Clone + Default>(
-        &self,
-        part: &[T],
-        lengths: &[usize],
-    ) -> Vec<T> {
-        let (counts, starts) = places(lengths);
-        let mut all = vec![T::default(); lengths.iter().sum()];
-        let mut parts = PartitionMut::new(&mut all[..], counts, starts);
-        SimpleCommunicator::world().all_gather_varcount_into(part, &mut parts);
-        all
-    }
+/// The messages of all, of these lengths, together no longer than fits one call.
+fn gathered<T: Equivalence + Clone + Default>(part: &[T], lengths: &[usize]) -> Vec<T> {
+    let (counts, starts) = places(lengths);
+    let mut all = vec![T::default(); lengths.iter().sum()];
+    let mut parts = PartitionMut::new(&mut all[..], counts, starts);
+    SimpleCommunicator::world().all_gather_varcount_into(part, &mut parts);
+    all
 }
 
 impl Ranks for Mpi {
@@ -61,14 +57,14 @@ impl Ranks for Mpi {
     }
 
     fn gather(&self, message: &[u8]) -> Vec<Vec<u8>> {
-        let lengths = self.gathered(&[message.len() as u64], &vec![1; self.size]);
+        let lengths = gathered(&[message.len() as u64], &vec![1; self.size]);
         let longest = lengths.iter().copied().max().unwrap_or_default() as usize;
         let mut all: Vec<Vec<u8>> =
             lengths.iter().map(|&n| Vec::with_capacity(n as usize)).collect();
         for start in (0..longest).step_by(AT_ONCE / self.size) {
             let here = |length: usize| start.min(length)..(start + AT_ONCE / self.size).min(length);
             let parts: Vec<usize> = lengths.iter().map(|&n| here(n as usize).len()).collect();
-            let found = self.gathered(&message[here(message.len())], &parts);
+            let found = gathered(&message[here(message.len())], &parts);
             let mut found = found.as_slice();
             for (all, &length) in all.iter_mut().zip(&parts) {
                 let (part, rest) = found.split_at(length);
@@ -117,11 +113,12 @@ impl Ranks for Mpi {
 }
 
 /// Lengths and starts of neighbours as MPI takes them.
-fn places(lengths: &[usize]) -> (Vec<i32>, Vec<i32>) {
+fn places(lengths: &[usize]) -> (Vec<Count>, Vec<Count>) {
+    let count = |length: usize| Count::try_from(length).unwrap_or(Count::MAX);
     let starts = lengths.iter().scan(0, |end, &length| {
         let start = *end;
-        *end += length as i32;
-        Some(start)
+        *end += length;
+        Some(count(start))
     });
-    (lengths.iter().map(|&length| length as i32).collect(), starts.collect())
+    (lengths.iter().map(|&length| count(length)).collect(), starts.collect())
 }

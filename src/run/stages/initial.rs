@@ -141,17 +141,11 @@ pub(in crate::run) fn run(
     if !run.ranks.is_first() {
         return Ok(Made::default());
     }
-    match before {
-        Some(before) => warn_continued(before, &outcome),
-        None => warn(run, &outcome),
-    }
+    warn(run, before, &outcome);
 
     // The trained tensors are shared with `weights`: what is saved is what was trained.
     let merged = adapter::merge(&weights, &adapters)?;
-    let projectors = params
-        .tensors()
-        .filter_map(|(name, t)| Some((name.strip_prefix("projectors.")?.to_string(), t.detach())));
-    let made = save(run, &llama, &merged, &tokens, &projectors.collect())?;
+    let made = save(run, &llama, &merged, &tokens, &projectors_among(&params))?;
     Ok(Made { figures: figures(run, &outcome, predicted), ..made })
 }
 
@@ -180,11 +174,29 @@ fn projectors_of(run: &Run) -> Result<Weights> {
     if path.exists() { load_safetensors(path, &run.device) } else { Ok(Weights::new()) }
 }
 
+/// The projectors that were trained.
+fn projectors_among(params: &Params) -> Weights {
+    let projector = |(name, t): (&str, &Tensor)| {
+        Some((name.strip_prefix("projectors.")?.to_string(), t.detach()))
+    };
+    params.tensors().filter_map(projector).collect()
+}
+
 /// Steps below which a backbone has hardly seen its items.
 const FEW_STEPS: u64 = 1_000;
 
-/// Says what a run of training leaves to be gained.
-fn warn(run: &Run, outcome: &TrainOutcome) {
+/// Says what the training leaves to be gained, or where the model of `before` stays as it was.
+fn warn(run: &Run, before: Option<&Run>, outcome: &TrainOutcome) {
+    let best_epoch = outcome.best.map(|(_, epoch)| epoch);
+    if let Some(before) = before {
+        if outcome.steps > 0 && best_epoch == Some(0) {
+            tracing::warn!(
+                "no epoch was better on validation than the model of {}, which stays as it was",
+                before.dir.display()
+            );
+        }
+        return;
+    }
     let config = &run.config.train.initial;
     if outcome.steps < FEW_STEPS {
         tracing::warn!(
@@ -193,20 +205,10 @@ fn warn(run: &Run, outcome: &TrainOutcome) {
             outcome.steps
         );
     }
-    if config.epochs > 1 && outcome.best.is_some_and(|(_, epoch)| epoch == config.epochs) {
+    if config.epochs > 1 && best_epoch == Some(config.epochs) {
         tracing::warn!(
             "the last epoch of stage initial was the best: train.initial.epochs above {} may be better",
             config.epochs
-        );
-    }
-}
-
-/// Says where the model of `before` stays as it was.
-fn warn_continued(before: &Run, outcome: &TrainOutcome) {
-    if outcome.steps > 0 && outcome.best.is_some_and(|(_, epoch)| epoch == 0) {
-        tracing::warn!(
-            "no epoch was better on validation than the model of {}, which stays as it was",
-            before.dir.display()
         );
     }
 }

@@ -1,0 +1,84 @@
+//! Several processes on one run, started by `mpirun`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use assert_cmd::Command;
+use assert_cmd::cargo::cargo_bin;
+use candle_core::{Device, Tensor};
+use serde_json::Value;
+
+use crate::common::program;
+
+/// Runs the program as so many ranks of one thread, expects success or failure, and gives stdout and stderr.
+fn run(dir: &Path, ranks: usize, args: &[&str], succeeds: bool) -> (String, String) {
+    let mut command = Command::new("mpirun");
+    // A machine may have fewer cores, and Open MPI refuses root unless it is told to serve it.
+    command.args(["--oversubscribe", "-n", &ranks.to_string()]);
+    command.env("OMPI_ALLOW_RUN_AS_ROOT", "1").env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
+    command.arg(cargo_bin!("llmbs")).args(["--threads", "1"]).args(args).current_dir(dir);
+    let output = command.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    let (stdout, stderr) = (text(output.stdout), text(output.stderr));
+    assert_eq!(output.status.success(), succeeds, "{args:?}\n{stdout}\n{stderr}");
+    (stdout, stderr)
+}
+
+fn losses(run: &Path) -> Vec<f64> {
+    let log = fs::read_to_string(run.join("log.jsonl")).unwrap();
+    let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let steps = lines.filter(|line| line["stage"] == "initial" && line["step"].is_number());
+    steps.map(|line| line["total"].as_f64().unwrap()).collect()
+}
+
+fn model(run: &Path) -> BTreeMap<String, Tensor> {
+    let path = run.join("initial/model.safetensors");
+    candle_core::safetensors::load(path, &Device::Cpu).unwrap().into_iter().collect()
+}
+
+#[test]
+fn two_and_three_ranks_train_and_evaluate_as_one_does() {
+    let dir = program::tiny();
+    let train = |name: &str, ranks| {
+        let stages = ["train", "--run", name, "--set", "train.initial.log-every=1", "--stage"];
+        run(dir.path(), 1, &["index", "--run", name], true);
+        run(dir.path(), ranks, &[&stages[..], &["initial"]].concat(), true);
+        run(dir.path(), ranks, &[&stages[..], &["anneal"]].concat(), true);
+    };
+    train("one", 1);
+    let alone = dir.path().join("one");
+    for (name, ranks) in [("two", 2), ("three", 3)] {
+        train(name, ranks);
+        let shared = dir.path().join(name);
+        let (first, other) = (losses(&alone), losses(&shared));
+        assert_eq!(first.len(), other.len());
+        // Rounding grows from step to step.
+        let far = first.iter().zip(&other).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(first.len() > 10 && far < 0.02, "{ranks} ranks: {far}");
+        assert!((first[0] - other[0]).abs() < 1e-5, "{ranks} ranks: {} {}", first[0], other[0]);
+        let form = |run: &Path| -> Vec<(String, Vec<usize>)> {
+            model(run).into_iter().map(|(name, t)| (name, t.dims().to_vec())).collect()
+        };
+        assert_eq!(form(&alone), form(&shared));
+    }
+    // One model is evaluated alike by any number of them, to the last bit.
+    let evaluated = |ranks| {
+        let eval = ["eval", "--run", "one", "--split", "valid", "--beam", "5", "--json", "--force"];
+        let told: Value = serde_json::from_str(&run(dir.path(), ranks, &eval, true).0).unwrap();
+        let lines = fs::read_to_string(alone.join("eval/valid-on-b5.predictions.jsonl")).unwrap();
+        (told["metrics"].clone(), told["metrics_history_excluded"].clone(), lines)
+    };
+    let one = evaluated(1);
+    assert_eq!(one.2.lines().count(), 80);
+    assert_eq!(one, evaluated(2));
+    assert_eq!(one, evaluated(3));
+}
+
+#[test]
+fn what_goes_wrong_is_said_once_and_ends_all_ranks() {
+    let dir = program::tiny();
+    let (stdout, stderr) = run(dir.path(), 2, &["eval", "--run", "none"], false);
+    assert!(stdout.is_empty(), "{stdout}");
+    assert_eq!(stderr.matches("run `llmbs index` first").count(), 1, "{stderr}");
+}
