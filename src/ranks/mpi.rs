@@ -1,5 +1,7 @@
 //! Ranks that are processes, which talk through an MPI library.
 
+use std::sync::{Mutex, PoisonError};
+
 use mpi::collective::CommunicatorCollectives as _;
 use mpi::datatype::{Partition, PartitionMut};
 use mpi::environment::Universe;
@@ -18,6 +20,8 @@ const AT_ONCE: usize = 1 << 26;
 pub(super) struct Mpi {
     rank: usize,
     size: usize,
+    /// Memory that one sum leaves to the next.
+    parts: Mutex<Vec<f32>>,
 }
 
 impl Mpi {
@@ -34,7 +38,8 @@ impl Mpi {
             );
         }
         let world = SimpleCommunicator::world();
-        Ok((Self { rank: world.rank() as usize, size: world.size() as usize }, universe))
+        let (rank, size) = (world.rank() as usize, world.size() as usize);
+        Ok((Self { rank, size, parts: Mutex::default() }, universe))
     }
 }
 
@@ -87,15 +92,20 @@ impl Ranks for Mpi {
     /// Each rank adds up a part, which all then have: twice the values go over the wire once, however many ranks there
     /// are, and all have the same bits.
     fn sum(&self, values: &mut [f32]) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         for values in values.chunks_mut(AT_ONCE) {
             let bound = |rank: usize| values.len() * rank / self.size;
             let lengths: Vec<usize> = (0..self.size).map(|r| bound(r + 1) - bound(r)).collect();
             let (counts, starts) = places(&lengths);
             let own = lengths[self.rank];
-            let mut parts = vec![0f32; own * self.size];
+            let needed = own * self.size;
+            if parts.len() < needed {
+                parts.resize(needed, 0.0);
+            }
+            let parts = &mut parts[..needed];
             let (own_counts, own_starts) = places(&vec![own; self.size]);
             let send = Partition::new(&*values, counts, starts);
-            let mut receive = PartitionMut::new(&mut parts[..], own_counts, own_starts);
+            let mut receive = PartitionMut::new(&mut *parts, own_counts, own_starts);
             SimpleCommunicator::world().all_to_all_varcount_into(&send, &mut receive);
             let (sum, others) = parts.split_at_mut(own);
             for other in others.chunks(own.max(1)) {
