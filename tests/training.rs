@@ -131,35 +131,17 @@ fn train_rated(
     stop_after: usize,
     validation: Option<Validation<'_>>,
 ) -> (Record, llmbs::Result<TrainOutcome>) {
-    train_with(&Alone, fixture, trained, config, state, stop_after, validation)
+    let contrast = contrast();
+    let trainer = Trainer { state, ..plain_trainer(config, trained, &contrast) };
+    run(&trainer, fixture, stop_after, validation)
 }
 
-fn train_with(
-    ranks: &dyn Ranks,
+fn run(
+    trainer: &Trainer<'_>,
     fixture: &Fixture,
-    trained: &Trained,
-    config: &StageConfig,
-    state: Option<&std::path::Path>,
     stop_after: usize,
     validation: Option<Validation<'_>>,
 ) -> (Record, llmbs::Result<TrainOutcome>) {
-    let contrast = contrast();
-    let trainer = Trainer {
-        config,
-        lora_dropout: 0.0,
-        seed: 4,
-        model: &trained.model,
-        params: &trained.params,
-        levels: None,
-        contrast: Some(Contrast {
-            projectors: &trained.projectors,
-            config: &contrast,
-            num_items: 48,
-        }),
-        teacher: None,
-        state,
-        ranks,
-    };
     let mut record = Record { losses: Vec::new(), top1: Vec::new(), stop_after };
     let outcome = trainer.run(&|epoch| Ok(samples(fixture, epoch)), validation, &mut record);
     (record, outcome)
@@ -371,20 +353,10 @@ fn the_pass_by_hand_equals_the_graph() {
         let gradients = |checkpointing| {
             let config = StageConfig { checkpointing, micro_batch: Some(25), ..train_config() };
             let trainer = Trainer {
-                config: &config,
                 lora_dropout: if lora { 0.2 } else { 0.0 },
-                seed: 4,
-                model: &trained.model,
-                params: &trained.params,
                 levels: levels.clone(),
-                contrast: Some(Contrast {
-                    projectors: &trained.projectors,
-                    config: &contrast,
-                    num_items: 48,
-                }),
                 teacher: teacher.as_ref(),
-                state: None,
-                ranks: &Alone,
+                ..plain_trainer(&config, &trained, &contrast)
             };
             trainer.gradients(&samples, 0).unwrap()
         };
@@ -439,8 +411,10 @@ fn ranks_train_one_model_and_a_state_of_theirs_goes_on_alone() {
         let trained = trainable(&fixture);
         // Rank 0 hears of the signal.
         let stop_after = if ranks.rank() == 0 { 5 } else { usize::MAX };
-        let path = Some(state.path());
-        let ended = train_with(ranks, &fixture, &trained, &config, path, stop_after, None).1;
+        let contrast = contrast();
+        let plain = plain_trainer(&config, &trained, &contrast);
+        let trainer = Trainer { ranks, state: Some(state.path()), ..plain };
+        let ended = run(&trainer, &fixture, stop_after, None).1;
         assert_eq!(ended.map(|outcome| (outcome.finished, outcome.steps)).unwrap(), (false, 5));
         values(&trained.params)
     });

@@ -101,8 +101,10 @@ pub fn main() -> ExitCode {
             _ => return failed(&e, ranks),
         },
     };
-    if ranks.is_first() {
-        let_go(ranks);
+    if ranks.is_first()
+        && let Err(e) = let_go(ranks)
+    {
+        return failed(&e.into(), ranks);
     }
     code
 }

@@ -4,7 +4,6 @@
 
 mod behavior;
 mod epochs;
-mod generative;
 mod integers;
 mod matrix;
 mod npy;
@@ -13,6 +12,7 @@ mod rq_vae;
 mod semantic;
 mod sequential;
 mod texts;
+mod tiger;
 mod torch;
 
 pub use behavior::{
@@ -20,7 +20,6 @@ pub use behavior::{
     train_behavior_embedding,
 };
 pub use epochs::{Around, EpochReport, Progress, TrainingBytes};
-pub use generative::GenerativeCourse;
 pub use integers::{IntegerMatrix, load_integers, save_integers};
 pub use matrix::{load_embeddings, load_kept, save_embeddings};
 pub use parts::Parts;
@@ -28,3 +27,4 @@ pub use rq_vae::{RqVaeConfig, RqVaeLatents, RqVaeReport, train_rq_vae};
 pub use semantic::{EmbeddingProgress, TOKENS_PER_PASS, embedding_key, semantic_embeddings};
 pub use sequential::{Course, SequentialReport};
 pub use texts::{ItemTexts, TextCounts};
+pub use tiger::TigerCourse;

@@ -13,7 +13,7 @@ use crate::inference::{BatchScorer, ItemVocabulary, LlamaScorer};
 use crate::model::Llama;
 use crate::ranks::Ranks;
 use crate::tasks::Prompts;
-use crate::{Error, Result, invalid};
+use crate::{Result, invalid};
 
 /// A model with all it needs to recommend.
 #[derive(Clone, Copy)]
@@ -193,9 +193,11 @@ impl Recommender<'_> {
         histories: &[&[ItemId]],
         on_batch: &mut dyn FnMut(usize),
     ) -> Result<Vec<Vec<Ranked>>> {
-        self.in_batches(histories, &mut counted(on_batch), |scorer, users| {
+        let mut all = Vec::with_capacity(histories.len());
+        self.in_batches(histories, &mut keep(&mut all, on_batch), |scorer, users| {
             self.search.run(self.trie, users.len(), scorer)
-        })
+        })?;
+        Ok(all)
     }
 
     /// How much of what a search as wide as this one finds without the trie names an item.
@@ -204,32 +206,32 @@ impl Recommender<'_> {
         histories: &[&[ItemId]],
         on_batch: &mut dyn FnMut(usize),
     ) -> Result<LegalRate> {
-        let found = self.in_batches(histories, &mut counted(on_batch), |scorer, users| {
+        let mut all = Vec::with_capacity(histories.len());
+        self.in_batches(histories, &mut keep(&mut all, on_batch), |scorer, users| {
             search_freely(self.search.width, self.trie.num_levels(), users.len(), scorer)
         })?;
-        Ok(LegalRate::of(&found, self.trie))
+        Ok(LegalRate::of(&all, self.trie))
     }
 
-    /// What `search` finds for each history.
+    /// Gives away what `search` finds for the histories of each batch.
     fn in_batches<T: Send>(
         &self,
         histories: &[&[ItemId]],
-        on_batch: &mut dyn FnMut(&[T]) -> Result<()>,
+        on_batch: &mut dyn FnMut(Vec<T>) -> Result<()>,
         search: impl Fn(&mut LlamaScorer<'_>, Range<usize>) -> Result<Vec<T>> + Sync,
-    ) -> Result<Vec<T>> {
+    ) -> Result<()> {
         let instruction = self.prompts.instruction();
         let (vocabulary, normalize) = (self.vocabulary, self.search.normalize);
         let mut scorer = BatchScorer::new(self.model, vocabulary, normalize, instruction);
-        let mut found = Vec::with_capacity(histories.len());
+        let mut done = 0;
         for batch in histories.chunks(self.batch) {
             let tokens: Vec<Vec<u32>> = batch.iter().map(|h| self.prompts.history(h)).collect();
-            let done = found.len();
-            found.extend(scorer.search(&tokens, |scorer, users| {
+            on_batch(scorer.search(&tokens, |scorer, users| {
                 search(scorer, done + users.start..done + users.end)
-            })?);
-            on_batch(&found[done..])?;
+            })?)?;
+            done += batch.len();
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Bytes that searching takes at most for `targets`, beside the weights; 0 where that is not known.
@@ -286,9 +288,9 @@ impl Recommender<'_> {
             own.iter().map(|&at| protocol.left_out(dataset, at)).collect();
         // The ranks' batches of a round stand one after another.
         let mut rounds = rest.chunks(self.batch * size);
-        let mut on_batch = |found: &[Found]| {
+        let mut on_batch = |found: Vec<Found>| {
             let Some(round) = rounds.next() else { return Ok(()) };
-            let found = self.found_by_all(found)?;
+            let found = self.ranks.gather_values(found)?.into_iter().flatten();
             let of_round: Vec<(usize, Found)> = round.iter().copied().zip(found).collect();
             log.add(&of_round)?;
             all.extend(of_round);
@@ -298,23 +300,9 @@ impl Recommender<'_> {
             self.search.run_beside(self.trie, &left_out[batch], scorer)
         })?;
         // A rank without a batch in the last round hears of it all the same.
-        on_batch(&[])?;
+        on_batch(Vec::new())?;
         all.sort_by_key(|(at, _)| *at);
         Ok(all)
-    }
-}
-
-impl Recommender<'_> {
-    /// What each rank found, one after another.
-    fn found_by_all(&self, own: &[Found]) -> Result<Vec<Found>> {
-        if self.ranks.is_alone() {
-            return Ok(own.to_vec());
-        }
-        let of_rank = |message: Vec<u8>| serde_json::from_slice::<Vec<Found>>(&message);
-        let found: serde_json::Result<Vec<Vec<Found>>> = serde_json::to_vec(own)
-            .and_then(|own| self.ranks.gather(&own).into_iter().map(of_rank).collect());
-        let found = found.map_err(|e| Error::Invalid(format!("what a rank found: {e}")))?;
-        Ok(found.into_iter().flatten().collect())
     }
 }
 
@@ -326,12 +314,11 @@ fn by_history(dataset: &Dataset, targets: &[usize], protocol: Protocol) -> Vec<u
     order
 }
 
-/// Tells how much is done.
-fn counted<T>(on_batch: &mut dyn FnMut(usize)) -> impl FnMut(&[T]) -> Result<()> {
-    let mut done = 0;
-    move |batch| {
-        done += batch.len();
-        on_batch(done);
+/// Keeps what is found in `all`, and tells how much that is.
+fn keep<T>(all: &mut Vec<T>, on_batch: &mut dyn FnMut(usize)) -> impl FnMut(Vec<T>) -> Result<()> {
+    |found| {
+        all.extend(found);
+        on_batch(all.len());
         Ok(())
     }
 }

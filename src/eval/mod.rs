@@ -5,7 +5,6 @@ mod bootstrap;
 mod compare;
 mod evaluator;
 mod fusion;
-mod generative;
 mod metrics;
 mod neighbours;
 mod protocol;
@@ -13,12 +12,12 @@ mod ranking;
 mod report;
 mod shared;
 mod text;
+mod tiger;
 
 pub use bootstrap::{CONFIDENCE, Intervals, RESAMPLES, intervals};
 pub use compare::{Difference, PERMUTATIONS, SIGNIFICANCE, compare};
 pub use evaluator::{Evaluation, LegalRate, Popularity, Prediction, Recommender, SearchLog};
 pub use fusion::Fusion;
-pub use generative::TigerRecommender;
 pub use metrics::{
     DEPTH, Metrics, PerMetric, metric_names, ndcg_at_k, rank_of, recall_at_k, reciprocal_rank_at_k,
 };
@@ -28,3 +27,4 @@ pub use ranking::{ItemScorer, evaluate_scores};
 pub use report::{Bucket, Coverage, Report};
 pub use shared::{Readings, SharedCodes};
 pub use text::{TextScores, response_losses};
+pub use tiger::TigerRecommender;

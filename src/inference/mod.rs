@@ -9,6 +9,6 @@ mod tokens;
 
 pub use generate::{Continuation, generate};
 pub use order::TokenOrder;
-pub use scorer::{BatchScorer, LlamaScorer};
+pub use scorer::{BatchScorer, LlamaScorer, SHARE};
 pub use tiger::TigerScorer;
 pub use tokens::{ItemTokens, ItemVocabulary};

@@ -103,7 +103,7 @@ impl<'a> LlamaScorer<'a> {
 }
 
 /// Users that one thread searches for: fixed, so that results do not depend on how many threads there are.
-const SHARE: usize = 32;
+pub const SHARE: usize = 32;
 
 /// Scorers that divide the users of a batch among them: threads that search for different users never
 /// wait for each other.

@@ -84,24 +84,20 @@ impl Gradients {
                 }
                 continue;
             }
-            let like = match grad {
-                Gradient::Values(values) => {
-                    ranks.sum(values);
-                    continue;
+            match grad {
+                Gradient::Values(values) => ranks.sum(values),
+                Gradient::Rows(_) => {
+                    let mut values = dense(params, name, grad)?.flatten_all()?.to_vec1()?;
+                    ranks.sum(&mut values);
+                    *grad = Gradient::Values(values);
                 }
-                Gradient::Rows(_) => None,
-                Gradient::Tensor(tensor) => Some(tensor.clone()),
-            };
-            let dense = dense(params, name, grad)?;
-            let mut values = dense.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-            ranks.sum(&mut values);
-            *grad = match like {
-                None => Gradient::Values(values),
-                Some(like) => {
-                    let sum = Tensor::from_vec(values, like.shape(), &Device::Cpu)?;
-                    Gradient::Tensor(sum.to_device(like.device())?.to_dtype(like.dtype())?)
+                Gradient::Tensor(tensor) => {
+                    let mut values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+                    ranks.sum(&mut values);
+                    let sum = Tensor::from_vec(values, tensor.shape(), &Device::Cpu)?;
+                    *tensor = sum.to_device(tensor.device())?.to_dtype(tensor.dtype())?;
                 }
-            };
+            }
         }
         Ok(())
     }

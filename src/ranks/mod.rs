@@ -12,9 +12,12 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::OnceLock;
 
-use crate::Result;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 #[cfg(not(feature = "mpi"))]
 use crate::invalid;
+use crate::{Error, Result};
 
 pub use threads::Threads;
 
@@ -86,6 +89,30 @@ impl dyn Ranks + '_ {
         count[0] > 0.0
     }
 
+    /// What each rank has, in their order.
+    ///
+    /// # Errors
+    /// What JSON cannot hold: a number that is not finite.
+    pub fn gather_values<T: Serialize + DeserializeOwned>(&self, own: T) -> Result<Vec<T>> {
+        if self.is_alone() {
+            return Ok(vec![own]);
+        }
+        self.gather(&written(&own)?).iter().map(|message| read(message)).collect()
+    }
+
+    /// What rank 0 has, in the place of one's own.
+    ///
+    /// # Errors
+    /// As [`Self::gather_values`].
+    pub fn broadcast_value<T: Serialize + DeserializeOwned>(&self, own: T) -> Result<T> {
+        if self.is_alone() {
+            return Ok(own);
+        }
+        let mut message = written(&own)?;
+        self.broadcast(&mut message);
+        read(&message)
+    }
+
     /// Which of things of these weights are this rank's: neighbours, and of like weight on every rank; none where there
     /// are fewer things than ranks.
     pub fn part_of(&self, weights: impl Iterator<Item = usize> + Clone) -> Range<usize> {
@@ -99,6 +126,18 @@ impl dyn Ranks + '_ {
         let before = |rank: usize| ranks.clone().take_while(|of| *of < rank).count();
         before(self.rank())..before(self.rank() + 1)
     }
+}
+
+fn written(value: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(value).map_err(|e| wrong(&e))
+}
+
+fn read<T: DeserializeOwned>(message: &[u8]) -> Result<T> {
+    serde_json::from_slice(message).map_err(|e| wrong(&e))
+}
+
+fn wrong(e: &serde_json::Error) -> Error {
+    Error::Invalid(format!("what ranks say to each other: {e}"))
 }
 
 static WORLD: OnceLock<Box<dyn Ranks>> = OnceLock::new();

@@ -13,8 +13,8 @@ use crate::ranks::Ranks;
 use crate::{Error, Result};
 
 /// Lets the other ranks go, which are in [`help`].
-pub fn let_go(ranks: &dyn Ranks) {
-    ranks.broadcast(&mut Vec::new());
+pub fn let_go(ranks: &dyn Ranks) -> Result<()> {
+    ranks.broadcast_value(None::<Call>).map(drop)
 }
 
 /// Does what rank 0 calls for, until it lets go; for the other ranks.
@@ -24,19 +24,13 @@ pub fn let_go(ranks: &dyn Ranks) {
 pub fn help(ranks: &dyn Ranks, device: &Device) -> Result<()> {
     // Whether a signal stops them all is for rank 0 to say.
     let _signals = Listener::new();
-    loop {
-        let mut message = Vec::new();
-        ranks.broadcast(&mut message);
-        if message.is_empty() {
-            return Ok(());
-        }
-        let call: Call = serde_json::from_slice(&message)
-            .map_err(|e| Error::Invalid(format!("what rank 0 calls for: {e}")))?;
+    while let Some(call) = ranks.broadcast_value(None::<Call>)? {
         match call.answer(device) {
             Ok(()) | Err(Error::Interrupted { .. }) => {}
             Err(e) => return Err(e),
         }
     }
+    Ok(())
 }
 
 impl Call {

@@ -124,7 +124,8 @@ impl Run {
     ) -> Result<Self> {
         config.check()?;
         refuse_folders_of_others(dir)?;
-        if ranks::world().is_first() {
+        let ranks = ranks::world();
+        if ranks.is_first() {
             unfinished::settle(dir)?;
         }
         let dataset = load(&config)?;
@@ -136,7 +137,7 @@ impl Run {
             device,
             manifest,
             lock: Lock::default(),
-            ranks: ranks::world(),
+            ranks,
         })
     }
 

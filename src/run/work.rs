@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::Run;
+use crate::Result;
 use crate::data::Split;
-use crate::{Error, Result};
 
 /// Work that ranks share.
 #[derive(Debug, Serialize, Deserialize)]
@@ -44,8 +44,6 @@ impl Run {
             return Ok(());
         }
         let call = Call { dir: self.dir.clone(), config: self.config.to_toml()?, work };
-        let message = serde_json::to_vec(&call);
-        self.ranks.broadcast(&mut message.map_err(|e| Error::Invalid(e.to_string()))?);
-        Ok(())
+        self.ranks.broadcast_value(Some(call)).map(drop)
     }
 }

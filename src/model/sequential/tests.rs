@@ -74,16 +74,21 @@ fn all_with(seed: u64) -> Vec<(&'static str, Box<dyn Sequential>)> {
         ("s3rec", Box::new(S3Rec::new(&s3rec, attributes, seed, t, d).unwrap())),
     ];
     for (_, network) in &networks {
-        for (name, value) in network.weights().unwrap() {
-            let noise = rng::normal(&mut rng::stream(5, &name, &[]), value.elem_count(), 0.5);
-            let noise = Tensor::from_vec(noise, value.shape(), d).unwrap().to_dtype(t).unwrap();
-            network.params().set(&name, &(value + noise).unwrap()).unwrap();
-        }
+        add_noise(network.params(), 0.5);
     }
     networks
 }
 
-fn values(t: &Tensor) -> Vec<f64> {
+/// Moves every parameter of a network in f64 by draws of this standard deviation.
+pub(super) fn add_noise(params: &Params, std: f64) {
+    for (name, value) in params.snapshot().unwrap() {
+        let noise = rng::normal(&mut rng::stream(5, &name, &[]), value.elem_count(), std);
+        let noise = Tensor::from_vec(noise, value.shape(), &Device::Cpu).unwrap();
+        params.set(&name, &(value + noise.to_dtype(DType::F64).unwrap()).unwrap()).unwrap();
+    }
+}
+
+pub(super) fn values(t: &Tensor) -> Vec<f64> {
     t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
@@ -128,31 +133,34 @@ fn losses(network: &dyn Sequential) -> Tensor {
     Tensor::cat(&all, 0).unwrap()
 }
 
+/// Holds the gradients of `total` to finite differences, at some elements of every parameter of a network in f64.
+#[track_caller]
+pub(super) fn check_gradients(network: &str, params: &Params, total: impl Fn() -> Tensor) {
+    const H: f64 = 1e-5;
+    let gradients = Gradients::collect(params, &total().backward().unwrap()).unwrap();
+    for (name, start) in params.snapshot().unwrap() {
+        let gradient = values(&gradients.tensor(params, &name).unwrap());
+        let elements = values(&start);
+        for e in (0..elements.len()).step_by(elements.len().div_ceil(7)) {
+            let at = |shift: f64| {
+                let mut moved = elements.clone();
+                moved[e] += shift;
+                let moved = Tensor::from_vec(moved, start.shape(), &Device::Cpu).unwrap();
+                params.set(&name, &moved).unwrap();
+                total().to_scalar::<f64>().unwrap()
+            };
+            let slope = (at(H) - at(-H)) / (2.0 * H);
+            let close = (slope - gradient[e]).abs() <= 2e-5 * slope.abs().max(0.1);
+            assert!(close, "{network} {name} {e}: {} {slope}", gradient[e]);
+        }
+        params.set(&name, &start).unwrap();
+    }
+}
+
 #[test]
 fn gradients_equal_finite_differences() {
-    const H: f64 = 1e-5;
-    for (network_name, network) in all() {
-        let total = || losses(&*network).sum_all().unwrap();
-        let store = total().backward().unwrap();
-        let gradients = Gradients::collect(network.params(), &store).unwrap();
-        for (name, start) in network.weights().unwrap() {
-            let gradient = values(&gradients.tensor(network.params(), &name).unwrap());
-            let elements = values(&start);
-            for e in (0..elements.len()).step_by(elements.len().div_ceil(7)) {
-                let at = |shift: f64| {
-                    let mut moved = elements.clone();
-                    moved[e] += shift;
-                    let moved = Tensor::from_vec(moved, start.shape(), &Device::Cpu).unwrap();
-                    network.params().set(&name, &moved).unwrap();
-                    total().to_scalar::<f64>().unwrap()
-                };
-                let slope = (at(H) - at(-H)) / (2.0 * H);
-                let gap = (slope - gradient[e]).abs();
-                let close = gap <= 2e-5 * slope.abs().max(0.1);
-                assert!(close, "{network_name} {name} {e}: {} {slope}", gradient[e]);
-            }
-            network.params().set(&name, &start).unwrap();
-        }
+    for (name, network) in all() {
+        check_gradients(name, network.params(), || losses(&*network).sum_all().unwrap());
     }
 }
 

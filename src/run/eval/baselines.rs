@@ -8,9 +8,7 @@ use serde_json::{Value, json};
 
 use crate::config::BaselineConfig;
 use crate::data::{Dataset, ItemId, attributes};
-use crate::embed::{
-    Around, Course, EpochReport, GenerativeCourse, SequentialReport, TrainingBytes,
-};
+use crate::embed::{Around, Course, EpochReport, SequentialReport, TigerCourse, TrainingBytes};
 use crate::eval::{ItemKnn, ItemScorer, Popularity, TigerRecommender};
 use crate::index::{ItemIndex, Trie};
 use crate::model::sequential::{
@@ -81,7 +79,7 @@ impl Network {
             }
             Self::Writes(recommender) => {
                 let network = &recommender.network;
-                Ok(GenerativeCourse { network, sequences, seed: 0 }.bytes())
+                Ok(TigerCourse { network, sequences, seed: 0 }.bytes())
             }
         }
     }
@@ -111,7 +109,7 @@ impl Network {
                 course.train(&mut |network| measure(&network), around)
             }
             Self::Writes(recommender) => {
-                let course = GenerativeCourse { network: &recommender.network, sequences, seed };
+                let course = TigerCourse { network: &recommender.network, sequences, seed };
                 course.train(&mut || measure(&**recommender), around)
             }
         }

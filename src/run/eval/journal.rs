@@ -186,7 +186,7 @@ impl<'a> Searches<'a> {
             journal = Some(of_run);
             known = batches.into_iter().flatten().collect();
         }
-        let known = self.known_to_all(known)?;
+        let known = self.run.ranks.broadcast_value(known)?;
         let before = known.len();
         if before > 0 {
             tracing::info!("{name}: {before} targets are done already");
@@ -205,17 +205,6 @@ impl<'a> Searches<'a> {
         self.searched += targets.len() - before.min(targets.len());
         self.journals.extend(journal);
         Ok(found)
-    }
-
-    /// What rank 0 knows.
-    fn known_to_all(&self, known: Targets) -> Result<Targets> {
-        if self.run.ranks.is_alone() {
-            return Ok(known);
-        }
-        let wrong = |e| Error::Invalid(format!("{}: what is known: {e}", self.name));
-        let mut message = serde_json::to_vec(&known).map_err(wrong)?;
-        self.run.ranks.broadcast(&mut message);
-        serde_json::from_slice(&message).map_err(wrong)
     }
 
     /// Removes the journals of an evaluation by `models` models whose process was killed when its result stood.

@@ -7,8 +7,7 @@ use candle_core::safetensors;
 
 use super::layers::buckets;
 use super::*;
-use crate::nn::Gradients;
-use crate::rng;
+use crate::model::sequential::tests::{add_noise, check_gradients, values};
 
 const ITEMS: usize = 9;
 
@@ -48,17 +47,8 @@ fn tiger() -> Tiger {
         ..TigerConfig::default()
     };
     let tiger = Tiger::new(&config, codes(), 3, DType::F64, &Device::Cpu).unwrap();
-    for (name, value) in tiger.params().snapshot().unwrap() {
-        let noise = rng::normal(&mut rng::stream(5, &name, &[]), value.elem_count(), 0.3);
-        let noise = Tensor::from_vec(noise, value.shape(), &Device::Cpu).unwrap();
-        let noise = noise.to_dtype(DType::F64).unwrap();
-        tiger.params().set(&name, &(value + noise).unwrap()).unwrap();
-    }
+    add_noise(tiger.params(), 0.3);
     tiger
-}
-
-fn values(t: &Tensor) -> Vec<f64> {
-    t.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
 
 #[track_caller]
@@ -116,27 +106,10 @@ fn scores_and_gradients_are_those_of_hugging_face() {
 
 #[test]
 fn gradients_equal_finite_differences() {
-    const H: f64 = 1e-5;
     let tiger = tiger();
-    let total = || tiger.losses(&HISTORIES, &TARGETS, Some(11)).unwrap().sum_all().unwrap();
-    let gradients = Gradients::collect(tiger.params(), &total().backward().unwrap()).unwrap();
-    for (name, start) in tiger.params().snapshot().unwrap() {
-        let gradient = values(&gradients.tensor(tiger.params(), &name).unwrap());
-        let elements = values(&start);
-        for e in (0..elements.len()).step_by(elements.len().div_ceil(7)) {
-            let at = |shift: f64| {
-                let mut moved = elements.clone();
-                moved[e] += shift;
-                let moved = Tensor::from_vec(moved, start.shape(), &Device::Cpu).unwrap();
-                tiger.params().set(&name, &moved).unwrap();
-                total().to_scalar::<f64>().unwrap()
-            };
-            let slope = (at(H) - at(-H)) / (2.0 * H);
-            let gap = (slope - gradient[e]).abs();
-            assert!(gap <= 2e-5 * slope.abs().max(0.1), "{name} {e}: {} {slope}", gradient[e]);
-        }
-        tiger.params().set(&name, &start).unwrap();
-    }
+    check_gradients("tiger", tiger.params(), || {
+        tiger.losses(&HISTORIES, &TARGETS, Some(11)).unwrap().sum_all().unwrap()
+    });
 }
 
 #[test]

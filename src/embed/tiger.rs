@@ -20,7 +20,7 @@ const SEARCHED_AT_ONCE: usize = 1024;
 
 /// A TIGER to be trained.
 #[derive(Debug, Clone, Copy)]
-pub struct GenerativeCourse<'a> {
+pub struct TigerCourse<'a> {
     /// The network, which ends as it was after the best epoch; how it is trained is among its settings.
     pub network: &'a Tiger,
     /// Each user's training items, oldest first.
@@ -36,7 +36,7 @@ struct Lesson {
     at: usize,
 }
 
-impl GenerativeCourse<'_> {
+impl TigerCourse<'_> {
     /// Every item but each user's first.
     fn lessons(&self) -> Vec<Lesson> {
         let of_user = |(user, items): (usize, &&[u32])| {
@@ -92,7 +92,7 @@ impl GenerativeCourse<'_> {
 }
 
 struct Training<'a> {
-    course: GenerativeCourse<'a>,
+    course: TigerCourse<'a>,
     adam: AdamW,
     /// In the order of the epoch under way.
     lessons: Vec<Lesson>,
@@ -150,7 +150,7 @@ impl Training<'_> {
 
     /// One step of the optimiser; returns the mean loss of the batch's codes.
     fn step(&mut self, batch: &[Lesson], position: [u64; 2]) -> Result<f64> {
-        let GenerativeCourse { network, sequences, .. } = self.course;
+        let TigerCourse { network, sequences, .. } = self.course;
         let history = |&Lesson { user, at }: &Lesson| {
             let history = History { user: Some(user as u32), items: &sequences[user][..at] };
             history.last(network.config().history)
@@ -213,7 +213,7 @@ mod tests {
     ) -> Result<SequentialReport> {
         let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
         let mut around = Around { settings: "baseline.tiger", state, progress: &mut |_| () };
-        GenerativeCourse { network, sequences: &sequences, seed: 7 }.train(measure, &mut around)
+        TigerCourse { network, sequences: &sequences, seed: 7 }.train(measure, &mut around)
     }
 
     fn values(network: &Tiger) -> Vec<Vec<f32>> {

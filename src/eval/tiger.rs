@@ -7,11 +7,8 @@ use crate::Result;
 use crate::data::{Item, ItemId};
 use crate::decode::{BeamSearch, Found, Normalize, Ranked};
 use crate::index::Trie;
-use crate::inference::TigerScorer;
+use crate::inference::{SHARE, TigerScorer};
 use crate::model::sequential::{History, Tiger};
-
-/// Users that one thread searches for: fixed, so that results do not depend on how many threads there are.
-const SHARE: usize = 32;
 
 /// A TIGER with the items that it may write.
 #[derive(Debug, Clone)]
