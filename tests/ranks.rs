@@ -41,8 +41,10 @@ fn model(run: &Path) -> BTreeMap<String, Tensor> {
 fn two_and_three_ranks_train_and_evaluate_as_one_does() {
     let dir = program::tiny();
     let train = |name: &str, ranks| {
-        let stages = ["train", "--run", name, "--set", "train.initial.log-every=1", "--stage"];
-        run(dir.path(), 1, &["index", "--run", name], true);
+        // With a moving average, which ranks divide.
+        let set = ["--set", "train.initial.log-every=1", "--set", "train.initial.ema=0.9"];
+        let stages = [&["train", "--run", name][..], &set, &["--stage"]].concat();
+        run(dir.path(), ranks, &["index", "--run", name], true);
         run(dir.path(), ranks, &[&stages[..], &["initial"]].concat(), true);
         run(dir.path(), ranks, &[&stages[..], &["anneal"]].concat(), true);
     };
@@ -61,6 +63,9 @@ fn two_and_three_ranks_train_and_evaluate_as_one_does() {
             model(run).into_iter().map(|(name, t)| (name, t.dims().to_vec())).collect()
         };
         assert_eq!(form(&alone), form(&shared));
+        // The texts are embedded alike, to the last bit.
+        let embedded = |run: &Path| fs::read(run.join("index/semantic.safetensors")).unwrap();
+        assert_eq!(embedded(&alone), embedded(&shared));
     }
     // One model is evaluated alike by any number of them, to the last bit.
     let evaluated = |ranks| {
@@ -78,6 +83,8 @@ fn two_and_three_ranks_train_and_evaluate_as_one_does() {
 #[test]
 fn what_goes_wrong_is_said_once_and_ends_all_ranks() {
     let dir = program::tiny();
+    let (_, stderr) = run(dir.path(), 2, &["serve", "--run", "none"], false);
+    assert_eq!(stderr.matches("start `llmbs serve` alone").count(), 1, "{stderr}");
     let (stdout, stderr) = run(dir.path(), 2, &["eval", "--run", "none"], false);
     assert!(stdout.is_empty(), "{stdout}");
     assert_eq!(stderr.matches("run `llmbs index` first").count(), 1, "{stderr}");

@@ -482,6 +482,13 @@ fn memory_is_told_before_the_start() {
     assert!(memory(true, None).kept < whole.kept / 2);
     let parts = memory(false, Some(1));
     assert!(parts.kept < whole.kept && parts.weights == whole.weights);
+    // Three ranks divide the moments.
+    let shared = Threads::run(3, |ranks| {
+        let config = train_config();
+        let trainer = Trainer { ranks, ..plain_trainer(&config, &trained, &contrast) };
+        trainer.memory(&samples).unwrap().moments
+    });
+    assert_eq!(shared, [8 * scalars as u64 / 3; 3]);
 }
 
 #[test]

@@ -34,7 +34,7 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, anyhow, bail};
 use clap::Parser;
 
 use crate::config::{DEMO, RunConfig, key_of};
@@ -81,6 +81,9 @@ pub fn main() -> ExitCode {
             let device = device::open(args.device)?;
             Ok(rayon::scope(|_| help(ranks, &device))?)
         }
+        Command::Serve(_) if !ranks.is_alone() => Err(anyhow!(
+            "requests are answered by one process, and the other ranks would wait at full load: start `llmbs serve` alone"
+        )),
         // A thread that waits for connections must not be one of the pool.
         Command::Serve(asked) => serve::run(asked, &|| {
             let (config, run_dir) = configuration(&args)?;

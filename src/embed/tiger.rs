@@ -13,6 +13,7 @@ use super::sequential::SequentialReport;
 use crate::model::Weights;
 use crate::model::sequential::{History, Tiger};
 use crate::nn::{AdamW, AdamWConfig, Gradients};
+use crate::ranks::Alone;
 use crate::{Result, invalid, rng};
 
 /// About how many hypotheses a thread searches with at once.
@@ -130,12 +131,13 @@ impl Epochs for Training<'_> {
     }
 
     fn moments(&self) -> Result<Weights> {
-        Ok(self.adam.state(self.course.network.params())?)
+        Ok(self.adam.state(self.course.network.params(), &Alone)?)
     }
 
     fn restore(&mut self, epochs: usize, weights: &Weights, moments: &Weights) -> Result<()> {
         self.course.network.params().restore(weights)?;
-        Ok(self.adam.restore((epochs * self.steps_an_epoch()) as u64, moments)?)
+        let steps = (epochs * self.steps_an_epoch()) as u64;
+        Ok(self.adam.restore(self.course.network.params(), steps, moments)?)
     }
 }
 

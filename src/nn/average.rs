@@ -2,12 +2,14 @@
 //! any one step.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use candle_core::{CpuStorage, DType, InplaceOp2, Layout, Result, Tensor, bail};
 use rayon::prelude::*;
 
-use super::Params;
+use super::{Params, division};
 use crate::ops::slices::vectorize;
+use crate::ranks::Ranks;
 
 /// Values a task works on.
 const BLOCK: usize = 1 << 14;
@@ -29,20 +31,37 @@ impl Average {
         Ok(Self { decay, values: params.tensors().map(value).collect::<Result<_>>()? })
     }
 
-    /// Takes in the parameters after `step` steps.
-    pub fn update(&mut self, params: &Params, step: u64) -> Result<()> {
+    /// Takes in the parameters after `step` steps; of several ranks each those values whose step it takes, which
+    /// [`Self::spread`] puts on the others.
+    pub fn update(&mut self, params: &Params, step: u64, ranks: &dyn Ranks) -> Result<()> {
         // While few steps are behind it, the average forgets where it began.
         let decay = self.decay.min((1.0 + step as f64) / (10.0 + step as f64));
-        for (name, parameter) in params.tensors() {
+        for (name, p) in params.iter() {
             let Some(average) = self.values.get_mut(name) else {
                 bail!("there is no average of {name}");
             };
-            let parameter = parameter.detach();
+            let parameter = p.var.as_tensor().detach();
             if parameter.device().is_cpu() && parameter.dtype() == DType::F32 {
-                average.inplace_op2(&parameter, &Mix { decay: decay as f32 })?;
+                let rows = p.trained(&parameter)?;
+                let own = division::own(ranks, &rows);
+                let average = p.trained(average)?;
+                average.inplace_op2(&rows, &Mix { decay: decay as f32, own })?;
             } else {
                 let fresh = (parameter.to_dtype(DType::F32)? * (1.0 - decay))?;
                 *average = ((&*average * decay)? + fresh)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts what each of `ranks` has taken in in its place on all.
+    pub fn spread(&self, params: &Params, ranks: &dyn Ranks) -> Result<()> {
+        for (name, p) in params.iter() {
+            let rows = p.trained(p.var.as_tensor())?;
+            if let (Some(bounds), Some(average), DType::F32) =
+                (division::bounds(ranks, &rows), self.values.get(name), rows.dtype())
+            {
+                division::spread_rows(ranks, &p.trained(average)?, &bounds)?;
             }
         }
         Ok(())
@@ -78,9 +97,10 @@ impl Average {
     }
 }
 
-/// `average = decay * average + (1 - decay) * value`, in place.
+/// `average = decay * average + (1 - decay) * value`, in place, of the values at `own`.
 struct Mix {
     decay: f32,
+    own: Range<usize>,
 }
 
 impl InplaceOp2 for Mix {
@@ -104,13 +124,15 @@ impl InplaceOp2 for Mix {
             bail!("averages are taken in f32");
         };
         let (keep, fresh) = (self.decay, 1.0 - self.decay);
-        let blocks = average[from..to].par_chunks_mut(BLOCK);
-        blocks.zip(value[first..end].par_chunks(BLOCK)).for_each(|(average, value)| {
-            vectorize(
-                #[inline(always)]
-                || average.iter_mut().zip(value).for_each(|(a, v)| *a = keep * *a + fresh * v),
-            );
-        });
+        let blocks = average[from..to][self.own.clone()].par_chunks_mut(BLOCK);
+        blocks.zip(value[first..end][self.own.clone()].par_chunks(BLOCK)).for_each(
+            |(average, value)| {
+                vectorize(
+                    #[inline(always)]
+                    || average.iter_mut().zip(value).for_each(|(a, v)| *a = keep * *a + fresh * v),
+                );
+            },
+        );
         Ok(())
     }
 }
@@ -120,6 +142,7 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+    use crate::ranks::Alone;
 
     fn values(t: &Tensor) -> Vec<f32> {
         t.flatten_all().unwrap().to_dtype(DType::F32).unwrap().to_vec1().unwrap()
@@ -134,9 +157,9 @@ mod tests {
             let mut average = Average::new(&params, 0.5).unwrap();
             params.set("w", &start.ones_like().unwrap()).unwrap();
             // The first steps weigh more: 1 - 2 / 11, then the decay itself.
-            average.update(&params, 1).unwrap();
+            average.update(&params, 1, &Alone).unwrap();
             assert!(values(&average.state()["w"]).iter().all(|v| (v - 9.0 / 11.0).abs() < 1e-6));
-            average.update(&params, 100).unwrap();
+            average.update(&params, 100, &Alone).unwrap();
             let expected = 0.5 * 9.0 / 11.0 + 0.5;
             assert!(values(&average.state()["w"]).iter().all(|v| (v - expected).abs() < 1e-6));
 

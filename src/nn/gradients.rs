@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Device, Result, Tensor, TensorId, bail};
 
+use super::division;
 use super::params::{Params, row_len};
 use crate::ops::slices::{self, Update, WeightGrad};
 use crate::ranks::Ranks;
@@ -66,8 +67,8 @@ impl Gradients {
         Ok(())
     }
 
-    /// Adds the gradients of the other ranks, which each summed over their part of a batch; all have the same bits
-    /// then.
+    /// Adds the gradients of the other ranks, which each summed over their part of a batch, to the values whose step
+    /// this rank takes; the other values mean nothing then, until [`Self::spread`].
     ///
     /// Rows of a table that no other product reaches are told by their numbers, and not as the whole table.
     pub fn sum_over(&mut self, ranks: &dyn Ranks, params: &Params) -> Result<()> {
@@ -84,19 +85,40 @@ impl Gradients {
                 }
                 continue;
             }
+            let bounds = division::bounds(ranks, &trained_rows(params, name)?);
+            let sum = |values: &mut [f32]| match &bounds {
+                Some(bounds) => ranks.sum_parts(values, bounds),
+                None => ranks.sum(values),
+            };
             match grad {
-                Gradient::Values(values) => ranks.sum(values),
+                Gradient::Values(values) => sum(values),
                 Gradient::Rows(_) => {
                     let mut values = dense(params, name, grad)?.flatten_all()?.to_vec1()?;
-                    ranks.sum(&mut values);
+                    sum(&mut values);
                     *grad = Gradient::Values(values);
                 }
                 Gradient::Tensor(tensor) => {
                     let mut values = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-                    ranks.sum(&mut values);
+                    sum(&mut values);
                     let sum = Tensor::from_vec(values, tensor.shape(), &Device::Cpu)?;
                     *tensor = sum.to_device(tensor.device())?.to_dtype(tensor.dtype())?;
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts what [`Self::sum_over`] left on each rank in its place on all.
+    pub fn spread(&mut self, ranks: &dyn Ranks, params: &Params) -> Result<()> {
+        for (name, grad) in &mut self.map {
+            let Some(bounds) = division::bounds(ranks, &trained_rows(params, name)?) else {
+                continue;
+            };
+            match grad {
+                Gradient::Values(values) => ranks.spread(values, &bounds),
+                // All ranks have all of them.
+                Gradient::Rows(_) => {}
+                Gradient::Tensor(tensor) => division::spread_rows(ranks, tensor, &bounds)?,
             }
         }
         Ok(())
@@ -114,17 +136,25 @@ impl Gradients {
         }
     }
 
-    /// The Euclidean norm over all gradients together.
-    pub fn norm(&self) -> Result<f64> {
+    /// The Euclidean norm over all gradients together, of which each rank has its own part.
+    pub fn norm(&self, ranks: &dyn Ranks, params: &Params) -> Result<f64> {
         let mut sum = 0.0;
         let mut of_tensors = Vec::new();
-        for grad in self.map.values() {
+        for (name, grad) in &self.map {
+            let rows = trained_rows(params, name)?;
+            let (own, width) = (division::own(ranks, &rows), row_len(&rows).max(1));
+            if division::bounds(ranks, &rows).is_none() && !ranks.is_first() {
+                // What every rank has counts once.
+                continue;
+            }
             match grad {
-                Gradient::Values(values) => sum += slices::sum_of_squares(values),
+                Gradient::Values(values) => sum += slices::sum_of_squares(&values[own]),
                 Gradient::Rows(rows) => {
-                    sum += rows.values().map(|row| slices::sum_of_squares(row)).sum::<f64>();
+                    let own = rows.range((own.start / width) as u32..(own.end / width) as u32);
+                    sum += own.map(|(_, row)| slices::sum_of_squares(row)).sum::<f64>();
                 }
                 Gradient::Tensor(grad) => {
+                    let grad = grad.flatten_all()?.narrow(0, own.start, own.len())?;
                     of_tensors.push(grad.to_dtype(DType::F32)?.sqr()?.sum_all()?);
                 }
             }
@@ -134,14 +164,22 @@ impl Gradients {
             let of_tensors: Vec<f32> = Tensor::stack(&of_tensors, 0)?.to_vec1()?;
             sum += of_tensors.into_iter().map(f64::from).sum::<f64>();
         }
-        Ok(sum.sqrt())
+        // In the order of the ranks, so that all have the same bits.
+        let sums = ranks.gather(&sum.to_le_bytes());
+        let sums = sums.iter().flat_map(|bytes| bytes.as_chunks().0);
+        Ok(sums.map(|bytes| f64::from_le_bytes(*bytes)).sum::<f64>().sqrt())
     }
+}
+
+/// The trained rows of `name`, one of `params`.
+fn trained_rows(params: &Params, name: &str) -> Result<Tensor> {
+    let Some(p) = params.get(name) else { bail!("there is no parameter {name}") };
+    p.trained(p.var.as_tensor())
 }
 
 /// The gradient of the trained rows of `name`, one of `params`, as a tensor.
 fn dense(params: &Params, name: &str, grad: &Gradient) -> Result<Tensor> {
-    let Some(p) = params.get(name) else { bail!("there is no parameter {name}") };
-    let rows = p.trained(p.var.as_tensor())?;
+    let rows = trained_rows(params, name)?;
     match grad {
         Gradient::Tensor(grad) => Ok(grad.clone()),
         Gradient::Values(values) => Tensor::from_slice(values, rows.shape(), &Device::Cpu),
@@ -288,6 +326,7 @@ impl<'a> GradientSum<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ranks::Alone;
 
     #[test]
     fn a_parameter_without_gradient_is_named() {
@@ -312,7 +351,7 @@ mod tests {
         let dense = gradients.tensor(&params, "table").unwrap().to_vec2::<f32>().unwrap();
         assert_eq!(dense, [[0.0, 0.0], [0.0, 0.0], [11.0, 22.0], [5.0, 6.0]]);
         let square = 11.0f64.powi(2) + 22.0f64.powi(2) + 25.0 + 36.0;
-        assert!((gradients.norm().unwrap() - square.sqrt()).abs() < 1e-9);
+        assert!((gradients.norm(&Alone, &params).unwrap() - square.sqrt()).abs() < 1e-9);
     }
 
     #[test]

@@ -2,12 +2,14 @@
 //! with LoRA. Knows nothing of any model.
 
 mod average;
+mod division;
 mod gradients;
 mod linear;
 mod optimizer;
 mod params;
 
 pub use average::Average;
+pub use division::spread;
 pub use gradients::{GradientSum, Gradients};
 pub use linear::{Dropout, Linear, Lora};
 pub use optimizer::{AdamW, AdamWConfig, MomentType};

@@ -1,6 +1,7 @@
 //! AdamW with decoupled weight decay (Loshchilov and Hutter, 2019), in place.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Mutex;
 
 use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Tensor, WithDType, bail};
@@ -9,8 +10,10 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::gradients::Gradient;
-use super::{Gradients, Params};
+use super::params::row_len;
+use super::{Gradients, Params, division};
 use crate::ops::slices::{self, Activation, Noise};
+use crate::ranks::{Alone, Ranks};
 
 /// Hyper-parameters of [`AdamW`] that do not change during a run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -55,8 +58,8 @@ enum Moments {
 }
 
 impl Moments {
-    fn zeros(rows: &Tensor, kept: MomentType) -> Result<Self> {
-        let count = rows.elem_count();
+    /// Of `count` values of `rows`.
+    fn zeros(rows: &Tensor, count: usize, kept: MomentType) -> Result<Self> {
         match (slices::serve(&[rows]), kept) {
             (true, MomentType::F32) => Ok(Self::Full([vec![0.0; count], vec![0.0; count]])),
             (true, MomentType::Bf16) => {
@@ -70,32 +73,54 @@ impl Moments {
         }
     }
 
-    /// Both as tensors of these dimensions.
-    fn tensors(&self, dims: &[usize]) -> Result<[Tensor; 2]> {
-        fn tensors<M: WithDType>(moments: &[Vec<M>; 2], dims: &[usize]) -> Result<[Tensor; 2]> {
-            let [first, second] =
-                moments.each_ref().map(|m| Tensor::from_slice(m, dims, &Device::Cpu));
+    /// Both as tensors of the shape of `rows`, of which these are the values at `own`.
+    fn tensors(&self, ranks: &dyn Ranks, rows: &Tensor, own: &Range<usize>) -> Result<[Tensor; 2]> {
+        fn whole<M: WithDType>(
+            moments: &[Vec<M>; 2],
+            (ranks, rows, own): (&dyn Ranks, &Tensor, &Range<usize>),
+        ) -> Result<[Tensor; 2]> {
+            let whole = |moments: &Vec<M>| {
+                let Some(bounds) = division::bounds(ranks, rows) else {
+                    return Tensor::from_slice(moments, rows.dims(), &Device::Cpu);
+                };
+                let mut all = vec![M::zero(); rows.elem_count()];
+                all[own.clone()].copy_from_slice(moments);
+                let all = Tensor::from_vec(all, rows.dims(), &Device::Cpu)?;
+                division::spread_rows(ranks, &all, &bounds)?;
+                Ok(all)
+            };
+            let [first, second] = moments.each_ref().map(whole);
             Ok([first?, second?])
         }
         match self {
-            Self::Full(moments) => tensors(moments, dims),
-            Self::Half(moments) => tensors(moments, dims),
+            Self::Full(moments) => whole(moments, (ranks, rows, own)),
+            Self::Half(moments) => whole(moments, (ranks, rows, own)),
             Self::Tensors(tensors) => Ok(tensors.clone()),
         }
     }
 
-    /// Takes over saved values, if they are as many and of the same type.
-    fn set(&mut self, which: usize, saved: &Tensor) -> Result<bool> {
-        fn set<M: WithDType>(to: &mut Vec<M>, saved: &Tensor) -> Result<bool> {
-            let fits = to.len() == saved.elem_count() && saved.dtype() == M::DTYPE;
+    /// Takes over the values at `own` of `count` saved ones, if they are as many and of the same type.
+    fn set(
+        &mut self,
+        which: usize,
+        saved: &Tensor,
+        count: usize,
+        own: &Range<usize>,
+    ) -> Result<bool> {
+        fn set<M: WithDType>(
+            to: &mut Vec<M>,
+            saved: &Tensor,
+            (count, own): (usize, &Range<usize>),
+        ) -> Result<bool> {
+            let fits = count == saved.elem_count() && saved.dtype() == M::DTYPE;
             if fits {
-                *to = saved.flatten_all()?.to_vec1()?;
+                *to = saved.flatten_all()?.narrow(0, own.start, own.len())?.to_vec1()?;
             }
             Ok(fits)
         }
         match self {
-            Self::Full(moments) => set(&mut moments[which], saved),
-            Self::Half(moments) => set(&mut moments[which], saved),
+            Self::Full(moments) => set(&mut moments[which], saved, (count, own)),
+            Self::Half(moments) => set(&mut moments[which], saved, (count, own)),
             Self::Tensors(tensors) => {
                 let fits = tensors[which].dims() == saved.dims();
                 if fits {
@@ -113,20 +138,30 @@ impl Moments {
 pub struct AdamW {
     config: AdamWConfig,
     step: u64,
-    moments: BTreeMap<String, Moments>,
+    /// Of each parameter the values whose step this rank takes, and their moments.
+    moments: BTreeMap<String, (Range<usize>, Moments)>,
 }
 
 impl AdamW {
-    /// An optimiser at step 0 for `params`.
+    /// An optimiser at step 0 for `params`, alone.
     pub fn new(params: &Params, config: AdamWConfig) -> Result<Self> {
+        Self::divided(params, config, &Alone)
+    }
+
+    /// An optimiser at step 0 for this rank's part of `params`: no other values have moments here.
+    pub fn divided(params: &Params, config: AdamWConfig, ranks: &dyn Ranks) -> Result<Self> {
         let mut moments = BTreeMap::new();
         for (name, rows) in params.trained_rows() {
-            moments.insert(name.to_string(), Moments::zeros(&rows?, config.moments)?);
+            let rows = rows?;
+            let own = division::own(ranks, &rows);
+            let zeros = Moments::zeros(&rows, own.len(), config.moments)?;
+            moments.insert(name.to_string(), (own, zeros));
         }
         Ok(Self { config, step: 0, moments })
     }
 
-    /// Applies one step with learning rate `lr`, after scaling the gradients by `scale` (clipping).
+    /// Applies one step with learning rate `lr`, after scaling the gradients by `scale` (clipping). Of several ranks
+    /// each changes its own values, which [`super::spread`] puts on the others.
     pub fn step(
         &mut self,
         params: &Params,
@@ -145,7 +180,8 @@ impl AdamW {
         };
         for (index, (name, rows)) in params.trained_rows().enumerate() {
             let rows = rows?;
-            let (Some(grad), Some(moments)) = (gradients.of(name), self.moments.get_mut(name))
+            let (Some(grad), Some((own, moments))) =
+                (gradients.of(name), self.moments.get_mut(name))
             else {
                 bail!("no gradient reached parameter {name}");
             };
@@ -158,16 +194,16 @@ impl AdamW {
             }
             let dense;
             let grad = match grad {
-                Gradient::Values(values) => Grad::Dense(values),
+                Gradient::Values(values) => Grad::Dense(&values[own.clone()]),
                 Gradient::Rows(rows) => Grad::Rows(rows),
                 Gradient::Tensor(tensor) => {
-                    dense = tensor.flatten_all()?.to_vec1()?;
+                    dense = tensor.flatten_all()?.narrow(0, own.start, own.len())?.to_vec1()?;
                     Grad::Dense(&dense)
                 }
             };
-            let width = rows.dims().iter().skip(1).product();
             let noise = Noise::new(self.step, index as u64);
-            let fused = Fused { config: &self.config, update, grad, width, scale, noise };
+            let (config, width, own) = (&self.config, row_len(&rows), own.clone());
+            let fused = Fused { config, update, grad, own, width, scale, noise };
             match moments {
                 Moments::Full(m) => rows.inplace_op1(&InPlace { fused, moments: Mutex::new(m) }),
                 Moments::Half(m) => rows.inplace_op1(&InPlace { fused, moments: Mutex::new(m) }),
@@ -177,24 +213,35 @@ impl AdamW {
         Ok(())
     }
 
-    /// The state as named tensors (`NAME.first`, `NAME.second`), for a checkpoint of `params`.
-    pub fn state(&self, params: &Params) -> Result<BTreeMap<String, Tensor>> {
+    /// The state as named tensors (`NAME.first`, `NAME.second`), for a checkpoint of `params`. Of `ranks`, among which
+    /// it is divided, the first has it whole and the others nothing.
+    pub fn state(&self, params: &Params, ranks: &dyn Ranks) -> Result<BTreeMap<String, Tensor>> {
         let mut state = BTreeMap::new();
         for (name, rows) in params.trained_rows() {
-            let Some(moments) = self.moments.get(name) else { continue };
-            let [first, second] = moments.tensors(rows?.dims())?;
+            let Some((own, moments)) = self.moments.get(name) else { continue };
+            let [first, second] = moments.tensors(ranks, &rows?, own)?;
+            if !ranks.is_first() {
+                continue;
+            }
             state.insert(format!("{name}.first"), first);
             state.insert(format!("{name}.second"), second);
         }
         Ok(state)
     }
 
-    /// Comes back to a state that [`AdamW::state`] gave after `step` steps.
-    pub fn restore(&mut self, step: u64, state: &BTreeMap<String, Tensor>) -> Result<()> {
-        for (name, moments) in &mut self.moments {
+    /// Comes back to a state of `params` that [`AdamW::state`] gave after `step` steps.
+    pub fn restore(
+        &mut self,
+        params: &Params,
+        step: u64,
+        state: &BTreeMap<String, Tensor>,
+    ) -> Result<()> {
+        for (name, rows) in params.trained_rows() {
+            let Some((own, moments)) = self.moments.get_mut(name) else { continue };
+            let count = rows?.elem_count();
             for (which, part) in ["first", "second"].into_iter().enumerate() {
                 let saved = state.get(&format!("{name}.{part}"));
-                let fits = saved.map(|saved| moments.set(which, saved)).transpose()?;
+                let fits = saved.map(|saved| moments.set(which, saved, count, own)).transpose()?;
                 if fits != Some(true) {
                     bail!(
                         "the saved optimiser state lacks {name}.{part}, or has it in another size"
@@ -247,6 +294,7 @@ const BLOCK: usize = 1 << 14;
 /// The gradient of a parameter's trained rows.
 #[derive(Clone, Copy)]
 enum Grad<'a> {
+    /// Of the values whose step is taken.
     Dense(&'a [f32]),
     /// Of the rows that are there; the others' is zero.
     Rows(&'a BTreeMap<u32, Vec<f32>>),
@@ -257,6 +305,8 @@ struct Fused<'a> {
     config: &'a AdamWConfig,
     update: Update,
     grad: Grad<'a>,
+    /// The values whose step is taken: whole rows.
+    own: Range<usize>,
     /// Values of a row.
     width: usize,
     scale: f64,
@@ -265,7 +315,8 @@ struct Fused<'a> {
 
 impl Fused<'_> {
     fn step<P: Activation, M: Activation>(&self, value: &mut [P], [first, second]: [&mut [M]; 2]) {
-        let zeros = vec![0.0; self.width];
+        let (zeros, before) = (vec![0.0; self.width], self.own.start);
+        let value = &mut value[self.own.clone()];
         let size = match self.grad {
             Grad::Dense(_) => BLOCK,
             Grad::Rows(_) => self.width,
@@ -275,9 +326,9 @@ impl Fused<'_> {
         blocks.for_each(|(i, (value, moments))| {
             let grad = match self.grad {
                 Grad::Dense(grad) => &grad[i * size..][..value.len()],
-                Grad::Rows(rows) => rows.get(&(i as u32)).unwrap_or(&zeros),
+                Grad::Rows(rows) => rows.get(&((before / self.width + i) as u32)).unwrap_or(&zeros),
             };
-            self.block(i * size, value, grad, moments);
+            self.block(before + i * size, value, grad, moments);
         });
     }
 

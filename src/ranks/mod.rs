@@ -35,8 +35,21 @@ pub trait Ranks: Debug + Send + Sync {
     /// Puts that of rank 0 in the place of `message`.
     fn broadcast(&self, message: &mut Vec<u8>);
 
+    /// Puts the sums over all ranks, added up in their order, in the place of this rank's part of `values`, which are
+    /// as many everywhere. The parts lie between one of `bounds` and the next. What the other parts hold then means
+    /// nothing.
+    fn sum_parts(&self, values: &mut [f32], bounds: &[usize]);
+
+    /// Puts what each rank holds in its own part of `values` in its place on all.
+    fn spread(&self, values: &mut [f32], bounds: &[usize]);
+
     /// Puts the sums over all ranks, added up in their order, in the place of `values`, which are as many everywhere.
-    fn sum(&self, values: &mut [f32]);
+    fn sum(&self, values: &mut [f32]) {
+        let bound = |rank| values.len() * rank / self.size();
+        let bounds: Vec<usize> = (0..=self.size()).map(bound).collect();
+        self.sum_parts(values, &bounds);
+        self.spread(values, &bounds);
+    }
 
     /// Ends all ranks with this exit code: one has failed, and the others would wait for it.
     fn abort(&self, code: i32) -> !;
@@ -61,7 +74,9 @@ impl Ranks for Alone {
 
     fn broadcast(&self, _message: &mut Vec<u8>) {}
 
-    fn sum(&self, _values: &mut [f32]) {}
+    fn sum_parts(&self, _values: &mut [f32], _bounds: &[usize]) {}
+
+    fn spread(&self, _values: &mut [f32], _bounds: &[usize]) {}
 
     fn abort(&self, code: i32) -> ! {
         std::process::exit(code)
@@ -221,6 +236,23 @@ mod tests {
         });
         let right: [f32; 4] = std::array::from_fn(|i| (of(0)[i] + of(1)[i]) + of(2)[i]);
         assert_eq!(sums, [right.map(f32::to_bits); 3]);
+    }
+
+    #[test]
+    fn parts_are_summed_where_they_belong_and_spread_from_there() {
+        let bounds = [0, 0, 3, 5];
+        let found = Threads::run(3, |ranks| {
+            let rank = ranks.rank();
+            let mut values: Vec<f32> = (0..5).map(|i| (10 * rank + i) as f32).collect();
+            ranks.sum_parts(&mut values, &bounds);
+            let own = values[bounds[rank]..bounds[rank + 1]].to_vec();
+            let mut values = vec![rank as f32; 5];
+            ranks.spread(&mut values, &bounds);
+            (own, values)
+        });
+        let own: Vec<f32> = found.iter().flat_map(|(own, _)| own.clone()).collect();
+        assert_eq!(own, [30.0, 33.0, 36.0, 39.0, 42.0]);
+        assert!(found.iter().all(|(_, values)| *values == [1.0, 1.0, 1.0, 2.0, 2.0]));
     }
 
     #[test]

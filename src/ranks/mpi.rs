@@ -89,14 +89,10 @@ impl Ranks for Mpi {
         message.chunks_mut(AT_ONCE).for_each(|part| first.broadcast_into(part));
     }
 
-    /// Each rank adds up a part, which all then have: twice the values go over the wire once, however many ranks there
-    /// are, and all have the same bits.
-    fn sum(&self, values: &mut [f32]) {
+    fn sum_parts(&self, values: &mut [f32], bounds: &[usize]) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        for values in values.chunks_mut(AT_ONCE) {
-            let bound = |rank: usize| values.len() * rank / self.size;
-            let lengths: Vec<usize> = (0..self.size).map(|r| bound(r + 1) - bound(r)).collect();
-            let (counts, starts) = places(&lengths);
+        for_windows(values, bounds, AT_ONCE / self.size, |values, lengths| {
+            let (counts, starts) = places(lengths);
             let own = lengths[self.rank];
             let needed = own * self.size;
             if parts.len() < needed {
@@ -111,14 +107,44 @@ impl Ranks for Mpi {
             for other in others.chunks(own.max(1)) {
                 sum.iter_mut().zip(other).for_each(|(sum, value)| *sum += value);
             }
-            let (counts, starts) = places(&lengths);
+            let start: usize = lengths[..self.rank].iter().sum();
+            values[start..start + own].copy_from_slice(sum);
+        });
+    }
+
+    fn spread(&self, values: &mut [f32], bounds: &[usize]) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        for_windows(values, bounds, AT_ONCE, |values, lengths| {
+            let start: usize = lengths[..self.rank].iter().sum();
+            let own = &values[start..start + lengths[self.rank]];
+            if parts.len() < own.len() {
+                parts.resize(own.len(), 0.0);
+            }
+            let part = &mut parts[..own.len()];
+            part.copy_from_slice(own);
+            let (counts, starts) = places(lengths);
             let mut all = PartitionMut::new(values, counts, starts);
-            SimpleCommunicator::world().all_gather_varcount_into(&*sum, &mut all);
-        }
+            SimpleCommunicator::world().all_gather_varcount_into(&*part, &mut all);
+        });
     }
 
     fn abort(&self, code: i32) -> ! {
         SimpleCommunicator::world().abort(code)
+    }
+}
+
+/// Calls `work` with `at_once` values at a time and the lengths of the ranks' parts among them.
+fn for_windows(
+    values: &mut [f32],
+    bounds: &[usize],
+    at_once: usize,
+    mut work: impl FnMut(&mut [f32], &[usize]),
+) {
+    for (window, values) in values.chunks_mut(at_once).enumerate() {
+        let (start, end) = (window * at_once, window * at_once + values.len());
+        let length = |part: &[usize]| part[1].clamp(start, end) - part[0].clamp(start, end);
+        let lengths: Vec<usize> = bounds.windows(2).map(length).collect();
+        work(values, &lengths);
     }
 }
 
@@ -131,4 +157,24 @@ fn places(lengths: &[usize]) -> (Vec<Count>, Vec<Count>) {
         Some(count(start))
     });
     (lengths.iter().map(|&length| count(length)).collect(), starts.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_have_every_value_once_and_know_whose_it_is() {
+        let mut values: Vec<f32> = (0..10u8).map(f32::from).collect();
+        let mut found = Vec::new();
+        for_windows(&mut values, &[0, 0, 5, 6, 10], 4, |values, lengths| {
+            found.push((values.to_vec(), lengths.to_vec()));
+        });
+        let expected = [
+            (vec![0.0, 1.0, 2.0, 3.0], vec![0, 4, 0, 0]),
+            (vec![4.0, 5.0, 6.0, 7.0], vec![0, 1, 1, 2]),
+            (vec![8.0, 9.0], vec![0, 0, 0, 2]),
+        ];
+        assert_eq!(found, expected);
+    }
 }

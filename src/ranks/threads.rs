@@ -59,17 +59,34 @@ impl Ranks for Threads {
         *message = self.gather(message).swap_remove(0);
     }
 
-    fn sum(&self, values: &mut [f32]) {
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-        for (rank, bytes) in self.gather(&bytes).iter().enumerate() {
-            for (value, bytes) in values.iter_mut().zip(bytes.as_chunks().0) {
-                let part = f32::from_le_bytes(*bytes);
-                *value = if rank == 0 { part } else { *value + part };
-            }
+    fn sum_parts(&self, values: &mut [f32], bounds: &[usize]) {
+        let of_all = self.gather(&bytes_of(values));
+        let own = bounds[self.rank]..bounds[self.rank + 1];
+        for (place, value) in values.iter_mut().enumerate() {
+            let is_own = own.contains(&place);
+            let parts = of_all.iter().map(|bytes| value_at(bytes, place));
+            // Whoever reads what is not theirs finds no sum there.
+            *value = if is_own { parts.reduce(|a, b| a + b).unwrap_or(0.0) } else { f32::NAN };
+        }
+    }
+
+    fn spread(&self, values: &mut [f32], bounds: &[usize]) {
+        let of_all = self.gather(&bytes_of(values));
+        for (bytes, bounds) in of_all.iter().zip(bounds.windows(2)) {
+            let part = values[..bounds[1]].iter_mut().enumerate().skip(bounds[0]);
+            part.for_each(|(place, value)| *value = value_at(bytes, place));
         }
     }
 
     fn abort(&self, code: i32) -> ! {
         std::process::exit(code)
     }
+}
+
+fn bytes_of(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+fn value_at(bytes: &[u8], place: usize) -> f32 {
+    bytes.as_chunks().0.get(place).map_or(f32::NAN, |bytes| f32::from_le_bytes(*bytes))
 }

@@ -4,6 +4,7 @@
 use candle_core::Device;
 
 use super::eval::EvalRequest;
+use super::stages::index::help_embed;
 use super::stages::{anneal, initial};
 use super::work::{Call, Work};
 use super::{Run, Silent};
@@ -38,6 +39,7 @@ impl Call {
         let config = RunConfig::parse(&self.config, "the configuration of rank 0", &[])?;
         let run = Run::open(&self.dir, config, device.clone())?;
         match self.work {
+            Work::Embed => help_embed(&run),
             Work::Initial { before } => {
                 let before = before.map(|dir| run.open_before(&dir)).transpose()?;
                 initial::run(&run, before.as_ref(), &mut Silent).map(drop)

@@ -11,6 +11,8 @@ use crate::data::Split;
 /// Work that ranks share.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Work {
+    /// The embedding of the item texts.
+    Embed,
     /// The training of stage initial, from the model of the run in this folder where there is one.
     Initial { before: Option<PathBuf> },
     /// The training of stage anneal.

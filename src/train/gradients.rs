@@ -38,10 +38,14 @@ impl Trainer<'_> {
     /// Losses and gradients of a global batch, whatever its division into micro-batches: every mean is
     /// over the global batch.
     pub fn gradients(&self, samples: &[Sample], step: u64) -> Result<(Losses, Gradients)> {
-        self.gradients_in(&mut Workspace::default(), samples, step)
+        let (losses, mut gradients) =
+            self.gradients_in(&mut Workspace::default(), samples, step)?;
+        gradients.spread(self.ranks, self.params)?;
+        Ok((losses, gradients))
     }
 
-    /// As [`Trainer::gradients`], in memory that outlives the step.
+    /// As [`Trainer::gradients`], in memory that outlives the step; each rank has those values alone whose step it
+    /// takes.
     pub(super) fn gradients_in(
         &self,
         workspace: &mut Workspace,

@@ -94,7 +94,8 @@ impl Trainer<'_> {
         Memory {
             weights: self.model.weight_bytes(),
             gradients: FULL * trained,
-            moments: (2 * self.moment_bytes() + average) * trained,
+            moments: 2 * self.moment_bytes() * trained / self.ranks.size() as u64
+                + average * trained,
             kept: layers * kept * tokens,
             working: (at_work + rewritten) * tokens + 4 * FULL * hidden * rows + logits,
         }

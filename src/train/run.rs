@@ -13,7 +13,7 @@ use super::report::{
 use super::schedule::Schedule;
 use super::state::{Progress, StateDir};
 use super::trainer::{Trainer, Validation};
-use crate::nn::{AdamW, Average};
+use crate::nn::{AdamW, Average, spread};
 use crate::tasks::Sample;
 use crate::{Error, Result, invalid};
 
@@ -179,19 +179,23 @@ impl Trainer<'_> {
                 epoch_samples = upcoming.join().unwrap_or_else(|panic| resume_unwind(panic))?;
             }
         }
-        match (&state, running.progress.best) {
-            (Some(state), Some(_)) => {
+        match (self.state, running.progress.best) {
+            (Some(dir), Some(_)) => {
+                // Where rank 0 has kept the best, all go back to it.
+                let digest = running.progress.best_sha256.take();
+                running.progress.best_sha256 = self.ranks.broadcast_value(digest)?;
+                let state = StateDir::new(dir);
                 state.restore_best(&running.progress, self.params, self.model.device())?;
             }
             // Without a choice of epochs the average is the result.
-            _ => self.swap_average(&mut running)?,
+            _ => self.take_average(&mut running)?,
         }
         Ok(outcome(&running, true))
     }
 
     /// A fresh start, or the state left by an earlier process.
     fn begin(&self, state: Option<&StateDir>) -> Result<Running> {
-        let mut adam = AdamW::new(self.params, self.config.adamw)?;
+        let mut adam = AdamW::divided(self.params, self.config.adamw, self.ranks)?;
         let mut average = match self.config.ema {
             0.0 => None,
             decay => Some(Average::new(self.params, decay)?),
@@ -280,7 +284,7 @@ impl Trainer<'_> {
         state: Option<&StateDir>,
         observer: &mut dyn Observer,
     ) -> Result<()> {
-        self.swap_average(running)?;
+        self.take_average(running)?;
         let value = (validation.measure)()?;
         let epoch = running.progress.epoch;
         let best = running.progress.best.is_none_or(|(best, _)| value > best);
@@ -294,6 +298,14 @@ impl Trainer<'_> {
         running.report_epoch(Some(value), best, observer)
     }
 
+    /// Puts the average in the place of the parameters, where there is one.
+    fn take_average(&self, running: &mut Running) -> Result<()> {
+        if let Some(average) = &running.average {
+            average.spread(self.params, self.ranks)?;
+        }
+        self.swap_average(running)
+    }
+
     fn swap_average(&self, running: &mut Running) -> Result<()> {
         match &mut running.average {
             Some(average) => Ok(average.swap(self.params)?),
@@ -301,10 +313,18 @@ impl Trainer<'_> {
         }
     }
 
+    /// Saves the state, which all ranks bring together, where one is kept; rank 0 has its folder.
     fn save(&self, running: &mut Running, state: Option<&mut StateDir>) -> Result<()> {
-        let Some(state) = state else { return Ok(()) };
+        if self.state.is_none() {
+            return Ok(());
+        }
         running.saved_step = running.progress.step;
-        state.save(&running.progress, self.params, &running.adam, running.average.as_ref())
+        let moments = running.adam.state(self.params, self.ranks)?;
+        if let Some(average) = &running.average {
+            average.spread(self.params, self.ranks)?;
+        }
+        let Some(state) = state else { return Ok(()) };
+        state.save(&running.progress, self.params, &moments, running.average.as_ref())
     }
 
     /// One optimiser step over a global batch; gives the losses and the gradient's norm, or says which of them is
@@ -321,7 +341,7 @@ impl Trainer<'_> {
     ) -> Result<std::result::Result<(Losses, f64), Fault>> {
         let step = running.progress.step;
         let (losses, gradients) = self.gradients_in(&mut running.workspace, samples, step)?;
-        let norm = gradients.norm()?;
+        let norm = gradients.norm(self.ranks, self.params)?;
         let fault =
             losses.fault().or((!norm.is_finite()).then_some(("norm of the gradient", norm)));
         if let Some((part, value)) = fault {
@@ -332,18 +352,20 @@ impl Trainer<'_> {
         let guess = (self.model.config().vocab_size as f64).ln();
         running.sound = losses.generation <= 2.0 * guess;
         let (every, minutes) = (self.config.save_every.max(1), self.config.save_minutes);
-        if let Some(state) = state
-            && running.sound
-            && step != running.saved_step
-            && (step.is_multiple_of(every) || state.age().as_secs_f64() >= 60.0 * minutes)
-        {
-            self.save(running, Some(state))?;
+        let aged = |state: &StateDir| state.age().as_secs_f64() >= 60.0 * minutes;
+        if self.state.is_some() && running.sound && step != running.saved_step {
+            // Clocks differ: that of rank 0 counts.
+            let aged = self.ranks.any(state.as_deref().is_some_and(aged));
+            if aged || step.is_multiple_of(every) {
+                self.save(running, state)?;
+            }
         }
         let scale = if norm > self.config.clip_norm { self.config.clip_norm / norm } else { 1.0 };
         running.adam.step(self.params, &gradients, lr, scale)?;
         running.workspace.served = Some(gradients);
+        spread(self.ranks, self.params)?;
         if let Some(average) = &mut running.average {
-            average.update(self.params, step + 1)?;
+            average.update(self.params, step + 1, self.ranks)?;
         }
         Ok(Ok((losses, norm)))
     }

@@ -65,11 +65,11 @@ impl StateDir {
         &mut self,
         progress: &Progress,
         params: &Params,
-        adam: &AdamW,
+        moments: &BTreeMap<String, Tensor>,
         average: Option<&Average>,
     ) -> Result<()> {
-        let (params, moments) = (values(params), adam.state(params)?);
-        let mut tensors = vec![(PARAMS, &params), (MOMENTS, &moments)];
+        let params = values(params);
+        let mut tensors = vec![(PARAMS, &params), (MOMENTS, moments)];
         tensors.extend(average.map(|average| (AVERAGE, average.state())));
         self.snapshots.save(progress, &tensors)?;
         self.forget_old()
@@ -108,7 +108,7 @@ impl StateDir {
         };
         let mut take = |name: &str| tensors.remove(name).unwrap_or_default();
         put_back(params, &take(PARAMS))?;
-        adam.restore(progress.step - progress.skipped, &take(MOMENTS))?;
+        adam.restore(params, progress.step - progress.skipped, &take(MOMENTS))?;
         if let Some(average) = average {
             average.restore(&take(AVERAGE))?;
         }
@@ -159,6 +159,7 @@ fn put_back(params: &Params, values: &BTreeMap<String, Tensor>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ranks::Alone;
     use crate::rng;
 
     #[test]
@@ -186,7 +187,8 @@ mod tests {
             let sha256 = Some(state.save_best(&params, epoch).unwrap());
             let best = Some((0.5, epoch));
             let progress = Progress { best, best_sha256: sha256, ..Progress::default() };
-            state.save(&progress, &params, &adam, None).unwrap();
+            let moments = adam.state(&params, &Alone).unwrap();
+            state.save(&progress, &params, &moments, None).unwrap();
             progress
         };
         let (first, second) = (save(&mut state, 3), save(&mut state, 4));

@@ -8,9 +8,10 @@ use sha2::{Digest, Sha256};
 
 use super::parts::Parts;
 use super::texts::{ItemTexts, Pass};
-use crate::Result;
 use crate::model::{KvCache, Llama, LlamaConfig, Weights, digest_weights};
 use crate::ops::Precision;
+use crate::ranks::Ranks;
+use crate::{Error, Result};
 
 /// Tokens embedded in one forward pass: enough to keep every core in large products, few enough for what
 /// lies between two of them to stay in the cache.
@@ -35,15 +36,23 @@ pub struct EmbeddingProgress {
 ///
 /// Every text is fed alone; the mean over its tokens of the final hidden state (after the last norm; BOS is
 /// fed where the tokenizer has one, but not averaged) is averaged over the texts of an item. What is done is
-/// kept in `parts`, and what lies there is not done again; `on_pass` hears of every forward pass, and
-/// its error ends the work.
+/// kept in `parts`, and what lies there is not done again; `on_pass` hears of every forward pass, of several ranks of
+/// one of each, and its error ends the work.
+///
+/// This is rank 0 of `ranks`, the others are in [`help_embed`]; any number of them gives the same bits.
 pub fn semantic_embeddings(
     model: &Llama,
     texts: &ItemTexts,
     parts: &mut Parts,
+    ranks: &dyn Ranks,
     on_pass: &mut dyn FnMut(EmbeddingProgress) -> Result<()>,
 ) -> Result<Array2<f32>> {
-    embed_by(model, texts, parts, on_pass, TOKENS_PER_PASS)
+    embed_by(model, texts, parts, ranks, on_pass, TOKENS_PER_PASS)
+}
+
+/// Takes the passes of this rank in the embedding that rank 0 is at.
+pub fn help_embed(model: &Llama, texts: &ItemTexts, ranks: &dyn Ranks) -> Result<()> {
+    help_by(model, texts, ranks, TOKENS_PER_PASS)
 }
 
 /// As [`semantic_embeddings`], in passes of so many tokens.
@@ -51,36 +60,91 @@ fn embed_by(
     model: &Llama,
     texts: &ItemTexts,
     parts: &mut Parts,
+    ranks: &dyn Ranks,
     on_pass: &mut dyn FnMut(EmbeddingProgress) -> Result<()>,
     tokens_per_pass: usize,
 ) -> Result<Array2<f32>> {
-    let hidden_size = model.config().hidden_size;
+    let (hidden_size, total) = (model.config().hidden_size, texts.num_texts());
     let mut items = ItemMeans::new(texts, hidden_size);
     let mut next = 0;
-    while let Some(means) = parts.read(next, texts.num_texts() - next, hidden_size) {
+    while let Some(means) = parts.read(next, total - next, hidden_size) {
         items.add(next, means.view());
         next += means.nrows();
     }
-    let (first, start) = (next, Instant::now());
+    let (first, start) = (ranks.broadcast_value(next)?, Instant::now());
     let mut tokens = 0;
-    // What passes allocate is kept in it from one to the next.
-    let mut cache = KvCache::new();
-    while next < texts.num_texts() {
-        let pass = texts.pass(next, tokens_per_pass)?;
-        let means = means_of(model, &pass, texts.lead(), &mut cache)?;
-        items.add(next, means.view());
-        parts.push(next, means)?;
-        next = pass.texts.end;
-        tokens += pass.input.ids.len();
+    let mut shared = Shared { model, texts, ranks, tokens_per_pass, cache: KvCache::new() };
+    while next < total {
+        for (pass, means) in shared.round(next)? {
+            items.add(next, means.view());
+            parts.push(next, means)?;
+            next = pass.texts.end;
+            tokens += pass.input.ids.len();
+        }
         on_pass(EmbeddingProgress {
             texts: next,
-            total: texts.num_texts(),
+            total,
             embedded: next - first,
             tokens,
             seconds: start.elapsed().as_secs_f64(),
         })?;
     }
     Ok(items.finish())
+}
+
+/// As [`help_embed`], in passes of so many tokens.
+fn help_by(
+    model: &Llama,
+    texts: &ItemTexts,
+    ranks: &dyn Ranks,
+    tokens_per_pass: usize,
+) -> Result<()> {
+    let mut next = ranks.broadcast_value(0)?;
+    let mut shared = Shared { model, texts, ranks, tokens_per_pass, cache: KvCache::new() };
+    while next < texts.num_texts() {
+        next = shared.round(next)?.last().map_or(next, |(pass, _)| pass.texts.end);
+    }
+    Ok(())
+}
+
+/// Forward passes that ranks share.
+struct Shared<'a> {
+    model: &'a Llama,
+    texts: &'a ItemTexts,
+    ranks: &'a dyn Ranks,
+    tokens_per_pass: usize,
+    /// What passes allocate is kept in it from one to the next.
+    cache: KvCache,
+}
+
+impl Shared<'_> {
+    /// A pass for each rank, from text `next` on, with the means of its texts.
+    fn round(&mut self, next: usize) -> Result<Vec<(Pass, Array2<f32>)>> {
+        let mut passes = Vec::new();
+        let mut end = next;
+        while end < self.texts.num_texts() && passes.len() < self.ranks.size() {
+            let pass = self.texts.pass(end, self.tokens_per_pass)?;
+            end = pass.texts.end;
+            passes.push(pass);
+        }
+        let width = self.model.config().hidden_size;
+        let own = match passes.get(self.ranks.rank()) {
+            Some(pass) => means_of(self.model, pass, self.texts.lead(), &mut self.cache)?,
+            None => Array2::zeros((0, width)),
+        };
+        let own: Vec<u8> = own.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let means = self.ranks.gather(&own);
+        let means = means.iter().map(|bytes| matrix_of(bytes, width));
+        passes.into_iter().zip(means).map(|(pass, means)| Ok((pass, means?))).collect()
+    }
+}
+
+/// Rows of so many values that a rank has sent.
+fn matrix_of(bytes: &[u8], width: usize) -> Result<Array2<f32>> {
+    let (values, _) = bytes.as_chunks::<4>();
+    let values: Vec<f32> = values.iter().map(|value| f32::from_le_bytes(*value)).collect();
+    Array2::from_shape_vec((values.len() / width, width), values)
+        .map_err(|e| Error::Invalid(format!("the means of a pass: {e}")))
 }
 
 /// Equal for equal embeddings: a digest of the weights, of what they do not say of the model, of

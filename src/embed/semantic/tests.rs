@@ -5,9 +5,10 @@ use candle_core::Device;
 use super::*;
 use crate::data::TextField;
 use crate::data::{Dataset, Item};
+use crate::invalid;
 use crate::model::{DropoutPair, Packed, init};
+use crate::ranks::{Alone, Threads};
 use crate::text::Tokenizer;
-use crate::{Error, invalid};
 
 /// Writes every pass, so that a cut loses nothing.
 const AT_ONCE: Duration = Duration::ZERO;
@@ -59,6 +60,20 @@ impl Shop {
         Parts::open(self.folder.path(), &self.key(texts), AT_ONCE).unwrap()
     }
 
+    /// The embedding by so many ranks.
+    fn shared(&self, texts: &ItemTexts, ranks: usize, lines: usize) -> Array2<f32> {
+        let model = self.model();
+        let of_ranks = Threads::run(ranks, |ranks| {
+            if !ranks.is_first() {
+                help_by(&model, texts, ranks, lines).unwrap();
+                return None;
+            }
+            let mut parts = self.parts(texts);
+            Some(embed_by(&model, texts, &mut parts, ranks, &mut nothing, lines).unwrap())
+        });
+        of_ranks.into_iter().flatten().next().unwrap()
+    }
+
     /// One field of one item after the other, through candle's graph.
     fn one_by_one(&self, fields: &[TextField], max_tokens: usize) -> Array2<f32> {
         let model = self.model();
@@ -105,9 +120,13 @@ fn items_are_embedded_as_if_every_text_were_alone() {
         for lines in [1, 20, TOKENS_PER_PASS] {
             files_gone(&shop);
             let (model, mut parts) = (shop.model(), shop.parts(&texts));
-            let found = embed_by(&model, &texts, &mut parts, &mut nothing, lines).unwrap();
+            let found = embed_by(&model, &texts, &mut parts, &Alone, &mut nothing, lines).unwrap();
             for ((at, a), b) in found.indexed_iter().zip(&expected) {
                 assert!((a - b).abs() < 1e-5, "{at:?} of passes of {lines}: {a} {b}");
+            }
+            for ranks in [2, 3] {
+                files_gone(&shop);
+                assert!(shop.shared(&texts, ranks, lines) == found, "{ranks}, passes of {lines}");
             }
         }
     }
@@ -144,19 +163,27 @@ fn an_embedding_that_is_cut_off_goes_on_where_it_was() {
     let shop = Shop::new();
     let (model, texts) = (shop.model(), shop.texts(&TextField::ALL, 200));
     let embed = |on_pass: &mut dyn FnMut(EmbeddingProgress) -> Result<()>| {
-        embed_by(&model, &texts, &mut shop.parts(&texts), on_pass, 20)
+        embed_by(&model, &texts, &mut shop.parts(&texts), &Alone, on_pass, 20)
     };
     let expected = embed(&mut nothing).unwrap();
     files_gone(&shop);
 
-    let error = embed(&mut |progress| {
-        if progress.embedded >= 3 {
-            invalid!("cut off");
-        }
-        Ok(())
-    });
-    let error = error.unwrap_err();
-    assert!(matches!(&error, Error::Invalid(text) if text == "cut off"), "{error}");
+    let cut_off = || {
+        let error = embed(&mut |progress| {
+            if progress.embedded >= 3 {
+                invalid!("cut off");
+            }
+            Ok(())
+        });
+        let error = error.unwrap_err();
+        assert!(matches!(&error, Error::Invalid(text) if text == "cut off"), "{error}");
+    };
+    // Several ranks go on from the parts of rank 0.
+    cut_off();
+    assert!(shop.shared(&texts, 2, 20) == expected);
+    files_gone(&shop);
+
+    cut_off();
     let mut embedded = 0;
     let resumed = embed(&mut |progress| {
         embedded = progress.embedded;
@@ -174,18 +201,21 @@ fn an_embedding_that_is_cut_off_goes_on_where_it_was() {
 
     // What belongs to another embedding is not mixed in.
     let other = shop.texts(&[TextField::Title], 200);
-    let whole = embed_by(&model, &other, &mut shop.parts(&other), &mut nothing, 20).unwrap();
+    let whole =
+        embed_by(&model, &other, &mut shop.parts(&other), &Alone, &mut nothing, 20).unwrap();
     assert!(!shop.folder.path().join(shop.key(&texts)).exists());
     let part = shop.folder.path().join(shop.key(&other)).join("texts-0.safetensors");
     let narrow = candle_core::Tensor::zeros((1, 3), DType::F32, &Device::Cpu).unwrap();
     crate::model::save_safetensors(&part, &[("means".to_string(), narrow)].into()).unwrap();
-    let again = embed_by(&model, &other, &mut shop.parts(&other), &mut nothing, 20).unwrap();
+    let again =
+        embed_by(&model, &other, &mut shop.parts(&other), &Alone, &mut nothing, 20).unwrap();
     assert_eq!(again, whole);
     // What was altered is embedded anew.
     let mut bytes = std::fs::read(&part).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&part, bytes).unwrap();
-    let again = embed_by(&model, &other, &mut shop.parts(&other), &mut nothing, 20).unwrap();
+    let again =
+        embed_by(&model, &other, &mut shop.parts(&other), &Alone, &mut nothing, 20).unwrap();
     assert_eq!(again, whole);
 }
 

@@ -20,6 +20,7 @@ use crate::model::sequential::{
 };
 use crate::nn::{AdamW, AdamWConfig, Gradients};
 use crate::ops;
+use crate::ranks::Alone;
 use crate::{Result, invalid, rng};
 use draws::{LAST_ALONE, Sampler, hide, not_taken};
 use puzzles::Puzzler;
@@ -193,12 +194,13 @@ impl Epochs for Training<'_> {
     }
 
     fn moments(&self) -> Result<Weights> {
-        Ok(self.adam.state(self.course.network.params())?)
+        Ok(self.adam.state(self.course.network.params(), &Alone)?)
     }
 
     fn restore(&mut self, epochs: usize, weights: &Weights, moments: &Weights) -> Result<()> {
         self.course.network.set_weights(weights)?;
-        Ok(self.adam.restore((epochs * self.steps_an_epoch()) as u64, moments)?)
+        let steps = (epochs * self.steps_an_epoch()) as u64;
+        Ok(self.adam.restore(self.course.network.params(), steps, moments)?)
     }
 }
 

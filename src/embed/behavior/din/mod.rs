@@ -16,6 +16,7 @@ use crate::embed::epochs::{
 use crate::model::Weights;
 use crate::model::din::{Din, DinBatch, DinSizes, binary_cross_entropy};
 use crate::nn::{AdamW, AdamWConfig, Gradients};
+use crate::ranks::Alone;
 use crate::rng::{self, Rng};
 use crate::{Result, invalid};
 
@@ -220,12 +221,13 @@ impl Epochs for Training<'_> {
     }
 
     fn moments(&self) -> Result<Weights> {
-        Ok(self.adam.state(self.din.params())?)
+        Ok(self.adam.state(self.din.params(), &Alone)?)
     }
 
     fn restore(&mut self, epochs: usize, weights: &Weights, moments: &Weights) -> Result<()> {
         self.din.set_weights(weights)?;
-        Ok(self.adam.restore((epochs * self.steps_an_epoch()) as u64, moments)?)
+        let steps = (epochs * self.steps_an_epoch()) as u64;
+        Ok(self.adam.restore(self.din.params(), steps, moments)?)
     }
 }
 

@@ -3,18 +3,21 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::BACKBONE;
 use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::embed::{
-    ItemTexts, Parts, TOKENS_PER_PASS, embedding_key, load_embeddings, load_kept, save_embeddings,
-    semantic_embeddings,
+    self, ItemTexts, Parts, TOKENS_PER_PASS, embedding_key, load_embeddings, load_kept,
+    save_embeddings, semantic_embeddings,
 };
 use crate::index::Source;
 use crate::model::{Backbone, Llama};
-use crate::run::artifacts::precision;
+use crate::ranks::{Alone, Ranks};
+use crate::run::artifacts::{backbone, load_backbone_at, precision};
 use crate::run::needs::Needs;
 use crate::run::stages::Made;
 use crate::run::unfinished::forget;
+use crate::run::work::Work;
 use crate::run::{Monitor, Run, Stage};
 use crate::{Result, files, invalid};
 use ndarray::Array2;
@@ -37,7 +40,8 @@ fn imports(config: &RunConfig) -> impl Iterator<Item = Import<'_>> {
         (Source::Behavior, "index.behavior.embeddings", &behavior.embeddings),
     ];
     named.into_iter().filter_map(move |(signal, key, path)| {
-        let used = source == Source::Unit || source == signal;
+        let drawn_to = signal == Source::Behavior && index.aligns();
+        let used = source == Source::Unit || source == signal || drawn_to;
         path.as_deref().filter(|_| used).map(|path| (key, path))
     })
 }
@@ -124,7 +128,8 @@ pub(in crate::run) fn make(
         tracing::info!("the texts are embedded already: nothing that decides z^s has changed");
         z
     } else {
-        embed(run, backbone, &texts, &key, monitor, &mut made)?
+        run.call(Work::Embed)?;
+        embed(run, backbone, &texts, &key, run.ranks, monitor, &mut made)?
     };
     save_embeddings(&new.join(FILE), &z, Some(&key))?;
     Ok((z, made))
@@ -148,9 +153,31 @@ pub(in crate::run) fn embed_texts(
     let (fields, cut) = (&config.fields, config.max_text_tokens);
     let texts = ItemTexts::encode(&backbone.tokenizer, dataset, fields, cut)?;
     let key = embedding_key(&backbone.config, &backbone.weights, precision(run), &texts);
-    let z = embed(run, backbone, &texts, &key, monitor, &mut Made::default())?;
+    let z = embed(run, backbone, &texts, &key, &Alone, monitor, &mut Made::default())?;
     forget(&parts(run))?;
     Ok(z)
+}
+
+/// Takes part in the embedding that rank 0 has called for.
+pub(in crate::run) fn help_embed(run: &Run) -> Result<()> {
+    let backbone = match run.config.backbone.path {
+        Some(_) => backbone(run)?,
+        None => load_backbone_at(run, &run.result_of(Stage::Index).join(BACKBONE))?,
+    };
+    let config = &run.config.index.semantic;
+    let (fields, cut) = (&config.fields, config.max_text_tokens);
+    let texts = ItemTexts::encode(&backbone.tokenizer, &run.dataset, fields, cut)?;
+    let model = Llama::new(&backbone.config, &backbone.weights)?.with_precision(precision(run));
+    afford(run, &texts, &model)?;
+    embed::help_embed(&model, &texts, run.ranks)
+}
+
+/// Refuses what a rank cannot hold.
+fn afford(run: &Run, texts: &ItemTexts, model: &Llama) -> Result<()> {
+    let rows = (texts.num_items().max(texts.num_texts()) * model.config().hidden_size * 4) as u64;
+    let at_work = model.inference_bytes(TOKENS_PER_PASS, TOKENS_PER_PASS);
+    let needs = Needs { memory: 2 * rows + at_work, disk: 2 * rows };
+    run.afford("the embedding of item texts", needs, 0)
 }
 
 /// The folder of what is done of an embedding while it runs.
@@ -163,20 +190,15 @@ fn embed(
     backbone: &Backbone,
     texts: &ItemTexts,
     key: &str,
+    ranks: &dyn Ranks,
     monitor: &mut dyn Monitor,
     made: &mut Made,
 ) -> Result<Array2<f32>> {
     let model = Llama::new(&backbone.config, &backbone.weights)?.with_precision(precision(run));
-    let rows = (texts.num_items().max(texts.num_texts()) * model.config().hidden_size * 4) as u64;
-    let at_work = model.inference_bytes(TOKENS_PER_PASS, TOKENS_PER_PASS);
-    run.afford(
-        "the embedding of item texts",
-        Needs { memory: 2 * rows + at_work, disk: 2 * rows },
-        0,
-    )?;
+    afford(run, texts, &model)?;
     let mut parts = Parts::open(&parts(run), key, SAVE_EVERY)?;
     monitor.begin("embed item texts", texts.num_texts() as u64);
-    let z = semantic_embeddings(&model, texts, &mut parts, &mut |progress| {
+    let z = semantic_embeddings(&model, texts, &mut parts, ranks, &mut |progress| {
         let seconds = progress.seconds.max(1e-9);
         // Texts take more or less long, so items are counted as shares of all texts.
         let share = progress.embedded as f64 / progress.total as f64;
