@@ -81,6 +81,10 @@ pub(super) struct RecommendArgs {
     /// Recommend by a trained baseline in place of the model, e.g. runs/NAME/baseline/sasrec/seed-1
     #[arg(long, value_name = "DIR", conflicts_with_all = ["text", "beam", "adapter", "explain"])]
     pub(super) baseline: Option<PathBuf>,
+    /// Recommend by the model and this trained baseline together, as `llmbs eval --fuse DIR` ranks, which is to be
+    /// run before; may be given several times
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["text", "baseline"])]
+    pub(super) fuse: Vec<PathBuf>,
     /// As JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -102,7 +106,8 @@ pub(super) fn recommend(run: &Run, args: &RecommendArgs, bars: &mut Bars) -> any
     let options = ServiceOptions { beam: args.beam, adapter };
     let load = || match &args.baseline {
         Some(dir) => run.baseline_service(&catalogue, dir),
-        None => run.service(&catalogue, options),
+        None if args.fuse.is_empty() => run.service(&catalogue, options),
+        None => run.service_together(&catalogue, options, &args.fuse),
     };
     let defaults = RecommendOptions {
         top: args.top,

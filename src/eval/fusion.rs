@@ -56,9 +56,9 @@ impl<'a> Fusion<'a> {
             let done = with_candidates.len();
             let histories: Vec<History<'_>> =
                 batch.iter().map(|&target| asked(dataset, protocol, target)).collect();
-            let scores = mean_probabilities(scorers, &histories, dataset.num_items())?;
+            let scores = mean_probabilities(scorers, &histories)?;
             let of_batch = batch.par_iter().enumerate().map(|(at, &target)| {
-                let scores = scores.chunks(dataset.num_items()).nth(at).unwrap_or_default();
+                let scores = scores.get(at).map_or(&[][..], Vec::as_slice);
                 let best = |left_out| top(scores, DEPTH, &dataset.items, left_out);
                 let others = best(protocol.left_out(dataset, target));
                 let of_target = || {
@@ -83,7 +83,12 @@ impl<'a> Fusion<'a> {
     pub fn evaluation(&self, weight: f64) -> Evaluation {
         let fused = |(target, [ranked, others]): &(usize, [Vec<Candidate>; 2])| {
             let weight = weight as f32;
-            (*target, Found { ranked: rank(ranked, weight), others: rank(others, weight) })
+            let best = |candidates| {
+                let mut ranked = rank(candidates, weight);
+                ranked.truncate(DEPTH);
+                ranked
+            };
+            (*target, Found { ranked: best(ranked), others: best(others) })
         };
         let found: Vec<(usize, Found)> = self.targets.par_iter().map(fused).collect();
         Evaluation::of(self.dataset, self.protocol, found)
@@ -103,26 +108,35 @@ impl<'a> Fusion<'a> {
     }
 }
 
-/// The mean of the scorers' distributions over all items, (histories, items); nothing where there are none.
-fn mean_probabilities(
+/// The mean of the scorers' distributions over all items, a row a history; nothing where there are none.
+pub fn mean_probabilities(
     scorers: &[Box<dyn ItemScorer>],
     histories: &[History<'_>],
-    num_items: usize,
-) -> Result<Vec<f32>> {
-    if scorers.is_empty() {
-        return Ok(Vec::new());
-    }
-    let mut mean = vec![0f32; histories.len() * num_items];
+) -> Result<Vec<Vec<f32>>> {
+    let mut means: Vec<Vec<f32>> = Vec::new();
     let share = 1.0 / scorers.len() as f32;
     for scorer in scorers {
         let mut scores = scorer.scores(histories)?;
-        let rows = scores.par_chunks_mut(num_items).zip(mean.par_chunks_mut(num_items));
+        let num_items = scores.len() / histories.len().max(1);
+        means.resize(histories.len(), vec![0.0; num_items]);
+        let rows = scores.par_chunks_mut(num_items.max(1)).zip(means.par_iter_mut());
         rows.for_each(|(scores, mean)| {
             softmax(scores, 1.0);
             mean.iter_mut().zip(scores).for_each(|(mean, p)| *mean += share * *p);
         });
     }
-    Ok(mean)
+    Ok(means)
+}
+
+/// What a generator found for one user and the items that scorers put first, ranked together: best first, ties by
+/// item id, scores are logarithms. `probabilities` are the scorers' of all items, `weight` is their share.
+pub fn ranked_together(
+    generated: &[Ranked],
+    scored: &[Ranked],
+    probabilities: &[f32],
+    weight: f64,
+) -> Vec<Ranked> {
+    rank(&candidates(generated.iter(), 1, scored, probabilities), weight as f32)
 }
 
 /// What `generators` generators and the scorers find. An item that no generator found is behind those that the
@@ -153,7 +167,6 @@ fn rank(candidates: &[Candidate], weight: f32) -> Vec<Ranked> {
     };
     let mut ranked: Vec<Ranked> = candidates.iter().filter_map(together).collect();
     ranked.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.item.cmp(&b.item)));
-    ranked.truncate(DEPTH);
     ranked
 }
 
@@ -174,9 +187,9 @@ mod tests {
     fn scorers_are_averaged_as_distributions() {
         let ln = |p: [f32; 3]| Box::new(Fixed(p.map(f32::ln).to_vec())) as Box<dyn ItemScorer>;
         let scorers = [ln([0.5, 0.25, 0.25]), ln([0.1, 0.8, 0.1])];
-        let mean =
-            mean_probabilities(&scorers, &[History::of(&[0]), History::of(&[1])], 3).unwrap();
-        for row in mean.chunks(3) {
+        let mean = mean_probabilities(&scorers, &[History::of(&[0]), History::of(&[1])]).unwrap();
+        assert_eq!(mean.len(), 2);
+        for row in &mean {
             let expected = [0.3, 0.525, 0.175];
             assert!(row.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{row:?}");
         }

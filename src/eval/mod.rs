@@ -17,7 +17,7 @@ mod tiger;
 pub use bootstrap::{CONFIDENCE, Intervals, RESAMPLES, intervals};
 pub use compare::{Difference, PERMUTATIONS, SIGNIFICANCE, compare};
 pub use evaluator::{Evaluation, LegalRate, Popularity, Prediction, Recommender, SearchLog};
-pub use fusion::Fusion;
+pub use fusion::{Fusion, mean_probabilities, ranked_together};
 pub use metrics::{
     DEPTH, Metrics, PerMetric, metric_names, ndcg_at_k, rank_of, recall_at_k, reciprocal_rank_at_k,
 };

@@ -1,17 +1,17 @@
 //! What ranks together with a run's model: the models of other runs, and baselines.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::baseline::{BaselineRequest, Training, is_baseline};
 use super::generator::Generator;
 use super::journal::Searches;
 use super::request::EvalRequest;
-use super::result::{FusedModel, FusionSettings};
+use super::result::{EvalSettings, FusedModel, FusionSettings};
 use crate::config::RunConfig;
 use crate::data::Split;
 use crate::eval::{Evaluation, Fusion, ItemScorer, Recommender};
 use crate::run::{MANIFEST, Monitor, Run, Stage, config_of};
-use crate::{Result, invalid};
+use crate::{Error, Result, invalid};
 
 /// How what ranks together scores an item.
 pub(super) const SCORE: &str =
@@ -126,6 +126,48 @@ impl Run {
         }
         let models = models.into_iter().skip(1).map(|(_, model)| model).collect();
         Ok(Others { baselines, runs, models })
+    }
+
+    /// The weight of the baselines in the folders `dirs` beside this run's model, which an evaluation of them with
+    /// the configured beam has chosen and kept.
+    ///
+    /// # Errors
+    /// As those of an evaluation, and where none is kept.
+    pub(in crate::run) fn fusion_weight(&self, adapter: bool, dirs: &[PathBuf]) -> Result<f64> {
+        let request = |split| {
+            let beam = self.config.eval.beam;
+            EvalRequest { split, adapter, beam, limit: None, fuse: dirs, before: None }
+        };
+        let others = self.others(request(Split::Test))?;
+        if let Some(other) = others.runs.first() {
+            invalid!(
+                "{}: is a run; beside the model of {} baselines recommend, such as runs/NAME/baseline/sasrec/seed-1",
+                other.dir.display(),
+                self.dir.display()
+            );
+        }
+        for split in [Split::Test, Split::Valid] {
+            let asked = request(split);
+            let kept = asked.kept(&self.dir);
+            if !kept.result.exists() {
+                continue;
+            }
+            let found = kept.read()?;
+            let wrong = |e| Error::Invalid(format!("{}: {e}", kept.result.display()));
+            let settings: EvalSettings =
+                serde_json::from_value(found["settings"].clone()).map_err(wrong)?;
+            // Another version of the program has chosen as well.
+            let now = self.eval_settings(asked, others.settings(self));
+            let now = EvalSettings { git_revision: settings.git_revision.clone(), ..now };
+            if let Some(weight) = found["fusion_weight"].as_f64().filter(|_| settings == now) {
+                return Ok(weight);
+            }
+        }
+        invalid!(
+            "{}: no evaluation of these models together has chosen the weight of the baselines: run `llmbs {}` first",
+            self.dir.display(),
+            request(Split::Test).command()
+        )
     }
 
     /// The run in `dir`, trained on the same data.

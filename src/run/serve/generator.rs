@@ -122,7 +122,7 @@ impl<'a> Generator<'a> {
     }
 
     /// A beam narrower than the list could not fill it, nor could one that excluded items may take up.
-    fn width(&self, asked: &Asked<'_>) -> usize {
+    pub(super) fn width(&self, asked: &Asked<'_>) -> usize {
         let beam = self.options.beam.unwrap_or(self.run.config.eval.beam);
         let wide = beam.max(asked.top) + asked.pick.excluded.len();
         wide.min(asked.pick.offer.offered_as.len())

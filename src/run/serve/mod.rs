@@ -10,6 +10,7 @@ mod offer;
 mod query;
 mod recommend;
 mod scorer;
+mod together;
 
 pub(super) use added::FILE as ADDED;
 pub use added::{AddedItem, Catalogue};

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -14,6 +14,7 @@ use super::meaning::NamedItem;
 use super::offer::{self, Offer, Offers};
 use super::query::{Asked, Pick, Query, RecommendOptions, ServiceOptions, Wanted};
 use super::scorer::Scorer;
+use super::together::Baselines;
 use crate::data::{Dataset, ItemId};
 use crate::decode::Ranked;
 use crate::index::ItemIndex;
@@ -56,6 +57,7 @@ pub struct Service<'a> {
 /// What ranks the items.
 enum Engine<'a> {
     Generator(Box<Generator<'a>>),
+    Together(Box<Generator<'a>>, Baselines),
     Baseline(Scorer),
 }
 
@@ -72,6 +74,24 @@ impl Run {
     ) -> Result<Service<'a>> {
         let generator = Box::new(Generator::load(self, catalogue, options)?);
         Service::new(self, catalogue, Engine::Generator(generator))
+    }
+
+    /// Loads the trained model and the baselines in the folders `dirs` to recommend the items of `catalogue` by both
+    /// together, with the weight that an evaluation of the same models has chosen.
+    ///
+    /// # Errors
+    /// As those of [`Run::service`] and of [`Run::baseline_service`], and where no such evaluation is kept.
+    pub fn service_together<'a>(
+        &'a self,
+        catalogue: &'a Catalogue<'a>,
+        options: ServiceOptions,
+        dirs: &[PathBuf],
+    ) -> Result<Service<'a>> {
+        let adapter = options.adapter.unwrap_or_else(|| self.has_adapter());
+        let weight = self.fusion_weight(adapter, dirs)?;
+        let scorers = dirs.iter().map(|dir| self.baseline_in(dir)).collect::<Result<_>>()?;
+        let generator = Box::new(Generator::load(self, catalogue, options)?);
+        Service::new(self, catalogue, Engine::Together(generator, Baselines { scorers, weight }))
     }
 
     /// Loads the baseline in the folder `dir` to recommend the items of `catalogue` with it.
@@ -142,6 +162,9 @@ impl<'a> Service<'a> {
         };
         match &self.engine {
             Engine::Generator(generator) => generator.rank(&mut asked, &mut found)?,
+            Engine::Together(generator, baselines) => {
+                baselines.rank(generator, &mut asked, &mut found)?;
+            }
             Engine::Baseline(scorer) => scorer.rank(&asked, &mut found)?,
         }
         Ok(answers)
@@ -188,7 +211,9 @@ impl<'a> Service<'a> {
             Wanted::Text(_) | Wanted::Popular => &[],
         };
         let tokens = match (&self.engine, wanted) {
-            (Engine::Generator(generator), _) => generator.read(wanted, seen)?,
+            (Engine::Generator(generator) | Engine::Together(generator, _), _) => {
+                generator.read(wanted, seen)?
+            }
             (Engine::Baseline(Scorer { name, .. }), Wanted::Text(_)) => {
                 invalid!("{name}: a baseline does not find items by text: give a history")
             }
@@ -214,7 +239,7 @@ impl<'a> Service<'a> {
         let offered =
             ranked.iter().flat_map(|r| offer.offered_as[&r.item].iter().map(move |&i| (i, r)));
         let allowed = offered.filter(|(item, _)| !excluded.contains(item));
-        let is_probability = matches!(self.engine, Engine::Generator(_));
+        let is_probability = self.engine.generator().is_some();
         let describe = |(item, r): (ItemId, &Ranked)| Recommendation {
             score: Some(r.score),
             probability: is_probability.then(|| r.score.exp()),
@@ -243,20 +268,22 @@ impl<'a> Service<'a> {
             score: None,
             probability: None,
             scored_as: None,
-            explanation: match &self.engine {
-                Engine::Generator(generator) if options.explain => Some(explain(generator)),
-                _ => None,
-            },
+            explanation: self.engine.generator().filter(|_| options.explain).map(explain),
         }
     }
 }
 
-impl Engine<'_> {
-    /// The index that a search goes by.
-    fn index(&self) -> Option<&ItemIndex> {
+impl<'a> Engine<'a> {
+    /// The language model, of one that has it.
+    fn generator(&self) -> Option<&Generator<'a>> {
         match self {
-            Self::Generator(generator) => Some(generator.explainer.index()),
+            Self::Generator(generator) | Self::Together(generator, _) => Some(generator),
             Self::Baseline(_) => None,
         }
+    }
+
+    /// The index that a search goes by.
+    fn index(&self) -> Option<&ItemIndex> {
+        self.generator().map(|generator| generator.explainer.index())
     }
 }

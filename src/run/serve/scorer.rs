@@ -39,17 +39,20 @@ impl Scorer {
                 if ranked.iter().filter(fits).count() < asked.top {
                     ranked = offered(&self.scorer.scores_of_all(&[history])?);
                 }
-                let best_first =
-                    |a: &Ranked, b: &Ranked| b.score.total_cmp(&a.score).then(a.item.cmp(&b.item));
-                let needed = (asked.top + asked.pick.excluded.len()).min(ranked.len());
-                if needed < ranked.len() {
-                    ranked.select_nth_unstable_by(needed, best_first);
-                    ranked.truncate(needed);
-                }
-                ranked.sort_unstable_by(best_first);
-                found(asked, &ranked);
+                found(asked, &best(ranked, asked.top + asked.pick.excluded.len()));
             }
         }
         Ok(())
     }
+}
+
+/// The best so many of some items, best first, ties by id.
+pub(super) fn best(mut ranked: Vec<Ranked>, count: usize) -> Vec<Ranked> {
+    let best_first = |a: &Ranked, b: &Ranked| b.score.total_cmp(&a.score).then(a.item.cmp(&b.item));
+    if count < ranked.len() {
+        ranked.select_nth_unstable_by(count, best_first);
+        ranked.truncate(count);
+    }
+    ranked.sort_unstable_by(best_first);
+    ranked
 }

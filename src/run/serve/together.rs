@@ -1,0 +1,58 @@
+//! Recommending by the model and baselines together, as an evaluation of them ranks.
+
+use std::collections::BTreeMap;
+
+use super::generator::Generator;
+use super::query::{Asked, Wanted};
+use super::scorer::best;
+use crate::Result;
+use crate::decode::Ranked;
+use crate::eval::{ItemScorer, mean_probabilities, ranked_together};
+use crate::model::sequential::History;
+
+/// Histories that are scored together.
+const BATCH: usize = 256;
+
+/// What ranks beside the model.
+pub(super) struct Baselines {
+    pub(super) scorers: Vec<Box<dyn ItemScorer>>,
+    /// Their share in the probability of an item.
+    pub(super) weight: f64,
+}
+
+impl Baselines {
+    /// Hands on the items that each of `asked` needs, best first; those for a text are the model's alone.
+    pub(super) fn rank(
+        &self,
+        generator: &Generator<'_>,
+        asked: &mut [Asked<'_>],
+        found: &mut dyn FnMut(&Asked<'_>, &[Ranked]),
+    ) -> Result<()> {
+        let mut generated = BTreeMap::new();
+        generator.rank(asked, &mut |asked, ranked| {
+            generated.insert(asked.at, ranked.to_vec());
+        })?;
+        let of = |asked: &Asked<'_>| generated.get(&asked.at).map_or(&[][..], Vec::as_slice);
+        let has_history = |asked: &&Asked<'_>| matches!(asked.wanted, Wanted::History(_));
+        let (after_items, others): (Vec<&Asked<'_>>, Vec<_>) = asked.iter().partition(has_history);
+        for asked in others {
+            found(asked, of(asked));
+        }
+        for batch in after_items.chunks(BATCH) {
+            let histories: Vec<History<'_>> =
+                batch.iter().map(|a| History { user: a.user, items: a.seen }).collect();
+            let probabilities = mean_probabilities(&self.scorers, &histories)?;
+            for (asked, probabilities) in batch.iter().zip(probabilities) {
+                let offered = asked.pick.offer.offered_as.keys();
+                let scored = offered
+                    .map(|&item| Ranked { item, score: probabilities[item as usize] })
+                    .collect();
+                // As many as the search keeps: among these are the best, whatever the weight.
+                let scored = best(scored, generator.width(asked));
+                let ranked = ranked_together(of(asked), &scored, &probabilities, self.weight);
+                found(asked, &ranked);
+            }
+        }
+        Ok(())
+    }
+}
