@@ -102,7 +102,10 @@ fn an_evaluation_says_how_sure_it_is_for_whom_it_works_and_how_it_was_made() {
         }
         let share = |value: &serde_json::Value| value.as_f64().filter(|s| (0.0..=1.0).contains(s));
         assert!(share(&evaluation["legal_rate"]["share"]).is_some(), "{evaluation}");
+        // All users are asked, so that the search with the trie is worth what the whole evaluation says.
         assert_eq!(evaluation["legal_rate"]["users"], 80);
+        assert_eq!(evaluation["legal_rate"]["metrics_with_trie"], evaluation["metrics"]);
+        assert!(share(&evaluation["legal_rate"]["metrics"]["recall@10"]).is_some(), "{evaluation}");
         let coverage = |key: &str| share(&evaluation["coverage"][key]).unwrap();
         assert!(
             0.0 < coverage("coverage@10") && coverage("coverage@10") <= coverage("coverage@20")

@@ -154,7 +154,7 @@ impl SearchLog for Forgetful {
     }
 }
 
-/// How much of what the model writes without the trie names an item.
+/// How much of what the model writes without the trie names an item, and what that is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct LegalRate {
     /// The share among all beams.
@@ -163,23 +163,40 @@ pub struct LegalRate {
     pub first: f64,
     /// How many users were asked.
     pub users: usize,
+    /// Their metrics by that search, all items ranked, as LC-Rec counts: a beam that names no item keeps its place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Metrics>,
+    /// Their metrics by the search with the trie.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics_with_trie: Option<Metrics>,
 }
 
 impl LegalRate {
-    /// The rate of the code sequences found for each user, best first.
-    fn of(found: &[Vec<FreePath>], trie: &Trie) -> Self {
-        let legal = |path: &FreePath| {
-            path.codes.iter().try_fold(trie.root(), |node, &code| trie.child(node, code)).is_some()
+    /// The rate of the code sequences found for each user, best first, and what they are worth to find `targets`.
+    fn of(found: &[Vec<FreePath>], trie: &Trie, targets: &[ItemId]) -> Self {
+        let named = |path: &FreePath| {
+            let mut codes = path.codes.iter();
+            codes
+                .try_fold(trie.root(), |node, &code| trie.child(node, code))
+                .and_then(|n| trie.item(n))
         };
-        let share = |beams: &mut dyn Iterator<Item = &FreePath>| {
+        let named: Vec<Vec<Option<ItemId>>> =
+            found.iter().map(|beams| beams.iter().map(named).collect()).collect();
+        let share = |beams: &mut dyn Iterator<Item = &Option<ItemId>>| {
             let (all, legal) = beams
-                .fold((0, 0), |(all, named), path| (all + 1, named + usize::from(legal(path))));
+                .fold((0, 0), |(all, legal), item| (all + 1, legal + usize::from(item.is_some())));
             legal as f64 / all.max(1) as f64
         };
+        let rank = |(beams, &target): (&Vec<Option<ItemId>>, _)| {
+            rank_of(&Some(target), beams.iter().copied())
+        };
+        let ranks: Vec<Option<usize>> = named.iter().zip(targets).map(rank).collect();
         Self {
-            share: share(&mut found.iter().flatten()),
-            first: share(&mut found.iter().filter_map(|beams| beams.first())),
+            share: share(&mut named.iter().flatten()),
+            first: share(&mut named.iter().filter_map(|beams| beams.first())),
             users: found.len(),
+            metrics: Some(Metrics::of(&ranks)),
+            metrics_with_trie: None,
         }
     }
 }
@@ -200,17 +217,19 @@ impl Recommender<'_> {
         Ok(all)
     }
 
-    /// How much of what a search as wide as this one finds without the trie names an item.
+    /// How much of what a search as wide as this one finds without the trie names an item; `targets` has the item
+    /// that is sought after each of `histories`.
     pub fn legal_rate(
         &self,
         histories: &[&[ItemId]],
+        targets: &[ItemId],
         on_batch: &mut dyn FnMut(usize),
     ) -> Result<LegalRate> {
         let mut all = Vec::with_capacity(histories.len());
         self.in_batches(histories, &mut keep(&mut all, on_batch), |scorer, users| {
             search_freely(self.search.width, self.trie.num_levels(), users.len(), scorer)
         })?;
-        Ok(LegalRate::of(&all, self.trie))
+        Ok(LegalRate::of(&all, self.trie, targets))
     }
 
     /// Gives away what `search` finds for the histories of each batch.
@@ -379,7 +398,9 @@ mod tests {
         let index = ItemIndex::new(vec![level; 2], vec![0, 1, 2, 2, 2, 1]).unwrap();
         let path = |codes: &[u32]| FreePath { codes: codes.to_vec(), score: 0.0 };
         let found = [vec![path(&[0, 0]), path(&[0, 1])], vec![path(&[0, 1]), path(&[1, 0])]];
-        let rate = LegalRate::of(&found, &Trie::new(&index));
-        assert_eq!(rate, LegalRate { share: 0.5, first: 0.5, users: 2 });
+        let rate = LegalRate::of(&found, &Trie::new(&index), &[0, 2]);
+        assert_eq!((rate.share, rate.first, rate.users), (0.5, 0.5, 2));
+        // The first user's target stands first; the second's second, behind a beam that names none.
+        assert_eq!(rate.metrics, Some(Metrics::of(&[Some(1), Some(2)])));
     }
 }

@@ -10,7 +10,7 @@ use super::request::EvalRequest;
 use super::result::{Bootstrap, EvalResult, EvalSettings, FusionSettings, Performance, Ranking};
 use crate::config::Float;
 use crate::data::{ItemId, Split};
-use crate::eval::{Evaluation, Popularity, Protocol, Report, SharedCodes};
+use crate::eval::{Evaluation, LegalRate, Metrics, Popularity, Protocol, Report, SharedCodes};
 use crate::index::OnCollision;
 use crate::run::artifacts::{load_index, precision};
 use crate::run::monitor::with_progress;
@@ -94,12 +94,27 @@ impl Run {
         let seconds = start.elapsed().as_secs_f64();
         let Some(kept) = kept else { return Ok(None) };
 
-        let asked = sample_of(&targets, LEGAL_RATE_USERS, self.config.seed, "legal rate users");
-        let histories: Vec<&[ItemId]> =
-            asked.iter().map(|&at| protocol.history(&self.dataset, at)).collect();
+        let every: Vec<usize> = (0..targets.len()).collect();
+        let asked = sample_of(&every, LEGAL_RATE_USERS, self.config.seed, "legal rate users");
+        let (histories, sought): (Vec<&[ItemId]>, Vec<ItemId>) = asked
+            .iter()
+            .map(|&i| {
+                (
+                    protocol.history(&self.dataset, targets[i]),
+                    protocol.item(&self.dataset, targets[i]),
+                )
+            })
+            .unzip();
         let legal_rate = with_progress(monitor, "legal rate", histories.len(), |on_batch| {
-            recommender.legal_rate(&histories, on_batch)
+            recommender.legal_rate(&histories, &sought, on_batch)
         })?;
+        let with_trie = || {
+            let ranks: Vec<_> = asked.iter().map(|&i| evaluation.predictions[i].rank()).collect();
+            Metrics::of(&ranks)
+        };
+        // What several rank together is no search of this model's.
+        let alone = request.fuse.is_empty();
+        let legal_rate = LegalRate { metrics_with_trie: alone.then(with_trie), ..legal_rate };
 
         let ranking = self.ranking(&evaluation, &targets, protocol, settings, seconds);
         let performance = Performance {
