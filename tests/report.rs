@@ -28,6 +28,7 @@ static SHOP: LazyLock<PathBuf> = LazyLock::new(|| {
         &["--set", "train.initial.log-every=1", "train", "--stage", "initial"],
         &["eval"],
         &["eval", "--limit", "30"],
+        &["eval", "--task", "text", "--limit", "10"],
         &[&small[..], &["baseline", "sasrec", "--seeds", "1,2"]].concat(),
         &["--run", "runs/bare", "--config", "llmbs.toml", "index"],
     ] {
@@ -70,9 +71,13 @@ fn assert_has(page: &str, texts: &[&str]) {
 #[test]
 fn a_page_holds_all_that_a_run_keeps_and_nothing_from_outside() {
     let page = page(&["runs/llmbs"], "page.html");
-    for id in ["runs", "metrics", "wins", "training", "index", "examples"] {
+    for id in ["runs", "metrics", "wins", "training", "texts", "index", "examples"] {
         assert_has(&page, &[&format!("<section id=\"{id}\">"), &format!("href=\"#{id}\"")]);
     }
+    let texts = fs::read_to_string(SHOP.join("runs/llmbs/eval/text-off-lim10.json")).unwrap();
+    let texts: Value = serde_json::from_str(&texts).unwrap();
+    let perplexity = texts["metrics"]["item_title"]["perplexity"].as_f64().unwrap();
+    assert_has(&page, &["item title", "backbone", &format!("<td>10</td><td>{perplexity:.2}</td>")]);
     let result = fs::read_to_string(SHOP.join("runs/llmbs/eval/test-off-b20.json")).unwrap();
     let result: Value = serde_json::from_str(&result).unwrap();
     for metrics in ["metrics", "metrics_history_excluded", "popularity"] {

@@ -56,12 +56,7 @@ fn table(results: &[(TextModel, TextReport)]) -> String {
     let Some((_, first)) = results.first() else { return String::new() };
     let mut text = format!("{:<18}{:<12}", "task", "metric");
     for (model, _) in results {
-        let name = match model {
-            TextModel::Backbone => "backbone",
-            TextModel::Off => "adapter off",
-            TextModel::On => "adapter on",
-        };
-        let _ = write!(text, "{name:>14}");
+        let _ = write!(text, "{:>14}", model.label());
     }
     text.push('\n');
     let figures = |task: &TaskMetrics| {

@@ -9,6 +9,7 @@ pub(crate) mod html;
 mod index;
 mod metrics;
 mod plot;
+mod texts;
 mod wins;
 
 use std::path::{Path, PathBuf};
@@ -79,6 +80,7 @@ pub fn page(folders: &[PathBuf]) -> Result<String> {
     if let [first, ..] = &runs[..] {
         sections.extend([
             ("training", "Training", curves::section(&runs)?),
+            ("texts", "Texts", texts::section(&runs)?),
             ("index", "Item index", index::section(&runs)?),
             ("examples", "Example users", examples::section(first, &duels[0], runs.len() > 1)?),
         ]);

@@ -218,7 +218,7 @@ pub struct OverSeeds {
 }
 
 /// Whose text ability is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TextModel {
     /// The backbone before stage `initial`, with untrained item tokens.
@@ -227,6 +227,17 @@ pub enum TextModel {
     Off,
     /// The same with the annealing adapter.
     On,
+}
+
+impl TextModel {
+    /// What to call it beside others.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Backbone => "backbone",
+            Self::Off => "adapter off",
+            Self::On => "adapter on",
+        }
+    }
 }
 
 impl fmt::Display for TextModel {

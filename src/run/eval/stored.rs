@@ -8,7 +8,7 @@ use super::baseline::folder;
 use super::baselines::Baseline;
 use super::compare::is_of_its_models;
 use super::kept::Kept;
-use super::result::{BaselineSettings, EvalSettings, FusedModel, Ranking};
+use super::result::{BaselineSettings, EvalSettings, FusedModel, Ranking, TextReport};
 use crate::data::{Split, SplitRule};
 use crate::eval::{LegalRate, Metrics, Prediction, Report};
 use crate::run::Run;
@@ -181,6 +181,28 @@ impl Run {
         }
         // Stable: the order within a split stays.
         found.sort_by_key(|stored| stored.targets.split != Split::Test);
+        Ok(found)
+    }
+}
+
+impl Run {
+    /// The text evaluations that the folder keeps of the models that stand, of each that of the most samples.
+    ///
+    /// # Errors
+    /// Names a result that is cut off or altered, or that another version wrote in a form of its own.
+    pub fn stored_texts(&self) -> Result<Vec<TextReport>> {
+        let mut found: Vec<TextReport> = Vec::new();
+        for path in names_in(&self.dir.join("eval"))? {
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.starts_with("text-") && path.extension().is_some_and(|e| e == "json") {
+                let report: TextReport = read(&path)?;
+                if report.settings.files == self.files_of(report.settings.model.made_by()) {
+                    found.push(report);
+                }
+            }
+        }
+        found.sort_by_key(|of| (of.settings.model, Reverse(of.settings.limit)));
+        found.dedup_by_key(|of| of.settings.model);
         Ok(found)
     }
 }

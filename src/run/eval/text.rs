@@ -39,6 +39,17 @@ impl TextRequest {
     }
 }
 
+impl TextModel {
+    /// The stages that it comes from.
+    pub(super) fn made_by(self) -> &'static [Stage] {
+        match self {
+            Self::Backbone => &Stage::ALL[..1],
+            Self::Off => &Stage::ALL[..2],
+            Self::On => &Stage::ALL,
+        }
+    }
+}
+
 /// A kind of sample: which text is asked for, given what.
 #[derive(Debug, Clone, Copy)]
 struct TextTask {
@@ -261,11 +272,7 @@ impl Run {
             model_digest: digest(Stage::Initial, "model.safetensors").filter(|_| trained),
             adapter_digest: digest(Stage::Anneal, "adapter_model.safetensors")
                 .filter(|_| request.model == TextModel::On),
-            files: self.files_of(match request.model {
-                TextModel::Backbone => &Stage::ALL[..1],
-                TextModel::Off => &Stage::ALL[..2],
-                TextModel::On => &Stage::ALL,
-            }),
+            files: self.files_of(request.model.made_by()),
             git_revision: crate::run::GIT_REVISION.into(),
         }
     }
