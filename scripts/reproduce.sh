@@ -4,7 +4,7 @@
 #
 #   scripts/reproduce.sh demo                   # llmbs, with SASRec beside it, and paired tests
 #   scripts/reproduce.sh beauty FOLDER
-#   scripts/reproduce.sh table2 beauty FOLDER   # the baselines, what the paper publishes, then the row of llmbs
+#   scripts/reproduce.sh table2 beauty FOLDER   # the baselines, what the paper publishes, then the generative systems
 #   scripts/reproduce.sh table4 beauty FOLDER   # the parts of the method, one after another
 #
 # FOLDER is the dataset's. RUNS is a folder for the runs (runs/reproduce); what is finished there is not done again,
@@ -27,7 +27,7 @@ llmbs() {
 case "$table" in
     table2)
         llmbs "$name-baselines" baseline all --seeds 1,2,3
-        llmbs "$name" ablate scripts/reproduce.toml
+        llmbs "$name-table2" ablate configs/ablations/table2.toml
         ;;
     table4) llmbs "$name-table4" ablate configs/ablations/table4.toml ;;
     *) llmbs "$name" ablate scripts/reproduce.toml ;;

@@ -106,6 +106,36 @@ fn variants_share_stages_and_stand_in_one_table() {
 }
 
 #[test]
+fn a_variant_may_be_a_baseline_on_its_own_index() {
+    let dir = tiny();
+    let dir = dir.path();
+    let spec = "seeds = [1]
+        set = [\"baseline.tiger.dim=8\", \"baseline.tiger.feed-forward=8\", \"baseline.tiger.epochs=1\"]
+        [[variant]]
+        name = \"ids\"
+        baseline = \"tiger\"
+        set = [\"index.source=behavior\", \"index.behavior.encoder=spectral\"]
+        [[variant]]
+        name = \"texts\"
+        baseline = \"tiger\"
+        set = [\"index.source=semantic\"]";
+    fs::write(dir.join("ids.toml"), spec).unwrap();
+    let (text, _) = run(dir, &["ablate", "ids.toml"], 0);
+    for row in ["ids ", "texts "] {
+        assert_eq!(text.lines().filter(|line| line.starts_with(row)).count(), 2, "{text}");
+    }
+    let folder = |name: &str| dir.join("runs/ablate/ids").join(name).join("seed-1");
+    assert!(!folder("ids").join("initial").exists());
+    // The figures are those that the baseline in the variant's folder has.
+    let found = file(folder("texts").join("baseline/tiger/seed-1/valid.json"));
+    let table = file(dir.join("runs/ablate/ids/table.json"));
+    assert_eq!(table["rows"][1]["name"], "texts");
+    let mean = &table["rows"][1]["rules"][0]["metrics"]["ndcg@10"];
+    assert_eq!(mean, &found["metrics"]["ndcg@10"]);
+    assert_ne!(mean, &table["rows"][0]["rules"][0]["metrics"]["ndcg@10"]);
+}
+
+#[test]
 fn stages_are_taken_over_where_settings_and_files_are_the_same() {
     let dir = tiny();
     let dir = dir.path();
@@ -213,6 +243,29 @@ fn a_model_is_ranked_together_with_a_baseline() {
     let first = test();
     assert_eq!((&first["fusion_weight"], &first["settings"]["split"]), (weight, &"test".into()));
     assert_eq!(test(), first);
+
+    // What is recommended after the history of a target is what was ranked for it.
+    let line = fs::read_to_string(results.join("test-off-b20-fused.predictions.jsonl")).unwrap();
+    let ranked: Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
+    run(dir, &["data", "synth", "--out", "Shop"], 0);
+    let history = file(dir.join("Shop/Shop.inter.json"));
+    let history = history[ranked["user"].as_str().unwrap()].as_array().unwrap();
+    let history: Vec<String> = history.iter().rev().skip(1).rev().map(Value::to_string).collect();
+    let history = history.join(",");
+    let asked = ["recommend", "--history", &history, "--top", "8", "--adapter", "off", "--json"];
+    let recommend = [&SASREC[..], &asked, &["--fuse", folder]].concat();
+    let (json, _) = run(dir, &recommend, 0);
+    let recommended: Value = serde_json::from_str(&json).unwrap();
+    for (place, item) in recommended.as_array().unwrap().iter().enumerate() {
+        assert_eq!(item["item"], ranked["items"][place], "{json}");
+        let difference =
+            item["score"].as_f64().unwrap() - ranked["scores"][place].as_f64().unwrap();
+        assert!(difference.abs() < 1e-4, "{json}");
+    }
+    fs::remove_file(results.join("valid-off-b20-fused.json")).unwrap();
+    fs::remove_file(results.join("test-off-b20-fused.json")).unwrap();
+    let expected = ["has chosen the weight", "eval --split test --adapter off --beam 20 --fuse"];
+    fails(dir, &recommend, &expected);
 
     let other = ["--set", "baseline.sasrec.dim=16", "eval", "--fuse", folder];
     fails(dir, &other, &[folder, "baseline.sasrec.dim was 8, is now 16"]);

@@ -331,6 +331,46 @@ fn what_codes_stand_for_is_written_for_every_method() {
 }
 
 #[test]
+fn codes_of_texts_are_drawn_to_behavior_that_stands_beside_their_autoencoder() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = |more: &[&str]| -> Vec<String> {
+        let all = ["index.source=semantic", "index.method=rq-vae", "index.semantic.k=8"];
+        all.iter().chain(more).map(ToString::to_string).collect()
+    };
+    let alone = index(dir.path(), &settings(&["index.rq-vae.latent=8"]));
+    let aligned = ["index.rq-vae.latent=8", "index.rq-vae.alignment=1", "index.rq-vae.diversity=1"];
+    assert_ne!(index(dir.path(), &settings(&aligned)), alone);
+    let file = |name: &str| dir.path().join("index").join(name);
+    assert!(file("rq-vae/behavior.safetensors").exists() && file("rq-vae/din").exists());
+    assert!(!file("behavior.safetensors").exists());
+    let reports = fs::read_to_string(file("rq-vae/semantic.json")).unwrap();
+    assert!(reports.contains("alignment"), "{reports}");
+    let manifest = fs::read_to_string(dir.path().join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    let outputs = &manifest["stages"]["index"]["outputs"];
+    assert!(outputs["index/rq-vae/behavior.safetensors"].is_string(), "{outputs}");
+    // Of both sources that of the second is drawn to, which stands where it always does.
+    let both = [&aligned[..], &["index.source=unit", "index.behavior.k=8"]].concat();
+    index(dir.path(), &settings(&both));
+    assert!(file("behavior.safetensors").exists() && !file("rq-vae/din").exists());
+    assert!(fs::read_to_string(file("rq-vae/semantic.json")).unwrap().contains("alignment"));
+    assert!(!fs::read_to_string(file("rq-vae/behavior.json")).unwrap().contains("alignment"));
+}
+
+#[test]
+fn a_tree_grows_from_eigenvectors() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = ["index.source=behavior", "index.behavior.encoder=spectral"];
+    let index = index(dir.path(), &settings.map(String::from));
+    assert_eq!((index.num_items(), index.num_levels()), (30, 2));
+    let manifest = fs::read_to_string(dir.path().join("manifest.json")).unwrap();
+    let manifest: serde_json::Value = serde_json::from_str(&manifest).unwrap();
+    let figures = &manifest["stages"]["index"]["figures"];
+    assert_eq!(figures["behavior_eigenvalues"].as_array().unwrap().len(), 6);
+    assert!(figures["behavior_residual"].as_f64().unwrap() < 1e-3, "{figures}");
+}
+
+#[test]
 fn every_method_serves_training_and_explained_recommendations() {
     for settings in [
         &["index.method=residual-kmeans"][..],
@@ -373,6 +413,14 @@ fn settings_that_cannot_work_are_refused_before_any_work() {
         (
             &["rq-vae.latent=0", "rq-vae.commitment=-1"],
             "index.rq-vae.commitment = -1: must be from 0 to",
+        ),
+        (
+            &["method=rq-vae", "source=behavior", "rq-vae.alignment=1"],
+            "it needs index.source = \"semantic\" or \"unit\"",
+        ),
+        (
+            &["method=rq-vae", "rq-vae.alignment=1", "rq-vae.latent=5"],
+            "index.rq-vae.latent = 5: with index.rq-vae.alignment it is the width of z^b, which is",
         ),
         (&["rq-vae.hidden=[4,0]"], "index.rq-vae.hidden = 0: must be from 1 to"),
     ] {

@@ -57,7 +57,7 @@ pub fn ablate(
         let of_variant = |variant: &Variant| {
             let settings = [&variant.set[..], &[format!("seed={seed}")]].concat();
             let checked = configure(&settings).and_then(|config| {
-                check_shared(spec, &own, &config)?;
+                check_shared(spec, variant, &own, &config)?;
                 let folder = seed_dir(&variant.folder(), seed);
                 Run::open(&folder, config.clone(), device.clone())?.check_stages()?;
                 Ok(config)
@@ -84,7 +84,12 @@ pub fn ablate(
             for stage in stages(spec, variant) {
                 run.stage(stage, false, monitor)?;
             }
-            rows.take_variant(spec, variant, &run, &baselines, monitor)?;
+            if let Some(baseline) = variant.baseline {
+                let request = BaselineRequest { baseline, split: spec.split, seed };
+                rows.take_baseline_of(variant, &run, request, monitor)?;
+            } else {
+                rows.take_variant(spec, variant, &run, &baselines, monitor)?;
+            }
             made.push((run.dir().to_path_buf(), run.manifest().clone()));
         }
     }
@@ -94,7 +99,7 @@ pub fn ablate(
 }
 
 /// Refuses a variant whose users are not those of the others, or that a shared baseline cannot rank with.
-fn check_shared(spec: &Spec, own: &RunConfig, config: &RunConfig) -> Result<()> {
+fn check_shared(spec: &Spec, variant: &Variant, own: &RunConfig, config: &RunConfig) -> Result<()> {
     let compared_by = |config: &RunConfig| {
         let DataConfig { path, split, synthetic, history: _ } = config.data.clone();
         (path, split, synthetic)
@@ -105,7 +110,8 @@ fn check_shared(spec: &Spec, own: &RunConfig, config: &RunConfig) -> Result<()> 
              these"
         );
     }
-    if spec.fuse && (own.data.history, &own.baseline) != (config.data.history, &config.baseline) {
+    let fused = spec.fuse && variant.baseline.is_none();
+    if fused && (own.data.history, &own.baseline) != (config.data.history, &config.baseline) {
         invalid!(
             "data.history, baseline: with fuse = true all variants rank with the same baselines, so no variant \
              sets these"
@@ -116,8 +122,14 @@ fn check_shared(spec: &Spec, own: &RunConfig, config: &RunConfig) -> Result<()> 
 
 /// The stages of a variant.
 fn stages(spec: &Spec, variant: &Variant) -> impl Iterator<Item = Stage> + use<> {
+    let initial = variant.baseline.is_none().then_some(Stage::Initial);
     let anneal = spec.anneals(variant).then_some(Stage::Anneal);
-    [Stage::Index, Stage::Initial].into_iter().chain(anneal)
+    [Some(Stage::Index), initial, anneal].into_iter().flatten()
+}
+
+/// Of a baseline's training.
+fn seconds<S>(result: &EvalResult<Ranking<S>>) -> f64 {
+    result.report.training.as_ref().map_or(0.0, |training| training.seconds)
 }
 
 /// The outcomes of every row, by seed, in the order of the table.
@@ -137,11 +149,24 @@ impl Rows {
         for &baseline in &spec.baselines {
             let request = BaselineRequest { baseline, split: spec.split, seed };
             let result = run.baseline(request, false, monitor)?;
-            let seconds = result.report.training.as_ref().map_or(0.0, |training| training.seconds);
+            let seconds = seconds(&result);
             self.add(baseline.name(), &result, seconds)?;
             folders.push((baseline, request.folder(run.dir()), seconds));
         }
         Ok(folders)
+    }
+
+    /// Trains and evaluates the baseline that takes the place of a variant's model.
+    fn take_baseline_of(
+        &mut self,
+        variant: &Variant,
+        run: &Run,
+        request: BaselineRequest,
+        monitor: &mut dyn Monitor,
+    ) -> Result<()> {
+        let result = run.baseline(request, false, monitor)?;
+        let of_index: f64 = run.manifest().stages.values().map(|record| record.seconds).sum();
+        self.add(&variant.name, &result, of_index + seconds(&result))
     }
 
     /// Evaluates the models of a variant, alone and, where that is asked for, with each baseline.

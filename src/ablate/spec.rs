@@ -75,6 +75,9 @@ pub struct Variant {
     /// Whether the annealing adapter is trained, where it is not as the specification says of all.
     #[serde(default)]
     pub anneal: Option<bool>,
+    /// A baseline that is trained on the variant's index, in place of the language model.
+    #[serde(default)]
+    pub baseline: Option<Baseline>,
 }
 
 impl Variant {
@@ -117,6 +120,12 @@ impl Spec {
         if self.fuse && self.baselines.is_empty() {
             invalid!("fuse = true needs baselines, for example baselines = [\"sasrec\"]");
         }
+        if let Some(baseline) = self.baselines.iter().find(|baseline| baseline.reads_index()) {
+            let text = baseline.name();
+            invalid!(
+                "baselines: {text:?} reads an index, which is a variant's: give a [[variant]] baseline = {text:?}"
+            );
+        }
         if let Some((key, _)) = self.grid.iter().find(|(_, values)| values.is_empty()) {
             invalid!("grid: {key} = []: give it at least one value");
         }
@@ -134,9 +143,21 @@ impl Spec {
         if let Some(key) = varied(&self.set) {
             invalid!("set: sets {key}, which the grid varies");
         }
-        for Variant { name, set, .. } in &self.variant {
+        for Variant { name, set, anneal, baseline } in &self.variant {
             if let Some(key) = varied(set) {
                 invalid!("variant {name:?}: sets {key}, which the grid varies");
+            }
+            let Some(baseline) = baseline else { continue };
+            if !baseline.reads_index() {
+                let text = baseline.name();
+                invalid!(
+                    "variant {name:?}: baseline = {text:?} does not read the index; name it in baselines = [{text:?}]"
+                );
+            }
+            if *anneal == Some(true) {
+                invalid!(
+                    "variant {name:?}: anneal = true is of the language model, which it does without"
+                );
             }
         }
         let mut folders = BTreeSet::new();
@@ -174,6 +195,10 @@ impl Spec {
     pub(super) fn rows(&self) -> Vec<String> {
         let mut rows: Vec<String> = self.baselines.iter().map(|b| b.name().to_string()).collect();
         for variant in self.variants() {
+            if variant.baseline.is_some() {
+                rows.push(variant.name);
+                continue;
+            }
             let anneal = self.anneals(&variant);
             for adapter in [false, true].into_iter().filter(|adapter| anneal || !adapter) {
                 rows.push(row(&variant.name, adapter, None));
@@ -192,12 +217,12 @@ impl Spec {
 
     /// Whether the annealing adapter of a variant is trained.
     pub(super) fn anneals(&self, variant: &Variant) -> bool {
-        variant.anneal.unwrap_or(self.anneal)
+        variant.baseline.is_none() && variant.anneal.unwrap_or(self.anneal)
     }
 
     /// The variants with every combination of the grid, each with all its settings.
     pub(super) fn variants(&self) -> Vec<Variant> {
-        let base = Variant { name: "base".into(), set: Vec::new(), anneal: None };
+        let base = Variant { name: "base".into(), set: Vec::new(), anneal: None, baseline: None };
         let mut variants = if self.variant.is_empty() { vec![base] } else { self.variant.clone() };
         for variant in &mut variants {
             variant.set.splice(..0, self.set.iter().cloned());
@@ -207,7 +232,7 @@ impl Spec {
                 let setting = format!("{key}={value}");
                 let name = format!("{}, {setting}", variant.name);
                 let set = [variant.set.clone(), vec![setting]].concat();
-                Variant { name, set, anneal: variant.anneal }
+                Variant { name, set, ..*variant }
             };
             let with_each = |v: &Variant| values.iter().map(|value| with(v, value)).collect();
             variants = variants.iter().flat_map::<Vec<_>, _>(with_each).collect();
@@ -318,6 +343,15 @@ mod tests {
         assert_eq!(spec.reference(), "base, annealed");
     }
 
+    #[test]
+    fn a_variant_of_a_baseline_has_one_row() {
+        let text = "anneal = true\nfuse = true\nbaselines = [\"sasrec\"]
+            variant = [{ name = \"ids\", baseline = \"tiger\" }, { name = \"b\", anneal = false }]";
+        let spec = spec(text).unwrap();
+        assert_eq!(spec.rows(), ["sasrec", "ids", "b", "b, with sasrec"]);
+        assert_eq!(spec.reference(), "ids");
+    }
+
     /// Eleven settings of ten values each, which nobody's memory would hold.
     const ELEVEN: &str = "[grid]
         a.a = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]
@@ -354,6 +388,9 @@ mod tests {
             ),
             ("set = [\"a.b=1\"]\n[grid]\na.b = [1]", "set: sets a.b"),
             ("set = [\"seed=3\"]", "seed=3"),
+            ("variant = [{ name = \"a\", baseline = \"sasrec\" }]", "baselines = [\"sasrec\"]"),
+            ("variant = [{ name = \"a\", baseline = \"tiger\", anneal = true }]", "language model"),
+            ("baselines = [\"tiger\"]", "[[variant]] baseline = \"tiger\""),
             ("variants = 3", "variants"),
             ("[[variant]]\nname = \"a\"\nset = [\"seed=3\"]", "seed=3"),
             ("[grid]\nseed = [1, 2]", "seed=1"),

@@ -20,11 +20,12 @@ fn shipped_specifications_fit_the_shipped_configurations() {
             let own = resolved(&spec.set).unwrap();
             own.check().unwrap();
             let mut seen = Vec::new();
-            for variant in spec.variants() {
+            for variant in &spec.variants() {
                 let checked = resolved(&variant.set).and_then(|config| {
                     config.check()?;
-                    check_shared(&spec, &own, &config)?;
+                    check_shared(&spec, variant, &own, &config)?;
                     config.index.settings().plan(items)?;
+                    config.index.check_alignment(config.index.behavior.dim(items))?;
                     Ok(config)
                 });
                 let place = format!("{}, {:?}, {config}", file.display(), variant.name);

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::data::TextField;
-use crate::embed::{DinConfig, Encoder, EncoderConfig, RqVaeConfig};
+use crate::embed::{DinConfig, Encoder, EncoderConfig, RqVaeConfig, SpectralConfig};
 use crate::index::{IndexSettings, Method, Numbering, Order, Source, TreeSettings};
 use crate::model::sequential::SasRecConfig;
+use crate::{Result, invalid};
 
 /// `[index]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,6 +63,28 @@ impl IndexConfig {
         }
     }
 
+    /// Whether the codes of texts are drawn to z^b as they are learnt.
+    pub fn aligns(&self) -> bool {
+        self.method == Method::RqVae
+            && self.rq_vae.alignment > 0.0
+            && matches!(self.source, Source::Semantic | Source::Unit)
+    }
+
+    /// Refuses latent vectors that cannot be held against a z^b of this width, where they are to be.
+    ///
+    /// # Errors
+    /// Both widths.
+    pub fn check_alignment(&self, width: usize) -> Result<()> {
+        let latent = self.rq_vae.latent;
+        if self.aligns() && width != latent {
+            invalid!(
+                "index.rq-vae.latent = {latent}: with index.rq-vae.alignment it is the width of z^b, which is {width}; \
+                 set it to that"
+            );
+        }
+        Ok(())
+    }
+
     /// What is wrong with these settings, whatever the data.
     pub(super) fn violations(&self) -> Vec<String> {
         let mut wrong = Vec::new();
@@ -80,6 +103,12 @@ impl IndexConfig {
                      \"{source}\") and a method other than \"random\" (it is \"{method}\")"
                 ));
             }
+        }
+        if method == Method::RqVae && self.rq_vae.alignment > 0.0 && !self.aligns() {
+            wrong.push(format!(
+                "index.rq-vae.alignment draws codes of texts to z^b: it needs index.source = \"semantic\" or \
+                 \"unit\" (it is \"{source}\"), or set it to 0"
+            ));
         }
         wrong
     }
@@ -132,12 +161,14 @@ pub struct BehaviorConfig {
     /// Embeddings of one's own instead of the encoder's: a `.npy` or safetensors file, a row an item.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub embeddings: Option<PathBuf>,
-    /// The network whose item embeddings the tree is made from.
+    /// What z^b comes from.
     pub encoder: Encoder,
     /// The encoder `din`.
     pub din: DinConfig,
     /// The encoder `sasrec`.
     pub sasrec: SasRecConfig,
+    /// The encoder `spectral`.
+    pub spectral: SpectralConfig,
 }
 
 impl Default for BehaviorConfig {
@@ -149,6 +180,7 @@ impl Default for BehaviorConfig {
             encoder: Encoder::Din,
             din: DinConfig::default(),
             sasrec: SasRecConfig::default(),
+            spectral: SpectralConfig::default(),
         }
     }
 }
@@ -158,11 +190,22 @@ impl BehaviorConfig {
     pub fn tree(&self) -> TreeSettings {
         TreeSettings { k: self.k, levels: self.levels }
     }
-    /// The encoder with its settings.
-    pub fn encoder(&self) -> EncoderConfig<'_> {
+
+    /// The encoder with its settings, of one that is trained.
+    pub fn trained_encoder(&self) -> Option<EncoderConfig<'_>> {
         match self.encoder {
-            Encoder::Din => EncoderConfig::Din(&self.din),
-            Encoder::SasRec => EncoderConfig::SasRec(&self.sasrec),
+            Encoder::Din => Some(EncoderConfig::Din(&self.din)),
+            Encoder::SasRec => Some(EncoderConfig::SasRec(&self.sasrec)),
+            Encoder::Spectral => None,
+        }
+    }
+
+    /// The width of z^b of so many items, where an encoder makes it.
+    pub fn dim(&self, num_items: usize) -> usize {
+        match self.encoder {
+            Encoder::Din => self.din.dim,
+            Encoder::SasRec => self.sasrec.transformer.dim,
+            Encoder::Spectral => self.spectral.vectors(num_items),
         }
     }
 }

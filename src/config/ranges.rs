@@ -85,7 +85,7 @@ const STAGE: [(&str, Range); 17] = [
 ];
 
 /// What stands in one table alone.
-const SINGLE: [(&str, Range); 68] = [
+const SINGLE: [(&str, Range); 72] = [
     ("seed", Any),
     ("data.history", LENGTH),
     ("train.continue.epochs", COUNT_OR_NONE),
@@ -128,12 +128,16 @@ const SINGLE: [(&str, Range); 68] = [
     ("index.behavior.din.learning-rate", LEARNING_RATE),
     ("index.behavior.din.weight-decay", WEIGHT),
     ("index.behavior.din.holdout", Between(0.0, 0.5)),
+    ("index.behavior.spectral.dim", WIDTH),
     ("index.rq-vae.hidden", WIDTH),
     ("index.rq-vae.latent", WIDTH),
     ("index.rq-vae.steps", COUNT),
     ("index.rq-vae.batch-size", COUNT),
     ("index.rq-vae.learning-rate", LEARNING_RATE),
     ("index.rq-vae.commitment", WEIGHT),
+    ("index.rq-vae.alignment", WEIGHT),
+    ("index.rq-vae.diversity", WEIGHT),
+    ("index.rq-vae.diversity-clusters", COUNT),
     ("train.tasks.semantic", Between(0.0, 1e3)),
     ("train.tasks.preference", Between(0.0, 1e3)),
     ("train.tasks.held-out", BelowOne),

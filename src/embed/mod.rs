@@ -16,15 +16,17 @@ mod tiger;
 mod torch;
 
 pub use behavior::{
-    BehaviorEmbedding, CONTINUED_EPOCHS, DinConfig, Encoder, EncoderConfig, continue_sasrec,
-    train_behavior_embedding,
+    BehaviorEmbedding, CONTINUED_EPOCHS, DinConfig, Encoder, EncoderConfig, SpectralConfig,
+    SpectralEmbedding, continue_sasrec, spectral_embedding, train_behavior_embedding,
 };
 pub use epochs::{Around, EpochReport, Progress, TrainingBytes};
 pub use integers::{IntegerMatrix, load_integers, save_integers};
 pub use matrix::{load_embeddings, load_kept, save_embeddings};
 pub use parts::Parts;
 pub use rq_vae::{RqVaeConfig, RqVaeLatents, RqVaeReport, train_rq_vae};
-pub use semantic::{EmbeddingProgress, TOKENS_PER_PASS, embedding_key, semantic_embeddings};
+pub use semantic::{
+    EmbeddingProgress, TOKENS_PER_PASS, embedding_key, help_embed, semantic_embeddings,
+};
 pub use sequential::{Course, SequentialReport};
 pub use texts::{ItemTexts, TextCounts};
 pub use tiger::TigerCourse;

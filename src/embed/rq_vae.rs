@@ -1,19 +1,23 @@
-//! Training of the autoencoder whose codebooks `method = "rq-vae"` quantises with.
+//! Training of the autoencoder whose codebooks `method = "rq-vae"` quantises with, with LETTER's losses where they
+//! weigh something.
 
 use std::collections::BTreeMap;
 
 use candle_core::{DType, Device, Tensor};
 use ndarray::{Array2, ArrayView2, Axis};
+use rand::Rng as _;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 
-use crate::index::{TreePlan, Uniqueness, residual_kmeans};
+use crate::index::{TreePlan, Uniqueness, balanced_clusters, residual_kmeans};
 use crate::model::rq_vae::{RqVae, RqVaeSizes};
 use crate::nn::{AdamW, AdamWConfig, Gradients};
-use crate::{Result, invalid, rng};
+use crate::{Error, Result, invalid, rng};
 
 /// Items encoded in one pass outside training.
 const ENCODING_BATCH: usize = 4096;
+/// Codes are clustered every epoch, or where that is shorter, after so many steps.
+const CLUSTERED_EVERY: usize = 20;
 /// Reports of a training.
 const REPORTS: usize = 50;
 
@@ -33,6 +37,12 @@ pub struct RqVaeConfig {
     pub learning_rate: f64,
     /// Weight of the commitment loss.
     pub commitment: f64,
+    /// Weight of LETTER's collaborative regularisation, which draws the codes of texts to z^b; its paper has 0.02.
+    pub alignment: f64,
+    /// Weight of LETTER's diversity regularisation, which spreads items over codes; its paper has 1e-4.
+    pub diversity: f64,
+    /// Clusters of a codebook's rows, of equal size, for the diversity.
+    pub diversity_clusters: usize,
 }
 
 impl Default for RqVaeConfig {
@@ -44,6 +54,9 @@ impl Default for RqVaeConfig {
             batch_size: 512,
             learning_rate: 1e-3,
             commitment: 0.25,
+            alignment: 0.0,
+            diversity: 0.0,
+            diversity_clusters: 10,
         }
     }
 }
@@ -57,6 +70,9 @@ pub struct RqVaeReport {
     pub reconstruction: f64,
     /// Squared distance a component between latent vectors and the rows taken, summed over levels.
     pub quantization: f64,
+    /// The cross-entropy of telling items apart by z^b, where it weighs something.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alignment: Option<f64>,
 }
 
 /// A trained autoencoder as far as codes go.
@@ -74,12 +90,14 @@ pub struct RqVaeLatents {
 }
 
 /// Trains on `vectors`, (items, input), with the levels and codebook sizes of `plan`. Codebooks begin as
-/// residual k-means of the untrained encoder's latents. `on_report` hears of its course.
+/// residual k-means of the untrained encoder's latents. `on_report` hears of its course. `behavior`, (items, latent),
+/// is what latents are aligned to.
 ///
 /// # Errors
 /// Vectors that cannot be measured, and a training that diverges.
 pub fn train_rq_vae(
     vectors: ArrayView2<'_, f32>,
+    behavior: Option<ArrayView2<'_, f32>>,
     plan: &TreePlan,
     config: &RqVaeConfig,
     seed: u64,
@@ -94,6 +112,13 @@ pub fn train_rq_vae(
         levels: plan.levels,
     };
     let (x, mean, scale) = standardized(vectors)?;
+    let behavior = behavior.map(|z| {
+        // Rows of length one on average, so that what inner products come to is the encoder's to say.
+        let (z, ..) = standardized(z)?;
+        let length = (config.latent as f64).sqrt();
+        Ok::<_, Error>((z / length)?)
+    });
+    let behavior = behavior.transpose()?;
     let network = RqVae::new(&sizes, seed, DType::F32)?;
     let latents = encode(&network, &x)?;
     let first = residual_kmeans(latents.view(), plan, &Uniqueness::none(num_items), seed)?;
@@ -107,21 +132,35 @@ pub fn train_rq_vae(
     let mut order: Vec<u32> = (0..num_items as u32).collect();
     let mut reports = Vec::new();
     let every = config.steps.div_ceil(REPORTS);
-    let (mut sums, mut seen) = ([0.0; 2], 0);
+    let (mut sums, mut seen) = ([0.0; 3], 0);
+    let mut clusters = Vec::new();
     let steps_an_epoch = num_items.div_ceil(config.batch_size);
     for step in 0..config.steps {
         let (epoch, place) = (step / steps_an_epoch, step % steps_an_epoch);
         if place == 0 {
             order.shuffle(&mut rng::stream(seed, "rq-vae-order", &[epoch as u64]));
         }
+        if config.diversity > 0.0 && step % steps_an_epoch.max(CLUSTERED_EVERY) == 0 {
+            clusters = cluster_codes(&network, plan, config.diversity_clusters, seed, step)?;
+        }
         let start = place * config.batch_size;
         let batch = &order[start..num_items.min(start + config.batch_size)];
-        let rows = x.index_select(&Tensor::new(batch, &Device::Cpu)?, 0)?;
-        let losses = network.losses(&rows)?;
-        let loss = losses.total(config.commitment)?;
+        let ids = Tensor::new(batch, &Device::Cpu)?;
+        let losses = network.losses(&x.index_select(&ids, 0)?)?;
+        let mut loss = losses.total(config.commitment)?;
+        let mut parts = vec![losses.reconstruction.clone(), losses.codebook.clone()];
+        if let Some(behavior) = &behavior {
+            let alignment = losses.alignment(&behavior.index_select(&ids, 0)?)?;
+            loss = (loss + (&alignment * config.alignment)?)?;
+            parts.push(alignment);
+        }
+        if config.diversity > 0.0 {
+            let kin = draw_kin(&losses.codes, &clusters, seed, step);
+            loss = (loss + (network.diversity(&losses.codes, &kin)? * config.diversity)?)?;
+        }
         let gradients = Gradients::collect(network.params(), &loss.backward()?)?;
         adam.step(network.params(), &gradients, config.learning_rate, 1.0)?;
-        for (sum, part) in sums.iter_mut().zip([&losses.reconstruction, &losses.codebook]) {
+        for (sum, part) in sums.iter_mut().zip(&parts) {
             *sum += f64::from(part.to_scalar::<f32>()?) * batch.len() as f64;
         }
         seen += batch.len();
@@ -129,18 +168,15 @@ pub fn train_rq_vae(
         if step % every != 0 && step != config.steps {
             continue;
         }
-        let [reconstruction, quantization] = sums.map(|sum| sum / seen as f64);
-        if !(reconstruction + quantization).is_finite() {
-            invalid!(
-                "the autoencoder of index.method = \"rq-vae\" diverged before step {step} on source \
-                 {}: lower index.rq-vae.learning-rate",
-                plan.source
-            );
+        let [reconstruction, quantization, alignment] = sums.map(|sum| sum / seen as f64);
+        if !(reconstruction + quantization + alignment).is_finite() {
+            return Err(diverged(plan, step));
         }
-        let report = RqVaeReport { step, reconstruction, quantization };
+        let alignment = behavior.is_some().then_some(alignment);
+        let report = RqVaeReport { step, reconstruction, quantization, alignment };
         on_report(&report);
         reports.push(report);
-        (sums, seen) = ([0.0; 2], 0);
+        (sums, seen) = ([0.0; 3], 0);
     }
 
     let mut weights = network.params().snapshot()?;
@@ -153,6 +189,58 @@ pub fn train_rq_vae(
         weights,
         reports,
     })
+}
+
+fn diverged(plan: &TreePlan, step: usize) -> Error {
+    Error::Invalid(format!(
+        "the autoencoder of index.method = \"rq-vae\" diverged before step {step} on source {}: lower \
+         index.rq-vae.learning-rate",
+        plan.source
+    ))
+}
+
+/// The codes of each level in clusters of like rows.
+fn cluster_codes(
+    network: &RqVae,
+    plan: &TreePlan,
+    clusters: usize,
+    seed: u64,
+    step: usize,
+) -> Result<Vec<Vec<Vec<u32>>>> {
+    // Of two codes at least, so that each has another.
+    let clusters = clusters.min(plan.branching / 2).max(1);
+    let of_level = |level: usize| {
+        let rows = array(network.codebook(level))?;
+        if rows.iter().any(|value| !value.is_finite()) {
+            return Err(diverged(plan, step));
+        }
+        let mut rng = rng::stream(seed, "rq-vae-clusters", &[step as u64, level as u64]);
+        balanced_clusters(rows.view(), clusters, &mut rng)
+    };
+    (0..plan.levels).map(of_level).collect()
+}
+
+/// For each item's code, a level, another of its cluster.
+fn draw_kin(
+    codes: &[Vec<u32>],
+    clusters: &[Vec<Vec<u32>>],
+    seed: u64,
+    step: usize,
+) -> Vec<Vec<u32>> {
+    let mut stream = rng::stream(seed, "rq-vae-kin", &[step as u64]);
+    let mut of_level = |(codes, clusters): (&Vec<u32>, &Vec<Vec<u32>>)| {
+        let mut place = BTreeMap::new();
+        for cluster in clusters {
+            place.extend(cluster.iter().enumerate().map(|(at, &code)| (code, (cluster, at))));
+        }
+        let mut other = |code: &u32| {
+            let (cluster, at) = place[code];
+            let drawn = stream.gen_range(1..cluster.len().max(2));
+            cluster[(at + drawn) % cluster.len()]
+        };
+        codes.iter().map(&mut other).collect()
+    };
+    codes.iter().zip(clusters).map(&mut of_level).collect()
 }
 
 /// The vectors moved to mean 0 and scaled together to variance 1, with the mean and the scale.
@@ -221,7 +309,7 @@ mod tests {
     #[test]
     fn training_lowers_the_reconstruction_error_and_codes_come_out_unique() {
         let vectors = vectors();
-        let trained = train_rq_vae(vectors.view(), &PLAN, &config(), 1, &mut |_| {}).unwrap();
+        let trained = train_rq_vae(vectors.view(), None, &PLAN, &config(), 1, &mut |_| {}).unwrap();
         let (first, last) = (trained.reports[0], trained.reports[49]);
         assert!(last.reconstruction < 0.5 * first.reconstruction, "{first:?} {last:?}");
         let unique = Uniqueness::alone(200);
@@ -244,12 +332,50 @@ mod tests {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             let config = RqVaeConfig { steps: 20, ..config() };
             pool.install(|| {
-                train_rq_vae(vectors.view(), &PLAN, &config, seed, &mut |_| {}).unwrap()
+                train_rq_vae(vectors.view(), None, &PLAN, &config, seed, &mut |_| {}).unwrap()
             })
         };
         let one = train(1, 7);
         let two = train(2, 7);
         assert!(one.latents == two.latents && one.codebooks == two.codebooks);
         assert!(one.latents != train(2, 8).latents);
+    }
+
+    #[test]
+    fn alignment_tells_items_apart_by_behavior_that_texts_know_little_of() {
+        let vectors = vectors();
+        let mut stream = rng::stream(4, "behavior", &[]);
+        let behavior = Array2::from_shape_vec((200, 6), rng::normal(&mut stream, 200 * 6, 1.0));
+        let behavior = behavior.unwrap();
+        let train = |alignment, diversity| {
+            let config = RqVaeConfig { alignment, diversity, diversity_clusters: 3, ..config() };
+            let z = (alignment > 0.0).then(|| behavior.view());
+            train_rq_vae(vectors.view(), z, &PLAN, &config, 1, &mut |_| {}).unwrap()
+        };
+        let aligned = train(0.5, 0.0);
+        let [first, last] = [0, 49].map(|at| aligned.reports[at].alignment.unwrap());
+        // Telling 32 items apart at random would cost ln 32.
+        assert!(first > 3.0 && last < first - 0.4, "{first} {last}");
+        let alone = train(0.0, 0.0);
+        assert!(alone.reports[0].alignment.is_none());
+        assert!(alone.latents != aligned.latents);
+        assert!(alone.codebooks != train(0.0, 0.5).codebooks);
+    }
+
+    #[test]
+    fn kin_of_a_code_is_another_of_its_cluster() {
+        let clusters = vec![vec![vec![0, 3], vec![1, 2, 4]], vec![vec![0, 1, 2, 3, 4]]];
+        let codes = vec![vec![0, 3, 1, 4, 4, 4, 4, 4], vec![2; 8]];
+        let kin = draw_kin(&codes, &clusters, 1, 0);
+        assert_eq!(kin[0][..2], [3, 0]);
+        for (level, kin) in kin.iter().enumerate() {
+            for (code, kin) in codes[level].iter().zip(kin) {
+                let cluster =
+                    clusters[level].iter().find(|cluster| cluster.contains(code)).unwrap();
+                assert!(code != kin && cluster.contains(kin), "{code} {kin}");
+            }
+        }
+        let drawn: std::collections::BTreeSet<u32> = kin[0][3..].iter().copied().collect();
+        assert_eq!(drawn, [1, 2].into());
     }
 }

@@ -44,5 +44,5 @@ pub use shared::shared_trees;
 pub use similarity::{Lift, Likeness, Similarity, central, similarity};
 pub use source::Source;
 pub use source_codes::{SourceCodes, code_similarity};
-pub use tree::{HierarchicalKMeans, Tree};
+pub use tree::{HierarchicalKMeans, Tree, balanced_clusters};
 pub use trie::{Children, Trie};

@@ -108,6 +108,24 @@ impl HierarchicalKMeans {
     }
 }
 
+/// The rows of `vectors`, (rows, dim), in clusters of like ones, whose sizes differ by one at most.
+///
+/// # Errors
+/// As [`HierarchicalKMeans::fit`].
+pub fn balanced_clusters(
+    vectors: ArrayView2<'_, f32>,
+    clusters: usize,
+    rng: &mut rng::Rng,
+) -> Result<Vec<Vec<u32>>> {
+    check(vectors)?;
+    let vectors = vectors.as_standard_layout();
+    let data = vectors.as_slice().expect("standard layout is contiguous");
+    let rows = Rows::new(data, vectors.ncols());
+    let all: Vec<u32> = (0..vectors.nrows() as u32).collect();
+    let split = HierarchicalKMeans::new(clusters, 1).node().split(rows, &all, clusters, rng)?;
+    Ok(split.into_iter().map(|cluster| cluster.items).collect())
+}
+
 impl From<TreePlan> for HierarchicalKMeans {
     fn from(plan: TreePlan) -> Self {
         Self::new(plan.branching, plan.levels)

@@ -264,12 +264,12 @@ pub(super) fn settings(stage: Stage, config: &RunConfig) -> Result<BTreeMap<Stri
         ],
     };
     let mut settings = settings_under(own, config)?;
-    // The settings of the encoder that is not used decide nothing.
-    let unused = match config.index.behavior.encoder {
-        Encoder::Din => "index.behavior.sasrec.",
-        Encoder::SasRec => "index.behavior.din.",
-    };
-    settings.retain(|key, _| !key.starts_with(unused));
+    // The settings of encoders that are not used decide nothing.
+    let used = config.index.behavior.encoder;
+    for encoder in Encoder::ALL.into_iter().filter(|encoder| *encoder != used) {
+        let table = format!("{}.", encoder.settings());
+        settings.retain(|key, _| !key.starts_with(&table));
+    }
     Ok(settings)
 }
 
@@ -389,8 +389,8 @@ mod tests {
         let all = settings_under(&["seed", "data.", "backbone.", "index.", "train."], &config);
         for key in all.unwrap().into_keys() {
             let decides = stages.iter().any(|settings| settings.contains_key(&key));
-            // The encoder that is not chosen, and what decides a model that goes on from another.
-            let others = ["index.behavior.sasrec.", "train.continue."];
+            // The encoders that are not chosen, and what decides a model that goes on from another.
+            let others = ["index.behavior.sasrec.", "index.behavior.spectral.", "train.continue."];
             assert!(decides || others.iter().any(|other| key.starts_with(other)), "{key}");
         }
     }

@@ -5,6 +5,7 @@
 
 mod din;
 mod sasrec;
+mod spectral;
 
 use std::collections::BTreeMap;
 
@@ -20,8 +21,9 @@ use crate::{Result, rng};
 
 pub use din::DinConfig;
 pub use sasrec::{CONTINUED_EPOCHS, continue_sasrec};
+pub use spectral::{SpectralConfig, SpectralEmbedding, spectral_embedding};
 
-/// The network behind the behavior embedding.
+/// What the behavior embedding comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Encoder {
@@ -29,9 +31,34 @@ pub enum Encoder {
     Din,
     /// SASRec, which finds the next item among all others.
     SasRec,
+    /// Eigenvectors of the graph of items, which are not trained.
+    Spectral,
 }
 
-/// An encoder with its settings.
+impl Encoder {
+    /// All.
+    pub const ALL: [Self; 3] = [Self::Din, Self::SasRec, Self::Spectral];
+
+    /// The name, as in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Din => "din",
+            Self::SasRec => "sasrec",
+            Self::Spectral => "spectral",
+        }
+    }
+
+    /// The table of its settings in a configuration.
+    pub fn settings(self) -> &'static str {
+        match self {
+            Self::Din => "index.behavior.din",
+            Self::SasRec => "index.behavior.sasrec",
+            Self::Spectral => "index.behavior.spectral",
+        }
+    }
+}
+
+/// An encoder that is trained, with its settings.
 #[derive(Debug, Clone, Copy)]
 pub enum EncoderConfig<'a> {
     /// [`Encoder::Din`]
@@ -41,19 +68,11 @@ pub enum EncoderConfig<'a> {
 }
 
 impl EncoderConfig<'_> {
-    /// The name, as in a configuration.
-    pub fn name(self) -> &'static str {
+    /// Which one it is.
+    pub fn encoder(self) -> Encoder {
         match self {
-            Self::Din(_) => "din",
-            Self::SasRec(_) => "sasrec",
-        }
-    }
-
-    /// The table of its settings in a configuration.
-    pub fn settings(self) -> &'static str {
-        match self {
-            Self::Din(_) => "index.behavior.din",
-            Self::SasRec(_) => "index.behavior.sasrec",
+            Self::Din(_) => Encoder::Din,
+            Self::SasRec(_) => Encoder::SasRec,
         }
     }
 
@@ -166,13 +185,18 @@ fn with_mean_for_unseen(table: &Tensor, seen: &[bool]) -> Result<Array2<f32>> {
     let dim = table.dim(1)?;
     let values = table.flatten_all()?.to_vec1::<f32>()?;
     let mut rows = Array2::from_shape_fn((seen.len(), dim), |(i, j)| values[i * dim + j]);
+    fill_unseen(&mut rows, seen);
+    Ok(rows)
+}
+
+/// Replaces the rows of unseen items by the mean of the seen ones.
+fn fill_unseen(rows: &mut Array2<f32>, seen: &[bool]) {
     let ids: Vec<usize> = (0..seen.len()).filter(|&i| seen[i]).collect();
     if let Some(mean) = rows.select(Axis(0), &ids).mean_axis(Axis(0)) {
         for (mut row, _) in rows.outer_iter_mut().zip(seen).filter(|(_, seen)| !**seen) {
             row.assign(&mean);
         }
     }
-    Ok(rows)
 }
 
 #[cfg(test)]

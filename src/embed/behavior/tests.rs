@@ -17,7 +17,7 @@ fn sasrec() -> SasRecConfig {
 }
 
 fn train(sequences: &[&[u32]], num_items: usize, encoder: EncoderConfig<'_>) -> BehaviorEmbedding {
-    let settings = encoder.settings();
+    let settings = encoder.encoder().settings();
     let mut around = Around { settings, state: None, progress: &mut |_| () };
     train_behavior_embedding(sequences, num_items, encoder, 7, &mut around).unwrap()
 }
@@ -39,7 +39,7 @@ fn validation_and_test_items_leave_the_embedding_as_it_is() {
             assert!(out.measured.is_some());
             (out.embeddings, out.measured)
         };
-        assert_eq!(embed(&dataset), embed(&other), "{}", encoder.name());
+        assert_eq!(embed(&dataset), embed(&other), "{}", encoder.encoder().name());
         // Training items do change it.
         let sequences: Vec<Vec<u32>> = dataset
             .train_sequences()
@@ -47,7 +47,7 @@ fn validation_and_test_items_leave_the_embedding_as_it_is() {
             .collect();
         let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
         let moved = train(&sequences, dataset.num_items(), encoder);
-        assert_ne!(embed(&dataset).0, moved.embeddings, "{}", encoder.name());
+        assert_ne!(embed(&dataset).0, moved.embeddings, "{}", encoder.encoder().name());
     }
 }
 
@@ -57,12 +57,16 @@ fn items_without_a_sample_get_the_mean_embedding() {
     let sequences: [&[u32]; 4] = [&[0, 1, 2], &[3], &[1, 2, 0, 1], &[]];
     for encoder in [EncoderConfig::Din(&din()), EncoderConfig::SasRec(&sasrec())] {
         let out = train(&sequences, 6, encoder);
-        assert_eq!(out.num_seen, 3, "{}", encoder.name());
+        assert_eq!(out.num_seen, 3, "{}", encoder.encoder().name());
         for j in 0..16 {
             let column = out.embeddings.column(j);
             let mean = (column[0] + column[1] + column[2]) / 3.0;
             for item in 3..6 {
-                assert!((column[item] - mean).abs() < 1e-6, "{} item {item}", encoder.name());
+                assert!(
+                    (column[item] - mean).abs() < 1e-6,
+                    "{} item {item}",
+                    encoder.encoder().name()
+                );
             }
         }
         assert_ne!(out.embeddings.row(0), out.embeddings.row(3));

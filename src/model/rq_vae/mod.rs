@@ -13,6 +13,8 @@ use super::init::FirstValues;
 use crate::nn::Params;
 use crate::ops::{self, Precision};
 
+mod letter;
+
 /// The sizes of an [`RqVae`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RqVaeSizes {
@@ -81,9 +83,14 @@ impl Mlp {
     }
 }
 
-/// The parts of the loss, each a scalar tensor: means over elements, those of the codes summed over levels.
+/// What became of a batch, and the parts of the loss, each a scalar tensor: means over elements, those of the codes
+/// summed over levels.
 #[derive(Debug, Clone)]
 pub struct RqVaeLosses {
+    /// The sum of the rows taken, (rows, latent), whose gradient goes to the encoder.
+    pub quantized: Tensor,
+    /// The code of every row, a level.
+    pub codes: Vec<Vec<u32>>,
     /// Squared error of the rebuilt vectors.
     pub reconstruction: Tensor,
     /// Squared distance of the rows taken from what they stand for; moves the codebooks.
@@ -157,16 +164,18 @@ impl RqVae {
         let mut residual = latent.clone();
         let zero = Tensor::zeros((), x.dtype(), x.device())?;
         let (mut codebook, mut commitment) = (zero.clone(), zero);
+        let mut all_codes = Vec::new();
         for book in &self.codebooks {
             let codes = nearest(&residual.detach(), &book.detach())?;
             let rows = ops::embedding(book, &codes)?;
+            all_codes.push(codes);
             codebook = (codebook + mean_squared(&rows, &residual.detach())?)?;
             commitment = (commitment + mean_squared(&residual, &rows.detach())?)?;
             residual = (residual - rows.detach())?;
         }
         let quantized = (&latent - residual.detach())?;
         let reconstruction = mean_squared(&self.decoder.forward(&quantized)?, x)?;
-        Ok(RqVaeLosses { reconstruction, codebook, commitment })
+        Ok(RqVaeLosses { quantized, codes: all_codes, reconstruction, codebook, commitment })
     }
 }
 

@@ -102,18 +102,43 @@ fn smooth_loss(weights: &Weights, items: &Matrix, choices: &[Choice]) -> f64 {
     loss / items.len() as f64
 }
 
-#[test]
-fn loss_and_gradients_equal_a_plain_computation_and_its_finite_differences() {
-    const H: f64 = 1e-5;
-    let network = network();
-    let x = normal("items", 6, 5);
-    let items = x.to_vec2::<f64>().unwrap();
-    let weights = weights(&network);
-    let choices: Vec<Choice> = items.iter().map(|x| choose(&weights, x)).collect();
-    let loss = network.losses(&x).unwrap().total(BETA).unwrap();
-    let plain = smooth_loss(&weights, &items, &choices);
-    assert!((loss.to_scalar::<f64>().unwrap() - plain).abs() < 1e-12);
+/// What LETTER adds, as a smooth function of the weights; `behavior` and `kin` as the network takes them.
+fn letter(
+    weights: &Weights,
+    items: &Matrix,
+    choices: &[Choice],
+    behavior: &Matrix,
+    kin: &[Vec<u32>],
+) -> f64 {
+    let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let surprise =
+        |logits: Vec<f64>, target: f64| logits.into_iter().map(f64::exp).sum::<f64>().ln() - target;
+    let mut loss = 0.0;
+    for (i, (x, choice)) in items.iter().zip(choices).enumerate() {
+        let latent = mlp(weights, "encoder", x);
+        let quantized: Vec<f64> =
+            latent.iter().zip(&choice.offset).map(|(l, offset)| l + offset).collect();
+        let logits: Vec<f64> = behavior.iter().map(|z| product(&quantized, z)).collect();
+        let own = logits[i];
+        loss += 0.5 * surprise(logits, own);
+        for level in 0..2 {
+            let book: Vec<&[f64]> = weights[&codebook_name(level)].chunks(3).collect();
+            let code = choice.codes[level];
+            let others = (0..4).filter(|&other| other != code);
+            let logits = others.map(|other| product(book[code], book[other])).collect();
+            let target = product(book[code], book[kin[level][i] as usize]);
+            loss += 0.7 * surprise(logits, target) / 2.0;
+        }
+    }
+    loss / items.len() as f64
+}
 
+/// Checks a loss and all its gradients against a plain computation.
+fn check_loss(network: &RqVae, loss: &Tensor, plain: impl Fn(&Weights) -> f64) {
+    const H: f64 = 1e-5;
+    let weights = weights(network);
+    let difference = loss.to_scalar::<f64>().unwrap() - plain(&weights);
+    assert!(difference.abs() < 1e-12, "{difference}");
     let gradients = Gradients::collect(network.params(), &loss.backward().unwrap()).unwrap();
     for name in network.params().names() {
         let gradient = gradients.tensor(network.params(), name).unwrap();
@@ -122,7 +147,7 @@ fn loss_and_gradients_equal_a_plain_computation_and_its_finite_differences() {
             let at = |shift: f64| {
                 let mut moved = weights.clone();
                 moved.get_mut(name).unwrap()[i] += shift;
-                smooth_loss(&moved, &items, &choices)
+                plain(&moved)
             };
             let slope = (at(H) - at(-H)) / (2.0 * H);
             assert!(
@@ -131,6 +156,34 @@ fn loss_and_gradients_equal_a_plain_computation_and_its_finite_differences() {
             );
         }
     }
+}
+
+#[test]
+fn loss_and_gradients_equal_a_plain_computation_and_its_finite_differences() {
+    let network = network();
+    let x = normal("items", 6, 5);
+    let items = x.to_vec2::<f64>().unwrap();
+    let choices: Vec<Choice> = items.iter().map(|x| choose(&weights(&network), x)).collect();
+    let losses = network.losses(&x).unwrap();
+    for (level, codes) in losses.codes.iter().enumerate() {
+        assert!(codes.iter().zip(&choices).all(|(&code, c)| code as usize == c.codes[level]));
+    }
+    let loss = losses.total(BETA).unwrap();
+    check_loss(&network, &loss, |weights| smooth_loss(weights, &items, &choices));
+
+    let behavior = normal("behavior", 6, 3);
+    let kin: Vec<Vec<u32>> = losses
+        .codes
+        .iter()
+        .map(|codes| codes.iter().map(|code| (code + 1) % 4).collect())
+        .collect();
+    let alignment = losses.alignment(&behavior).unwrap();
+    let diversity = network.diversity(&losses.codes, &kin).unwrap();
+    let loss = ((loss + (alignment * 0.5).unwrap()).unwrap() + (diversity * 0.7).unwrap()).unwrap();
+    let behavior = behavior.to_vec2::<f64>().unwrap();
+    check_loss(&network, &loss, |weights| {
+        smooth_loss(weights, &items, &choices) + letter(weights, &items, &choices, &behavior, &kin)
+    });
 }
 
 #[test]

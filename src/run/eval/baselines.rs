@@ -202,7 +202,7 @@ impl Baseline {
     }
 
     /// Whether it is made of the run's index.
-    pub(super) fn reads_index(self) -> bool {
+    pub fn reads_index(self) -> bool {
         self == Self::Tiger
     }
 

@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 
 use crate::embed::train_rq_vae;
 use crate::index::{
-    HierarchicalKMeans, ItemIndex, Method, Order, SourceCodes, TreePlan, Uniqueness, quantize,
-    residual_kmeans, shared_trees, store,
+    HierarchicalKMeans, ItemIndex, Method, Order, Source, SourceCodes, TreePlan, Uniqueness,
+    quantize, residual_kmeans, shared_trees, store,
 };
 use crate::model::save_safetensors;
 use crate::run::needs::Needs;
@@ -16,12 +16,16 @@ use crate::run::stages::Made;
 use crate::run::{Monitor, Run};
 use crate::{Error, Result, files};
 
+/// The folder of the autoencoders, in that of the index.
+pub(super) const RQ_VAE: &str = "rq-vae";
+
 /// Builds the index of `plans` in the folder `dir`; `vectors` has the (items, dim) vectors of each plan,
-/// or nothing where codes are random.
+/// or nothing where codes are random; `behavior` what codes of texts are aligned to.
 pub(in crate::run) fn build(
     run: &Run,
     plans: &[TreePlan],
     vectors: &[&Array2<f32>],
+    behavior: Option<&Array2<f32>>,
     dir: &Path,
     monitor: &mut dyn Monitor,
 ) -> Result<(ItemIndex, Made)> {
@@ -45,7 +49,7 @@ pub(in crate::run) fn build(
     run.afford("the clustering of items", needs, 0)?;
     let sources: Vec<(&TreePlan, ArrayView2<'_, f32>)> =
         plans.iter().zip(vectors.iter().map(|z| z.view())).collect();
-    let mut builder = Builder { run, dir, monitor, made: Made::of(["tree.safetensors"]) };
+    let mut builder = Builder { run, behavior, dir, monitor, made: Made::of(["tree.safetensors"]) };
     let parts = match sources.as_slice() {
         [semantic, behavior] if config.index.shared => {
             // Which source comes first decides which of the two gives up uniqueness.
@@ -91,6 +95,7 @@ fn clustering_bytes(plan: &TreePlan, (items, dim): (usize, usize)) -> u64 {
 
 struct Builder<'a> {
     run: &'a Run,
+    behavior: Option<&'a Array2<f32>>,
     dir: &'a Path,
     monitor: &'a mut dyn Monitor,
     made: Made,
@@ -140,7 +145,9 @@ impl Builder<'_> {
         let config = &self.run.config.index.rq_vae;
         let monitor = &mut *self.monitor;
         monitor.begin(&format!("train {} autoencoder", plan.source), config.steps as u64);
-        let trained = train_rq_vae(z, plan, config, self.run.config.seed, &mut |report| {
+        let aligned = self.behavior.filter(|_| plan.source == Source::Semantic).map(Array2::view);
+        let seed = self.run.config.seed;
+        let trained = train_rq_vae(z, aligned, plan, config, seed, &mut |report| {
             let note = format!(
                 "reconstruction {:.4}  quantization {:.4}",
                 report.reconstruction, report.quantization
@@ -149,7 +156,7 @@ impl Builder<'_> {
         });
         monitor.end();
         let trained = trained?;
-        let folder = PathBuf::from("rq-vae");
+        let folder = PathBuf::from(RQ_VAE);
         std::fs::create_dir_all(self.dir.join(&folder)).map_err(Error::io(&folder))?;
         let weights = folder.join(format!("{}.safetensors", plan.source));
         save_safetensors(self.dir.join(&weights), &trained.weights)?;

@@ -16,7 +16,6 @@ use serde_json::{Map, json};
 use super::{FOLDER, Made, with_remedy};
 use crate::config::RunConfig;
 use crate::data::Dataset;
-use crate::embed::save_embeddings;
 use crate::index::{Source, store};
 use crate::inference::ItemTokens;
 use crate::model::{Backbone, Llama, LlamaConfig, init, save_folder};
@@ -30,13 +29,12 @@ use crate::tasks::template_texts;
 use crate::text::Tokenizer;
 use crate::train::{Trainer, language_model_samples, shuffled};
 use crate::{Error, Result};
-use behavior::embed_behavior;
 
 pub(in crate::run) use data::has_copy;
 pub(in crate::run) use extend::{read_grown, run as extend};
 pub use forms::{IndexFormat, read_index};
 pub use import::ImportRequest;
-pub(in crate::run) use semantic::{digests, embed_texts};
+pub(in crate::run) use semantic::{digests, embed_texts, help_embed};
 
 /// The folder of a backbone from scratch.
 pub(in crate::run) const BACKBONE: &str = "backbone";
@@ -45,6 +43,7 @@ pub(in crate::run) const BACKBONE: &str = "backbone";
 /// fails in a moment.
 pub(in crate::run) fn check(run: &Run) -> Result<()> {
     semantic::check(run)?;
+    behavior::check_alignment(run)?;
     plan_of(&run.config, run.dataset.num_items()).map(drop)
 }
 
@@ -52,7 +51,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
     let (config, dataset) = (&run.config, &run.dataset);
     let source = config.index.source;
     let from_texts = matches!(source, Source::Semantic | Source::Unit);
-    let behavior = matches!(source, Source::Behavior | Source::Unit);
+    let has_behavior = matches!(source, Source::Behavior | Source::Unit);
     let plans = plan_of(config, dataset.num_items())?;
     let (backbone, wrote_backbone) = prepare_backbone(run, monitor)?;
     ItemTokens::refuse_known(&backbone.tokenizer, &plans)?;
@@ -70,21 +69,19 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
         } else {
             None
         };
-        let own = config.index.behavior.embeddings.as_deref().filter(|_| behavior);
-        let own = semantic::imported(run, "index.behavior.embeddings", own)?;
-        let z_behavior = if let Some(z) = own {
-            save_embeddings(&new.join("behavior.safetensors"), &z, None)?;
-            made.take(Made::of(["behavior.safetensors"]));
-            Some(z)
-        } else if behavior {
-            let (z, part) = embed_behavior(run, None, new, monitor)?;
-            made.take(part);
+        let z_behavior = if has_behavior || config.index.aligns() {
+            // What codes of texts are no more than drawn to stands beside the autoencoder that is.
+            let place = if has_behavior { "" } else { codes::RQ_VAE };
+            let (z, part) = behavior::make(run, &new.join(place), monitor)?;
+            made.take(part.within(place));
             Some(z)
         } else {
             None
         };
-        let vectors: Vec<&Array2<f32>> = [&z_semantic, &z_behavior].into_iter().flatten().collect();
-        let (index, part) = codes::build(run, &plans, &vectors, new, monitor)?;
+        let of_codes = [&z_semantic, if has_behavior { &z_behavior } else { &None }];
+        let vectors: Vec<&Array2<f32>> = of_codes.into_iter().flatten().collect();
+        let aligned = z_behavior.as_ref().filter(|_| config.index.aligns());
+        let (index, part) = codes::build(run, &plans, &vectors, aligned, new, monitor)?;
         made.take(part);
         // Every item's tokens must come out of the tokenizer as they went in, whatever stands before them.
         ItemTokens::extend(backbone.tokenizer.clone(), &index)?.check(&index)?;
