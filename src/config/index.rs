@@ -65,9 +65,7 @@ impl IndexConfig {
 
     /// Whether the codes of texts are drawn to z^b as they are learnt.
     pub fn aligns(&self) -> bool {
-        self.method == Method::RqVae
-            && self.rq_vae.alignment > 0.0
-            && matches!(self.source, Source::Semantic | Source::Unit)
+        self.method == Method::RqVae && self.rq_vae.alignment > 0.0 && self.source.has_semantic()
     }
 
     /// Refuses latent vectors that cannot be held against a z^b of this width, where they are to be.

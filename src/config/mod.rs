@@ -17,7 +17,6 @@ use serde::{Deserialize, Serialize};
 use crate::decode::Normalize;
 use crate::embed::Encoder;
 use crate::error::plain_toml;
-use crate::index::Source;
 use crate::model::LoraConfig;
 use crate::ops::Precision;
 use crate::tasks::{Layout, SrtSelection, TasksConfig};
@@ -324,7 +323,7 @@ impl RunConfig {
         let (weight, behavior) = (self.train.distillation.weight, &self.index.behavior);
         let learns = behavior.encoder == Encoder::SasRec
             && behavior.embeddings.is_none()
-            && matches!(self.index.source, Source::Unit | Source::Behavior);
+            && self.index.source.has_behavior();
         need(
             weight == 0.0 || learns,
             &format!(

@@ -1,5 +1,6 @@
 //! Beam search constrained to a trie (docs/method.md): a prefix that no item has is never scored.
 
+use std::cmp::Ordering;
 use std::collections::HashSet;
 
 use rayon::prelude::*;
@@ -49,6 +50,13 @@ pub struct Ranked {
     pub item: ItemId,
     /// Log-probability.
     pub score: f32,
+}
+
+impl Ranked {
+    /// The order of a list: best first, ties by item id.
+    pub fn best_first(&self, other: &Self) -> Ordering {
+        other.score.total_cmp(&self.score).then(self.item.cmp(&other.item))
+    }
 }
 
 /// What a search finds for a user.

@@ -166,7 +166,7 @@ fn rank(candidates: &[Candidate], weight: f32) -> Vec<Ranked> {
         (p > 0.0).then_some(Ranked { item: c.item, score: p.ln() })
     };
     let mut ranked: Vec<Ranked> = candidates.iter().filter_map(together).collect();
-    ranked.sort_by(|a, b| b.score.total_cmp(&a.score).then(a.item.cmp(&b.item)));
+    ranked.sort_by(Ranked::best_first);
     ranked
 }
 

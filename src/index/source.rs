@@ -20,6 +20,16 @@ pub enum Source {
 }
 
 impl Source {
+    /// Whether an index of it has levels of item texts.
+    pub fn has_semantic(self) -> bool {
+        matches!(self, Source::Semantic | Source::Unit)
+    }
+
+    /// Whether an index of it has levels of behavior.
+    pub fn has_behavior(self) -> bool {
+        matches!(self, Source::Behavior | Source::Unit)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Source::Semantic => "semantic",

@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Tensor, bail};
 
 use super::Params;
 use super::params::row_len;
@@ -41,11 +41,35 @@ pub fn spread(ranks: &dyn Ranks, params: &Params) -> Result<()> {
 /// As [`spread`], of the trained rows of one parameter, or of a tensor of their shape.
 pub(super) fn spread_rows(ranks: &dyn Ranks, rows: &Tensor, bounds: &[usize]) -> Result<()> {
     let detached = rows.detach();
-    // Exact for bf16, too.
+    if detached.dtype() == DType::F32 {
+        return detached.inplace_op1(&Spread { ranks, bounds });
+    }
+    // Exact for bf16.
     let mut values = detached.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
     ranks.spread(&mut values, bounds);
     let all = Tensor::from_vec(values, rows.shape(), rows.device())?;
     detached.slice_set(&all.to_dtype(rows.dtype())?, 0, 0)
+}
+
+/// [`Ranks::spread`] on the values where they lie.
+struct Spread<'a> {
+    ranks: &'a dyn Ranks,
+    bounds: &'a [usize],
+}
+
+impl InplaceOp1 for Spread<'_> {
+    fn name(&self) -> &'static str {
+        "spread"
+    }
+
+    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (CpuStorage::F32(values), Some((start, end))) = (storage, layout.contiguous_offsets())
+        else {
+            bail!("contiguous f32 tensors are spread in place");
+        };
+        self.ranks.spread(&mut values[start..end], self.bounds);
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -164,10 +164,7 @@ impl Gradients {
             let of_tensors: Vec<f32> = Tensor::stack(&of_tensors, 0)?.to_vec1()?;
             sum += of_tensors.into_iter().map(f64::from).sum::<f64>();
         }
-        // In the order of the ranks, so that all have the same bits.
-        let sums = ranks.gather(&sum.to_le_bytes());
-        let sums = sums.iter().flat_map(|bytes| bytes.as_chunks().0);
-        Ok(sums.map(|bytes| f64::from_le_bytes(*bytes)).sum::<f64>().sqrt())
+        Ok(ranks.sums(&[sum])[0].sqrt())
     }
 }
 

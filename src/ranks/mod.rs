@@ -104,6 +104,18 @@ impl dyn Ranks + '_ {
         count[0] > 0.0
     }
 
+    /// The sums over all ranks of as many values on each, added up in the order of the ranks.
+    pub fn sums(&self, own: &[f64]) -> Vec<f64> {
+        let own: Vec<u8> = own.iter().copied().flat_map(f64::to_le_bytes).collect();
+        let mut sums = vec![0.0; own.len() / size_of::<f64>()];
+        for of_rank in self.gather(&own) {
+            for (sum, part) in sums.iter_mut().zip(of_rank.as_chunks().0) {
+                *sum += f64::from_le_bytes(*part);
+            }
+        }
+        sums
+    }
+
     /// What each rank has, in their order.
     ///
     /// # Errors

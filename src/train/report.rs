@@ -38,22 +38,12 @@ impl Losses {
             self.top1_s,
             self.top1_b,
         ];
-        let bytes: Vec<u8> = parts
-            .iter()
-            .flat_map(|part| [f64::from(u8::from(part.is_some())), part.unwrap_or(0.0)])
-            .flat_map(f64::to_le_bytes)
-            .collect();
-        let mut sums = [(false, 0.0); 6];
-        for of_rank in ranks.gather(&bytes) {
-            let values: Vec<f64> =
-                of_rank.as_chunks().0.iter().copied().map(f64::from_le_bytes).collect();
-            for ((is_there, sum), part) in sums.iter_mut().zip(values.chunks(2)) {
-                *is_there |= part[0] > 0.0;
-                *sum += part[1];
-            }
-        }
-        let [total, generation, con_s, con_b, top1_s, top1_b] =
-            sums.map(|(is_there, sum)| is_there.then_some(sum));
+        // How many ranks have a part, and what it is there.
+        let of_part =
+            |part: Option<f64>| [f64::from(u8::from(part.is_some())), part.unwrap_or(0.0)];
+        let sums = ranks.sums(&parts.map(of_part).concat());
+        let sum = |part: usize| (sums[2 * part] > 0.0).then_some(sums[2 * part + 1]);
+        let [total, generation, con_s, con_b, top1_s, top1_b] = std::array::from_fn(sum);
         let (total, generation) = (total.unwrap_or(0.0), generation.unwrap_or(0.0));
         Self { total, generation, con_s, con_b, top1_s, top1_b }
     }

@@ -48,11 +48,10 @@ impl Scorer {
 
 /// The best so many of some items, best first, ties by id.
 pub(super) fn best(mut ranked: Vec<Ranked>, count: usize) -> Vec<Ranked> {
-    let best_first = |a: &Ranked, b: &Ranked| b.score.total_cmp(&a.score).then(a.item.cmp(&b.item));
     if count < ranked.len() {
-        ranked.select_nth_unstable_by(count, best_first);
+        ranked.select_nth_unstable_by(count, Ranked::best_first);
         ranked.truncate(count);
     }
-    ranked.sort_unstable_by(best_first);
+    ranked.sort_unstable_by(Ranked::best_first);
     ranked
 }

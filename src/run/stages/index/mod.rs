@@ -16,7 +16,7 @@ use serde_json::{Map, json};
 use super::{FOLDER, Made, with_remedy};
 use crate::config::RunConfig;
 use crate::data::Dataset;
-use crate::index::{Source, store};
+use crate::index::store;
 use crate::inference::ItemTokens;
 use crate::model::{Backbone, Llama, LlamaConfig, init, save_folder};
 use crate::nn::Params;
@@ -50,8 +50,7 @@ pub(in crate::run) fn check(run: &Run) -> Result<()> {
 pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> {
     let (config, dataset) = (&run.config, &run.dataset);
     let source = config.index.source;
-    let from_texts = matches!(source, Source::Semantic | Source::Unit);
-    let has_behavior = matches!(source, Source::Behavior | Source::Unit);
+    let has_behavior = source.has_behavior();
     let plans = plan_of(config, dataset.num_items())?;
     let (backbone, wrote_backbone) = prepare_backbone(run, monitor)?;
     ItemTokens::refuse_known(&backbone.tokenizer, &plans)?;
@@ -62,7 +61,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
         made.tell("items", dataset.num_items());
         made.tell("source", json!(source));
         made.tell("method", json!(config.index.method));
-        let z_semantic = if from_texts {
+        let z_semantic = if source.has_semantic() {
             let (z, part) = semantic::make(run, &backbone, new, monitor)?;
             made.take(part);
             Some(z)

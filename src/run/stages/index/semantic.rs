@@ -64,8 +64,7 @@ pub(in crate::run) fn check(run: &Run) -> Result<()> {
     if named.into_iter().flatten().count() > imports(&run.config).count() {
         tracing::warn!("index.source = \"{}\" does not use all imported embeddings", config.source);
     }
-    let embeds = matches!(config.source, Source::Semantic | Source::Unit)
-        && config.semantic.embeddings.is_none();
+    let embeds = config.source.has_semantic() && config.semantic.embeddings.is_none();
     if embeds && !dataset.has_text() {
         invalid!(
             "{}: the dataset has no item texts, which index.source = \"{}\" needs; add a \
@@ -103,12 +102,7 @@ pub(in crate::run) fn make(
         save_embeddings(&new.join(FILE), &z, None)?;
         return Ok((z, Made::of([FILE])));
     }
-    let texts = ItemTexts::encode(
-        &backbone.tokenizer,
-        &run.dataset,
-        &config.fields,
-        config.max_text_tokens,
-    )?;
+    let texts = encode(run, backbone, &run.dataset)?;
     let counts = texts.counts;
     tracing::info!(
         "{} texts of {} items, {} of them different: {} tokens; {} texts are cut after {} tokens",
@@ -149,9 +143,7 @@ pub(in crate::run) fn embed_texts(
     dataset: &Dataset,
     monitor: &mut dyn Monitor,
 ) -> Result<Array2<f32>> {
-    let config = &run.config.index.semantic;
-    let (fields, cut) = (&config.fields, config.max_text_tokens);
-    let texts = ItemTexts::encode(&backbone.tokenizer, dataset, fields, cut)?;
+    let texts = encode(run, backbone, dataset)?;
     let key = embedding_key(&backbone.config, &backbone.weights, precision(run), &texts);
     let z = embed(run, backbone, &texts, &key, &Alone, monitor, &mut Made::default())?;
     forget(&parts(run))?;
@@ -164,20 +156,24 @@ pub(in crate::run) fn help_embed(run: &Run) -> Result<()> {
         Some(_) => backbone(run)?,
         None => load_backbone_at(run, &run.result_of(Stage::Index).join(BACKBONE))?,
     };
-    let config = &run.config.index.semantic;
-    let (fields, cut) = (&config.fields, config.max_text_tokens);
-    let texts = ItemTexts::encode(&backbone.tokenizer, &run.dataset, fields, cut)?;
-    let model = Llama::new(&backbone.config, &backbone.weights)?.with_precision(precision(run));
-    afford(run, &texts, &model)?;
-    embed::help_embed(&model, &texts, run.ranks)
+    let texts = encode(run, &backbone, &run.dataset)?;
+    embed::help_embed(&embedder(run, &backbone, &texts)?, &texts, run.ranks)
 }
 
-/// Refuses what a rank cannot hold.
-fn afford(run: &Run, texts: &ItemTexts, model: &Llama) -> Result<()> {
+/// The texts of `dataset` as they are embedded.
+fn encode(run: &Run, backbone: &Backbone, dataset: &Dataset) -> Result<ItemTexts> {
+    let config = &run.config.index.semantic;
+    ItemTexts::encode(&backbone.tokenizer, dataset, &config.fields, config.max_text_tokens)
+}
+
+/// The model that embeds `texts`, where there is room for its work.
+fn embedder(run: &Run, backbone: &Backbone, texts: &ItemTexts) -> Result<Llama> {
+    let model = Llama::new(&backbone.config, &backbone.weights)?.with_precision(precision(run));
     let rows = (texts.num_items().max(texts.num_texts()) * model.config().hidden_size * 4) as u64;
     let at_work = model.inference_bytes(TOKENS_PER_PASS, TOKENS_PER_PASS);
     let needs = Needs { memory: 2 * rows + at_work, disk: 2 * rows };
-    run.afford("the embedding of item texts", needs, 0)
+    run.afford("the embedding of item texts", needs, 0)?;
+    Ok(model)
 }
 
 /// The folder of what is done of an embedding while it runs.
@@ -194,8 +190,7 @@ fn embed(
     monitor: &mut dyn Monitor,
     made: &mut Made,
 ) -> Result<Array2<f32>> {
-    let model = Llama::new(&backbone.config, &backbone.weights)?.with_precision(precision(run));
-    afford(run, texts, &model)?;
+    let model = embedder(run, backbone, texts)?;
     let mut parts = Parts::open(&parts(run), key, SAVE_EVERY)?;
     monitor.begin("embed item texts", texts.num_texts() as u64);
     let z = semantic_embeddings(&model, texts, &mut parts, ranks, &mut |progress| {
