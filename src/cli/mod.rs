@@ -53,6 +53,7 @@ pub fn main() -> ExitCode {
         Ok(args) => args,
         Err(e) => return unparsed(&e),
     };
+    bound_candle(args.threads);
     let joined = ranks::join();
     let ranks = ranks::world();
     let level = match (args.quiet, args.verbose) {
@@ -259,6 +260,16 @@ fn resolve(args: &Args, set: &[String]) -> crate::Result<(RunConfig, String)> {
     let name = file.as_ref().and_then(|path| path.file_stem());
     let name = name.map_or_else(|| "demo".into(), |stem| stem.to_string_lossy().into_owned());
     Ok((config, name))
+}
+
+/// candle asks the environment, and nothing else, how many threads to use; those wait for each other at full load.
+#[expect(unsafe_code, reason = "no other thread may read the environment meanwhile")]
+fn bound_candle(threads: Option<u16>) {
+    let Some(threads) = threads.filter(|&threads| threads > 0) else { return };
+    for name in ["CANDLE_NUM_THREADS", "RAYON_NUM_THREADS"] {
+        // SAFETY: the program has just begun, and this thread is its only one.
+        unsafe { std::env::set_var(name, threads.to_string()) };
+    }
 }
 
 fn set_threads(threads: Option<u16>) -> anyhow::Result<()> {

@@ -86,6 +86,10 @@ impl Monitor for Bars {
             }
         } else if let Some(bar) = &*current() {
             bar.set_position(done);
+            if begins {
+                // What an earlier process did took none of this one's time.
+                bar.reset_eta();
+            }
             bar.set_message(note.to_string());
         } else if !self.hidden && self.last_line.elapsed() >= LINE_EVERY {
             self.last_line = Instant::now();

@@ -11,8 +11,8 @@ use super::epochs::{
 };
 use super::sequential::SequentialReport;
 use crate::model::Weights;
-use crate::model::sequential::{History, Tiger};
-use crate::nn::{AdamW, AdamWConfig, Gradients};
+use crate::model::sequential::{History, Tiger, TigerWorkspace};
+use crate::nn::{AdamW, AdamWConfig};
 use crate::ranks::Alone;
 use crate::{Result, invalid, rng};
 
@@ -84,7 +84,8 @@ impl TigerCourse<'_> {
         let adam = AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() };
         let adam = AdamW::new(network.params(), adam)?;
         let progress = &mut *around.progress;
-        let mut training = Training { course: self, adam, lessons, measure, progress };
+        let workspace = TigerWorkspace::default();
+        let mut training = Training { course: self, adam, lessons, workspace, measure, progress };
         let Trained { weights, reports, best_epoch } =
             early_stopping(config.epochs, config.patience, settings, state, &mut training)?;
         network.params().restore(&weights)?;
@@ -97,6 +98,7 @@ struct Training<'a> {
     adam: AdamW,
     /// In the order of the epoch under way.
     lessons: Vec<Lesson>,
+    workspace: TigerWorkspace,
     measure: &'a mut dyn FnMut() -> Result<Option<f64>>,
     progress: &'a mut dyn FnMut(&Progress),
 }
@@ -161,10 +163,11 @@ impl Training<'_> {
         let targets: Vec<u32> =
             batch.iter().map(|lesson| sequences[lesson.user][lesson.at]).collect();
         let dropout = self.stream("dropout", &position).next_u64();
-        let loss = network.losses(&histories, &targets, Some(dropout))?.mean_all()?;
-        let gradients = Gradients::collect(network.params(), &loss.backward()?)?;
+        let (loss, gradients) =
+            network.gradients(&histories, &targets, dropout, &mut self.workspace)?;
         self.adam.step(network.params(), &gradients, network.config().learning_rate, 1.0)?;
-        Ok(f64::from(loss.to_scalar::<f32>()?))
+        self.workspace.take_back(gradients);
+        Ok(loss)
     }
 }
 

@@ -1,44 +1,65 @@
-//! A TIGER as the scorer of beam search: histories are read once, what is written of an item anew at each level, which
-//! is a handful of tokens.
+//! A TIGER as the scorer of beam search: histories are read once.
 
 use crate::Result;
 use crate::decode::{BeamRow, CodeScores};
-use crate::model::sequential::{History, Memory, Tiger, Written};
+use crate::model::sequential::{History, Memory, Reading, Tiger, Written};
 
-/// Hypotheses that go through the decoder together: what a pass holds does not grow with the beam.
+/// Hypotheses that go through the graph together: what a pass holds does not grow with the beam.
 const AT_ONCE: usize = 1024;
 
 /// Scores the codes of the item that follows each history.
 pub struct TigerScorer<'a> {
     network: &'a Tiger,
-    memory: Memory,
-    /// The history of every row, and what is written.
-    rows: Vec<(usize, Vec<u32>)>,
+    way: Way<'a>,
+}
+
+enum Way<'a> {
+    /// Where it can: what was written is kept.
+    ByHand(Reading<'a>),
+    /// What is written of an item goes through the decoder anew at each level, which is a handful of tokens.
+    Graph {
+        memory: Memory,
+        /// The history of every row, and what is written.
+        rows: Vec<(usize, Vec<u32>)>,
+    },
 }
 
 impl<'a> TigerScorer<'a> {
     /// Reads histories, none of them empty, for a search.
     pub fn new(network: &'a Tiger, histories: &[History<'_>]) -> Result<Self> {
-        let memory = network.read(histories)?;
-        let rows = (0..histories.len()).map(|history| (history, Vec::new())).collect();
-        Ok(Self { network, memory, rows })
+        let way = match network.reading(histories)? {
+            Some(reading) => Way::ByHand(reading),
+            None => Way::Graph {
+                memory: network.read(histories)?,
+                rows: (0..histories.len()).map(|history| (history, Vec::new())).collect(),
+            },
+        };
+        Ok(Self { network, way })
     }
 }
 
 impl CodeScores for TigerScorer<'_> {
     fn scores(&mut self, level: usize, rows: &[BeamRow]) -> Result<Vec<f32>> {
+        let (memory, written) = match &mut self.way {
+            Way::ByHand(reading) => {
+                let rows: Vec<(usize, u32)> =
+                    rows.iter().map(|row| (row.parent, row.code)).collect();
+                return Ok(reading.next(&rows)?);
+            }
+            Way::Graph { memory, rows } => (memory, rows),
+        };
         if level > 0 {
             let next = |row: &BeamRow| {
-                let (history, codes) = &self.rows[row.parent];
+                let (history, codes) = &written[row.parent];
                 (*history, codes.iter().copied().chain([row.code]).collect())
             };
-            self.rows = rows.iter().map(next).collect();
+            *written = rows.iter().map(next).collect();
         }
         let mut scores = Vec::new();
-        for rows in self.rows.chunks(AT_ONCE) {
-            let written = rows.iter().map(|(history, codes)| Written { history: *history, codes });
-            let written: Vec<Written<'_>> = written.collect();
-            let of_rows = self.network.log_probabilities(&self.memory, &written)?;
+        for rows in written.chunks(AT_ONCE) {
+            let rows = rows.iter().map(|(history, codes)| Written { history: *history, codes });
+            let rows: Vec<Written<'_>> = rows.collect();
+            let of_rows = self.network.log_probabilities(memory, &rows)?;
             scores.extend(of_rows.flatten_all()?.to_vec1::<f32>()?);
         }
         Ok(scores)

@@ -84,7 +84,7 @@ impl CustomOp1 for LogSoftmax {
 }
 
 /// The logarithm of the sum of the exponentials.
-pub(super) fn log_sum_exp<T: Float>(row: &[T]) -> T {
+pub(crate) fn log_sum_exp<T: Float>(row: &[T]) -> T {
     vectorize(
         #[inline(always)]
         || {

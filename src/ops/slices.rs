@@ -17,6 +17,7 @@ use super::kernels::{Float, Mat, MatMut, Precision, Threads, dot, matmul};
 pub(crate) use super::attention::HeadShape;
 pub(crate) use super::cross_entropy::{SoftTargets, WeightGrad};
 pub(crate) use super::kernels::{Stored, Update, vectorize};
+pub(crate) use super::log_softmax::log_sum_exp;
 pub(crate) use super::pool::{Buffer, Pool};
 
 /// Values a task works on.
@@ -165,28 +166,57 @@ pub(crate) fn swiglu_backward<X: Activation>(gate: &mut [X], up: &mut [X], grad:
     super::swiglu::backward_in_place(gate, up, grad);
 }
 
-/// As [`super::attention`].
+/// As [`super::attention`], or with a bias as [`super::biased_attention`].
 pub(crate) fn attention<X: Activation>(
     out: &mut [X],
     [q, k, v]: [&[X]; 3],
+    bias: Option<&[X]>,
     heads: HeadShape,
     rows: &Rows,
     precision: Precision,
 ) {
-    fused::forward(out, &Inputs { q, k, v, heads, bias: None, precision }, rows);
+    fused::forward(out, &Inputs { q, k, v, heads, bias, precision }, rows);
 }
 
-/// Overwrites `grads` with the gradients of queries, keys and values.
+/// Overwrites `grads` with the gradients of queries, keys and values, and adds that of a bias, which comes with it.
 pub(crate) fn attention_backward<X: Activation>(
     grads: [&mut [X]; 3],
     [q, k, v]: [&[X]; 3],
+    bias: Option<(&[X], &mut [f32])>,
     grad: &[X],
     heads: HeadShape,
     rows: &Rows,
     precision: Precision,
 ) {
-    let inputs = Inputs { q, k, v, heads, bias: None, precision };
-    fused::backward(&inputs, grad, rows, grads.map(Some), None);
+    let (bias, bias_grad) = bias.unzip();
+    let inputs = Inputs { q, k, v, heads, bias, precision };
+    fused::backward(&inputs, grad, rows, grads.map(Some), bias_grad);
+}
+
+/// `x = max(x, 0)`
+pub(crate) fn relu(x: &mut [f32]) {
+    x.par_chunks_mut(BLOCK).for_each(|x| {
+        vectorize(
+            #[inline(always)]
+            || x.iter_mut().for_each(|x| *x = x.max(0.0)),
+        );
+    });
+}
+
+/// Turns the gradient of what [`relu`] gave into that of what it took: nothing where it gave nothing, and `factor` times
+/// what is there elsewhere, by which a dropout behind it multiplies.
+pub(crate) fn relu_backward(grad: &mut [f32], activated: &[f32], factor: f64) {
+    let factor = factor as f32;
+    grad.par_chunks_mut(BLOCK).zip(activated.par_chunks(BLOCK)).for_each(|(grad, activated)| {
+        vectorize(
+            #[inline(always)]
+            || {
+                for (grad, &activated) in grad.iter_mut().zip(activated) {
+                    *grad = if activated > 0.0 { *grad * factor } else { 0.0 };
+                }
+            },
+        );
+    });
 }
 
 /// As [`super::dropout`], in place; where `x` is some lines of a matrix, they are `chosen` of it.

@@ -52,10 +52,11 @@ pub(super) fn with_epochs<T>(
     metric: &str,
     work: impl FnOnce(&mut dyn FnMut(&Progress)) -> Result<T>,
 ) -> Result<T> {
-    let mut note = String::new();
+    let (mut note, mut begun) = (String::new(), false);
     let result = work(&mut |progress| match *progress {
         Progress::Step { epoch, done, total } => {
-            if (epoch, done) == (1, 1) {
+            // One that goes on begins with a later epoch.
+            if !std::mem::replace(&mut begun, true) {
                 monitor.begin(what, (total * most) as u64);
             }
             monitor.advance(((epoch - 1) * total + done) as u64, &note);
@@ -81,4 +82,39 @@ pub(super) fn epochs(reports: &[EpochReport], metric: &str) -> Value {
         })
     };
     reports.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Heard(Vec<String>);
+
+    impl Monitor for Heard {
+        fn begin(&mut self, what: &str, total: u64) {
+            self.0.push(format!("{what} of {total}"));
+        }
+
+        fn advance(&mut self, done: u64, _note: &str) {
+            self.0.push(done.to_string());
+        }
+
+        fn end(&mut self) {
+            self.0.push("end".into());
+        }
+    }
+
+    #[test]
+    fn a_training_that_goes_on_is_told_by_its_name() {
+        let mut heard = Heard::default();
+        let step = |epoch, done| Progress::Step { epoch, done, total: 10 };
+        with_epochs(&mut heard, "train it", 5, "ndcg@10", |progress| {
+            progress(&step(3, 1));
+            progress(&step(4, 1));
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(heard.0, ["train it of 50", "21", "31", "end"]);
+    }
 }

@@ -168,7 +168,7 @@ impl<'a, A: Activation> Backprop<'a, A> {
         pass.rotate(all, &mut k, false);
         let mut attended = narrow.take(q.len());
         let precision = pass.model.precision;
-        slices::attention(&mut attended, [&q, &k, &v], pass.heads(), &lines.rows, precision);
+        slices::attention(&mut attended, [&q, &k, &v], None, pass.heads(), &lines.rows, precision);
         let mut middle = lines.gather(wide, &input, width).unwrap_or_else(|| copy(wide, &input));
         pass.add_branch(&mut middle, lines, &attn.o_proj, &attended, [3, 0])?;
 
@@ -228,6 +228,7 @@ impl<'a, A: Activation> Backprop<'a, A> {
         slices::attention_backward(
             [&mut q_grad, &mut k_grad, &mut v_grad],
             [&q, &k, &v],
+            None,
             &attended_grad,
             pass.heads(),
             &lines.rows,

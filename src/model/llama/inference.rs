@@ -187,7 +187,7 @@ impl<A: Cached> Pass<'_, A> {
         self.rotate(lines, &mut q, false);
         let mut attended = self.pools.narrow.take(q.len());
         let precision = self.model.precision;
-        slices::attention(&mut attended, [&q, k, v], self.heads(), &lines.rows, precision);
+        slices::attention(&mut attended, [&q, k, v], None, self.heads(), &lines.rows, precision);
         drop(q);
         self.add_branch(stream, lines, &attn.o_proj, &attended, [3, 0])?;
         drop(attended);

@@ -104,10 +104,15 @@ pub(super) struct Drops(pub(super) Option<u64>);
 impl Drops {
     /// Drops elements of `x` with probability `p`, by a mask of the place's own.
     pub(super) fn at(self, site: u64, p: f64, x: Tensor) -> Result<Tensor> {
-        match self.0 {
-            Some(key) => Dropout { p, key, before: 0 }.site(site).apply(&x),
+        match self.mask(site, p) {
+            Some(mask) => mask.apply(&x),
             None => Ok(x),
         }
+    }
+
+    /// The mask of the place.
+    pub(super) fn mask(self, site: u64, p: f64) -> Option<Dropout> {
+        self.0.map(|key| Dropout { p, key, before: 0 }.site(site))
     }
 }
 

@@ -32,7 +32,7 @@ pub use gru4rec::{Gru4Rec, Gru4RecConfig};
 pub use hgn::{Hgn, HgnConfig};
 pub use s3rec::{S3Rec, S3RecConfig};
 pub use sasrec::{SasRec, SasRecConfig};
-pub use tiger::{Codes, Memory, Tiger, TigerConfig, Written};
+pub use tiger::{Codes, Memory, Reading, Tiger, TigerConfig, TigerWorkspace, Written};
 pub use transformer::TransformerConfig;
 
 /// What a state is asked of: some items, oldest first, and whose they are.

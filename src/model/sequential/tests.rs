@@ -79,12 +79,13 @@ fn all_with(seed: u64) -> Vec<(&'static str, Box<dyn Sequential>)> {
     networks
 }
 
-/// Moves every parameter of a network in f64 by draws of this standard deviation.
+/// Moves every parameter of a network by draws of this standard deviation.
 pub(super) fn add_noise(params: &Params, std: f64) {
     for (name, value) in params.snapshot().unwrap() {
         let noise = rng::normal(&mut rng::stream(5, &name, &[]), value.elem_count(), std);
         let noise = Tensor::from_vec(noise, value.shape(), &Device::Cpu).unwrap();
-        params.set(&name, &(value + noise.to_dtype(DType::F64).unwrap()).unwrap()).unwrap();
+        let noise = noise.to_dtype(value.dtype()).unwrap();
+        params.set(&name, &(value + noise).unwrap()).unwrap();
     }
 }
 

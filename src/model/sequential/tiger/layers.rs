@@ -7,10 +7,11 @@ use candle_core::{Result, Tensor};
 
 use super::TigerConfig;
 use crate::model::sequential::layers::{Builder, Drops};
+use crate::nn::Dropout;
 use crate::ops::{self, Precision, Rows};
 
 /// Added to the mean square in a norm.
-const EPS: f64 = 1e-6;
+pub(super) const EPS: f64 = 1e-6;
 /// Classes of how far a key is from its query.
 const BUCKETS: usize = 32;
 /// So far and farther is one class.
@@ -38,23 +39,31 @@ impl Pass {
         }
     }
 
+    /// The next place of dropout.
+    pub(super) fn next_site(&self) -> u64 {
+        self.site.replace(self.site.get() + 1)
+    }
+
+    /// The mask of a place; none outside training.
+    pub(super) fn mask(&self, site: u64) -> Option<Dropout> {
+        self.drops.mask(site, self.dropout)
+    }
+
     fn drop(&self, x: Tensor) -> Result<Tensor> {
-        let site = self.site.get();
-        self.site.set(site + 1);
-        self.drops.at(site, self.dropout, x)
+        self.drops.at(self.next_site(), self.dropout, x)
     }
 }
 
 /// An attention, its norm before it. Scores are not divided by the root of `head_dim`: its first values see to that.
 #[derive(Debug, Clone)]
 pub(super) struct Attention {
-    norm: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    output: Tensor,
+    pub(super) norm: Tensor,
+    pub(super) query: Tensor,
+    pub(super) key: Tensor,
+    pub(super) value: Tensor,
+    pub(super) output: Tensor,
     heads: usize,
-    head_dim: usize,
+    pub(super) head_dim: usize,
 }
 
 impl Attention {
@@ -103,10 +112,10 @@ impl Attention {
 
 /// `relu(norm(x) W1) W2`
 #[derive(Debug, Clone)]
-struct FeedForward {
-    norm: Tensor,
-    up: Tensor,
-    down: Tensor,
+pub(super) struct FeedForward {
+    pub(super) norm: Tensor,
+    pub(super) up: Tensor,
+    pub(super) down: Tensor,
 }
 
 impl FeedForward {
@@ -131,20 +140,20 @@ impl FeedForward {
 }
 
 #[derive(Debug, Clone)]
-struct Block {
-    attention: Attention,
+pub(super) struct Block {
+    pub(super) attention: Attention,
     /// To what the encoder has read; of a decoder.
-    cross: Option<Attention>,
-    feed_forward: FeedForward,
+    pub(super) cross: Option<Attention>,
+    pub(super) feed_forward: FeedForward,
 }
 
 /// Encoder or decoder.
 #[derive(Debug, Clone)]
 pub(super) struct Stack {
-    blocks: Vec<Block>,
+    pub(super) blocks: Vec<Block>,
     /// (buckets, heads), of all blocks.
-    bias: Tensor,
-    norm: Tensor,
+    pub(super) bias: Tensor,
+    pub(super) norm: Tensor,
 }
 
 /// What a decoder reads: keys and values for each block, and which of them each token sees.
@@ -186,6 +195,14 @@ impl Stack {
             bias: builder.normal(&bias, (BUCKETS, heads), 1.0 / (dim as f64).sqrt())?,
             norm: builder.constant(&format!("{name}.final_layer_norm.weight"), dim, 1.0)?,
         })
+    }
+
+    /// The classes of all ways between tokens of rows of up to `most`, and what they add to the scores of a pass by hand,
+    /// (ways, heads).
+    pub(super) fn ways(&self, most: usize, back_alone: bool) -> Result<(Vec<u32>, Vec<f32>)> {
+        let buckets = buckets(most, back_alone);
+        let bias = ops::embedding(&self.bias, &buckets)?.flatten_all()?.to_vec1()?;
+        Ok((buckets, bias))
     }
 
     /// The attentions to what is read, block by block.

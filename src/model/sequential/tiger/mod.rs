@@ -1,6 +1,9 @@
 //! TIGER (Rajput et al., 2023): a T5 that reads the codes of a history's items and writes those of the next one.
 
+mod backprop;
+mod hand;
 mod layers;
+mod search;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -11,8 +14,10 @@ use serde::{Deserialize, Serialize};
 use super::History;
 use super::layers::Builder;
 use crate::nn::Params;
-use crate::ops::{self, Precision, Rows};
+use crate::ops::{self, Precision, Rows, slices};
+pub use backprop::TigerWorkspace;
 use layers::{KeysValues, Pass, Read, Stack};
+pub use search::Reading;
 
 /// `[baseline.tiger]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -100,6 +105,22 @@ pub struct Written<'a> {
     pub codes: &'a [u32],
 }
 
+/// The tokens of histories, one after another.
+struct Prompt {
+    ids: Vec<u32>,
+    /// Those of each history.
+    tokens: Vec<Range<usize>>,
+}
+
+/// The tokens of what is written, each a place where the next one is told.
+struct Writing {
+    ids: Vec<u32>,
+    /// How many there are of each item.
+    lengths: Vec<usize>,
+    /// What each sees of the histories.
+    rows: Arc<Rows>,
+}
+
 /// `p(item | history) = Π p(code | codes before it, history)`, each factor a softmax over the whole vocabulary: a
 /// token for every code of every level, one that begins an item, and those of users.
 ///
@@ -169,15 +190,23 @@ impl Tiger {
         self.codes.levels.len()
     }
 
+    /// Whether passes are those by hand: on the CPU in f32.
+    fn is_by_hand(&self) -> bool {
+        let weights: Vec<&Tensor> = self.params.tensors().map(|(_, weight)| weight).collect();
+        slices::serve(&weights)
+    }
+
     /// About how many values a training pass keeps of a target with a history of so many items.
     pub fn values_per_target(&self, items: usize) -> usize {
         let TigerConfig { dim, blocks, heads, head_dim, feed_forward, .. } = self.config;
         let (inner, levels) = (heads * head_dim, self.num_levels());
-        // Norms, branches, sums before and after dropout; the decoder attends twice.
-        let encoder = blocks * (9 * dim + 8 * inner + 3 * feed_forward) + 4 * dim;
-        let decoder = encoder + blocks * (4 * dim + 3 * inner);
+        // What layers take, what attentions read and give, hidden layers; a decoder attends twice.
+        let encoder = blocks * (2 * dim + 4 * inner + feed_forward) + 2 * dim;
+        let decoder = encoder + blocks * (dim + 2 * inner);
         let memory = blocks * 2 * inner;
-        levels * (items * (encoder + memory) + decoder)
+        // The gradients of the block that the backward pass is in.
+        let at_work = 4 * (dim + inner) + feed_forward;
+        levels * (items * (encoder + memory + at_work) + decoder)
     }
 
     /// The negative log-likelihood of each code of each target, (targets * levels), after the history of the same
@@ -193,6 +222,13 @@ impl Tiger {
     ) -> Result<Tensor> {
         let pass = Pass::new(&self.config, dropout);
         let memory = self.encode(histories, &pass)?;
+        let (written, labels) = self.lessons(targets)?;
+        let states = self.decode(&memory, &written, &pass)?;
+        ops::cross_entropy(&states, &self.embeddings, &labels, pass.precision)
+    }
+
+    /// What is written of the target of each history, and which token each of its places is asked for.
+    fn lessons(&self, targets: &[u32]) -> Result<(Vec<Written<'_>>, Vec<u32>)> {
         let mut labels = Vec::with_capacity(targets.len() * self.num_levels());
         let mut written = Vec::with_capacity(targets.len());
         for (history, &target) in targets.iter().enumerate() {
@@ -200,8 +236,7 @@ impl Tiger {
             labels.extend(self.tokens(codes));
             written.push(Written { history, codes: &codes[..codes.len() - 1] });
         }
-        let states = self.decode(&memory, &written, &pass)?;
-        ops::cross_entropy(&states, &self.embeddings, &labels, pass.precision)
+        Ok((written, labels))
     }
 
     /// Reads histories, of each the last items that it can. Takes no part in the gradient.
@@ -255,7 +290,7 @@ impl Tiger {
         }
     }
 
-    fn encode(&self, histories: &[History<'_>], pass: &Pass) -> Result<Memory> {
+    fn prompt(&self, histories: &[History<'_>]) -> Result<Prompt> {
         let (mut ids, mut tokens) = (Vec::new(), Vec::with_capacity(histories.len()));
         for history in histories {
             let start = ids.len();
@@ -272,6 +307,11 @@ impl Tiger {
             }
             tokens.push(start..ids.len());
         }
+        Ok(Prompt { ids, tokens })
+    }
+
+    fn encode(&self, histories: &[History<'_>], pass: &Pass) -> Result<Memory> {
+        let Prompt { ids, tokens } = self.prompt(histories)?;
         let lengths: Vec<usize> = tokens.iter().map(Range::len).collect();
         let x = ops::embedding(&self.embeddings, &ids)?;
         let states = self.encoder.forward(x, &lengths, None, pass)?;
@@ -279,9 +319,8 @@ impl Tiger {
         Ok(Memory { blocks: blocks.collect::<Result<_>>()?, tokens })
     }
 
-    /// The states that are held against the embeddings, one where each item begins and one at each of its codes:
-    /// (tokens, dim).
-    fn decode(&self, memory: &Memory, written: &[Written<'_>], pass: &Pass) -> Result<Tensor> {
+    /// `read`: the tokens of each history.
+    fn writing(&self, read: &[Range<usize>], written: &[Written<'_>]) -> Result<Writing> {
         let (mut ids, mut lengths, mut rows) = (Vec::new(), Vec::new(), Vec::new());
         // What is written after one history reads it together.
         for items in written.chunk_by(|a, b| a.history == b.history) {
@@ -291,9 +330,15 @@ impl Tiger {
                 ids.extend(self.tokens(item.codes));
                 lengths.push(1 + item.codes.len());
             }
-            rows.push((start..ids.len(), memory.tokens[items[0].history].clone()));
+            rows.push((start..ids.len(), read[items[0].history].clone()));
         }
-        let rows = Arc::new(Rows::across(rows)?);
+        Ok(Writing { ids, lengths, rows: Arc::new(Rows::across(rows)?) })
+    }
+
+    /// The states that are held against the embeddings, one where each item begins and one at each of its codes:
+    /// (tokens, dim).
+    fn decode(&self, memory: &Memory, written: &[Written<'_>], pass: &Pass) -> Result<Tensor> {
+        let Writing { ids, lengths, rows } = self.writing(&memory.tokens, written)?;
         let read = Read { blocks: &memory.blocks, rows };
         let x = ops::embedding(&self.embeddings, &ids)?;
         let states = self.decoder.forward(x, &lengths, Some(&read), pass)?;

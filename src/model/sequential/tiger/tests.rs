@@ -36,6 +36,10 @@ const TARGETS: [u32; 3] = [4, 0, 7];
 
 /// Tiny, in f64, and far enough from its start that every part of it shows.
 fn tiger() -> Tiger {
+    tiger_of(DType::F64)
+}
+
+fn tiger_of(dtype: DType) -> Tiger {
     let config = TigerConfig {
         dim: 8,
         heads: 2,
@@ -46,7 +50,7 @@ fn tiger() -> Tiger {
         dropout: 0.2,
         ..TigerConfig::default()
     };
-    let tiger = Tiger::new(&config, codes(), 3, DType::F64, &Device::Cpu).unwrap();
+    let tiger = Tiger::new(&config, codes(), 3, dtype, &Device::Cpu).unwrap();
     add_noise(tiger.params(), 0.3);
     tiger
 }
@@ -113,6 +117,42 @@ fn gradients_equal_finite_differences() {
 }
 
 #[test]
+fn the_pass_by_hand_equals_the_graph() {
+    let tiger = tiger_of(DType::F32);
+    let by_graph = tiger.losses(&HISTORIES, &TARGETS, Some(11)).unwrap().mean_all().unwrap();
+    let store = by_graph.backward().unwrap();
+    let mut workspace = TigerWorkspace::default();
+    // The second step works in the workspace of the first.
+    for _ in 0..2 {
+        let (loss, gradients) = tiger.gradients(&HISTORIES, &TARGETS, 11, &mut workspace).unwrap();
+        assert!((loss - values(&by_graph)[0]).abs() < 1e-5, "{loss} {by_graph}");
+        for (name, weight) in tiger.params().tensors() {
+            let found = values(&gradients.tensor(tiger.params(), name).unwrap());
+            let expected = values(store.get(weight).unwrap());
+            let largest = expected.iter().fold(0.0, |a: f64, b| a.max(b.abs()));
+            assert!(largest > 0.0, "{name}");
+            for (a, b) in found.iter().zip(&expected) {
+                assert!((a - b).abs() < 1e-5 * (1.0 + largest), "{name}: {a} {b}");
+            }
+        }
+        workspace.take_back(gradients);
+    }
+    let other = tiger.gradients(&HISTORIES, &TARGETS, 12, &mut workspace).unwrap().0;
+    assert!((other - values(&by_graph)[0]).abs() > 1e-3);
+}
+
+#[test]
+fn elsewhere_gradients_are_those_of_the_graph() {
+    let (tiger, mut workspace) = (tiger(), TigerWorkspace::default());
+    let (loss, gradients) = tiger.gradients(&HISTORIES, &TARGETS, 11, &mut workspace).unwrap();
+    let by_graph = tiger.losses(&HISTORIES, &TARGETS, Some(11)).unwrap().mean_all().unwrap();
+    assert_close(&[loss], &values(&by_graph), 1e-12);
+    let store = by_graph.backward().unwrap();
+    let found = gradients.tensor(tiger.params(), "shared.weight").unwrap();
+    assert_close(&values(&found), &values(store.get(&tiger.embeddings).unwrap()), 1e-12);
+}
+
+#[test]
 fn the_fused_operations_equal_the_composed_ones() {
     let tiger = tiger();
     let losses = || values(&tiger.losses(&HISTORIES, &TARGETS, Some(11)).unwrap());
@@ -143,6 +183,37 @@ fn what_is_written_code_by_code_is_as_likely_as_what_is_written_at_once() {
     }
     let written = [&[0, 0][..], &[0]].map(|codes| Written { history: 0, codes });
     assert!(tiger.log_probabilities(&memory, &written).is_err());
+}
+
+#[test]
+fn a_search_by_hand_equals_the_graph() {
+    let tiger = tiger_of(DType::F32);
+    let mut reading = tiger.reading(&HISTORIES).unwrap().unwrap();
+    let memory = tiger.read(&HISTORIES).unwrap();
+    // Hypotheses leave, come in another order and have several successors.
+    let steps: [&[(usize, u32)]; 2] =
+        [&[(2, 3), (0, 1), (0, 3), (1, 0)], &[(3, 2), (3, 0), (1, 1), (2, 0), (0, 2), (0, 1)]];
+    let mut written: Vec<(usize, Vec<u32>)> = (0..3).map(|history| (history, Vec::new())).collect();
+    for level in 0..3 {
+        let rows: &[(usize, u32)] = if level == 0 { &[] } else { steps[level - 1] };
+        if level > 0 {
+            let longer = |&(parent, code): &(usize, u32)| {
+                let (history, codes) = &written[parent];
+                (*history, codes.iter().copied().chain([code]).collect())
+            };
+            written = rows.iter().map(longer).collect();
+        }
+        let found: Vec<f64> = reading.next(rows).unwrap().into_iter().map(f64::from).collect();
+        let of = |(history, codes): &(usize, Vec<u32>)| {
+            let written = [Written { history: *history, codes }];
+            values(&tiger.log_probabilities(&memory, &written).unwrap())
+        };
+        let expected: Vec<f64> = written.iter().flat_map(of).collect();
+        assert_eq!(found.len(), written.len() * tiger.codes.levels[level]);
+        assert_close(&found, &expected, 1e-4);
+    }
+    assert!(reading.next(&[]).is_err());
+    assert!(self::tiger().reading(&HISTORIES).unwrap().is_none());
 }
 
 #[test]
