@@ -16,9 +16,6 @@ use crate::nn::{AdamW, AdamWConfig};
 use crate::ranks::Alone;
 use crate::{Result, invalid, rng};
 
-/// About how many hypotheses a thread searches with at once.
-const SEARCHED_AT_ONCE: usize = 1024;
-
 /// A TIGER to be trained.
 #[derive(Debug, Clone, Copy)]
 pub struct TigerCourse<'a> {
@@ -54,7 +51,7 @@ impl TigerCourse<'_> {
         let lessons = self.lessons();
         let step = largest_batch(lessons.iter().map(values), config.batch_size);
         // Logits, log-probabilities, and those of the level.
-        let searched = 3 * SEARCHED_AT_ONCE * self.network.vocab_size();
+        let searched = 3 * Tiger::HYPOTHESES_AT_ONCE * self.network.vocab_size();
         let measuring = rayon::current_num_threads() * searched;
         TrainingBytes::new(self.network.params().num_trained(), step, measuring)
     }

@@ -4,20 +4,15 @@ use crate::Result;
 use crate::decode::{BeamRow, CodeScores};
 use crate::model::sequential::{History, Memory, Reading, Tiger, Written};
 
-/// Hypotheses that go through the graph together: what a pass holds does not grow with the beam.
-const AT_ONCE: usize = 1024;
-
 /// Scores the codes of the item that follows each history.
-pub struct TigerScorer<'a> {
-    network: &'a Tiger,
-    way: Way<'a>,
-}
+pub struct TigerScorer<'a>(Way<'a>);
 
 enum Way<'a> {
     /// Where it can: what was written is kept.
     ByHand(Reading<'a>),
     /// What is written of an item goes through the decoder anew at each level, which is a handful of tokens.
     Graph {
+        network: &'a Tiger,
         memory: Memory,
         /// The history of every row, and what is written.
         rows: Vec<(usize, Vec<u32>)>,
@@ -30,23 +25,24 @@ impl<'a> TigerScorer<'a> {
         let way = match network.reading(histories)? {
             Some(reading) => Way::ByHand(reading),
             None => Way::Graph {
+                network,
                 memory: network.read(histories)?,
                 rows: (0..histories.len()).map(|history| (history, Vec::new())).collect(),
             },
         };
-        Ok(Self { network, way })
+        Ok(Self(way))
     }
 }
 
 impl CodeScores for TigerScorer<'_> {
     fn scores(&mut self, level: usize, rows: &[BeamRow]) -> Result<Vec<f32>> {
-        let (memory, written) = match &mut self.way {
+        let (network, memory, written) = match &mut self.0 {
             Way::ByHand(reading) => {
                 let rows: Vec<(usize, u32)> =
                     rows.iter().map(|row| (row.parent, row.code)).collect();
                 return Ok(reading.next(&rows)?);
             }
-            Way::Graph { memory, rows } => (memory, rows),
+            Way::Graph { network, memory, rows } => (*network, memory, rows),
         };
         if level > 0 {
             let next = |row: &BeamRow| {
@@ -56,10 +52,10 @@ impl CodeScores for TigerScorer<'_> {
             *written = rows.iter().map(next).collect();
         }
         let mut scores = Vec::new();
-        for rows in written.chunks(AT_ONCE) {
+        for rows in written.chunks(Tiger::HYPOTHESES_AT_ONCE) {
             let rows = rows.iter().map(|(history, codes)| Written { history: *history, codes });
             let rows: Vec<Written<'_>> = rows.collect();
-            let of_rows = self.network.log_probabilities(memory, &rows)?;
+            let of_rows = network.log_probabilities(memory, &rows)?;
             scores.extend(of_rows.flatten_all()?.to_vec1::<f32>()?);
         }
         Ok(scores)

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
-use super::hand::ByHand;
+use super::hand::{ByHand, KeptFeedForward};
 use super::layers::{Attention, Block, EPS, FeedForward, Pass, Stack};
 use super::{Prompt, Tiger, Writing};
 use crate::model::sequential::History;
@@ -39,16 +39,6 @@ struct KeptAttention<'p> {
     value: Buffer<'p, f32>,
     attended: Buffer<'p, f32>,
     /// Where its dropout stands.
-    site: u64,
-}
-
-/// What is kept of a feed-forward.
-#[derive(Debug)]
-struct KeptFeedForward<'p> {
-    input: Buffer<'p, f32>,
-    /// Behind the rectifier and its dropout.
-    hidden: Buffer<'p, f32>,
-    /// Where the dropout of its branch stands.
     site: u64,
 }
 
@@ -200,18 +190,6 @@ impl<'a> ByHand<'a> {
         let attended = self.attended([&query, &key, &value], bias, rows);
         let (out, site) = self.add_branch(&input, &attended, &attention.output)?;
         Ok((KeptAttention { input, query, key, value, attended, site }, out))
-    }
-
-    fn feed(
-        &self,
-        layer: &FeedForward,
-        input: Buffer<'a, f32>,
-    ) -> Result<(KeptFeedForward<'a>, Buffer<'a, f32>)> {
-        let mut hidden = self.projected(&self.normed(&input, &layer.norm)?, &layer.up)?;
-        slices::relu(&mut hidden);
-        self.drop(&mut hidden, self.pass.next_site());
-        let (out, site) = self.add_branch(&input, &hidden, &layer.down)?;
-        Ok((KeptFeedForward { input, hidden, site }, out))
     }
 
     /// Adds the gradients of all that led to the states, from theirs; that of what was read to what comes with it.

@@ -3,9 +3,19 @@
 use candle_core::{Result, Tensor};
 
 use super::Tiger;
-use super::layers::{Attention, EPS, Pass};
+use super::layers::{Attention, EPS, FeedForward, Pass};
 use crate::ops::slices::{self, Buffer, HeadShape, Pool, Update};
 use crate::ops::{Precision, Rows};
+
+/// What is kept of a feed-forward.
+#[derive(Debug)]
+pub(super) struct KeptFeedForward<'p> {
+    pub(super) input: Buffer<'p, f32>,
+    /// Behind the rectifier and its dropout.
+    pub(super) hidden: Buffer<'p, f32>,
+    /// Where the dropout of its branch stands.
+    pub(super) site: u64,
+}
 
 /// A pass whose buffers are those of `pool`.
 pub(super) struct ByHand<'a> {
@@ -81,5 +91,18 @@ impl<'a> ByHand<'a> {
         self.drop(&mut out, site);
         slices::add(&mut out, stream);
         Ok((out, site))
+    }
+
+    /// A feed-forward, and the stream behind it.
+    pub(super) fn feed(
+        &self,
+        layer: &FeedForward,
+        input: Buffer<'a, f32>,
+    ) -> Result<(KeptFeedForward<'a>, Buffer<'a, f32>)> {
+        let mut hidden = self.projected(&self.normed(&input, &layer.norm)?, &layer.up)?;
+        slices::relu(&mut hidden);
+        self.drop(&mut hidden, self.pass.next_site());
+        let (out, site) = self.add_branch(&input, &hidden, &layer.down)?;
+        Ok((KeptFeedForward { input, hidden, site }, out))
     }
 }

@@ -137,6 +137,9 @@ pub struct Tiger {
 }
 
 impl Tiger {
+    /// Hypotheses that go through the decoder together: what a search holds does not grow with the beam.
+    pub const HYPOTHESES_AT_ONCE: usize = 1024;
+
     /// A fresh network, its first values drawn as T5's are; `dtype` is f32 but for numeric checks.
     ///
     /// # Errors
@@ -196,7 +199,7 @@ impl Tiger {
         slices::serve(&weights)
     }
 
-    /// About how many values a training pass keeps of a target with a history of so many items.
+    /// About how many values a training pass by hand keeps of a target with a history of so many items.
     pub fn values_per_target(&self, items: usize) -> usize {
         let TigerConfig { dim, blocks, heads, head_dim, feed_forward, .. } = self.config;
         let (inner, levels) = (heads * head_dim, self.num_levels());
@@ -265,8 +268,7 @@ impl Tiger {
             (1..=written.len()).map(|end| (end * (level + 1) - 1) as u32).collect();
         let states = ops::embedding(&states, &last)?;
         let logits = ops::linear(&states, &self.embeddings.detach(), pass.precision)?;
-        let first = self.codes.levels[..level].iter().sum();
-        ops::log_softmax_rows(&logits)?.narrow(1, first, self.codes.levels[level])
+        ops::log_softmax_rows(&logits)?.narrow(1, self.first_token(level), self.codes.levels[level])
     }
 
     /// The tokens of an item's first codes.
@@ -278,9 +280,14 @@ impl Tiger {
         })
     }
 
-    /// The token that begins an item.
+    /// The token of a level's first code.
+    fn first_token(&self, level: usize) -> usize {
+        self.codes.levels[..level].iter().sum()
+    }
+
+    /// The token that begins an item, behind those of all codes.
     fn start(&self) -> u32 {
-        self.codes.levels.iter().sum::<usize>() as u32
+        self.first_token(self.num_levels()) as u32
     }
 
     fn codes_of(&self, item: u32) -> Result<&[u32]> {
@@ -321,18 +328,14 @@ impl Tiger {
 
     /// `read`: the tokens of each history.
     fn writing(&self, read: &[Range<usize>], written: &[Written<'_>]) -> Result<Writing> {
-        let (mut ids, mut lengths, mut rows) = (Vec::new(), Vec::new(), Vec::new());
-        // What is written after one history reads it together.
-        for items in written.chunk_by(|a, b| a.history == b.history) {
-            let start = ids.len();
-            for item in items {
-                ids.push(self.start());
-                ids.extend(self.tokens(item.codes));
-                lengths.push(1 + item.codes.len());
-            }
-            rows.push((start..ids.len(), read[items[0].history].clone()));
+        let (mut ids, mut lengths, mut histories) = (Vec::new(), Vec::new(), Vec::new());
+        for &Written { history, codes } in written {
+            ids.push(self.start());
+            ids.extend(self.tokens(codes));
+            lengths.push(1 + codes.len());
+            histories.resize(ids.len(), history);
         }
-        Ok(Writing { ids, lengths, rows: Arc::new(Rows::across(rows)?) })
+        Ok(Writing { ids, lengths, rows: Arc::new(rows_across(read, &histories)?) })
     }
 
     /// The states that are held against the embeddings, one where each item begins and one at each of its codes:
@@ -344,6 +347,16 @@ impl Tiger {
         let states = self.decoder.forward(x, &lengths, Some(&read), pass)?;
         states / (self.config.dim as f64).sqrt()
     }
+}
+
+/// What tokens see of the histories `read`, each of the one that it is written after: those of one read it together.
+fn rows_across(read: &[Range<usize>], histories: &[usize]) -> Result<Rows> {
+    let mut start = 0;
+    Rows::across(histories.chunk_by(|a, b| a == b).map(|tokens| {
+        let queries = start..start + tokens.len();
+        start = queries.end;
+        (queries, read[tokens[0]].clone())
+    }))
 }
 
 #[cfg(test)]

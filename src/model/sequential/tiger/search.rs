@@ -8,13 +8,10 @@ use candle_core::{Result, Tensor, bail};
 
 use super::hand::ByHand;
 use super::layers::{Block, Pass, Stack};
-use super::{Memory, Tiger};
+use super::{Memory, Tiger, rows_across};
 use crate::model::sequential::History;
 use crate::ops::slices::{self, Buffer, Pool};
 use crate::ops::{Row, Rows};
-
-/// Hypotheses that go through the decoder together: what a pass holds does not grow with the beam.
-const AT_ONCE: usize = 1024;
 
 /// Keys and values, (tokens, heads * `head_dim`) each.
 type KeysValues = [Vec<f32>; 2];
@@ -64,41 +61,32 @@ impl Reading<'_> {
     /// # Errors
     /// A call after the last level.
     pub fn next(&mut self, rows: &[(usize, u32)]) -> Result<Vec<f32>> {
-        let codes = &self.network.codes.levels;
-        let Some(&choices) = codes.get(self.level) else {
-            bail!("tiger: items of {} levels have no other code", codes.len());
+        let network = self.network;
+        let Some(&choices) = network.codes.levels.get(self.level) else {
+            bail!("tiger: items of {} levels have no other code", network.num_levels());
         };
         let (parents, tokens): (Vec<usize>, Vec<u32>) = if self.level == 0 {
-            (0..self.tokens.len()).map(|row| (row, self.network.start())).unzip()
+            (0..self.tokens.len()).map(|row| (row, network.start())).unzip()
         } else {
-            let first: usize = codes[..self.level - 1].iter().sum();
-            rows.iter().map(|&(parent, code)| (parent, first as u32 + code)).unzip()
+            let first = network.first_token(self.level - 1) as u32;
+            rows.iter().map(|&(parent, code)| (parent, first + code)).unzip()
         };
-        let first: usize = codes[..self.level].iter().sum();
+        let first = network.first_token(self.level);
         let of_rows: Vec<usize> = parents.iter().map(|&parent| self.of_rows[parent]).collect();
         let mut written = vec![KeysValues::default(); self.written.len()];
         let mut found = Vec::with_capacity(parents.len() * choices);
-        for from in (0..parents.len()).step_by(AT_ONCE) {
-            let part = from..parents.len().min(from + AT_ONCE);
-            let read = self.rows_across(&of_rows[part.clone()])?;
-            let logits = self.logits(&parents[part.clone()], &tokens[part], &read, &mut written)?;
-            for row in logits.chunks_exact(self.network.vocab_size()) {
+        let at_once = Tiger::HYPOTHESES_AT_ONCE;
+        let parts = parents.chunks(at_once).zip(tokens.chunks(at_once));
+        for ((parents, tokens), of_rows) in parts.zip(of_rows.chunks(at_once)) {
+            let read = rows_across(&self.tokens, of_rows)?;
+            let logits = self.logits(parents, tokens, &read, &mut written)?;
+            for row in logits.chunks_exact(network.vocab_size()) {
                 let total = slices::log_sum_exp(row);
                 found.extend(row[first..first + choices].iter().map(|logit| logit - total));
             }
         }
         (self.of_rows, self.written, self.level) = (of_rows, written, self.level + 1);
         Ok(found)
-    }
-
-    /// What hypotheses of these histories see of them: those of one history read it together.
-    fn rows_across(&self, of_rows: &[usize]) -> Result<Rows> {
-        let mut start = 0;
-        Rows::across(of_rows.chunk_by(|a, b| a == b).map(|rows| {
-            let queries = start..start + rows.len();
-            start = queries.end;
-            (queries, self.tokens[rows[0]].clone())
-        }))
     }
 
     /// (rows, vocabulary), after the hypotheses `parents` and a token more each, whose keys and values go to `written`.
@@ -144,10 +132,7 @@ impl Reading<'_> {
                 let attended = hand.attended([&query, keys, values], None, read);
                 x = hand.add_branch(&x, &attended, &cross.output)?.0;
             }
-            let h = hand.normed(&x, &feed_forward.norm)?;
-            let mut hidden = hand.projected(&h, &feed_forward.up)?;
-            slices::relu(&mut hidden);
-            x = hand.add_branch(&x, &hidden, &feed_forward.down)?.0;
+            x = hand.feed(feed_forward, x)?.1;
         }
         let mut states = hand.normed(&x, norm)?;
         slices::scale(&mut states, 1.0 / (network.config.dim as f64).sqrt());
