@@ -6,7 +6,7 @@ use candle_core::Device;
 use super::eval::EvalRequest;
 use super::stages::index::help_embed;
 use super::stages::{anneal, initial};
-use super::work::{Call, Work};
+use super::work::{Call, Work, wait_for_all};
 use super::{Run, Silent};
 use crate::config::RunConfig;
 use crate::interrupt::Listener;
@@ -26,7 +26,9 @@ pub fn help(ranks: &dyn Ranks, device: &Device) -> Result<()> {
     // Whether a signal stops them all is for rank 0 to say.
     let _signals = Listener::new();
     while let Some(call) = ranks.broadcast_value(None::<Call>)? {
-        match call.answer(device) {
+        let outcome = call.answer(device);
+        wait_for_all(ranks, &outcome);
+        match outcome {
             Ok(()) | Err(Error::Interrupted { .. }) => {}
             Err(e) => return Err(e),
         }

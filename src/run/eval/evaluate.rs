@@ -44,8 +44,10 @@ impl Run {
             Searches::forget(self, &request.name(), 1 + request.fuse.len())?;
             return Ok(found);
         }
-        self.call(request.as_work())?;
-        match self.evaluate_anew(request, &others, settings, Some(kept), monitor)? {
+        let evaluated = self.together(request.as_work(), || {
+            self.evaluate_anew(request, &others, settings, Some(kept), monitor)
+        })?;
+        match evaluated {
             Some(written) => Ok(written),
             None => invalid!("an evaluation was kept nowhere"),
         }

@@ -14,7 +14,10 @@ use crate::run::{Monitor, Run, Stage};
 use crate::train::{Trainer, Validation};
 
 pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> {
-    run.call(Work::Anneal)?;
+    run.together(Work::Anneal, || train(run, monitor))
+}
+
+fn train(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> {
     let config = &run.config.train;
     let trained = Trained::load(run)?;
     let mut params = Params::new();

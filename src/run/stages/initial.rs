@@ -44,7 +44,11 @@ pub(in crate::run) fn run(
     before: Option<&Run>,
     monitor: &mut dyn Monitor,
 ) -> Result<Made> {
-    run.call(Work::Initial { before: before.map(|before| before.dir.clone()) })?;
+    let work = Work::Initial { before: before.map(|before| before.dir.clone()) };
+    run.together(work, || train(run, before, monitor))
+}
+
+fn train(run: &Run, before: Option<&Run>, monitor: &mut dyn Monitor) -> Result<Made> {
     let config = &run.config.train;
     let index = load_index(run)?;
     let (llama, mut weights, tokens) = match before {

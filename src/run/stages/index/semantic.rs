@@ -122,8 +122,9 @@ pub(in crate::run) fn make(
         tracing::info!("the texts are embedded already: nothing that decides z^s has changed");
         z
     } else {
-        run.call(Work::Embed)?;
-        embed(run, backbone, &texts, &key, run.ranks, monitor, &mut made)?
+        run.together(Work::Embed, || {
+            embed(run, backbone, &texts, &key, run.ranks, monitor, &mut made)
+        })?
     };
     save_embeddings(&new.join(FILE), &z, Some(&key))?;
     Ok((z, made))
