@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
-# Builds llmbs with CUDA on a machine that has none: NVIDIA's compiler comes from PyPI wheels into .cuda/. Prints
-# where the stripped binary and its tests lie. No GPU is needed, nor to run `--help`; with one, see
+# Builds llmbs with CUDA and NCCL on a machine that has neither: NVIDIA's compiler comes from PyPI wheels into .cuda/.
+# Prints where the stripped binary and its tests lie. No GPU is needed, nor to run `--help`; with one, see
 # scripts/gpu-check.sh.
 #
-#   scripts/build-cuda.sh
+#   scripts/build-cuda.sh          # builds
+#   scripts/build-cuda.sh check    # checks types and lints alone
 #
-# CUDA_COMPUTE_CAP is the GPU generation to compile for (90: H100, H200). TESTS=no leaves the tests out.
+# CUDA_COMPUTE_CAP is the GPU generation to compile for (90: H100, H200). FEATURES=cuda leaves NCCL out, TESTS=no the
+# tests.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -32,10 +34,14 @@ echo "INPUT($static -lrt -ldl -lpthread)" >"$stubs/libcudart.so"
 export CUDA_HOME="$home" CUDA_PATH="$home" CUDA_ROOT="$home" PATH="$home/bin:$PATH"
 export CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-90}" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target/cuda}"
 export RUSTFLAGS="-L native=$stubs -C strip=symbols ${RUSTFLAGS:-}"
-cargo build --release --features cuda
+features="${FEATURES:-cuda,nccl}"
+if [[ "${1:-build}" == check ]]; then
+    exec cargo clippy --release --all-targets --features "$features" -- -D warnings
+fi
+cargo build --release --features "$features"
 if [[ "${TESTS:-yes}" == yes ]]; then
     # The checks of operations, device beside CPU, as one program that needs no cargo where it runs.
-    tests="$(cargo test --release --features cuda --lib --no-run --message-format=json |
+    tests="$(cargo test --release --features "$features" --lib --no-run --message-format=json |
         python3 -c 'import json, sys
 for line in sys.stdin:
     line = json.loads(line)

@@ -21,6 +21,7 @@ LIBRARIES = {
     "curand": ("curand", ["libcurand.so.10"], 203),
     "cublas": ("cublas", ["libcublas.so.13", "libcublas.so.12"], 1),
     "cublasLt": ("cublaslt", ["libcublasLt.so.13", "libcublasLt.so.12"], 1),
+    "nccl": ("nccl", ["libnccl.so.2"], 2),
 }
 
 # All that may hold an argument is kept over the call that finds the function: rdi to r9, rax and xmm0 to xmm7.
@@ -72,7 +73,7 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     for library, (declarations, files, error) in LIBRARIES.items():
         text = (cudarc / "src" / declarations / "sys" / "mod.rs").read_text()
-        names = sorted(set(re.findall(r"\bfn ((?:cu|nvrtc)[a-z]*[A-Z]\w*)\s*\(", text)))
+        names = sorted(set(re.findall(r"\bfn ((?:cu|nvrtc|nccl)[a-z]*[A-Z]\w*)\s*\(", text)))
         if not names:
             sys.exit(f"{cudarc}: declares no function of {library}")
         quoted = lambda words: ", ".join(f'"{word}"' for word in words)

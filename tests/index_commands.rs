@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use crate::common::program::{fails, field_names, run, tiny};
+use crate::common::program::{self, fails, field_names, run, tiny};
 use serde_json::{Value, json};
 
 /// A folder with a trained run, `runs/llmbs`, and its shop as a dataset, `Shop`; tests that change a run
@@ -31,22 +31,8 @@ fn json_of(args: &[&str]) -> Value {
 
 /// A copy of the trained run, as `--run NAME` has it.
 fn copy_run(name: &str) -> String {
-    fn copy(from: &Path, to: &Path) {
-        fs::create_dir_all(to).unwrap();
-        for entry in fs::read_dir(from).unwrap() {
-            let (path, name) = {
-                let e = entry.unwrap();
-                (e.path(), e.file_name())
-            };
-            if path.is_dir() {
-                copy(&path, &to.join(name));
-            } else {
-                fs::copy(&path, to.join(name)).unwrap();
-            }
-        }
-    }
     let to = SHOP.join("runs").join(name);
-    copy(&SHOP.join("runs/llmbs"), &to);
+    program::copy(&SHOP.join("runs/llmbs"), &to);
     to.display().to_string()
 }
 

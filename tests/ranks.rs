@@ -32,8 +32,7 @@ fn losses(run: &Path) -> Vec<f64> {
     steps.map(|line| line["total"].as_f64().unwrap()).collect()
 }
 
-fn model(run: &Path) -> BTreeMap<String, Tensor> {
-    let path = run.join("initial/model.safetensors");
+fn tensors(path: &Path) -> BTreeMap<String, Tensor> {
     candle_core::safetensors::load(path, &Device::Cpu).unwrap().into_iter().collect()
 }
 
@@ -44,10 +43,13 @@ fn two_and_three_ranks_train_and_evaluate_as_one_does() {
         // With a moving average, which ranks divide.
         let set = ["--set", "train.initial.log-every=1", "--set", "train.initial.ema=0.9"];
         let stages = [&["train", "--run", name][..], &set, &["--stage"]].concat();
-        run(dir.path(), ranks, &["index", "--run", name], true);
         run(dir.path(), ranks, &[&stages[..], &["initial"]].concat(), true);
         run(dir.path(), ranks, &[&stages[..], &["anneal"]].concat(), true);
     };
+    run(dir.path(), 1, &["index", "--run", "one"], true);
+    for name in ["two", "three"] {
+        program::copy(&dir.path().join("one"), &dir.path().join(name));
+    }
     train("one", 1);
     let alone = dir.path().join("one");
     for (name, ranks) in [("two", 2), ("three", 3)] {
@@ -60,12 +62,10 @@ fn two_and_three_ranks_train_and_evaluate_as_one_does() {
         assert!(first.len() > 10 && far < 0.02, "{ranks} ranks: {far}");
         assert!((first[0] - other[0]).abs() < 1e-5, "{ranks} ranks: {} {}", first[0], other[0]);
         let form = |run: &Path| -> Vec<(String, Vec<usize>)> {
-            model(run).into_iter().map(|(name, t)| (name, t.dims().to_vec())).collect()
+            let model = tensors(&run.join("initial/model.safetensors"));
+            model.into_iter().map(|(name, t)| (name, t.dims().to_vec())).collect()
         };
         assert_eq!(form(&alone), form(&shared));
-        // The texts are embedded alike, to the last bit.
-        let embedded = |run: &Path| fs::read(run.join("index/semantic.safetensors")).unwrap();
-        assert_eq!(embedded(&alone), embedded(&shared));
     }
     // One model is evaluated alike by any number of them, to the last bit.
     let evaluated = |ranks| {
@@ -78,6 +78,68 @@ fn two_and_three_ranks_train_and_evaluate_as_one_does() {
     assert_eq!(one.2.lines().count(), 80);
     assert_eq!(one, evaluated(2));
     assert_eq!(one, evaluated(3));
+}
+
+#[test]
+fn embeddings_and_recommenders_over_item_ids_are_made_by_ranks_as_by_one() {
+    let dir = program::tiny();
+    let settings = [
+        "index.behavior.encoder=sasrec",
+        "index.behavior.sasrec.epochs=3",
+        "baseline.caser.epochs=3",
+        "train.warmup.epochs=0",
+    ];
+    let settings = settings.map(|setting| ["--set", setting]).concat();
+    let make = |name: &str, ranks| {
+        let mut words = vec!["--run", name];
+        words.extend(&settings);
+        run(dir.path(), ranks, &[&words[..], &["index"]].concat(), true);
+        run(dir.path(), ranks, &[&words[..], &["baseline", "caser"]].concat(), true);
+    };
+    make("one", 1);
+    let alone = dir.path().join("one");
+    for (name, ranks) in [("two", 2), ("three", 3)] {
+        make(name, ranks);
+        let shared = dir.path().join(name);
+        // The texts are embedded alike, to the last bit.
+        let embedded = |run: &Path| fs::read(run.join("index/semantic.safetensors")).unwrap();
+        assert_eq!(embedded(&alone), embedded(&shared));
+        assert_close(&shared, &alone, "index/sasrec/model.safetensors");
+        assert_close(&shared, &alone, "baseline/caser/seed-42/model.safetensors");
+        let epochs = |run: &Path| {
+            let told = fs::read(run.join("baseline/caser/seed-42/training.json")).unwrap();
+            let told: Value = serde_json::from_slice(&told).unwrap();
+            let figures = told["epochs"].as_array().unwrap().iter();
+            figures.map(|epoch| epoch["validation_ndcg@10"].as_f64().unwrap()).collect::<Vec<_>>()
+        };
+        let (figures, expected) = (epochs(&shared), epochs(&alone));
+        assert_eq!(figures.len(), expected.len());
+        // The model is one, so the figure differs where two items score alike but for rounding.
+        let far = figures.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(far < 0.01, "{figures:?} {expected:?}");
+    }
+}
+
+#[test]
+fn a_backbone_is_warmed_up_by_ranks_as_by_one() {
+    let dir = program::tiny();
+    for (name, ranks) in [("one", 1), ("two", 2)] {
+        run(dir.path(), ranks, &["--run", name, "index"], true);
+    }
+    let (alone, shared) = (dir.path().join("one"), dir.path().join("two"));
+    assert_close(&shared, &alone, "backbone/model.safetensors");
+}
+
+/// Expects the tensors of `file` in one run folder to be those in the other, but for rounding.
+fn assert_close(found: &Path, expected: &Path, file: &str) {
+    let (found, expected) = (tensors(&found.join(file)), tensors(&expected.join(file)));
+    assert!(found.keys().eq(expected.keys()), "{file}");
+    for (name, tensor) in &found {
+        let far = (tensor - &expected[name]).unwrap().abs().unwrap().max_all().unwrap();
+        let far: f32 = far.to_scalar().unwrap();
+        // AdamW takes steps by the rounding of what has hardly a gradient.
+        assert!(far < 1e-3, "{file}, {name}: {far}");
+    }
 }
 
 #[test]

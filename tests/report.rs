@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
-use crate::common::program::{fails, run, tiny};
+use crate::common::program::{self, fails, run, tiny};
 use serde_json::Value;
 
 /// A folder with an evaluated run, `runs/llmbs`, two baselines of one kind, and a run that has an index alone,
@@ -45,20 +45,8 @@ fn page(folders: &[&str], file: &str) -> String {
 
 /// A copy of the evaluated run.
 fn copied(name: &str) -> PathBuf {
-    fn copy(from: &Path, to: &Path) {
-        fs::create_dir_all(to).unwrap();
-        for entry in fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            let (path, to) = (entry.path(), to.join(entry.file_name()));
-            if path.is_dir() {
-                copy(&path, &to);
-            } else {
-                fs::copy(&path, &to).unwrap();
-            }
-        }
-    }
     let to = SHOP.join("runs").join(name);
-    copy(&SHOP.join("runs/llmbs"), &to);
+    program::copy(&SHOP.join("runs/llmbs"), &to);
     to
 }
 

@@ -5,11 +5,14 @@ use std::str::FromStr;
 use anyhow::{anyhow, bail};
 use candle_core::Device;
 
+use crate::ranks::local_rank;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DeviceChoice {
     Auto,
     Cpu,
-    Cuda(usize),
+    /// That of this number; else that of the process's number among those of its machine.
+    Cuda(Option<usize>),
 }
 
 impl FromStr for DeviceChoice {
@@ -19,21 +22,21 @@ impl FromStr for DeviceChoice {
         match text {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda(0)),
+            "cuda" => Ok(Self::Cuda(None)),
             _ => match text.strip_prefix("cuda:").and_then(|n| n.parse().ok()) {
-                Some(ordinal) => Ok(Self::Cuda(ordinal)),
+                Some(ordinal) => Ok(Self::Cuda(Some(ordinal))),
                 None => Err(format!("{text:?} is none of auto, cpu, cuda and cuda:N")),
             },
         }
     }
 }
 
-/// Opens the device; `auto` is the first CUDA device, or the CPU where there is none.
+/// Opens the device; `auto` is a CUDA device, or the CPU where there is none.
 pub(super) fn open(choice: DeviceChoice) -> anyhow::Result<Device> {
     match choice {
         DeviceChoice::Cpu => Ok(Device::Cpu),
-        DeviceChoice::Auto => Ok(cuda(0).unwrap_or(Device::Cpu)),
-        DeviceChoice::Cuda(ordinal) => cuda(ordinal),
+        DeviceChoice::Auto => Ok(cuda(local_rank()).unwrap_or(Device::Cpu)),
+        DeviceChoice::Cuda(ordinal) => cuda(ordinal.unwrap_or_else(local_rank)),
     }
 }
 
@@ -60,7 +63,7 @@ mod tests {
         assert!(open(DeviceChoice::Cpu).unwrap().is_cpu());
         if cfg!(not(feature = "cuda")) {
             assert!(open(DeviceChoice::Auto).unwrap().is_cpu());
-            let error = open(DeviceChoice::Cuda(3)).unwrap_err().to_string();
+            let error = open(DeviceChoice::Cuda(Some(3))).unwrap_err().to_string();
             assert!(error.contains("cuda:3") && error.contains("--features cuda"), "{error}");
         }
     }

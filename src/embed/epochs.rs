@@ -7,6 +7,7 @@ use candle_core::Device;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{Snapshots, Weights};
+use crate::ranks::Ranks;
 use crate::{Result, invalid};
 
 /// The state of a training after an epoch.
@@ -40,9 +41,11 @@ pub enum Progress {
 
 /// What is around the training of an encoder.
 pub struct Around<'a> {
+    /// Those that share it; all of them train.
+    pub ranks: &'a dyn Ranks,
     /// The table of its settings, as an error names it: `baseline.sasrec`.
     pub settings: &'a str,
-    /// Where its state is kept, so that one that is cut off goes on after its last epoch.
+    /// Where its state is kept, by rank 0, so that one that is cut off goes on after its last epoch.
     pub state: Option<&'a Path>,
     /// Hears how far it has come.
     pub progress: &'a mut dyn FnMut(&Progress),
@@ -89,7 +92,7 @@ pub(super) trait Epochs {
     fn pass_over(&mut self, number: usize);
     /// A copy of all weights as they are.
     fn weights(&self) -> Result<Weights>;
-    /// The state of the optimiser.
+    /// The state of the optimiser, which all ranks bring together.
     fn moments(&self) -> Result<Weights>;
     /// Comes back to weights and moments as they were after `epochs` epochs.
     fn restore(&mut self, epochs: usize, weights: &Weights, moments: &Weights) -> Result<()>;
@@ -120,7 +123,7 @@ const BEST: &str = "best.safetensors";
 /// Runs at most `most` epochs and keeps the weights of the one with the highest figure, the last where there
 /// is no figure; ends when it has not risen for `patience` epochs.
 ///
-/// `settings` and `state` are those of [`Around`].
+/// `settings`, `state` and `ranks` are those of [`Around`].
 ///
 /// # Errors
 /// A loss that is not finite.
@@ -128,7 +131,7 @@ pub(super) fn early_stopping(
     most: usize,
     patience: usize,
     settings: &str,
-    state: Option<&Path>,
+    (state, ranks): (Option<&Path>, &dyn Ranks),
     training: &mut impl Epochs,
 ) -> Result<Trained> {
     let mut kept = state.map(Snapshots::new);
@@ -162,9 +165,13 @@ pub(super) fn early_stopping(
         if better {
             (course.best_epoch, best) = (number, training.weights()?);
         }
-        if let Some(kept) = kept.as_mut().filter(|kept| kept.is_due()) {
+        let Some(kept) = &mut kept else { continue };
+        // Clocks differ: that of rank 0 counts. All bring the moments together.
+        if ranks.any(ranks.is_first() && kept.is_due()) {
             let (now, moments) = (training.weights()?, training.moments()?);
-            kept.save(&course, &[(NOW, &now), (MOMENTS, &moments), (BEST, &best)])?;
+            if ranks.is_first() {
+                kept.save(&course, &[(NOW, &now), (MOMENTS, &moments), (BEST, &best)])?;
+            }
         }
     }
     let Course { reports, best_epoch } = course;
@@ -199,6 +206,7 @@ mod tests {
     use rand::Rng as _;
 
     use super::*;
+    use crate::ranks::Alone;
     use crate::rng;
 
     /// A training whose only weight is the number of epochs it had, each drawn in its turn.
@@ -265,7 +273,7 @@ mod tests {
         state: Option<&Path>,
     ) -> Result<Trained> {
         let mut training = Counting { figures: figures.to_vec(), epochs: 0, drawn: 0, killed };
-        early_stopping(figures.len(), patience, "baseline.sasrec", state, &mut training)
+        early_stopping(figures.len(), patience, "baseline.sasrec", (state, &Alone), &mut training)
     }
 
     #[test]

@@ -83,8 +83,13 @@ impl TigerCourse<'_> {
         let progress = &mut *around.progress;
         let workspace = TigerWorkspace::default();
         let mut training = Training { course: self, adam, lessons, workspace, measure, progress };
-        let Trained { weights, reports, best_epoch } =
-            early_stopping(config.epochs, config.patience, settings, state, &mut training)?;
+        let Trained { weights, reports, best_epoch } = early_stopping(
+            config.epochs,
+            config.patience,
+            settings,
+            (state, &Alone),
+            &mut training,
+        )?;
         network.params().restore(&weights)?;
         Ok(SequentialReport { reports, best_epoch, num_targets })
     }
@@ -214,7 +219,8 @@ mod tests {
         measure: &mut dyn FnMut() -> Result<Option<f64>>,
     ) -> Result<SequentialReport> {
         let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
-        let mut around = Around { settings: "baseline.tiger", state, progress: &mut |_| () };
+        let mut around =
+            Around { ranks: &Alone, settings: "baseline.tiger", state, progress: &mut |_| () };
         TigerCourse { network, sequences: &sequences, seed: 7 }.train(measure, &mut around)
     }
 

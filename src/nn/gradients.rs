@@ -56,6 +56,14 @@ impl Gradients {
         Ok(Self { map })
     }
 
+    /// Those of nothing.
+    pub fn zeros(params: &Params) -> Result<Self> {
+        let zeros = |(name, rows): (&str, Result<Tensor>)| {
+            Ok((name.to_string(), Gradient::Tensor(rows?.zeros_like()?)))
+        };
+        Ok(Self { map: params.trained_rows().map(zeros).collect::<Result<_>>()? })
+    }
+
     /// Adds the gradients of another micro-batch.
     pub fn accumulate(&mut self, other: &Self) -> Result<()> {
         for (name, grad) in &mut self.map {

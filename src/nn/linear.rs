@@ -31,9 +31,10 @@ impl Dropout {
         ops::key_after(self.key, self.before * width)
     }
 
-    /// Drops elements of `x`, (lines, width).
+    /// Drops elements of `x`, (lines, ...).
     pub fn apply(self, x: &Tensor) -> Result<Tensor> {
-        ops::dropout(x, self.p, self.key_of(x.dims().last().copied().unwrap_or(1)))
+        let width = x.elem_count() / x.dims().first().copied().unwrap_or(1).max(1);
+        ops::dropout(x, self.p, self.key_of(width))
     }
 }
 

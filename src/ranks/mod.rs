@@ -1,12 +1,16 @@
 //! Several processes that work on one thing, each on its part: ranks, as MPI calls them.
 //!
-//! All are started with the same arguments, by `mpirun` or a cluster's scheduler. Rank 0 does what the program does
+//! All are started with the same arguments, by `mpirun`, a cluster's scheduler or torchrun. Rank 0 does what the program does
 //! alone, and alone writes; the others help where it calls them, and in between wait for its next call. Whatever a
 //! decision depends on is the same number on every rank, to the last bit: sums are added up in the order of the ranks.
 
 #[cfg(feature = "mpi")]
 mod mpi;
+#[cfg(feature = "nccl")]
+mod nccl;
 mod threads;
+#[cfg(any(feature = "nccl", test))]
+mod torchrun;
 
 use std::fmt::Debug;
 use std::ops::Range;
@@ -15,9 +19,7 @@ use std::sync::OnceLock;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-#[cfg(not(feature = "mpi"))]
-use crate::invalid;
-use crate::{Error, Result};
+use crate::{Error, Result, invalid};
 
 pub use threads::Threads;
 
@@ -179,7 +181,13 @@ pub fn world() -> &'static dyn Ranks {
 /// # Errors
 /// Started as one of several, where the program was built without the means, or where these fail.
 pub fn join() -> Result<Joined> {
-    if is_one_of_several() { several() } else { Ok(Joined::default()) }
+    if is_one_of_several(&SIZES) {
+        by_mpi()
+    } else if is_one_of_several(&["WORLD_SIZE"]) && std::env::var_os("RANK").is_some() {
+        by_nccl()
+    } else {
+        Ok(Joined::default())
+    }
 }
 
 /// The end of the ranks, when it is dropped.
@@ -190,7 +198,7 @@ pub struct Joined {
 }
 
 #[cfg(feature = "mpi")]
-fn several() -> Result<Joined> {
+fn by_mpi() -> Result<Joined> {
     let (ranks, universe) = mpi::Mpi::start()?;
     // Joined once, at the beginning of the program.
     let _ = WORLD.set(Box::new(ranks));
@@ -198,19 +206,44 @@ fn several() -> Result<Joined> {
 }
 
 #[cfg(not(feature = "mpi"))]
-fn several() -> Result<Joined> {
+fn by_mpi() -> Result<Joined> {
     invalid!(
         "started as one of several processes, which this program was built without: build it with `cargo build \
          --release --features mpi`, or start it alone"
     );
 }
 
+#[cfg(feature = "nccl")]
+fn by_nccl() -> Result<Joined> {
+    let place = torchrun::Place::of(|name| std::env::var(name).ok())?;
+    let _ = WORLD.set(Box::new(nccl::Nccl::start(&place)?));
+    Ok(Joined::default())
+}
+
+#[cfg(not(feature = "nccl"))]
+fn by_nccl() -> Result<Joined> {
+    invalid!(
+        "started by torchrun as one of several processes (WORLD_SIZE, RANK), which this program was built without: \
+         build it with `cargo build --release --features cuda,nccl`, or start it alone"
+    );
+}
+
 /// Where `mpirun` of Open MPI, that of MPICH and Intel MPI, and Slurm's `srun` say how many processes there are.
 const SIZES: [&str; 3] = ["OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"];
 
-fn is_one_of_several() -> bool {
+fn is_one_of_several(sizes: &[&str]) -> bool {
     let several = |size: String| size.trim().parse().is_ok_and(|size: usize| size > 1);
-    SIZES.iter().any(|name| std::env::var(name).is_ok_and(several))
+    sizes.iter().any(|name| std::env::var(name).is_ok_and(several))
+}
+
+/// Where torchrun, the same `mpirun`s and `srun` say which process of its machine one is.
+const LOCAL: [&str; 4] =
+    ["LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"];
+
+/// Which of the processes of its machine this is, from 0: the GPU that is its own.
+pub fn local_rank() -> usize {
+    let number = |name: &&str| std::env::var(name).ok()?.trim().parse().ok();
+    LOCAL.iter().find_map(number).unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@
 use candle_core::Device;
 
 use super::eval::EvalRequest;
-use super::stages::index::help_embed;
+use super::stages::index::{help_embed, help_embed_behavior, help_warm_up};
 use super::stages::{anneal, initial};
 use super::work::{Call, Work, wait_for_all};
 use super::{Run, Silent};
@@ -41,7 +41,10 @@ impl Call {
         let config = RunConfig::parse(&self.config, "the configuration of rank 0", &[])?;
         let run = Run::open(&self.dir, config, device.clone())?;
         match self.work {
+            Work::WarmUp { state } => help_warm_up(&run, &state),
             Work::Embed => help_embed(&run),
+            Work::Behavior { state } => help_embed_behavior(&run, &state),
+            Work::Baseline { name, seed, state } => run.help_baseline(&name, seed, &state),
             Work::Initial { before } => {
                 let before = before.map(|dir| run.open_before(&dir)).transpose()?;
                 initial::run(&run, before.as_ref(), &mut Silent).map(drop)

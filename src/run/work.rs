@@ -12,8 +12,14 @@ use crate::{Error, Result};
 /// Work that ranks share.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Work {
+    /// The warm-up of a backbone from scratch, whose state is kept in this folder.
+    WarmUp { state: PathBuf },
     /// The embedding of the item texts.
     Embed,
+    /// The training of the encoder behind z^b, whose state is kept in this folder.
+    Behavior { state: PathBuf },
+    /// The training of a baseline, whose state is kept in this folder.
+    Baseline { name: String, seed: u64, state: PathBuf },
     /// The training of stage initial, from the model of the run in this folder where there is one.
     Initial { before: Option<PathBuf> },
     /// The training of stage anneal.

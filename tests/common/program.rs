@@ -84,6 +84,20 @@ pub(crate) fn fails(dir: &Path, args: &[&str], expected: &[&str]) {
     }
 }
 
+/// Copies a folder with all that is in it.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy(&path, &to);
+        } else {
+            fs::copy(&path, &to).unwrap();
+        }
+    }
+}
+
 /// The names of all fields in `value`, at any depth.
 pub(crate) fn field_names(value: &Value) -> BTreeSet<String> {
     match value {

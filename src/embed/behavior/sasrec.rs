@@ -5,6 +5,7 @@ use crate::Result;
 use crate::embed::epochs::{Around, occurrences};
 use crate::embed::sequential::{Course, SCORED_AT_ONCE, SequentialReport};
 use crate::model::sequential::{History, SasRec, SasRecConfig, Sequential, TrainingConfig};
+use crate::ranks::Ranks;
 
 /// Share of the users whose last training target says when to stop.
 const HOLDOUT: f64 = 0.05;
@@ -31,7 +32,8 @@ pub(super) fn train(
             *items = history;
         }
     }
-    let mut measure = |network: &dyn Sequential| ndcg_at_10(network, &held_out);
+    let ranks = around.ranks;
+    let mut measure = |network: &dyn Sequential| ndcg_at_10(network, &held_out, ranks);
     let course = course(network, &config.training, &kept, seed);
     embedding(network, &kept, course.train(&mut measure, around)?)
 }
@@ -84,13 +86,18 @@ fn embedding(
     })
 }
 
-/// NDCG@10 of the targets among all items after their histories; none without any.
+/// NDCG@10 of the targets among all items after their histories, of which each rank scores its part; none without any.
 ///
 /// Likelihood would stop training long before ranking is at its best: what is confused there are the many
 /// items that nobody would be shown.
-fn ndcg_at_10(network: &dyn Sequential, samples: &[(&[u32], u32)]) -> Result<Option<f64>> {
+fn ndcg_at_10(
+    network: &dyn Sequential,
+    samples: &[(&[u32], u32)],
+    ranks: &dyn Ranks,
+) -> Result<Option<f64>> {
     let mut total = 0.0;
-    for batch in samples.chunks(SCORED_AT_ONCE) {
+    let own = &samples[ranks.part_of(samples.iter().map(|(history, _)| history.len()))];
+    for batch in own.chunks(SCORED_AT_ONCE) {
         let of = |&(history, target): &(_, u32)| (History::of(history), target);
         let (histories, targets): (Vec<History<'_>>, Vec<u32>) = batch.iter().map(of).unzip();
         let scores: Vec<Vec<f32>> = network.scores(&histories)?.to_vec2()?;
@@ -101,5 +108,6 @@ fn ndcg_at_10(network: &dyn Sequential, samples: &[(&[u32], u32)]) -> Result<Opt
         };
         total += scores.iter().zip(&targets).map(gain).sum::<f64>();
     }
+    let total = ranks.sums(&[total])[0];
     Ok((!samples.is_empty()).then(|| total / samples.len() as f64))
 }

@@ -4,6 +4,7 @@ use super::*;
 use crate::data::Dataset;
 use crate::data::synth::{Shop, SynthConfig};
 use crate::model::sequential::{TrainingConfig, TransformerConfig};
+use crate::ranks::Alone;
 
 fn din() -> DinConfig {
     DinConfig { dim: 16, attention: vec![8], mlp: vec![16], epochs: 2, ..DinConfig::default() }
@@ -18,7 +19,7 @@ fn sasrec() -> SasRecConfig {
 
 fn train(sequences: &[&[u32]], num_items: usize, encoder: EncoderConfig<'_>) -> BehaviorEmbedding {
     let settings = encoder.encoder().settings();
-    let mut around = Around { settings, state: None, progress: &mut |_| () };
+    let mut around = Around { ranks: &Alone, settings, state: None, progress: &mut |_| () };
     train_behavior_embedding(sequences, num_items, encoder, 7, &mut around).unwrap()
 }
 

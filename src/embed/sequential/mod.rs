@@ -16,11 +16,11 @@ use super::epochs::{
 };
 use crate::model::Weights;
 use crate::model::sequential::{
-    History, Loss, PRETRAINING, Pretraining, Sequential, TrainingConfig,
+    Candidates, History, Loss, Masks, PRETRAINING, Pretraining, Sequential, TrainingConfig,
 };
-use crate::nn::{AdamW, AdamWConfig, Gradients};
+use crate::nn::{AdamW, AdamWConfig, Gradients, spread};
 use crate::ops;
-use crate::ranks::Alone;
+use crate::ranks::Ranks;
 use crate::{Result, invalid, rng};
 use draws::{LAST_ALONE, Sampler, hide, not_taken};
 use puzzles::Puzzler;
@@ -101,24 +101,28 @@ impl Course<'_> {
             );
         }
         let num_targets = windows.iter().map(|w| w.targets.len()).sum();
-        let Around { settings, state, .. } = *around;
+        let Around { ranks, settings, state, .. } = *around;
         if let Some(pretraining) = network.pretraining().filter(|before| before.epochs() > 0) {
             let state = state.map(|state| state.join("pretraining"));
             let puzzler =
                 Puzzler::new(sequences, num_items, network.history(), pretraining.hidden_share());
             let lessons = Lessons::Puzzles(pretraining, puzzler);
-            let mut training =
-                self.training(lessons, windows.clone(), measure, &mut *around.progress)?;
+            let mut training = self.training(lessons, windows.clone(), measure, around)?;
             let epochs = pretraining.epochs();
             let trained =
-                early_stopping(epochs, epochs, settings, state.as_deref(), &mut training)?;
+                early_stopping(epochs, epochs, settings, (state.as_deref(), ranks), &mut training)?;
             network.set_weights(&trained.weights)?;
         }
         let sampler = Sampler::new(&windows, sequences, num_items, config.negatives);
         let lessons = Lessons::Next(sampler);
-        let mut training = self.training(lessons, windows, measure, &mut *around.progress)?;
-        let trained =
-            early_stopping(config.epochs, config.patience, settings, state, &mut training)?;
+        let mut training = self.training(lessons, windows, measure, around)?;
+        let trained = early_stopping(
+            config.epochs,
+            config.patience,
+            settings,
+            (state, ranks),
+            &mut training,
+        )?;
         let Trained { weights, reports, best_epoch } = trained;
         network.set_weights(&weights)?;
         Ok(SequentialReport { reports, best_epoch, num_targets })
@@ -129,15 +133,16 @@ impl Course<'_> {
         lessons: Lessons<'a>,
         windows: Vec<Window>,
         measure: &'a mut dyn FnMut(&dyn Sequential) -> Result<Option<f64>>,
-        progress: &'a mut dyn FnMut(&Progress),
+        around: &'a mut Around<'_>,
     ) -> Result<Training<'a>>
     where
         Self: 'a,
     {
         let weight_decay = self.config.weight_decay;
         let adam = AdamWConfig { weight_decay, ..AdamWConfig::default() };
-        let adam = AdamW::new(self.network.params(), adam)?;
-        Ok(Training { course: self, lessons, adam, windows, measure, progress })
+        let Around { ranks, progress, .. } = around;
+        let adam = AdamW::divided(self.network.params(), adam, *ranks)?;
+        Ok(Training { course: self, ranks: *ranks, lessons, adam, windows, measure, progress })
     }
 }
 
@@ -152,6 +157,7 @@ enum Lessons<'a> {
 /// The training of a network.
 struct Training<'a> {
     course: Course<'a>,
+    ranks: &'a dyn Ranks,
     lessons: Lessons<'a>,
     adam: AdamW,
     /// In the order of the epoch under way.
@@ -174,7 +180,7 @@ impl Epochs for Training<'_> {
         }
         self.windows = windows;
         let samples_per_s = count as f64 / start.elapsed().as_secs_f64();
-        let loss = loss_sum / count as f64;
+        let loss = self.ranks.sums(&[loss_sum])[0] / count as f64;
         let measured = match &self.lessons {
             Lessons::Puzzles(..) => None,
             Lessons::Next(_) => (self.measure)(self.course.network)?,
@@ -194,7 +200,7 @@ impl Epochs for Training<'_> {
     }
 
     fn moments(&self) -> Result<Weights> {
-        Ok(self.adam.state(self.course.network.params(), &Alone)?)
+        Ok(self.adam.state(self.course.network.params(), self.ranks)?)
     }
 
     fn restore(&mut self, epochs: usize, weights: &Weights, moments: &Weights) -> Result<()> {
@@ -202,6 +208,14 @@ impl Epochs for Training<'_> {
         let steps = (epochs * self.steps_an_epoch()) as u64;
         Ok(self.adam.restore(self.course.network.params(), steps, moments)?)
     }
+}
+
+/// What targets are told from.
+enum Told {
+    FromAll,
+    From(Candidates),
+    /// Each from one other item.
+    FromOne(Vec<u32>),
 }
 
 /// What a batch reads, and what it is asked.
@@ -269,55 +283,80 @@ impl Training<'_> {
         lesson
     }
 
-    /// One step of the optimiser on a batch; returns the sum of its losses and how many there were.
+    /// One step of the optimiser on a batch; returns the sum of this rank's share of its losses and how many there are
+    /// in all.
     fn step(&mut self, batch: &[Window], position: [u64; 2]) -> Result<(f64, usize)> {
         let Course { network, config, sequences, .. } = self.course;
-        let (loss, count) = match &self.lessons {
+        let (share, count) = match &self.lessons {
+            // Every rank makes all of it.
             Lessons::Puzzles(network, puzzler) => {
                 let puzzle = puzzler.hide(batch, sequences, &mut self.stream("hidden", &position));
                 let dropout = self.stream("dropout", &position).next_u64();
-                (network.loss(&puzzle, Some(dropout))?, batch.len())
+                let loss = network.loss(&puzzle, Some(dropout))?;
+                (Some((loss / self.ranks.size() as f64)?), batch.len())
             }
             Lessons::Next(sampler) => self.asked(sampler, batch, position)?,
         };
         let is_over =
             |name: &str| matches!(self.lessons, Lessons::Next(_)) && name.starts_with(PRETRAINING);
         let params = network.params();
-        let gradients = Gradients::collect_with_optional(params, &loss.backward()?, is_over)?;
+        let mut gradients = match &share {
+            Some(share) => Gradients::collect_with_optional(params, &share.backward()?, is_over)?,
+            None => Gradients::zeros(params)?,
+        };
+        gradients.sum_over(self.ranks, params)?;
         self.adam.step(params, &gradients, config.learning_rate, 1.0)?;
-        Ok((f64::from(loss.to_scalar::<f32>()?) * count as f64, count))
+        spread(self.ranks, params)?;
+        let share = share.map_or(Ok(0.0), |share| share.to_scalar::<f32>())?;
+        Ok((f64::from(share) * count as f64, count))
     }
 
-    /// The mean loss of what a batch is asked, and how many items that are.
+    /// This rank's share of the mean loss of what a batch is asked, if it has one, and how many items are asked in all.
+    ///
+    /// What is drawn is drawn for the whole batch: the ranks together do what one does alone.
     fn asked(
         &self,
         sampler: &Sampler,
         batch: &[Window],
         position: [u64; 2],
-    ) -> Result<(Tensor, usize)> {
+    ) -> Result<(Option<Tensor>, usize)> {
         let Course { network, config, sequences, .. } = self.course;
         let Lesson { inputs, places, targets, takers } = self.lesson(batch, position);
-        let histories = inputs.iter().zip(batch);
-        let histories: Vec<History<'_>> = histories
-            .map(|(items, window)| History { user: Some(window.user as u32), items })
-            .collect();
-        let states =
-            network.states(&histories, Some(self.stream("dropout", &position).next_u64()))?;
-        let states = ops::embedding(&states, &places)?;
         let mut draws = self.stream("negatives", &position);
-        let losses = match config.loss {
-            Loss::Softmax => network.losses(&states, &targets)?,
-            Loss::Sampled => {
-                network.sampled_losses(&states, &targets, &sampler.draw(&targets, &mut draws))?
-            }
+        let told = match config.loss {
+            Loss::Softmax => Told::FromAll,
+            Loss::Sampled => Told::From(sampler.draw(&targets, &mut draws)),
             Loss::Bce => {
                 let num_items = network.num_items() as u32;
                 let other = |&user: &usize| not_taken(sequences[user], num_items, &mut draws);
-                let others: Vec<u32> = takers.iter().map(other).collect();
-                network.binary_losses(&states, &targets, &others)?
+                Told::FromOne(takers.iter().map(other).collect())
             }
         };
-        Ok((losses.mean_all()?, targets.len()))
+        let part = self.ranks.part_of(inputs.iter().map(Vec::len));
+        if part.is_empty() {
+            return Ok((None, targets.len()));
+        }
+        let tokens = |inputs: &[Vec<u32>]| inputs.iter().map(Vec::len).sum::<usize>();
+        let before = tokens(&inputs[..part.start]);
+        let end = before + tokens(&inputs[part.clone()]);
+        let asked = places.partition_point(|&place| (place as usize) < before)
+            ..places.partition_point(|&place| (place as usize) < end);
+        let places: Vec<u32> =
+            places[asked.clone()].iter().map(|place| place - before as u32).collect();
+        let histories = inputs[part.clone()].iter().zip(&batch[part]);
+        let histories: Vec<History<'_>> = histories
+            .map(|(items, window)| History { user: Some(window.user as u32), items })
+            .collect();
+        let key = self.stream("dropout", &position).next_u64();
+        let states = network.states(&histories, Some(Masks { key, before }))?;
+        let states = ops::embedding(&states, &places)?;
+        let own = &targets[asked.clone()];
+        let losses = match told {
+            Told::FromAll => network.losses(&states, own)?,
+            Told::From(candidates) => network.sampled_losses(&states, own, &candidates)?,
+            Told::FromOne(others) => network.binary_losses(&states, own, &others[asked])?,
+        };
+        Ok((Some((losses.sum_all()? * (1.0 / targets.len() as f64))?), targets.len()))
     }
 }
 

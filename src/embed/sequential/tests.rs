@@ -2,9 +2,10 @@
 
 use super::*;
 use crate::model::sequential::{
-    Attributes, Bert4Rec, Bert4RecConfig, Gru4Rec, Gru4RecConfig, S3Rec, S3RecConfig, SasRec,
-    SasRecConfig, TransformerConfig,
+    Attributes, Bert4Rec, Bert4RecConfig, Fdsa, FdsaConfig, Gru4Rec, Gru4RecConfig, Hgn, HgnConfig,
+    S3Rec, S3RecConfig, SasRec, SasRecConfig, TransformerConfig,
 };
+use crate::ranks::{Alone, Threads};
 use candle_core::{DType, Device};
 
 const ITEMS: usize = 30;
@@ -57,7 +58,7 @@ fn try_train(
     config: &TrainingConfig,
     measure: &mut dyn FnMut(&dyn Sequential) -> Result<Option<f64>>,
 ) -> Result<SequentialReport> {
-    let mut around = Around { settings: "", state: None, progress: &mut |_| () };
+    let mut around = Around { ranks: &Alone, settings: "", state: None, progress: &mut |_| () };
     Course { name: "sasrec", network, config, sequences, seed: 7 }.train(measure, &mut around)
 }
 
@@ -171,7 +172,7 @@ fn a_training_that_is_cut_off_after_its_pre_training_ends_the_same() {
             }
             Ok(None)
         };
-        let mut around = Around { settings: "", state, progress: &mut |_| () };
+        let mut around = Around { ranks: &Alone, settings: "", state, progress: &mut |_| () };
         let config = &small();
         let course =
             Course { name: "s3rec", network: &network, config, sequences: &sequences, seed: 7 };
@@ -252,5 +253,110 @@ fn unusable_input_is_explained() {
     ] {
         let error = explain(&[&[0, 1]], &config);
         assert!(error.contains(key), "{error}");
+    }
+}
+
+/// Makes the network that each rank trains.
+type Make<'a> = &'a (dyn Fn() -> Box<dyn Sequential> + Sync);
+
+/// What is left of the weights, and the figures, of a training that so many ranks share.
+fn shared(
+    make: Make<'_>,
+    config: &TrainingConfig,
+    size: usize,
+    state: Option<&std::path::Path>,
+) -> Vec<(Vec<Vec<f32>>, Vec<f64>)> {
+    // 83 users in batches of 27: two are left for the last, fewer than ranks.
+    let sequences = ring(83, 6);
+    let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+    Threads::run(size, |ranks| {
+        let network = &*make();
+        let mut around = Around { ranks, settings: "", state, progress: &mut |_| () };
+        let mut epochs = 0.0;
+        let course = Course { name: "sasrec", network, config, sequences: &sequences, seed: 7 };
+        let mut measure = |_: &dyn Sequential| {
+            epochs += 1.0;
+            Ok(Some(epochs))
+        };
+        let trained = course.train(&mut measure, &mut around).unwrap();
+        (values(network), trained.reports.iter().map(|report| report.loss).collect())
+    })
+}
+
+fn assert_close(found: &[Vec<f32>], expected: &[Vec<f32>], what: &str) {
+    let pairs = found.iter().flatten().zip(expected.iter().flatten());
+    let far = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    // A key's bias has no gradient but rounding, which AdamW takes steps by.
+    assert!(far < 1e-3, "{what}: {far}");
+}
+
+#[test]
+fn ranks_that_share_a_training_do_what_one_does_alone() {
+    let of_three = Attributes { of_items: vec![vec![0]; ITEMS], count: 1 };
+    let makes: [(&str, Make<'_>, Loss); 7] = [
+        ("sasrec", &|| Box::new(sasrec(ITEMS)), Loss::Softmax),
+        ("sasrec", &|| Box::new(sasrec(ITEMS)), Loss::Sampled),
+        ("sasrec", &|| Box::new(sasrec(ITEMS)), Loss::Bce),
+        ("s3rec", &|| Box::new(s3rec(1)), Loss::Softmax),
+        (
+            "fdsa",
+            &|| {
+                let config = FdsaConfig { transformer: transformer(), ..FdsaConfig::default() };
+                let network =
+                    Fdsa::new(&config, of_three.clone(), 7, DType::F32, &Device::Cpu).unwrap();
+                Box::new(network)
+            },
+            Loss::Softmax,
+        ),
+        (
+            "hgn",
+            &|| {
+                let config = HgnConfig { dim: 8, history: 3, ..HgnConfig::default() };
+                Box::new(Hgn::new(&config, ITEMS, 83, 7, DType::F32, &Device::Cpu).unwrap())
+            },
+            Loss::Softmax,
+        ),
+        (
+            "bert4rec",
+            &|| {
+                let config = Bert4RecConfig {
+                    dim: 8,
+                    blocks: 1,
+                    feed_forward: 16,
+                    history: 8,
+                    ..Bert4RecConfig::default()
+                };
+                Box::new(Bert4Rec::new(&config, ITEMS, 7, DType::F32, &Device::Cpu).unwrap())
+            },
+            Loss::Softmax,
+        ),
+    ];
+    for (name, make, loss) in makes {
+        let config = TrainingConfig { loss, negatives: 8, epochs: 2, batch_size: 27, ..small() };
+        let alone = shared(make, &config, 1, None).remove(0);
+        for size in [2, 3] {
+            let found = shared(make, &config, size, None);
+            for (weights, losses) in &found {
+                let what = format!("{name}, {loss:?}, {size} ranks");
+                assert_close(weights, &alone.0, &what);
+                let far = losses.iter().zip(&alone.1).map(|(a, b)| (a - b).abs());
+                assert!(far.fold(0.0, f64::max) < 1e-4, "{what}: {losses:?} {:?}", alone.1);
+                // To the last bit the same on all.
+                assert!(*weights == found[0].0, "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_training_that_ranks_left_is_gone_on_with_by_other_ranks() {
+    let make = || -> Box<dyn Sequential> { Box::new(sasrec(ITEMS)) };
+    let of = |epochs| TrainingConfig { loss: Loss::Softmax, epochs, batch_size: 27, ..small() };
+    let whole = shared(&make, &of(4), 1, None).remove(0);
+    for (first, then) in [(2, 1), (1, 3)] {
+        let dir = tempfile::tempdir().unwrap();
+        shared(&make, &of(2), first, Some(dir.path()));
+        let found = shared(&make, &of(4), then, Some(dir.path())).remove(0);
+        assert_close(&found.0, &whole.0, &format!("{first} ranks, then {then}"));
     }
 }

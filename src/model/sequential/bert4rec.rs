@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::layers::{Affine, Builder, Drops, Norm, STD};
+use super::layers::{Affine, Builder, Drops, Masks, Norm, STD};
 use super::transformer::block_values;
 use super::{Core, History, Items, Sequential, TrainingConfig};
 use crate::ops::{self, Rows};
@@ -144,7 +144,7 @@ impl Sequential for Bert4Rec {
         block_values(self.config.dim, self.config.feed_forward, 2 * self.config.blocks)
     }
 
-    fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor> {
+    fn states(&self, histories: &[History<'_>], dropout: Option<Masks>) -> Result<Tensor> {
         super::check("bert4rec", self.core.history, histories)?;
         let (drops, p) = (Drops(dropout), self.config.dropout);
         let (items, lengths) = super::packed(histories);

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::layers::{Affine, Builder, Drops};
+use super::layers::{Affine, Builder, Drops, Masks};
 use super::recent::{MOST, Recent, Users};
 use super::{Core, History, Items, Sequential, TrainingConfig, check};
 
@@ -103,7 +103,7 @@ impl Sequential for Caser {
         4 * self.config.history * (self.config.history * self.config.dim + self.config.horizontal)
     }
 
-    fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor> {
+    fn states(&self, histories: &[History<'_>], dropout: Option<Masks>) -> Result<Tensor> {
         check("caser", self.core.history, histories)?;
         let recent = Recent::of(histories, self.config.history);
         let x = recent.embedded(&self.items)?;

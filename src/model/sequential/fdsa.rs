@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::layers::{Affine, Builder, Drops, STD, softmax};
+use super::layers::{Affine, Builder, Drops, Masks, STD, softmax};
 use super::transformer::{Sight, Transformer, TransformerConfig};
 use super::{Core, History, Items, Sequential, TrainingConfig, check, packed};
 use crate::ops::{self, Precision};
@@ -118,7 +118,7 @@ impl Sequential for Fdsa {
         2 * self.streams[0].values_per_token() + 4 * most * self.config.transformer.dim
     }
 
-    fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor> {
+    fn states(&self, histories: &[History<'_>], dropout: Option<Masks>) -> Result<Tensor> {
         check("fdsa", self.core.history, histories)?;
         let (items, lengths) = packed(histories);
         let inputs = [ops::embedding(&self.items, &items)?, self.known(&items)?];

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::layers::{Affine, Builder, Drops, sigmoid};
+use super::layers::{Affine, Builder, Drops, Masks, sigmoid};
 use super::{Core, History, Items, Sequential, TrainingConfig, check};
 use crate::ops::{self, Precision};
 
@@ -105,7 +105,7 @@ impl Sequential for Gru4Rec {
         3 * self.config.dim + 16 * self.config.hidden * self.config.layers
     }
 
-    fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor> {
+    fn states(&self, histories: &[History<'_>], dropout: Option<Masks>) -> Result<Tensor> {
         check("gru4rec", self.core.history, histories)?;
         let steps = Steps::of(histories);
         let x = ops::embedding(&self.items, &steps.items)?;

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::layers::{Builder, Drops, sigmoid};
+use super::layers::{Builder, Drops, Masks, sigmoid};
 use super::recent::{MOST, Recent, Users};
 use super::{Core, History, Items, Sequential, TrainingConfig, check};
 use crate::ops;
@@ -90,7 +90,7 @@ impl Sequential for Hgn {
         12 * self.config.history * self.config.dim
     }
 
-    fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor> {
+    fn states(&self, histories: &[History<'_>], dropout: Option<Masks>) -> Result<Tensor> {
         check("hgn", self.core.history, histories)?;
         let recent = Recent::of(histories, self.config.history);
         let x = Drops(dropout).at(0, self.config.dropout, recent.embedded(&self.items)?)?;

@@ -97,9 +97,25 @@ impl Norm {
     }
 }
 
+/// The dropout masks of a training pass.
+#[derive(Debug, Clone, Copy)]
+pub struct Masks {
+    /// Equal keys give equal masks.
+    pub key: u64,
+    /// Items that come before those of this pass: they are of other passes, which take their parts of the masks.
+    pub before: usize,
+}
+
+impl Masks {
+    /// Those of a pass over everything.
+    pub fn whole(key: u64) -> Self {
+        Self { key, before: 0 }
+    }
+}
+
 /// The dropout of a pass; none outside training.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Drops(pub(super) Option<u64>);
+pub(super) struct Drops(pub(super) Option<Masks>);
 
 impl Drops {
     /// Drops elements of `x` with probability `p`, by a mask of the place's own.
@@ -112,7 +128,7 @@ impl Drops {
 
     /// The mask of the place.
     pub(super) fn mask(self, site: u64, p: f64) -> Option<Dropout> {
-        self.0.map(|key| Dropout { p, key, before: 0 }.site(site))
+        self.0.map(|Masks { key, before }| Dropout { p, key, before }.site(site))
     }
 }
 

@@ -30,6 +30,7 @@ pub use config::{Loss, TrainingConfig};
 pub use fdsa::{Attributes, Fdsa, FdsaConfig};
 pub use gru4rec::{Gru4Rec, Gru4RecConfig};
 pub use hgn::{Hgn, HgnConfig};
+pub use layers::Masks;
 pub use s3rec::{S3Rec, S3RecConfig};
 pub use sasrec::{SasRec, SasRecConfig};
 pub use tiger::{Codes, Memory, Reading, Tiger, TigerConfig, TigerWorkspace, Written};
@@ -129,7 +130,7 @@ pub trait Pretraining {
     /// The share of a sequence's items that are hidden.
     fn hidden_share(&self) -> f64;
 
-    /// The mean loss of a puzzle's sequences, a number; `dropout` as in [`Sequential::states`].
+    /// The mean loss of a puzzle's sequences, a number; `dropout` is the key of the masks of a training pass.
     fn loss(&self, puzzle: &Puzzle, dropout: Option<u64>) -> Result<Tensor>;
 }
 
@@ -151,12 +152,12 @@ pub trait Sequential: Debug + Send + Sync {
     /// About how many values a training pass keeps of a token.
     fn values_per_token(&self) -> usize;
 
-    /// The state at every item of every history, (tokens, width), of that item and those before it; `dropout` is the
-    /// key of the masks of a training pass.
+    /// The state at every item of every history, (tokens, width), of that item and those before it; a training pass
+    /// drops by the masks `dropout`.
     ///
     /// # Errors
     /// A history that is empty or longer than what is read, an unknown item.
-    fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor>;
+    fn states(&self, histories: &[History<'_>], dropout: Option<Masks>) -> Result<Tensor>;
 
     /// The state after each history, (histories, width), from the last items that are read; where items are hidden, at
     /// a hidden one behind them. Takes no part in the gradient.

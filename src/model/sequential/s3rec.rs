@@ -4,7 +4,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::layers::{Builder, Drops, STD};
+use super::layers::{Builder, Drops, Masks, STD};
 use super::transformer::{Sight, Transformer, TransformerConfig};
 use super::{
     Attributes, Core, History, Items, PRETRAINING, Pretraining, Puzzle, Sequential, TrainingConfig,
@@ -165,7 +165,7 @@ impl Sequential for S3Rec {
         4 * self.transformer.values_per_token() + 6 * self.attributes.count
     }
 
-    fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor> {
+    fn states(&self, histories: &[History<'_>], dropout: Option<Masks>) -> Result<Tensor> {
         self.encode(histories, Sight::Back, (Drops(dropout), 0))
     }
 
@@ -185,7 +185,7 @@ impl Pretraining for S3Rec {
 
     fn loss(&self, puzzle: &Puzzle, dropout: Option<u64>) -> Result<Tensor> {
         let sites = self.transformer.sites();
-        let drops = |pass: u64| (Drops(dropout), pass * sites);
+        let drops = |pass: u64| (Drops(dropout.map(Masks::whole)), pass * sites);
         let [attribute, item, item_attribute, segment] = &self.between;
         let states = ops::embedding(&self.both_ways(&puzzle.rows, drops(0))?, &puzzle.places)?;
         let seen = ops::embedding(&self.table, &puzzle.seen)?;

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::layers::{Builder, Drops, STD};
+use super::layers::{Builder, Drops, Masks, STD};
 use super::transformer::{Sight, Transformer, TransformerConfig};
 use super::{Core, History, Items, Sequential, TrainingConfig, check, packed};
 use crate::ops;
@@ -71,7 +71,7 @@ impl Sequential for SasRec {
         self.transformer.values_per_token()
     }
 
-    fn states(&self, histories: &[History<'_>], dropout: Option<u64>) -> Result<Tensor> {
+    fn states(&self, histories: &[History<'_>], dropout: Option<Masks>) -> Result<Tensor> {
         check("sasrec", self.core.history, histories)?;
         let (items, lengths) = packed(histories);
         let x = ops::embedding(&self.items, &items)?;

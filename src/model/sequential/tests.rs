@@ -123,7 +123,7 @@ fn puzzle() -> Puzzle {
 
 /// All losses, one after the other.
 fn losses(network: &dyn Sequential) -> Tensor {
-    let states = network.states(&HISTORIES, Some(11)).unwrap();
+    let states = network.states(&HISTORIES, Some(Masks::whole(11))).unwrap();
     let full = network.losses(&states, &TARGETS).unwrap();
     let sampled = network.sampled_losses(&states, &TARGETS, &candidates()).unwrap();
     let binary = network.binary_losses(&states, &TARGETS, &[5, 5, 0, 8, 2, 6, 1, 1, 3]).unwrap();
@@ -298,7 +298,7 @@ fn a_binary_loss_is_the_likelihood_of_one_against_another() {
 #[test]
 fn dropout_is_decided_by_its_key() {
     for (name, network) in all() {
-        let states = |key| values(&network.states(&HISTORIES, Some(key)).unwrap());
+        let states = |key| values(&network.states(&HISTORIES, Some(Masks::whole(key))).unwrap());
         assert_eq!(states(1), states(1), "{name}");
         assert_ne!(states(1), states(2), "{name}");
     }

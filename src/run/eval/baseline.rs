@@ -15,10 +15,12 @@ use crate::embed::Around;
 use crate::eval::{ItemScorer, Metrics, Report, evaluate_scores};
 use crate::index::ItemIndex;
 use crate::model::save_safetensors;
+use crate::ranks::{Alone, Ranks};
 use crate::run::artifacts::load_index;
 use crate::run::manifest::{differences, settings_under};
 use crate::run::monitor::{epochs, with_epochs, with_progress};
 use crate::run::unfinished::{UNFINISHED, forget, kept_for};
+use crate::run::work::Work;
 use crate::run::{GIT_REVISION, Monitor, Run, Stage, peak_memory_bytes};
 use crate::{Error, Result, files, invalid, sealed};
 
@@ -333,8 +335,7 @@ impl Run {
         let index = self.index_for(request.baseline)?;
         let inputs = self.baseline_inputs(index.as_ref());
         let settings = self.training_settings(request)?;
-        let name = request.baseline.name();
-        let what = format!("train {name} with seed {}", request.seed);
+        let what = format!("train {} with seed {}", request.baseline.name(), request.seed);
         let key = json!([settings, self.dataset.fingerprint]);
         let state = kept_for(workshop, &key)?;
         let (baseline, seed) = (request.baseline, request.seed);
@@ -343,12 +344,22 @@ impl Run {
             Some(network) => self.afford_baseline(baseline, network)?,
             None => 0,
         };
-        let mut measure = |scorer: &dyn ItemScorer| self.validation_figure(scorer);
-        let trained = with_epochs(monitor, &what, epochs_at_most, VALIDATION, |progress| {
-            let settings = &baseline.settings();
-            let mut around = Around { settings, state: Some(&state), progress };
-            baseline.train(network, inputs, seed, &mut measure, &mut around)
-        })?;
+        let shared = network.as_ref().is_some_and(Network::is_shared);
+        let ranks = if shared { self.ranks } else { &Alone };
+        let train = || {
+            with_epochs(monitor, &what, epochs_at_most, VALIDATION, |progress| {
+                let settings = &baseline.settings();
+                let mut around = Around { ranks, settings, state: Some(&state), progress };
+                let mut measure = |scorer: &dyn ItemScorer| self.validation_figure(scorer, ranks);
+                baseline.train(network, inputs, seed, &mut measure, &mut around)
+            })
+        };
+        let trained = if shared {
+            let name = baseline.name().into();
+            self.together(Work::Baseline { name, seed, state: state.clone() }, train)?
+        } else {
+            train()?
+        };
         let TrainedBaseline { scorer, weights, targets, best_epoch, reports } = trained;
         files::remove_dir(new)?;
         std::fs::create_dir_all(new).map_err(Error::io(new))?;
@@ -371,6 +382,19 @@ impl Run {
         Ok((scorer, training))
     }
 
+    /// Trains a baseline with rank 0, which keeps its state in the folder `state`.
+    pub(in crate::run) fn help_baseline(&self, name: &str, seed: u64, state: &Path) -> Result<()> {
+        let Some(baseline) = Baseline::named(name) else {
+            invalid!("rank 0 trains {name}, which this program does not know");
+        };
+        let inputs = self.baseline_inputs(None);
+        let network = baseline.network(inputs, seed)?;
+        let (ranks, settings) = (self.ranks, &baseline.settings());
+        let mut around = Around { ranks, settings, state: Some(state), progress: &mut |_| () };
+        let mut measure = |scorer: &dyn ItemScorer| self.validation_figure(scorer, ranks);
+        baseline.train(network, inputs, seed, &mut measure, &mut around).map(drop)
+    }
+
     /// Refuses a training that memory or disk do not allow; gives its epochs at most.
     fn afford_baseline(&self, baseline: Baseline, network: &Network) -> Result<usize> {
         let sequences: Vec<&[u32]> = self.dataset.train_sequences().collect();
@@ -379,12 +403,15 @@ impl Run {
         Ok(network.epochs())
     }
 
-    /// The figure on the validation split, over all users.
-    fn validation_figure(&self, scorer: &dyn ItemScorer) -> Result<Option<f64>> {
+    /// The figure on the validation split, over all users, of which each of `ranks` scores its part.
+    fn validation_figure(&self, scorer: &dyn ItemScorer, ranks: &dyn Ranks) -> Result<Option<f64>> {
         let protocol = self.protocol(Split::Valid);
-        let targets: Vec<usize> = (0..protocol.targets(&self.dataset)).collect();
-        let evaluation = evaluate_scores(scorer, &self.dataset, &targets, protocol, &mut |_| ())?;
-        Ok(evaluation.metrics.get(VALIDATION).copied())
+        let all = protocol.targets(&self.dataset);
+        let own: Vec<usize> = ranks.part_of((0..all).map(|_| 1)).collect();
+        let evaluation = evaluate_scores(scorer, &self.dataset, &own, protocol, &mut |_| ())?;
+        let figure = evaluation.metrics.get(VALIDATION).copied().filter(|_| !own.is_empty());
+        let sum = ranks.sums(&[figure.unwrap_or(0.0) * own.len() as f64])[0];
+        Ok((all > 0).then(|| sum / all as f64))
     }
 
     /// What decides a baseline's result.

@@ -163,7 +163,8 @@ pub(super) fn train(
         progress: &mut *around.progress,
     };
     let Around { settings, state, .. } = *around;
-    let trained = early_stopping(config.epochs, config.patience, settings, state, &mut training)?;
+    let trained =
+        early_stopping(config.epochs, config.patience, settings, (state, &Alone), &mut training)?;
     let Trained { weights, reports, best_epoch } = trained;
     Ok(BehaviorEmbedding {
         embeddings: with_mean_for_unseen(&weights["embeddings"], &seen)?,

@@ -3,6 +3,7 @@
 use ndarray::{Array2, Axis};
 
 use super::*;
+use crate::ranks::Alone;
 
 const GROUPS: usize = 16;
 const GROUP_SIZE: usize = 15;
@@ -25,7 +26,7 @@ fn planted(users: usize, seed: u64) -> Vec<Vec<u32>> {
 
 fn train(sequences: &[Vec<u32>], num_items: usize, config: &DinConfig) -> BehaviorEmbedding {
     let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
-    let mut around = Around { settings: "", state: None, progress: &mut |_| () };
+    let mut around = Around { ranks: &Alone, settings: "", state: None, progress: &mut |_| () };
     super::train(&sequences, num_items, config, 7, &mut around).unwrap()
 }
 
@@ -227,7 +228,7 @@ fn without_a_holdout_all_epochs_run() {
 #[test]
 fn unusable_input_is_explained() {
     let explain = |sequences: &[&[u32]], config: &DinConfig| {
-        let mut around = Around { settings: "", state: None, progress: &mut |_| () };
+        let mut around = Around { ranks: &Alone, settings: "", state: None, progress: &mut |_| () };
         super::train(sequences, 3, config, 1, &mut around).unwrap_err().to_string()
     };
     let error = explain(&[&[0], &[], &[2]], &small());

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor};
 
 use super::TigerConfig;
-use crate::model::sequential::layers::{Builder, Drops};
+use crate::model::sequential::layers::{Builder, Drops, Masks};
 use crate::nn::Dropout;
 use crate::ops::{self, Precision, Rows};
 
@@ -32,7 +32,7 @@ pub(super) struct Pass {
 impl Pass {
     pub(super) fn new(config: &TigerConfig, dropout: Option<u64>) -> Self {
         Self {
-            drops: Drops(dropout),
+            drops: Drops(dropout.map(Masks::whole)),
             dropout: config.dropout,
             site: Cell::new(0),
             precision: config.precision,

@@ -8,16 +8,18 @@ use serde_json::json;
 
 use super::semantic;
 use crate::embed::{
-    Around, CONTINUED_EPOCHS, Encoder, continue_sasrec, save_embeddings, spectral_embedding,
-    train_behavior_embedding,
+    Around, CONTINUED_EPOCHS, Encoder, Progress, continue_sasrec, save_embeddings,
+    spectral_embedding, train_behavior_embedding,
 };
 use crate::model::sequential::Sequential;
 use crate::model::{Weights, load_safetensors, save_safetensors};
+use crate::ranks::Alone;
 use crate::run::manifest::settings_under;
 use crate::run::monitor::{epochs, with_epochs};
 use crate::run::needs::Needs;
 use crate::run::stages::{Made, SASREC};
 use crate::run::unfinished::kept_for;
+use crate::run::work::Work;
 use crate::run::{Monitor, Run, Stage};
 use crate::{Error, Result, files};
 
@@ -94,17 +96,26 @@ pub(in crate::run) fn embed_behavior(
     let key = json!([settings_under(&own, &run.config)?, run.dataset.fingerprint, from]);
     let state = kept_for(&run.workshop(Stage::Index).join(name), &key)?;
     let most = before.map_or(encoder.epochs(), |_| CONTINUED_EPOCHS);
-    let trained = with_epochs(monitor, &what, most, metric, |progress| {
-        let (items, seed) = (run.dataset.num_items(), run.config.seed);
-        let mut around = Around { settings: table, state: Some(&state), progress };
-        let Some(before) = before else {
-            return train_behavior_embedding(&sequences, items, encoder, seed, &mut around);
-        };
-        let config = &run.config.index.behavior.sasrec;
-        let network = config.network(items, seed)?;
-        network.set_weights(&before.weights)?;
-        continue_sasrec(&network, &sequences, config, seed, &mut around)
-    })?;
+    let shared = before.is_none() && encoder.is_shared();
+    let ranks = if shared { run.ranks } else { &Alone };
+    let mut train = || {
+        with_epochs(monitor, &what, most, metric, |progress| {
+            let (items, seed) = (run.dataset.num_items(), run.config.seed);
+            let mut around = Around { ranks, settings: table, state: Some(&state), progress };
+            let Some(before) = before else {
+                return train_behavior_embedding(&sequences, items, encoder, seed, &mut around);
+            };
+            let config = &run.config.index.behavior.sasrec;
+            let network = config.network(items, seed)?;
+            network.set_weights(&before.weights)?;
+            continue_sasrec(&network, &sequences, config, seed, &mut around)
+        })
+    };
+    let trained = if shared {
+        run.together(Work::Behavior { state: state.clone() }, train)?
+    } else {
+        train()?
+    };
     let dir = folder.join(name);
     std::fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
     save_embeddings(&folder.join(FILE), &trained.embeddings, None)?;
@@ -130,6 +141,17 @@ pub(in crate::run) fn embed_behavior(
         made.tell(&format!("behavior_{metric}"), measured);
     }
     Ok((trained.embeddings, made))
+}
+
+/// Trains the encoder with rank 0, which keeps its state in the folder `state`.
+pub(in crate::run) fn help_embed_behavior(run: &Run, state: &Path) -> Result<()> {
+    let sequences: Vec<&[u32]> = run.dataset.train_sequences().collect();
+    let Some(encoder) = run.config.index.behavior.trained_encoder() else { return Ok(()) };
+    let settings = encoder.encoder().settings();
+    let progress = &mut |_: &Progress| ();
+    let mut around = Around { ranks: run.ranks, settings, state: Some(state), progress };
+    let (items, seed) = (run.dataset.num_items(), run.config.seed);
+    train_behavior_embedding(&sequences, items, encoder, seed, &mut around).map(drop)
 }
 
 /// What is left of an eigenvector that is worth a warning; its own length is one.

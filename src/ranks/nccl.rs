@@ -1,0 +1,180 @@
+//! Ranks that are processes with a GPU each, which talk through NCCL.
+
+use std::ffi::c_char;
+use std::fmt::Debug;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use candle_core::cuda::cudarc::driver::CudaContext;
+use candle_core::cuda::cudarc::nccl::{Comm, Id, group_end, group_start};
+
+use super::torchrun::Place;
+use super::{Ranks, local_rank};
+use crate::{Error, Result};
+
+type Outcome<T> = std::result::Result<T, String>;
+
+/// Work for the thread that has the communicator.
+type Job = Box<dyn FnOnce(&Comm) + Send>;
+
+/// One of the processes that torchrun has started.
+#[derive(Debug)]
+pub(super) struct Nccl {
+    rank: usize,
+    size: usize,
+    /// To the thread that has the communicator, which is of one thread.
+    jobs: Mutex<Sender<Job>>,
+}
+
+impl Nccl {
+    /// Joins the others.
+    pub(super) fn start(place: &Place) -> Result<Self> {
+        let own = if place.rank == 0 { *Id::new().map_err(error)?.internal() } else { [0; 128] };
+        let id = place.told_by_first(own.map(|c| c.to_ne_bytes()[0]))?;
+        let id = id.map(|byte| c_char::from_ne_bytes([byte]));
+        let (rank, size) = (place.rank, place.size);
+        let (jobs, asked) = channel::<Job>();
+        let (tell, started) = channel();
+        thread::spawn(move || {
+            let join = || -> Outcome<Comm> {
+                let context = CudaContext::new(local_rank()).map_err(told)?;
+                let stream = context.new_stream().map_err(told)?;
+                Comm::from_rank(stream, rank, size, Id::uninit(id)).map_err(|e| told(e.0))
+            };
+            match join() {
+                Ok(comm) => {
+                    let _ = tell.send(Ok(()));
+                    asked.into_iter().for_each(|job| job(&comm));
+                }
+                Err(e) => drop(tell.send(Err(e))),
+            }
+        });
+        match started.recv() {
+            Ok(Ok(())) => Ok(Self { rank, size, jobs: Mutex::new(jobs) }),
+            Ok(Err(e)) => Err(Error::Invalid(format!("NCCL: rank {rank} could not join: {e}"))),
+            Err(e) => Err(Error::Invalid(format!("NCCL: rank {rank} could not join: {e}"))),
+        }
+    }
+
+    /// What `work` gives with the communicator. Where it fails, the process ends: the others would wait for it.
+    fn ask<T: Send + 'static>(&self, work: impl FnOnce(&Comm) -> Outcome<T> + Send + 'static) -> T {
+        let (tell, told) = channel();
+        let job: Job = Box::new(move |comm| drop(tell.send(work(comm))));
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcome = match jobs.send(job) {
+            Ok(()) => told.recv().map_err(|e| e.to_string()).flatten(),
+            Err(e) => Err(e.to_string()),
+        };
+        match outcome {
+            Ok(found) => found,
+            Err(e) => {
+                tracing::error!("NCCL: rank {}: {e}", self.rank);
+                self.abort(1)
+            }
+        }
+    }
+
+    /// The messages of all, which are as long everywhere, one after another.
+    fn gathered(&self, message: Vec<u8>) -> Vec<u8> {
+        if message.is_empty() {
+            return message;
+        }
+        self.ask(move |comm| {
+            let stream = comm.stream();
+            let own = stream.clone_htod(&message).map_err(told)?;
+            let mut all = stream.alloc_zeros(message.len() * comm.world_size()).map_err(told)?;
+            comm.all_gather(&own, &mut all).map_err(|e| told(e.0))?;
+            stream.clone_dtoh(&all).map_err(told)
+        })
+    }
+}
+
+fn told(e: impl Debug) -> String {
+    format!("{e:?}")
+}
+
+fn error(e: candle_core::cuda::cudarc::nccl::result::NcclError) -> Error {
+    Error::Invalid(format!("NCCL: {:?}", e.0))
+}
+
+impl Ranks for Nccl {
+    fn rank(&self) -> usize {
+        self.rank
+    }
+
+    fn size(&self) -> usize {
+        self.size
+    }
+
+    fn gather(&self, message: &[u8]) -> Vec<Vec<u8>> {
+        let lengths = self.gathered((message.len() as u64).to_le_bytes().into());
+        let lengths = lengths.as_chunks::<8>().0.iter().map(|n| u64::from_le_bytes(*n) as usize);
+        let lengths: Vec<usize> = lengths.collect();
+        let longest = lengths.iter().copied().max().unwrap_or_default();
+        let mut padded = message.to_vec();
+        padded.resize(longest, 0);
+        let all = self.gathered(padded);
+        let of = |(rank, &length): (usize, &usize)| all[rank * longest..][..length].to_vec();
+        lengths.iter().enumerate().map(of).collect()
+    }
+
+    fn broadcast(&self, message: &mut Vec<u8>) {
+        let own = if self.rank == 0 { message.as_slice() } else { &[] };
+        *message = self.gather(own).swap_remove(0);
+    }
+
+    fn sum_parts(&self, values: &mut [f32], bounds: &[usize]) {
+        let (rank, size) = (self.rank, self.size);
+        let own = bounds[rank]..bounds[rank + 1];
+        let (values_of_all, bounds, length) = (values.to_vec(), bounds.to_vec(), own.len());
+        let sum = self.ask(move |comm| {
+            let stream = comm.stream();
+            let all = stream.clone_htod(&values_of_all).map_err(told)?;
+            let mut parts = stream.alloc_zeros::<f32>((length * size).max(1)).map_err(told)?;
+            group_start().map_err(|e| told(e.0))?;
+            for peer in 0..size {
+                let part = bounds[peer]..bounds[peer + 1];
+                if !part.is_empty() {
+                    comm.send(&all.slice(part), peer as i32).map_err(|e| told(e.0))?;
+                }
+                if length > 0 {
+                    let mut place = parts.slice_mut(peer * length..(peer + 1) * length);
+                    comm.recv(&mut place, peer as i32).map_err(|e| told(e.0))?;
+                }
+            }
+            group_end().map_err(|e| told(e.0))?;
+            let parts = stream.clone_dtoh(&parts).map_err(told)?;
+            // In the order of the ranks, as everywhere; NCCL's own sums have an order of theirs.
+            let (first, others) = parts.split_at(length);
+            let mut sum = first.to_vec();
+            for other in others.chunks_exact(length.max(1)).take(size - 1) {
+                sum.iter_mut().zip(other).for_each(|(sum, value)| *sum += value);
+            }
+            Ok(sum)
+        });
+        values[own].copy_from_slice(&sum);
+    }
+
+    fn spread(&self, values: &mut [f32], bounds: &[usize]) {
+        let (own, bounds) = (values.to_vec(), bounds.to_vec());
+        let all = self.ask(move |comm| {
+            let stream = comm.stream();
+            let mut all = stream.clone_htod(&own).map_err(told)?;
+            group_start().map_err(|e| told(e.0))?;
+            for (rank, part) in bounds.windows(2).enumerate().filter(|(_, part)| part[0] < part[1])
+            {
+                let mut part = all.slice_mut(part[0]..part[1]);
+                comm.broadcast_in_place(&mut part, rank as i32).map_err(|e| told(e.0))?;
+            }
+            group_end().map_err(|e| told(e.0))?;
+            stream.clone_dtoh(&all).map_err(told)
+        });
+        values.copy_from_slice(&all);
+    }
+
+    /// torchrun ends the others when one has failed.
+    fn abort(&self, code: i32) -> ! {
+        std::process::exit(code)
+    }
+}
