@@ -3,11 +3,10 @@
 # Prints where the stripped binary and its tests lie. No GPU is needed, nor to run `--help`; with one, see
 # scripts/gpu-check.sh.
 #
-#   scripts/build-cuda.sh          # builds
-#   scripts/build-cuda.sh check    # checks types and lints alone
+#   scripts/build-cuda.sh
 #
 # CUDA_COMPUTE_CAP is the GPU generation to compile for (90: H100, H200). FEATURES=cuda leaves NCCL out, TESTS=no the
-# tests.
+# tests. scripts/check-cuda.sh checks types and lints alone, in a tenth of the time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -35,9 +34,6 @@ export CUDA_HOME="$home" CUDA_PATH="$home" CUDA_ROOT="$home" PATH="$home/bin:$PA
 export CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-90}" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target/cuda}"
 export RUSTFLAGS="-L native=$stubs -C strip=symbols ${RUSTFLAGS:-}"
 features="${FEATURES:-cuda,nccl}"
-if [[ "${1:-build}" == check ]]; then
-    exec cargo clippy --release --all-targets --features "$features" -- -D warnings
-fi
 cargo build --release --features "$features"
 if [[ "${TESTS:-yes}" == yes ]]; then
     # The checks of operations, device beside CPU, as one program that needs no cargo where it runs.

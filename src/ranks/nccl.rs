@@ -1,12 +1,13 @@
 //! Ranks that are processes with a GPU each, which talk through NCCL.
 
 use std::ffi::c_char;
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
 use candle_core::cuda::cudarc::driver::CudaContext;
+use candle_core::cuda::cudarc::nccl::result::NcclError;
 use candle_core::cuda::cudarc::nccl::{Comm, Id, group_end, group_start};
 
 use super::torchrun::Place;
@@ -30,7 +31,8 @@ pub(super) struct Nccl {
 impl Nccl {
     /// Joins the others.
     pub(super) fn start(place: &Place) -> Result<Self> {
-        let own = if place.rank == 0 { *Id::new().map_err(error)?.internal() } else { [0; 128] };
+        let own =
+            if place.rank == 0 { *done(Id::new()).map_err(wrong)?.internal() } else { [0; 128] };
         let id = place.told_by_first(own.map(|c| c.to_ne_bytes()[0]))?;
         let id = id.map(|byte| c_char::from_ne_bytes([byte]));
         let (rank, size) = (place.rank, place.size);
@@ -40,21 +42,20 @@ impl Nccl {
             let join = || -> Outcome<Comm> {
                 let context = CudaContext::new(local_rank()).map_err(told)?;
                 let stream = context.new_stream().map_err(told)?;
-                Comm::from_rank(stream, rank, size, Id::uninit(id)).map_err(|e| told(e.0))
+                done(Comm::from_rank(stream, rank, size, Id::uninit(id)))
             };
             match join() {
                 Ok(comm) => {
                     let _ = tell.send(Ok(()));
-                    asked.into_iter().for_each(|job| job(&comm));
+                    for job in asked {
+                        job(&comm);
+                    }
                 }
                 Err(e) => drop(tell.send(Err(e))),
             }
         });
-        match started.recv() {
-            Ok(Ok(())) => Ok(Self { rank, size, jobs: Mutex::new(jobs) }),
-            Ok(Err(e)) => Err(Error::Invalid(format!("NCCL: rank {rank} could not join: {e}"))),
-            Err(e) => Err(Error::Invalid(format!("NCCL: rank {rank} could not join: {e}"))),
-        }
+        started.recv().map_err(|e| e.to_string()).flatten().map_err(wrong)?;
+        Ok(Self { rank, size, jobs: Mutex::new(jobs) })
     }
 
     /// What `work` gives with the communicator. Where it fails, the process ends: the others would wait for it.
@@ -84,18 +85,23 @@ impl Nccl {
             let stream = comm.stream();
             let own = stream.clone_htod(&message).map_err(told)?;
             let mut all = stream.alloc_zeros(message.len() * comm.world_size()).map_err(told)?;
-            comm.all_gather(&own, &mut all).map_err(|e| told(e.0))?;
+            done(comm.all_gather(&own, &mut all))?;
             stream.clone_dtoh(&all).map_err(told)
         })
     }
+}
+
+fn wrong(e: impl Display) -> Error {
+    Error::Invalid(format!("NCCL: this rank could not join: {e}"))
 }
 
 fn told(e: impl Debug) -> String {
     format!("{e:?}")
 }
 
-fn error(e: candle_core::cuda::cudarc::nccl::result::NcclError) -> Error {
-    Error::Invalid(format!("NCCL: {:?}", e.0))
+/// What a call of NCCL gave; its error does not show which one it is.
+fn done<T>(outcome: std::result::Result<T, NcclError>) -> Outcome<T> {
+    outcome.map_err(|e| told(e.0))
 }
 
 impl Ranks for Nccl {
@@ -132,18 +138,18 @@ impl Ranks for Nccl {
             let stream = comm.stream();
             let all = stream.clone_htod(&values_of_all).map_err(told)?;
             let mut parts = stream.alloc_zeros::<f32>((length * size).max(1)).map_err(told)?;
-            group_start().map_err(|e| told(e.0))?;
-            for peer in 0..size {
+            done(group_start())?;
+            for (number, peer) in (0..).zip(0..size) {
                 let part = bounds[peer]..bounds[peer + 1];
                 if !part.is_empty() {
-                    comm.send(&all.slice(part), peer as i32).map_err(|e| told(e.0))?;
+                    done(comm.send(&all.slice(part), number))?;
                 }
                 if length > 0 {
                     let mut place = parts.slice_mut(peer * length..(peer + 1) * length);
-                    comm.recv(&mut place, peer as i32).map_err(|e| told(e.0))?;
+                    done(comm.recv(&mut place, number))?;
                 }
             }
-            group_end().map_err(|e| told(e.0))?;
+            done(group_end())?;
             let parts = stream.clone_dtoh(&parts).map_err(told)?;
             // In the order of the ranks, as everywhere; NCCL's own sums have an order of theirs.
             let (first, others) = parts.split_at(length);
@@ -161,13 +167,14 @@ impl Ranks for Nccl {
         let all = self.ask(move |comm| {
             let stream = comm.stream();
             let mut all = stream.clone_htod(&own).map_err(told)?;
-            group_start().map_err(|e| told(e.0))?;
-            for (rank, part) in bounds.windows(2).enumerate().filter(|(_, part)| part[0] < part[1])
-            {
-                let mut part = all.slice_mut(part[0]..part[1]);
-                comm.broadcast_in_place(&mut part, rank as i32).map_err(|e| told(e.0))?;
+            done(group_start())?;
+            for (rank, part) in (0..).zip(bounds.windows(2)) {
+                if part[0] < part[1] {
+                    let mut part = all.slice_mut(part[0]..part[1]);
+                    done(comm.broadcast_in_place(&mut part, rank))?;
+                }
             }
-            group_end().map_err(|e| told(e.0))?;
+            done(group_end())?;
             stream.clone_dtoh(&all).map_err(told)
         });
         values.copy_from_slice(&all);
