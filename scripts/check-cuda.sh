@@ -27,7 +27,8 @@ name="${source##*/}"
 NVCC
 chmod +x "$home/bin/nvcc"
 export CUDA_HOME="$home" CUDA_PATH="$home" CUDA_ROOT="$home" NVCC="$home/bin/nvcc" PATH="$home/bin:$PATH"
-export CUDA_COMPUTE_CAP=90
+# A folder of its own: a build that found the empty files would take them for kernels.
+export CUDA_COMPUTE_CAP=90 CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target/cuda-check}"
 for features in cuda cuda,nccl; do
     cargo clippy --release --all-targets --features "$features" -- -D warnings
 done

@@ -5,13 +5,13 @@ use std::str::FromStr;
 use anyhow::{anyhow, bail};
 use candle_core::Device;
 
-use crate::ranks::local_rank;
+use crate::ranks::own_gpu;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DeviceChoice {
     Auto,
     Cpu,
-    /// That of this number; else that of the process's number among those of its machine.
+    /// That of this number, or the process's own where none is named.
     Cuda(Option<usize>),
 }
 
@@ -35,8 +35,8 @@ impl FromStr for DeviceChoice {
 pub(super) fn open(choice: DeviceChoice) -> anyhow::Result<Device> {
     match choice {
         DeviceChoice::Cpu => Ok(Device::Cpu),
-        DeviceChoice::Auto => Ok(cuda(local_rank()).unwrap_or(Device::Cpu)),
-        DeviceChoice::Cuda(ordinal) => cuda(ordinal.unwrap_or_else(local_rank)),
+        DeviceChoice::Auto => Ok(cuda(own_gpu()).unwrap_or(Device::Cpu)),
+        DeviceChoice::Cuda(ordinal) => cuda(ordinal.unwrap_or_else(own_gpu)),
     }
 }
 

@@ -85,17 +85,6 @@ pub(super) fn fused_equals_composed(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> 
     }
 }
 
-/// Holds the two paths equal in value and gradients within this tolerance, in f32, and here alone.
-pub(super) fn nearly_equals_composed(
-    inputs: &[Tensor],
-    tolerance: f64,
-    f: impl Fn(&[Tensor]) -> Result<Tensor>,
-) {
-    let fused = pass(inputs, DType::F32, &f);
-    let _guard = force_composed();
-    assert_same(&fused, &pass(inputs, DType::F32, &f), DType::F32, tolerance);
-}
-
 fn assert_same(a: &Pass, b: &Pass, dtype: DType, tolerance: f64) {
     assert_close("output", &a.output, &b.output, tolerance);
     for (i, (a, b)) in a.grads.iter().zip(&b.grads).enumerate() {

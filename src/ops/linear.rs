@@ -1,7 +1,7 @@
 //! Matrix product with a weight.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, WithDType, bail};
+use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDType, bail};
 
 use super::cpu::{self, with_float};
 use super::fused;
@@ -24,24 +24,12 @@ pub fn linear(x: &Tensor, w: &Tensor, precision: Precision) -> Result<Tensor> {
     if fused(&[x, w]) {
         x.contiguous()?.apply_op2(&w.contiguous()?, Linear { precision })
     } else {
-        composed_linear(x, w, precision)
+        composed_linear(x, w)
     }
 }
 
-fn composed_linear(x: &Tensor, w: &Tensor, precision: Precision) -> Result<Tensor> {
-    let on_cpu = x.device().is_cpu();
-    let rounds = precision == Precision::Bf16 && (!on_cpu || precision.takes_effect());
-    if !rounds || x.dtype() != DType::F32 {
-        return x.matmul(&w.t()?);
-    }
-    let rounded = |t: &Tensor| t.to_dtype(DType::BF16);
-    if on_cpu {
-        // candle has no product of bf16 there.
-        let value = |t: &Tensor| rounded(t)?.to_dtype(DType::F32);
-        value(x)?.matmul(&value(w)?.t()?)
-    } else {
-        rounded(x)?.matmul(&rounded(w)?.t()?)?.to_dtype(DType::F32)
-    }
+fn composed_linear(x: &Tensor, w: &Tensor) -> Result<Tensor> {
+    x.matmul(&w.t()?)
 }
 
 struct Linear {
@@ -111,7 +99,7 @@ fn product<T: Float>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::check::{check, nearly_equals_composed, random, same_on_any_threads};
+    use crate::ops::check::{check, random, same_on_any_threads};
 
     #[test]
     fn values_and_gradients() {
@@ -119,12 +107,6 @@ mod tests {
             let inputs = [random((tokens, inner), 1), random((out, inner), 2)];
             check(&inputs, |t| linear(&t[0], &t[1], Precision::Full));
         }
-    }
-
-    #[test]
-    fn products_of_bf16_are_composed_alike() {
-        let inputs = [random((19, 65), 1), random((33, 65), 2)];
-        nearly_equals_composed(&inputs, 5e-2, |t| linear(&t[0], &t[1], Precision::Bf16));
     }
 
     #[test]

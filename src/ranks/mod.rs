@@ -1,7 +1,7 @@
 //! Several processes that work on one thing, each on its part: ranks, as MPI calls them.
 //!
-//! All are started with the same arguments, by `mpirun`, a cluster's scheduler or torchrun. Rank 0 does what the program does
-//! alone, and alone writes; the others help where it calls them, and in between wait for its next call. Whatever a
+//! All are started with the same arguments, by `mpirun`, a cluster's scheduler or torchrun. Rank 0 does what the program
+//! does alone, and alone writes; the others help where it calls them, and in between wait for its next call. Whatever a
 //! decision depends on is the same number on every rank, to the last bit: sums are added up in the order of the ranks.
 
 #[cfg(feature = "mpi")]
@@ -181,10 +181,13 @@ pub fn world() -> &'static dyn Ranks {
 /// # Errors
 /// Started as one of several, where the program was built without the means, or where these fail.
 pub fn join() -> Result<Joined> {
-    if is_one_of_several(&SIZES) {
-        by_mpi()
-    } else if is_one_of_several(&["WORLD_SIZE"]) && std::env::var_os("RANK").is_some() {
+    let is_set = |name| std::env::var_os(name).is_some();
+    let by_torchrun = is_one_of_several(&["WORLD_SIZE"]) && is_set("RANK");
+    // Who starts torchrun by srun has the variables of both.
+    if by_torchrun && (is_set("TORCHELASTIC_RUN_ID") || !is_one_of_several(&SIZES)) {
         by_nccl()
+    } else if is_one_of_several(&SIZES) {
+        by_mpi()
     } else {
         Ok(Joined::default())
     }
@@ -240,10 +243,22 @@ fn is_one_of_several(sizes: &[&str]) -> bool {
 const LOCAL: [&str; 4] =
     ["LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"];
 
-/// Which of the processes of its machine this is, from 0: the GPU that is its own.
-pub fn local_rank() -> usize {
+/// The GPU of this process: that of its number among the processes of its machine, from the first again where there are
+/// fewer GPUs.
+pub fn own_gpu() -> usize {
     let number = |name: &&str| std::env::var(name).ok()?.trim().parse().ok();
-    LOCAL.iter().find_map(number).unwrap_or(0)
+    LOCAL.iter().find_map(number).unwrap_or(0) % num_gpus().max(1)
+}
+
+#[cfg(feature = "cuda")]
+fn num_gpus() -> usize {
+    let count = candle_core::cuda::cudarc::driver::CudaContext::device_count();
+    count.map_or(0, |count| usize::try_from(count).unwrap_or(0))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn num_gpus() -> usize {
+    0
 }
 
 #[cfg(test)]

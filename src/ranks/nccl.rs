@@ -11,7 +11,7 @@ use candle_core::cuda::cudarc::nccl::result::NcclError;
 use candle_core::cuda::cudarc::nccl::{Comm, Id, group_end, group_start};
 
 use super::torchrun::Place;
-use super::{Ranks, local_rank};
+use super::{Ranks, own_gpu};
 use crate::{Error, Result};
 
 type Outcome<T> = std::result::Result<T, String>;
@@ -24,7 +24,7 @@ type Job = Box<dyn FnOnce(&Comm) + Send>;
 pub(super) struct Nccl {
     rank: usize,
     size: usize,
-    /// To the thread that has the communicator, which is of one thread.
+    /// To the thread that has the communicator: it may not be handed from one thread to another.
     jobs: Mutex<Sender<Job>>,
 }
 
@@ -40,7 +40,7 @@ impl Nccl {
         let (tell, started) = channel();
         thread::spawn(move || {
             let join = || -> Outcome<Comm> {
-                let context = CudaContext::new(local_rank()).map_err(told)?;
+                let context = CudaContext::new(own_gpu()).map_err(told)?;
                 let stream = context.new_stream().map_err(told)?;
                 done(Comm::from_rank(stream, rank, size, Id::uninit(id)))
             };

@@ -292,42 +292,38 @@ fn assert_close(found: &[Vec<f32>], expected: &[Vec<f32>], what: &str) {
 
 #[test]
 fn ranks_that_share_a_training_do_what_one_does_alone() {
-    let of_three = Attributes { of_items: vec![vec![0]; ITEMS], count: 1 };
-    let makes: [(&str, Make<'_>, Loss); 7] = [
+    let fdsa = FdsaConfig { transformer: transformer(), ..FdsaConfig::default() };
+    let attributes = Attributes { of_items: vec![vec![0]; ITEMS], count: 1 };
+    let hgn = HgnConfig { dim: 8, history: 3, ..HgnConfig::default() };
+    let bert4rec = Bert4RecConfig {
+        dim: 8,
+        blocks: 1,
+        feed_forward: 16,
+        history: 8,
+        ..Bert4RecConfig::default()
+    };
+    // It draws its masks in another order.
+    let gru4rec = Gru4RecConfig { dim: 8, hidden: 12, dropout: 0.0, ..Gru4RecConfig::default() };
+    let (dtype, device) = (DType::F32, &Device::Cpu);
+    let makes: [(&str, Make<'_>, Loss); 8] = [
         ("sasrec", &|| Box::new(sasrec(ITEMS)), Loss::Softmax),
         ("sasrec", &|| Box::new(sasrec(ITEMS)), Loss::Sampled),
         ("sasrec", &|| Box::new(sasrec(ITEMS)), Loss::Bce),
         ("s3rec", &|| Box::new(s3rec(1)), Loss::Softmax),
         (
             "fdsa",
-            &|| {
-                let config = FdsaConfig { transformer: transformer(), ..FdsaConfig::default() };
-                let network =
-                    Fdsa::new(&config, of_three.clone(), 7, DType::F32, &Device::Cpu).unwrap();
-                Box::new(network)
-            },
+            &|| Box::new(Fdsa::new(&fdsa, attributes.clone(), 7, dtype, device).unwrap()),
             Loss::Softmax,
         ),
-        (
-            "hgn",
-            &|| {
-                let config = HgnConfig { dim: 8, history: 3, ..HgnConfig::default() };
-                Box::new(Hgn::new(&config, ITEMS, 83, 7, DType::F32, &Device::Cpu).unwrap())
-            },
-            Loss::Softmax,
-        ),
+        ("hgn", &|| Box::new(Hgn::new(&hgn, ITEMS, 83, 7, dtype, device).unwrap()), Loss::Softmax),
         (
             "bert4rec",
-            &|| {
-                let config = Bert4RecConfig {
-                    dim: 8,
-                    blocks: 1,
-                    feed_forward: 16,
-                    history: 8,
-                    ..Bert4RecConfig::default()
-                };
-                Box::new(Bert4Rec::new(&config, ITEMS, 7, DType::F32, &Device::Cpu).unwrap())
-            },
+            &|| Box::new(Bert4Rec::new(&bert4rec, ITEMS, 7, dtype, device).unwrap()),
+            Loss::Softmax,
+        ),
+        (
+            "gru4rec",
+            &|| Box::new(Gru4Rec::new(&gru4rec, ITEMS, 7, dtype, device).unwrap()),
             Loss::Softmax,
         ),
     ];

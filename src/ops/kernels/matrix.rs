@@ -141,7 +141,7 @@ pub enum Precision {
     #[default]
     #[serde(rename = "f32")]
     Full,
-    /// bf16, for f32 values on a GPU and on CPUs with AVX512-BF16; elsewhere as [`Precision::Full`].
+    /// bf16, for f32 values on machines with AVX512-BF16; elsewhere as [`Precision::Full`].
     Bf16,
 }
 

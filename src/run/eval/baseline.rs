@@ -349,9 +349,8 @@ impl Run {
         let train = || {
             with_epochs(monitor, &what, epochs_at_most, VALIDATION, |progress| {
                 let settings = &baseline.settings();
-                let mut around = Around { ranks, settings, state: Some(&state), progress };
-                let mut measure = |scorer: &dyn ItemScorer| self.validation_figure(scorer, ranks);
-                baseline.train(network, inputs, seed, &mut measure, &mut around)
+                let around = Around { ranks, settings, state: Some(&state), progress };
+                self.train_network(baseline, network, inputs, seed, around)
             })
         };
         let trained = if shared {
@@ -390,9 +389,22 @@ impl Run {
         let inputs = self.baseline_inputs(None);
         let network = baseline.network(inputs, seed)?;
         let (ranks, settings) = (self.ranks, &baseline.settings());
-        let mut around = Around { ranks, settings, state: Some(state), progress: &mut |_| () };
+        let around = Around { ranks, settings, state: Some(state), progress: &mut |_| () };
+        self.train_network(baseline, network, inputs, seed, around).map(drop)
+    }
+
+    /// Trains a baseline's network; the validation split tells its epochs apart.
+    fn train_network(
+        &self,
+        baseline: Baseline,
+        network: Option<Network>,
+        inputs: Inputs<'_>,
+        seed: u64,
+        mut around: Around<'_>,
+    ) -> Result<TrainedBaseline> {
+        let ranks = around.ranks;
         let mut measure = |scorer: &dyn ItemScorer| self.validation_figure(scorer, ranks);
-        baseline.train(network, inputs, seed, &mut measure, &mut around).map(drop)
+        baseline.train(network, inputs, seed, &mut measure, &mut around)
     }
 
     /// Refuses a training that memory or disk do not allow; gives its epochs at most.
@@ -409,8 +421,8 @@ impl Run {
         let all = protocol.targets(&self.dataset);
         let own: Vec<usize> = ranks.part_of((0..all).map(|_| 1)).collect();
         let evaluation = evaluate_scores(scorer, &self.dataset, &own, protocol, &mut |_| ())?;
-        let figure = evaluation.metrics.get(VALIDATION).copied().filter(|_| !own.is_empty());
-        let sum = ranks.sums(&[figure.unwrap_or(0.0) * own.len() as f64])[0];
+        let figure = evaluation.metrics.get(VALIDATION).copied().unwrap_or(0.0);
+        let sum = ranks.sums(&[figure * own.len() as f64])[0];
         Ok((all > 0).then(|| sum / all as f64))
     }
 

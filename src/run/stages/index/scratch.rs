@@ -22,22 +22,21 @@ use crate::train::{Trainer, language_model_samples, shuffled};
 
 /// Makes one, and writes it to `dir`.
 pub(super) fn prepare(run: &Run, dir: &Path, monitor: &mut dyn Monitor) -> Result<()> {
-    let scratch = Scratch::new(run)?;
-    if !scratch.samples.is_empty() && run.config.train.warmup.epochs > 0 {
+    let scratch = if run.config.train.warmup.epochs > 0 {
         let own = ["seed", "backbone.", "train.warmup.", "index.semantic.max-text-tokens"];
         let key = json!([settings_under(&own, &run.config)?, run.dataset.fingerprint]);
         let state = kept_for(&run.workshop(Stage::Index).join("warmup"), &key)?;
-        run.together(Work::WarmUp { state: state.clone() }, || {
-            scratch.warm_up(run, &state, monitor)
-        })?;
-    }
+        run.together(Work::WarmUp { state: state.clone() }, || Scratch::warm(run, &state, monitor))?
+    } else {
+        Scratch::new(run)?
+    };
     save_folder(dir, &scratch.config, &scratch.weights)?;
     scratch.tokenizer.save(dir)
 }
 
 /// Warms one up with rank 0, which keeps the state in the folder `state`.
 pub(in crate::run) fn help_warm_up(run: &Run, state: &Path) -> Result<()> {
-    Scratch::new(run)?.warm_up(run, state, &mut Silent)
+    Scratch::warm(run, state, &mut Silent).map(drop)
 }
 
 /// A backbone that knows nothing yet, and the texts it is to read.
@@ -84,18 +83,24 @@ impl Scratch {
         Ok(Self { tokenizer, config: llama, weights, params, samples })
     }
 
-    fn warm_up(&self, run: &Run, state: &Path, monitor: &mut dyn Monitor) -> Result<()> {
+    /// One that has read the texts, where there are any.
+    fn warm(run: &Run, state: &Path, monitor: &mut dyn Monitor) -> Result<Self> {
+        let scratch = Self::new(run)?;
+        if scratch.samples.is_empty() {
+            return Ok(scratch);
+        }
         let (config, seed) = (&run.config.train.warmup, run.config.seed);
-        let model = Llama::new(&self.config, &self.weights)?.with_precision(precision(run));
+        let model = Llama::new(&scratch.config, &scratch.weights)?.with_precision(precision(run));
         let trainer = Trainer {
             state: Some(state),
             ranks: run.ranks,
-            ..Trainer::new(config, seed, &model, &self.params)
+            ..Trainer::new(config, seed, &model, &scratch.params)
         };
         let mut log = TrainLog::new(run, "warmup", config.log_every, monitor).stopped_by_signals();
-        let samples = |epoch| Ok(shuffled(&self.samples, seed, epoch));
+        let samples = |epoch| Ok(shuffled(&scratch.samples, seed, epoch));
         let outcome = trainer.run(&samples, None, &mut log);
-        outcome.map_err(|error| with_remedy("warmup", error))?.finished().map(drop)
+        outcome.map_err(|error| with_remedy("warmup", error))?.finished()?;
+        Ok(scratch)
     }
 }
 
