@@ -38,7 +38,7 @@ theirs() {
     local what="$1" shape="$2" dtype="$3" batch="$4" length="$5" steps="$6"
     case "$what" in
     train) set -- torch_train.py "$shape" "$dtype" "$batch" "$length" "$steps" ;;
-    lora) set -- torch_lora.py "$dtype" "$batch" "$length" "$steps" ;;
+    lora) set -- torch_lora.py "$shape" "$dtype" "$batch" "$length" "$steps" ;;
     generate) set -- torch_generate.py "$shape" "$dtype" "$batch" "$length" ;;
     esac
     # Both compute on the CPU. A core type that OpenBLAS was told to assume misleads torch on some machines.

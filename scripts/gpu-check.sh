@@ -58,6 +58,17 @@ for dtype in f32 bf16; do
             "$("$python" scripts/peers/torch_generate.py tiny $dtype 4 128 2>&1 | tail -1)"
     fi
 done
+figure "train smollm2 f32, tokens/s" tokens_per_s \
+    "$binary" --device cuda bench train --shape smollm2 --batch 16 --seq 128 --steps 5 --json
+# 27 GB of weights, in memory and on the GPU.
+figure "lora llama7b f32, tokens/s" tokens_per_s \
+    "$binary" --device cuda bench train --shape llama7b --lora --batch 4 --seq 128 --steps 3 --json
+figure "generate llama7b f32, batch 8, users/s" users_per_s \
+    "$binary" --device cuda bench generate --shape llama7b --batch 8 --prompt 128 --batches 1 --json
+if "$python" -c 'import torch, transformers, peft' 2>/dev/null; then
+    row "PyTorch train smollm2 f32" "$("$python" scripts/peers/torch_train.py smollm2 f32 16 128 5 2>&1 | tail -1)"
+    row "PEFT lora llama7b f32" "$("$python" scripts/peers/torch_lora.py llama7b f32 4 128 3 2>&1 | tail -1)"
+fi
 for device in cpu cuda; do
     run "demo on $device" "$binary" --device "$device" --config configs/demo.toml --run "$out/demo-$device" run
     row "demo on $device: Recall@10, NDCG@10" "$(metrics "$out/demo-$device")"

@@ -9,7 +9,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
-# The same as `Shape` in src/bench/mod.rs. SmolLM2-135M has 1,024 item tokens more than its own vocabulary.
+# The same as `Shape` in src/bench/mod.rs. SmolLM2-135M and Llama-7B have 1,024 item tokens
+# more than their own vocabularies.
 SHAPES = {
     "tiny": {
         "vocab_size": 4096, "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 6,
@@ -18,6 +19,10 @@ SHAPES = {
     "smollm2": {
         "vocab_size": 49152 + 1024, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30,
         "num_attention_heads": 9, "num_key_value_heads": 3, "tie_word_embeddings": True,
+    },
+    "llama7b": {
+        "vocab_size": 32000 + 1024, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32,
+        "num_attention_heads": 32, "num_key_value_heads": 32, "tie_word_embeddings": False,
     },
 }
 

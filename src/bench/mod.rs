@@ -20,6 +20,8 @@ pub enum Shape {
     Tiny,
     /// SmolLM2-135M with 1,024 item tokens.
     SmolLm2,
+    /// Llama-7B with 1,024 item tokens.
+    Llama7b,
 }
 
 impl Shape {
@@ -48,6 +50,17 @@ impl Shape {
                 tie_word_embeddings: true,
                 ..LlamaConfig::tiny_test()
             },
+            Self::Llama7b => LlamaConfig {
+                vocab_size: 32_000 + 1024,
+                hidden_size: 4096,
+                intermediate_size: 11_008,
+                num_hidden_layers: 32,
+                num_attention_heads: 32,
+                num_key_value_heads: 32,
+                head_dim: 128,
+                tie_word_embeddings: false,
+                ..LlamaConfig::tiny_test()
+            },
         };
         LlamaConfig { num_hidden_layers: layers.unwrap_or(config.num_hidden_layers), ..config }
     }
@@ -65,5 +78,6 @@ mod tests {
         };
         assert_eq!(parameters(Shape::Tiny), 6_843_648);
         assert_eq!(parameters(Shape::SmolLm2), 135_104_832);
+        assert_eq!(parameters(Shape::Llama7b), 6_746_804_224);
     }
 }

@@ -120,6 +120,9 @@ pub(super) enum ShapeChoice {
     /// SmolLM2-135M with 1,024 item tokens
     #[value(name = "smollm2")]
     SmolLm2,
+    /// Llama-7B with 1,024 item tokens, 27 GB of weights
+    #[value(name = "llama7b")]
+    Llama7b,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -174,6 +177,7 @@ fn shape(choice: ShapeChoice) -> Shape {
     match choice {
         ShapeChoice::Tiny => Shape::Tiny,
         ShapeChoice::SmolLm2 => Shape::SmolLm2,
+        ShapeChoice::Llama7b => Shape::Llama7b,
     }
 }
 
