@@ -6,7 +6,7 @@
 #   scripts/build-cuda.sh
 #
 # CUDA_COMPUTE_CAP is the GPU generation to compile for (90: H100, H200). FEATURES=cuda leaves NCCL out, TESTS=no the
-# tests. scripts/check-cuda.sh checks types and lints alone, in a tenth of the time.
+# tests. scripts/check-cuda.sh checks types and lints alone, without compiling candle's kernels.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
