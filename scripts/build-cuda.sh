@@ -37,7 +37,7 @@ features="${FEATURES:-cuda,nccl}"
 cargo build --release --features "$features"
 if [[ "${TESTS:-yes}" == yes ]]; then
     # The checks of operations, device beside CPU, as one program that needs no cargo where it runs.
-    tests="$(cargo test --release --features "$features" --lib --no-run --message-format=json |
+    tests="$(cargo test --release --features "$features" --lib --no-run --message-format=json-render-diagnostics |
         python3 -c 'import json, sys
 for line in sys.stdin:
     line = json.loads(line)

@@ -3,14 +3,17 @@
 # beside the CPU, training and generation beside PyTorch, and the demo on CUDA beside the CPU. Prints one table, with
 # the seconds since the start.
 #
-#   scripts/gpu-check.sh BINARY
+#   scripts/gpu-check.sh BINARY [PART…]
 #
-# BINARY is what scripts/build-cuda.sh built; llmbs-tests beside it has the checks. CUDA's libraries have to be on
-# LD_LIBRARY_PATH; those of a PyTorch that PYTHON (python3) has are found by themselves. OUT is a folder for logs.
+# PART is one of ops, nccl, tiny, smollm2, llama7b, demo; all of them where none is named. BINARY is what
+# scripts/build-cuda.sh built; llmbs-tests beside it has the checks. CUDA's libraries have to be on LD_LIBRARY_PATH;
+# those of a PyTorch that PYTHON (python3) has are found by themselves. OUT is a folder for logs.
 set -uo pipefail
 binary="$(realpath "${1:?the program that scripts/build-cuda.sh built}")"
 tests="$(dirname "$binary")/llmbs-tests"
 cd "$(dirname "$0")/.."
+shift
+parts="${*:-ops nccl tiny smollm2 llama7b demo}"
 python="${PYTHON:-python3}"
 out="${OUT:-$(mktemp -d)}"
 mkdir -p "$out"
@@ -40,36 +43,53 @@ m = json.load(open(sys.argv[1] + "/eval/test-on-b20.json"))["metrics"]
 print("%.4f %.4f" % (m["recall@10"], m["ndcg@10"]))' "$1" 2>/dev/null || echo FAILED
 }
 
+wanted() { [[ " $parts " == *" $1 "* ]]; }
+torch() { "$python" -c "import torch, transformers${1:+, $1}" 2>/dev/null; }
+peer() { # NAME SCRIPT ARGUMENTS…: a row with what PyTorch says.
+    local name="$1" script="$2"
+    shift 2
+    row "$name" "$("$python" "scripts/peers/$script" "$@" 2>"$out/${name//[^A-Za-z0-9]/-}.log" | tail -1)"
+}
+
 row check result s
 row "--------" "------" "--"
-if [[ -x "$tests" ]]; then
+if wanted ops && [[ -x "$tests" ]]; then
     LLMBS_TEST_DEVICE=cuda run "operations on the device" "$tests" ops::
-else
-    row "operations on the device" "NOT THERE: $tests" && failed=1
+fi
+if wanted nccl && [[ -x "$tests" ]]; then
+    run "NCCL, one rank" "$tests" ranks::nccl --ignored
+fi
+if { wanted ops || wanted nccl; } && [[ ! -x "$tests" ]]; then
+    row "checks" "NOT THERE: $tests" && failed=1
 fi
 for dtype in f32 bf16; do
+    wanted tiny || break
     figure "train tiny $dtype, tokens/s" tokens_per_s \
         "$binary" --device cuda bench train --shape tiny --dtype $dtype --batch 32 --seq 128 --steps 20 --json
     figure "generate tiny $dtype, batch 64, users/s" users_per_s \
         "$binary" --device cuda bench generate --shape tiny --dtype $dtype --batch 64 --prompt 128 --json
-    if "$python" -c 'import torch, transformers' 2>/dev/null; then
-        row "PyTorch train tiny $dtype" "$("$python" scripts/peers/torch_train.py tiny $dtype 32 128 20 2>&1 | tail -1)"
-        row "Hugging Face generate tiny $dtype, batch 4" \
-            "$("$python" scripts/peers/torch_generate.py tiny $dtype 4 128 2>&1 | tail -1)"
-    fi
+    torch && peer "PyTorch train tiny $dtype" torch_train.py tiny $dtype 32 128 20
+    torch && peer "Hugging Face generate tiny $dtype, batch 4" torch_generate.py tiny $dtype 4 128
 done
-figure "train smollm2 f32, tokens/s" tokens_per_s \
-    "$binary" --device cuda bench train --shape smollm2 --batch 16 --seq 128 --steps 5 --json
-# 27 GB of weights, in memory and on the GPU.
-figure "lora llama7b f32, tokens/s" tokens_per_s \
-    "$binary" --device cuda bench train --shape llama7b --lora --batch 4 --seq 128 --steps 3 --json
-figure "generate llama7b f32, batch 8, users/s" users_per_s \
-    "$binary" --device cuda bench generate --shape llama7b --batch 8 --prompt 128 --batches 1 --json
-if "$python" -c 'import torch, transformers, peft' 2>/dev/null; then
-    row "PyTorch train smollm2 f32" "$("$python" scripts/peers/torch_train.py smollm2 f32 16 128 5 2>&1 | tail -1)"
-    row "PEFT lora llama7b f32" "$("$python" scripts/peers/torch_lora.py llama7b f32 4 128 3 2>&1 | tail -1)"
-fi
-for device in cpu cuda; do
+for dtype in f32 bf16; do
+    wanted smollm2 || break
+    figure "train smollm2 $dtype, tokens/s" tokens_per_s \
+        "$binary" --device cuda bench train --shape smollm2 --dtype $dtype --batch 16 --seq 128 --steps 10 --json
+    torch && peer "PyTorch train smollm2 $dtype" torch_train.py smollm2 $dtype 16 128 10
+done
+# 27 GB of weights.
+for dtype in f32 bf16; do
+    wanted llama7b || break
+    figure "lora llama7b $dtype, tokens/s" tokens_per_s \
+        "$binary" --device cuda bench train --shape llama7b --dtype $dtype --lora --batch 4 --seq 128 --steps 3 --json
+    figure "embed llama7b $dtype, tokens/s" tokens_per_s \
+        "$binary" --device cuda bench embed --shape llama7b --dtype $dtype --json
+    figure "generate llama7b $dtype, batch 8, users/s" users_per_s \
+        "$binary" --device cuda bench generate --shape llama7b --dtype $dtype --batch 8 --prompt 128 --batches 1 --json
+    torch peft && peer "PEFT lora llama7b $dtype" torch_lora.py llama7b $dtype 4 128 3
+done
+for device in cuda cpu; do
+    wanted demo || break
     run "demo on $device" "$binary" --device "$device" --config configs/demo.toml --run "$out/demo-$device" run
     row "demo on $device: Recall@10, NDCG@10" "$(metrics "$out/demo-$device")"
 done

@@ -41,13 +41,13 @@ const MAY_USE: [(&str, &[&str]); 22] = [
     ),
     ("ablate", &["config", "data", "eval", "run"]),
     ("report", &["ablate", "config", "data", "eval", "index", "run"]),
-    ("bench", &["decode", "index", "inference", "model", "nn", "ops", "tasks", "train"]),
+    ("bench", &["decode", "embed", "index", "inference", "model", "nn", "ops", "tasks", "train"]),
     ("server", &["data", "run"]),
     (
         "cli",
         &[
-            "ablate", "bench", "config", "data", "decode", "export", "import", "report", "run",
-            "server",
+            "ablate", "bench", "config", "data", "decode", "export", "import", "ops", "report",
+            "run", "server",
         ],
     ),
     ("main", &["cli"]),

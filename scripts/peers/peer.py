@@ -30,7 +30,9 @@ SHAPES = {
 def llama(shape):
     """A model of this shape with random weights, the same at every call."""
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(max_position_embeddings=2048, **SHAPES[shape])).to(DEVICE)
+    # On the device from the start: a processor takes minutes to draw 6.7 G values.
+    with torch.device(DEVICE):
+        return LlamaForCausalLM(LlamaConfig(max_position_embeddings=2048, **SHAPES[shape]))
 
 
 def rounded(dtype):

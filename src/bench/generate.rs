@@ -9,7 +9,7 @@ use super::Shape;
 use crate::decode::{BeamSearch, Normalize};
 use crate::index::{ItemIndex, Trie};
 use crate::inference::{BatchScorer, ItemVocabulary};
-use crate::model::{Llama, init};
+use crate::model::Llama;
 use crate::ops::Precision;
 use crate::{Result, invalid, rng};
 
@@ -61,7 +61,7 @@ pub fn generate(bench: GenerateBench, seed: u64, device: &Device) -> Result<Gene
     }
     let config = shape.config(None);
     let precision = if bench.bf16 { Precision::Bf16 } else { Precision::Full };
-    let weights = init::scratch(&config, seed, device)?;
+    let weights = super::weights(&config, seed, device)?;
     let model = Llama::new(&config, &weights)?.with_precision(precision);
     drop(weights);
     let index = ItemIndex::random(items, &CODES, seed)?;

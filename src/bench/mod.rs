@@ -1,13 +1,17 @@
 //! Benchmarks of the engines on random input, with the shapes that other frameworks are measured on.
 
+mod embed;
 mod generate;
 mod kmeans;
 mod train;
 
+use candle_core::{Device, Tensor};
 use serde::Serialize;
 
-use crate::model::LlamaConfig;
+use crate::Result;
+use crate::model::{LlamaConfig, Weights, init};
 
+pub use embed::{EmbedBench, EmbedSpeed, embed};
 pub use generate::{GenerateBench, GenerateSpeed, generate};
 pub use kmeans::{KMeansBench, KMeansSpeed, kmeans};
 pub use train::{TrainBench, TrainSpeed, train};
@@ -64,6 +68,24 @@ impl Shape {
         };
         LlamaConfig { num_hidden_layers: layers.unwrap_or(config.num_hidden_layers), ..config }
     }
+}
+
+/// Weights of a model that nothing but its speed is asked of: drawn by the device where that is a GPU, as a processor
+/// takes minutes to draw those of 7B.
+#[expect(clippy::disallowed_methods, reason = "a device's generator is seeded here")]
+fn weights(config: &LlamaConfig, seed: u64, device: &Device) -> Result<Weights> {
+    if !device.is_cuda() {
+        return init::scratch(config, seed, device);
+    }
+    device.set_seed(seed)?;
+    let draw = |(name, dims): (String, Vec<usize>)| {
+        let drawn = match dims.len() {
+            1 => Tensor::ones(dims, candle_core::DType::F32, device),
+            _ => Tensor::randn(0.0f32, 0.02, dims, device),
+        };
+        Ok((name, drawn?))
+    };
+    config.tensor_shapes().into_iter().map(draw).collect()
 }
 
 #[cfg(test)]

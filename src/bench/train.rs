@@ -4,7 +4,7 @@ use candle_core::Device;
 use serde::Serialize;
 
 use super::Shape;
-use crate::model::{Llama, LlamaConfig, LoraConfig, adapter, init};
+use crate::model::{Llama, LlamaConfig, LoraConfig, adapter};
 use crate::nn::Params;
 use crate::ops::{self, Precision};
 use crate::tasks::Sample;
@@ -61,7 +61,7 @@ pub fn train(bench: TrainBench, seed: u64, device: &Device) -> Result<TrainSpeed
     }
     let precision = if bench.bf16 { Precision::Bf16 } else { Precision::Full };
     let llama = bench.shape.config(bench.layers);
-    let mut weights = init::scratch(&llama, seed, device)?;
+    let mut weights = super::weights(&llama, seed, device)?;
     let mut params = Params::new();
     let model = if bench.lora {
         let adapters =
@@ -91,7 +91,7 @@ pub fn train(bench: TrainBench, seed: u64, device: &Device) -> Result<TrainSpeed
     seconds.sort_by(f64::total_cmp);
     let tokens = bench.batch * bench.seq;
     let gflops = step_flops(bench, &llama) * seconds.len() as f64 / total / 1e9;
-    let ceiling_gflops = ceiling(&llama, tokens, precision) / 1e9;
+    let ceiling_gflops = ceiling(&llama, tokens, precision, device)? / 1e9;
     Ok(TrainSpeed {
         bench,
         threads: rayon::current_num_threads(),
@@ -132,12 +132,18 @@ fn step_flops(bench: TrainBench, llama: &LlamaConfig) -> f64 {
 }
 
 /// The fastest product among those of the model's linear layers.
-fn ceiling(llama: &LlamaConfig, tokens: usize, precision: Precision) -> f64 {
+pub(super) fn ceiling(
+    llama: &LlamaConfig,
+    tokens: usize,
+    precision: Precision,
+    device: &Device,
+) -> Result<f64> {
     let (hidden, ffn) = (llama.hidden_size, llama.intermediate_size);
-    [(hidden, hidden), (ffn, hidden), (hidden, ffn)]
-        .map(|(out, inner)| ops::matmul_flops(tokens, out, inner, precision))
-        .into_iter()
-        .fold(0.0, f64::max)
+    let mut most = 0.0f64;
+    for (out, inner) in [(hidden, hidden), (ffn, hidden), (hidden, ffn)] {
+        most = most.max(ops::matmul_flops(tokens, out, inner, precision, device)?);
+    }
+    Ok(most)
 }
 
 /// Seconds of every step.

@@ -2,19 +2,25 @@
 
 use std::path::PathBuf;
 
+use candle_core::Device;
 use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 use serde_json::Value;
 
 use super::device::{self, DeviceChoice};
 use super::show::{self, out};
-use crate::bench::{GenerateBench, KMeansBench, Shape, TrainBench, generate, kmeans, train};
+use crate::bench::{
+    EmbedBench, GenerateBench, KMeansBench, Shape, TrainBench, embed, generate, kmeans, train,
+};
 use crate::decode::Normalize;
+use crate::ops::peak_device_bytes;
 use crate::run::peak_memory_bytes;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum BenchCommand {
     /// Whole optimiser steps: forward, loss on the second half of each row, backward, clipping, AdamW
     Train(BenchTrainArgs),
+    /// Hidden states of random texts, as semantic embeddings are computed from them
+    Embed(BenchEmbedArgs),
     /// Beam search over a random catalogue: users a second from prompt to ranked items
     Generate(BenchGenerateArgs),
     /// Balanced hierarchical k-means over random clustered vectors: the whole tree, and the root alone
@@ -38,6 +44,28 @@ pub(super) struct BenchKmeansArgs {
     /// Write the vectors to this file, in numpy's format
     #[arg(long, value_name = "FILE.npy")]
     pub(super) out: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct BenchEmbedArgs {
+    /// The backbone
+    #[arg(long)]
+    pub(super) shape: ShapeChoice,
+    /// Blocks [default: those of the shape]
+    #[arg(long)]
+    pub(super) layers: Option<usize>,
+    /// What products are multiplied in; sums and weights are f32
+    #[arg(long, default_value = "f32")]
+    pub(super) dtype: FloatChoice,
+    /// Tokens of a text
+    #[arg(long, default_value_t = 64)]
+    pub(super) seq: usize,
+    /// Passes of 4,096 tokens to time, after one that is not timed
+    #[arg(long, default_value_t = 5)]
+    pub(super) passes: usize,
     /// As JSON
     #[arg(long)]
     pub(super) json: bool,
@@ -148,6 +176,12 @@ pub(super) fn run(command: &BenchCommand, seed: u64, device: DeviceChoice) -> an
             };
             (serde_json::to_value(train(bench, seed, &device)?)?, args.json)
         }
+        BenchCommand::Embed(args) => {
+            let BenchEmbedArgs { layers, seq, passes, .. } = *args;
+            let bf16 = args.dtype == FloatChoice::Bf16;
+            let bench = EmbedBench { shape: shape(args.shape), layers, bf16, seq, passes };
+            (serde_json::to_value(embed(bench, seed, &device)?)?, args.json)
+        }
         BenchCommand::Generate(args) => {
             let bench = GenerateBench {
                 shape: shape(args.shape),
@@ -170,7 +204,7 @@ pub(super) fn run(command: &BenchCommand, seed: u64, device: DeviceChoice) -> an
             (serde_json::to_value(kmeans(bench, args.out.as_deref(), seed)?)?, args.json)
         }
     };
-    print(figures, json)
+    print(figures, json, &device)
 }
 
 fn shape(choice: ShapeChoice) -> Shape {
@@ -181,7 +215,10 @@ fn shape(choice: ShapeChoice) -> Shape {
     }
 }
 
-fn print(mut figures: Value, json: bool) -> anyhow::Result<()> {
+fn print(mut figures: Value, json: bool, device: &Device) -> anyhow::Result<()> {
     figures["peak_memory_bytes"] = peak_memory_bytes().into();
+    if let Some(bytes) = peak_device_bytes(device)? {
+        figures["peak_device_bytes"] = bytes.into();
+    }
     if json { show::json(&figures) } else { out(&show::figures(&figures)) }
 }

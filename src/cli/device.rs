@@ -5,6 +5,7 @@ use std::str::FromStr;
 use anyhow::{anyhow, bail};
 use candle_core::Device;
 
+use crate::ops::keep_memory;
 use crate::ranks::own_gpu;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,7 +48,11 @@ fn cuda(ordinal: usize) -> anyhow::Result<Device> {
              --features cuda); use --device cpu"
         );
     }
-    Device::new_cuda(ordinal).map_err(|e| {
+    let opened = Device::new_cuda(ordinal).and_then(|device| {
+        keep_memory(&device)?;
+        Ok(device)
+    });
+    opened.map_err(|e| {
         let cause = e.to_string();
         let first = cause.lines().next().unwrap_or_default();
         anyhow!("--device cuda:{ordinal}: there is no such device ({first}); use --device cpu")

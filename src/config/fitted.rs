@@ -67,7 +67,7 @@ pub fn fitted(fit: &Fit<'_>) -> String {
 path = {path}
 
 [backbone]
-# Products in bf16 where the CPU can (AVX512-BF16), in f32 elsewhere.
+# Products in bf16 where the CPU can (AVX512-BF16) and on a GPU, in f32 elsewhere.
 precision = "bf16"
 
 # A backbone from scratch, of about {millions:.1} M parameters: items do not need more, and a CPU trains it.

@@ -86,7 +86,7 @@ pub struct BackboneConfig {
     /// lost on average.
     pub dtype: Float,
     /// What the values of matrix products are rounded to before they are multiplied; sums and weights
-    /// stay in `dtype`. `bf16` takes effect on CPUs with AVX512-BF16.
+    /// stay in `dtype`. `bf16` takes effect on CPUs with AVX512-BF16, and on a GPU.
     pub precision: Precision,
     /// The backbone from scratch, used where there is no path.
     pub scratch: ScratchConfig,

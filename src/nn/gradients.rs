@@ -8,6 +8,7 @@ use candle_core::{DType, Device, Result, Tensor, TensorId, bail};
 
 use super::division;
 use super::params::{Params, row_len};
+use crate::ops;
 use crate::ops::slices::{self, Update, WeightGrad};
 use crate::ranks::Ranks;
 
@@ -162,15 +163,12 @@ impl Gradients {
                     sum += own.map(|(_, row)| slices::sum_of_squares(row)).sum::<f64>();
                 }
                 Gradient::Tensor(grad) => {
-                    let grad = grad.flatten_all()?.narrow(0, own.start, own.len())?;
-                    of_tensors.push(grad.to_dtype(DType::F32)?.sqr()?.sum_all()?);
+                    of_tensors.push(grad.flatten_all()?.narrow(0, own.start, own.len())?);
                 }
             }
         }
         if !of_tensors.is_empty() {
-            // Read together: a device is waited for once.
-            let of_tensors: Vec<f32> = Tensor::stack(&of_tensors, 0)?.to_vec1()?;
-            sum += of_tensors.into_iter().map(f64::from).sum::<f64>();
+            sum += ops::sum_of_squares(&of_tensors)?;
         }
         Ok(ranks.sums(&[sum])[0].sqrt())
     }

@@ -13,6 +13,7 @@ use super::gradients::Gradient;
 use super::params::row_len;
 use super::{Gradients, Params, division};
 use crate::ops::slices::{self, Activation, Noise};
+use crate::ops::{self, AdamWStep};
 use crate::ranks::{Alone, Ranks};
 
 /// Hyper-parameters of [`AdamW`] that do not change during a run.
@@ -170,13 +171,15 @@ impl AdamW {
         scale: f64,
     ) -> Result<()> {
         self.step += 1;
-        let update = Update {
-            lr,
+        let betas = [self.config.beta1, self.config.beta2];
+        let step = AdamWStep {
+            rate: lr,
             // Decay pulls a weight matrix towards zero; a norm's scale or a bias has no such prior.
             decay: 0.0,
             eps: self.config.eps,
-            correction1: 1.0 - self.config.beta1.powf(self.step as f64),
-            correction2: 1.0 - self.config.beta2.powf(self.step as f64),
+            betas,
+            corrections: betas.map(|beta| 1.0 - beta.powf(self.step as f64)),
+            scale,
         };
         for (index, (name, rows)) in params.trained_rows().enumerate() {
             let rows = rows?;
@@ -186,10 +189,10 @@ impl AdamW {
                 bail!("no gradient reached parameter {name}");
             };
             let decay = if rows.rank() < 2 { 0.0 } else { self.config.weight_decay };
-            let update = Update { decay, ..update };
+            let step = AdamWStep { decay, ..step };
             if let Moments::Tensors(moments) = moments {
                 let grad = gradients.tensor(params, name)?;
-                update.composed(&self.config, &rows, moments, &grad, scale)?;
+                step_of_tensor(step, &rows, moments, &grad)?;
                 continue;
             }
             let dense;
@@ -202,8 +205,8 @@ impl AdamW {
                 }
             };
             let noise = Noise::new(self.step, index as u64);
-            let (config, width, own) = (&self.config, row_len(&rows), own.clone());
-            let fused = Fused { config, update, grad, own, width, scale, noise };
+            let (width, own) = (row_len(&rows), own.clone());
+            let fused = Fused { step, grad, own, width, noise };
             match moments {
                 Moments::Full(m) => rows.inplace_op1(&InPlace { fused, moments: Mutex::new(m) }),
                 Moments::Half(m) => rows.inplace_op1(&InPlace { fused, moments: Mutex::new(m) }),
@@ -254,38 +257,26 @@ impl AdamW {
     }
 }
 
-/// One parameter update from its moments.
-#[derive(Clone, Copy)]
-struct Update {
-    lr: f64,
-    decay: f64,
-    eps: f64,
-    correction1: f64,
-    correction2: f64,
-}
-
-impl Update {
-    /// The same update by candle's own operations, for devices without the fused one.
-    fn composed(
-        &self,
-        config: &AdamWConfig,
-        rows: &Tensor,
-        [first, second]: &mut [Tensor; 2],
-        grad: &Tensor,
-        scale: f64,
-    ) -> Result<()> {
-        let grad = (grad.to_dtype(DType::F32)? * scale)?;
-        let mix =
-            |average: &Tensor, new: Tensor, beta: f64| (average * beta)? + (new * (1.0 - beta))?;
-        *first = mix(first, grad.clone(), config.beta1)?;
-        *second = mix(second, grad.sqr()?, config.beta2)?;
-        let first = (&*first / self.correction1)?;
-        let root = (&*second / self.correction2)?.sqrt()?;
-        let value = rows.to_dtype(DType::F32)?.detach();
-        let change = ((first / (root + self.eps)?)? + (&value * self.decay)?)?;
-        let value = (value - (change * self.lr)?)?.to_dtype(rows.dtype())?;
-        rows.slice_set(&value, 0, 0)
+/// A step off the CPU: in one pass where there is a kernel for it, else by candle's own operations.
+fn step_of_tensor(
+    step: AdamWStep,
+    rows: &Tensor,
+    [first, second]: &mut [Tensor; 2],
+    grad: &Tensor,
+) -> Result<()> {
+    if ops::adamw(rows, [first, second], &grad.contiguous()?, step)? {
+        return Ok(());
     }
+    let grad = (grad.to_dtype(DType::F32)? * step.scale)?;
+    let mix = |average: &Tensor, new: Tensor, beta: f64| (average * beta)? + (new * (1.0 - beta))?;
+    *first = mix(first, grad.clone(), step.betas[0])?;
+    *second = mix(second, grad.sqr()?, step.betas[1])?;
+    let first = (&*first / step.corrections[0])?;
+    let root = (&*second / step.corrections[1])?.sqrt()?;
+    let value = rows.to_dtype(DType::F32)?.detach();
+    let change = ((first / (root + step.eps)?)? + (&value * step.decay)?)?;
+    let value = (value - (change * step.rate)?)?.to_dtype(rows.dtype())?;
+    rows.slice_set(&value, 0, 0)
 }
 
 /// Values a task works on.
@@ -302,14 +293,12 @@ enum Grad<'a> {
 
 /// One step of one parameter in one pass over its values, gradient and moments.
 struct Fused<'a> {
-    config: &'a AdamWConfig,
-    update: Update,
+    step: AdamWStep,
     grad: Grad<'a>,
     /// The values whose step is taken: whole rows.
     own: Range<usize>,
     /// Values of a row.
     width: usize,
-    scale: f64,
     noise: Noise,
 }
 
@@ -340,12 +329,12 @@ impl Fused<'_> {
         grad: &[f32],
         (first, second): (&mut [M], &mut [M]),
     ) {
-        let (beta1, beta2) = (self.config.beta1 as f32, self.config.beta2 as f32);
-        let (fresh1, fresh2) = ((1.0 - self.config.beta1) as f32, (1.0 - self.config.beta2) as f32);
-        let Update { lr, decay, eps, correction1, correction2 } = self.update;
-        let (lr, decay, eps) = (lr as f32, decay as f32, eps as f32);
-        let (scale1, scale2) = (1.0 / correction1 as f32, 1.0 / correction2 as f32);
-        let scale = self.scale as f32;
+        let AdamWStep { rate, decay, eps, betas, corrections, scale } = self.step;
+        let [beta1, beta2] = betas.map(|beta| beta as f32);
+        let [fresh1, fresh2] = betas.map(|beta| (1.0 - beta) as f32);
+        let (rate, decay, eps) = (rate as f32, decay as f32, eps as f32);
+        let [scale1, scale2] = corrections.map(|correction| 1.0 / correction as f32);
+        let scale = scale as f32;
         slices::vectorize(
             #[inline(always)]
             || {
@@ -357,7 +346,7 @@ impl Fused<'_> {
                     let new2 = beta2 * v.widen() + fresh2 * (g * g);
                     let old = p.widen();
                     let change = new1 * scale1 / ((new2 * scale2).sqrt() + eps) + decay * old;
-                    *p = P::narrow_randomly(old - lr * change, noise[0]);
+                    *p = P::narrow_randomly(old - rate * change, noise[0]);
                     *m = M::narrow_randomly(new1, noise[1]);
                     *v = M::narrow_randomly(new2, noise[2]);
                 }

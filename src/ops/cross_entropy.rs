@@ -4,10 +4,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor, WithDType, bail};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp2, D, Layout, Result, Shape, Tensor, WithDType, bail,
+};
 use rayon::prelude::*;
 
 use super::cpu::{self, with_float, zeros_if};
+use super::cuda::{self, View};
 use super::embedding::check_ids;
 use super::kernels::{Float, Mat, MatMut, Precision, Stored, Threads, Update, matmul};
 use super::log_softmax::{log_sum_exp, probabilities};
@@ -93,6 +96,18 @@ impl CustomOp2 for CrossEntropy {
         })
     }
 
+    fn cuda_fwd(
+        &self,
+        hidden: &CudaStorage,
+        hidden_layout: &Layout,
+        weight: &CudaStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (hidden, weight) = (View::new(hidden, hidden_layout), View::new(weight, weight_layout));
+        let losses = cuda::cross_entropy(hidden, weight, &self.targets, self.precision)?;
+        Ok((losses, self.targets.len().into()))
+    }
+
     fn bwd(
         &self,
         hidden: &Tensor,
@@ -101,6 +116,10 @@ impl CustomOp2 for CrossEntropy {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
+        if grad.device().is_cuda() {
+            let inputs = [hidden, weight, losses, &grad];
+            return cuda::cross_entropy_backward(inputs, &self.targets, self.precision);
+        }
         let inputs =
             [cpu::values(hidden), cpu::values(weight), cpu::values(losses), cpu::values(&grad)];
         with_float!(hidden.dtype(), T => {

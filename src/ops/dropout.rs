@@ -1,10 +1,13 @@
 //! Inverted dropout (Srivastava et al., 2014) with a mask that is a function of a key, not of a generator.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType, bail};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType, bail,
+};
 use rayon::prelude::*;
 
 use super::cpu::{self, with_float};
+use super::cuda::{self, View};
 use super::fused;
 use super::kernels::{Float, Stored, vectorize};
 
@@ -53,12 +56,22 @@ impl Mask {
     /// (Steele et al., 2014) of the element's counter.
     #[inline(always)]
     fn factor<T: Float>(&self, i: usize) -> T {
-        let threshold = (self.p * (1u64 << 53) as f64) as u64;
+        let threshold = self.threshold();
         let mut z = self.key.wrapping_add((i as u64).wrapping_add(1).wrapping_mul(COUNTER));
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         z ^= z >> 31;
         if z >> 11 >= threshold { T::one() } else { T::zero() }
+    }
+
+    /// Of 2^53 draws how many drop.
+    #[inline(always)]
+    fn threshold(&self) -> u64 {
+        (self.p * (1u64 << 53) as f64) as u64
+    }
+
+    fn on_device(&self, x: View<'_>) -> Result<CudaStorage> {
+        cuda::dropout(x, self.key, self.threshold(), 1.0 / (1.0 - self.p))
     }
 
     fn apply<T: Float>(&self, x: &[T]) -> Vec<T> {
@@ -96,8 +109,16 @@ impl CustomOp1 for Mask {
         })
     }
 
+    fn cuda_fwd(&self, x: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        Ok((self.on_device(View::new(x, layout))?, layout.shape().clone()))
+    }
+
     fn bwd(&self, x: &Tensor, _y: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
+        if grad.device().is_cuda() {
+            let x_grad = cuda::with_views([&grad], |[grad]| self.on_device(grad))?;
+            return Ok(Some(cuda::tensor(x_grad, x.shape())));
+        }
         let grad = cpu::values(&grad);
         with_float!(x.dtype(), T => {
             cpu::tensor(self.apply::<T>(grad.slice()?), x.shape()).map(Some)

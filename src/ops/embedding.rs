@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType, bail};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType, bail,
+};
 use rayon::prelude::*;
 
 use super::cpu::{self, with_float};
+use super::cuda::{self, View};
 use super::fused;
 use super::kernels::{Float, Stored};
 
@@ -63,9 +66,18 @@ impl CustomOp1 for Embedding {
         })
     }
 
+    fn cuda_fwd(&self, weight: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (_, hidden) = layout.shape().dims2()?;
+        let rows = cuda::embedding(View::new(weight, layout), &self.ids)?;
+        Ok((rows, (self.ids.len(), hidden).into()))
+    }
+
     fn bwd(&self, weight: &Tensor, _rows: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let (vocab, hidden) = weight.dims2()?;
         let grad = grad.contiguous()?;
+        if grad.device().is_cuda() {
+            return cuda::embedding_backward(weight, &grad, &self.ids).map(Some);
+        }
         let grad = cpu::values(&grad);
         with_float!(weight.dtype(), T => {
             let mut total: Vec<T> = vec![Default::default(); vocab * hidden];

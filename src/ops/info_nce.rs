@@ -10,7 +10,7 @@ use candle_core::{
 use rayon::prelude::*;
 
 use super::cpu::{self, with_float};
-use super::fused;
+use super::fused_on_cpu;
 use super::kernels::{
     Float, Mat, MatMut, Precision, Threads, Update, dot, matmul, max, sum_of, vectorize,
 };
@@ -47,7 +47,7 @@ pub struct InfoNce {
 /// - `query`: (n, dim)
 pub fn info_nce(query: &Tensor, contrast: &Contrast<'_>) -> Result<InfoNce> {
     contrast.check(query)?;
-    let both = if fused(&[query, contrast.positives, contrast.negatives]) {
+    let both = if fused_on_cpu(&[query, contrast.positives, contrast.negatives]) {
         let op = Fused {
             positives: contrast.positives.contiguous()?.detach(),
             negatives: contrast.negatives.contiguous()?.detach(),
@@ -118,17 +118,13 @@ impl Contrast<'_> {
 
     /// (n, m): minus infinity where a negative is the query's own target, else 0.
     fn same_item_mask(&self, like: &Tensor) -> Result<Tensor> {
-        let mask: Vec<f32> = self
-            .targets
-            .iter()
-            .flat_map(|target| {
-                self.negative_ids
-                    .iter()
-                    .map(move |id| if id == target { f32::NEG_INFINITY } else { 0.0 })
-            })
-            .collect();
         let shape = (self.targets.len(), self.negative_ids.len());
-        Tensor::from_vec(mask, shape, like.device())?.to_dtype(like.dtype())
+        let targets = Tensor::from_slice(self.targets, (shape.0, 1), like.device())?;
+        let negatives = Tensor::from_slice(self.negative_ids, (1, shape.1), like.device())?;
+        let zeros = Tensor::zeros(shape, like.dtype(), like.device())?;
+        let hidden =
+            Tensor::full(f32::NEG_INFINITY, shape, like.device())?.to_dtype(like.dtype())?;
+        targets.broadcast_eq(&negatives)?.where_cond(&hidden, &zeros)
     }
 }
 

@@ -5,7 +5,7 @@ use candle_core::{CpuStorage, CustomOp3, D, Layout, Result, Shape, Tensor, WithD
 use rayon::prelude::*;
 
 use super::cpu::{self, with_float, zeros_if};
-use super::fused;
+use super::fused_on_cpu;
 use super::kernels::{Float, dot, sum_of, vectorize};
 
 /// Rows a task works on. Fixed, as the gradients of weight and bias are summed by blocks.
@@ -22,7 +22,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
     if hidden != weights || hidden != biases || hidden == 0 {
         bail!("layer_norm: rows of {hidden} values, {weights} weights and {biases} biases");
     }
-    if fused(&[x, weight, bias]) {
+    if fused_on_cpu(&[x, weight, bias]) {
         x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, LayerNorm { eps })
     } else {
         composed_layer_norm(x, weight, bias, eps)

@@ -1,9 +1,12 @@
 //! Matrix product with a weight.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDType, bail};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDType, bail,
+};
 
 use super::cpu::{self, with_float};
+use super::cuda::{self, View};
 use super::fused;
 use super::kernels::{Float, Mat, MatMut, Precision, Threads, Update, matmul};
 
@@ -14,7 +17,7 @@ use super::kernels::{Float, Mat, MatMut, Precision, Threads, Update, matmul};
 /// - `w`: (out, in), as checkpoints store it
 /// - output: (tokens, out)
 ///
-/// With [`Precision::Bf16`] f32 values are rounded to bf16 before they are multiplied, where the machine
+/// With [`Precision::Bf16`] f32 values are rounded to bf16 before they are multiplied, on a GPU and where the processor
 /// has the instructions for it; so are the values of both gradients' products.
 pub fn linear(x: &Tensor, w: &Tensor, precision: Precision) -> Result<Tensor> {
     let ((_, x_in), (_, w_in)) = (x.dims2()?, w.dims2()?);
@@ -57,6 +60,18 @@ impl CustomOp2 for Linear {
         })
     }
 
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        w: &CudaStorage,
+        w_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let ((tokens, _), (out, _)) = (x_layout.shape().dims2()?, w_layout.shape().dims2()?);
+        let (x, w) = (View::new(x, x_layout), View::new(w, w_layout));
+        Ok((cuda::linear(x, w, self.precision)?, (tokens, out).into()))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -66,6 +81,9 @@ impl CustomOp2 for Linear {
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let ((tokens, inner), (out, _)) = (x.dims2()?, w.dims2()?);
         let grad = grad.contiguous()?;
+        if grad.device().is_cuda() {
+            return cuda::linear_backward(x, w, &grad, self.precision);
+        }
         let (x_values, w_values, grad) = (cpu::values(x), cpu::values(w), cpu::values(&grad));
         with_float!(x.dtype(), T => {
             let grad = Mat::new(grad.slice::<T>()?, tokens, out);

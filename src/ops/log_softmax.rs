@@ -1,10 +1,13 @@
 //! Log-probabilities for inference.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp1, D, Layout, Result, Shape, Tensor, WithDType};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp1, D, Layout, Result, Shape, Tensor, WithDType,
+};
 use rayon::prelude::*;
 
 use super::cpu::{self, with_float};
+use super::cuda::{self, View};
 use super::fused;
 use super::kernels::{Float, max, sum_of, vectorize};
 
@@ -57,6 +60,11 @@ impl CustomOp1 for LogSumExp {
             Ok((T::to_cpu_storage_owned(sums), (rows, 1).into()))
         })
     }
+
+    fn cuda_fwd(&self, logits: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (rows, _) = layout.shape().dims2()?;
+        Ok((cuda::log_sum_exp_rows(View::new(logits, layout))?, (rows, 1).into()))
+    }
 }
 
 struct LogSoftmax;
@@ -80,6 +88,10 @@ impl CustomOp1 for LogSoftmax {
             }
             Ok((T::to_cpu_storage_owned(out), layout.shape().clone()))
         })
+    }
+
+    fn cuda_fwd(&self, logits: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        Ok((cuda::log_softmax_rows(View::new(logits, layout))?, layout.shape().clone()))
     }
 }
 

@@ -1,10 +1,13 @@
 //! Root-mean-square normalisation (Zhang and Sennrich, 2019, equation 4).
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, D, Layout, Result, Shape, Tensor, WithDType, bail};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp2, D, Layout, Result, Shape, Tensor, WithDType, bail,
+};
 use rayon::prelude::*;
 
 use super::cpu::{self, with_float, zeros_if};
+use super::cuda::{self, View};
 use super::fused;
 use super::kernels::{Float, Stored, dot, vectorize};
 
@@ -58,6 +61,17 @@ impl CustomOp2 for RmsNorm {
         })
     }
 
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        weight: &CudaStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (x, weight) = (View::new(x, x_layout), View::new(weight, weight_layout));
+        Ok((cuda::rms_norm(x, weight, self.eps)?, x_layout.shape().clone()))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -66,6 +80,9 @@ impl CustomOp2 for RmsNorm {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
+        if grad.device().is_cuda() {
+            return cuda::rms_norm_backward(x, weight, &grad, self.eps);
+        }
         let (x_values, weight_values, grad) =
             (cpu::values(x), cpu::values(weight), cpu::values(&grad));
         with_float!(x.dtype(), T => {

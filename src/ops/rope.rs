@@ -1,10 +1,13 @@
 //! Rotary position embedding (Su et al., 2021), in the rotate-half layout of Hugging Face's Llama.
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, WithDType, bail};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp3, Layout, Result, Shape, Tensor, WithDType, bail,
+};
 use rayon::prelude::*;
 
 use super::cpu::{self, with_float};
+use super::cuda::{self, View};
 use super::fused;
 use super::kernels::{Stored, vectorize};
 
@@ -68,6 +71,19 @@ impl CustomOp3 for Rope {
         })
     }
 
+    fn cuda_fwd(
+        &self,
+        x: &CudaStorage,
+        x_layout: &Layout,
+        cos: &CudaStorage,
+        cos_layout: &Layout,
+        sin: &CudaStorage,
+        sin_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (cos, sin) = (View::new(cos, cos_layout), View::new(sin, sin_layout));
+        Ok((cuda::rope(View::new(x, x_layout), cos, sin, 1.0)?, x_layout.shape().clone()))
+    }
+
     fn bwd(
         &self,
         x: &Tensor,
@@ -78,6 +94,12 @@ impl CustomOp3 for Rope {
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (_, heads, head_dim) = x.dims3()?;
         let grad = grad.contiguous()?;
+        if grad.device().is_cuda() {
+            let views = [&grad, cos, sin];
+            let x_grad =
+                cuda::with_views(views, |[grad, cos, sin]| cuda::rope(grad, cos, sin, -1.0))?;
+            return Ok((Some(cuda::tensor(x_grad, x.shape())), None, None));
+        }
         let (cos, sin, grad) = (cpu::values(cos), cpu::values(sin), cpu::values(&grad));
         with_float!(x.dtype(), T => {
             // The inverse of a rotation is its transpose.

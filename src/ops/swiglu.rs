@@ -1,10 +1,13 @@
 //! The gated activation of Llama's feed-forward block (Shazeer, 2020).
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDType, bail};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp2, Layout, Result, Shape, Tensor, WithDType, bail,
+};
 use rayon::prelude::*;
 
 use super::cpu::{self, with_float, zeros_if};
+use super::cuda::{self, View};
 use super::fused;
 use super::kernels::{Float, Stored, vectorize};
 
@@ -52,6 +55,17 @@ impl CustomOp2 for SwiGlu {
         })
     }
 
+    fn cuda_fwd(
+        &self,
+        gate: &CudaStorage,
+        gate_layout: &Layout,
+        up: &CudaStorage,
+        up_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (gate, up) = (View::new(gate, gate_layout), View::new(up, up_layout));
+        Ok((cuda::swiglu(gate, up)?, gate_layout.shape().clone()))
+    }
+
     fn bwd(
         &self,
         gate: &Tensor,
@@ -60,6 +74,9 @@ impl CustomOp2 for SwiGlu {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
+        if grad.device().is_cuda() {
+            return cuda::swiglu_backward(gate, up, &grad);
+        }
         let (gate_values, up_values, grad) =
             (cpu::values(gate), cpu::values(up), cpu::values(&grad));
         with_float!(gate.dtype(), T => {

@@ -185,3 +185,35 @@ impl Ranks for Nccl {
         std::process::exit(code)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// NCCL takes one process a GPU: one rank says everything to itself.
+    #[test]
+    #[ignore = "needs a GPU"]
+    fn one_rank_hears_itself() {
+        let place = Place::of(|name| match name {
+            "RANK" => Some("0".into()),
+            "WORLD_SIZE" => Some("1".into()),
+            "MASTER_ADDR" => Some("127.0.0.1".into()),
+            _ => Some("29531".into()),
+        });
+        let nccl = Nccl::start(&place.unwrap()).unwrap();
+        let ranks: &dyn Ranks = &nccl;
+        assert_eq!((ranks.rank(), ranks.size()), (0, 1));
+        assert_eq!(ranks.gather(b"to itself"), [b"to itself"]);
+        let mut message = b"spoken".to_vec();
+        ranks.broadcast(&mut message);
+        assert_eq!(message, b"spoken");
+        let own = [1.5f32, -2.0, 4.25];
+        let mut values = own.to_vec();
+        ranks.sum(&mut values);
+        assert_eq!(values, own);
+        ranks.sum_parts(&mut values, &[0, 3]);
+        ranks.spread(&mut values, &[0, 3]);
+        assert_eq!(values, own);
+        assert_eq!(ranks.sums(&[0.5, 2.0]), [0.5, 2.0]);
+    }
+}

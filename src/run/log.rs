@@ -141,7 +141,9 @@ impl Observer for TrainLog<'_> {
                 start.total_steps
             );
         }
-        let more = start.memory.map(|m| ANY_WORK + m.total() - m.weights + self.validation);
+        // What a step takes of a GPU is nothing that the system has to give.
+        let of_process = start.memory.filter(|_| self.run.device.is_cpu());
+        let more = of_process.map(|m| ANY_WORK + m.total() - m.weights + self.validation);
         self.predicted = more.map(|more| memory_bytes() + more);
         let needs = Needs { memory: more.unwrap_or(0), disk: start.disk };
         let reused = bytes_below(&self.run.dir.join(UNFINISHED));

@@ -166,7 +166,7 @@ impl Trainer<'_> {
             let drawn_to = self.drawn_to(samples, &batch.order)?;
             let model = self.model;
             let hidden = model.hidden(&batch.input, None, share.dropout)?;
-            let rows = |rows: &[u32]| hidden.index_select(&Tensor::new(rows, hidden.device())?, 0);
+            let rows = |rows: &[u32]| ops::embedding(&hidden, rows);
             let states = rows(&batch.label_rows)?;
             let mut total = states.zeros_like()?.sum_all()?;
             for Group { labels, vocabulary, recommended } in self.normalizations(&batch) {
@@ -191,7 +191,7 @@ impl Trainer<'_> {
                 }
                 total = (total + (sum / share.labels as f64)?)?;
             }
-            losses.generation += scalar(&total)?;
+            let generation = total.clone();
             let contrast = if batch.contrast_rows.is_empty() {
                 None
             } else {
@@ -202,10 +202,12 @@ impl Trainer<'_> {
             if let Some(loss) = contrast {
                 total = (total.to_dtype(loss.dtype())? + loss)?;
             }
-            losses.total += scalar(&total)?;
             let optional = |name: &str| !contrasted && name.starts_with("projectors.");
             let gradients =
                 Gradients::collect_with_optional(self.params, &total.backward()?, optional)?;
+            // Read when all is asked for: a device that is waited for has nothing to do.
+            losses.generation += scalar(&generation)?;
+            losses.total += scalar(&total)?;
             match &mut sum {
                 Some(sum) => sum.accumulate(&gradients)?,
                 None => sum = Some(gradients),

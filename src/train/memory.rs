@@ -54,10 +54,13 @@ impl Trainer<'_> {
         }
     }
 
-    /// What a step over the largest micro-batch of `samples` takes; none for a pass by candle's graph, whose
-    /// memory is candle's to know.
+    /// What a step over the largest micro-batch of `samples` takes, of a GPU's memory where it runs on one; none for a
+    /// pass by candle's graph on the CPU, which is there to be compared with.
     pub fn memory(&self, samples: &[Sample]) -> Option<Memory> {
-        let inner = self.model.pass_by_hand()?;
+        let inner = self.model.pass_by_hand();
+        if inner.is_none() && !self.model.device().is_cuda() {
+            return None;
+        }
         let micro = self.config.micro_batch.unwrap_or(self.config.batch).max(1);
         let batches = samples.chunks(self.config.batch).flat_map(|batch| batch.chunks(micro));
         let size = |samples: &[Sample]| {
@@ -66,7 +69,37 @@ impl Trainer<'_> {
             (tokens as u64, rows as u64)
         };
         let (tokens, rows) = batches.map(size).max().unwrap_or_default();
-        Some(self.memory_of(inner, tokens, rows))
+        Some(match inner {
+            Some(inner) => self.memory_of(inner, tokens, rows),
+            None => self.memory_of_graph(tokens, rows),
+        })
+    }
+
+    /// Of a pass by candle's graph over fused operations: it keeps what each of them gives, in f32.
+    fn memory_of_graph(&self, tokens: u64, rows: u64) -> Memory {
+        let config = self.model.config();
+        let trained = self.params.num_trained() as u64;
+        let average = if self.config.ema > 0.0 { FULL } else { 0 };
+        let (hidden, ffn) = (config.hidden_size as u64, config.intermediate_size as u64);
+        let heads = (config.num_attention_heads * config.head_dim) as u64;
+        let kv = (config.num_key_value_heads * config.head_dim) as u64;
+        // Two norms, two branches and two sums; dropped branches.
+        let streams = if self.config.dropout > 0.0 { 8 } else { 6 };
+        let block = streams * hidden + 3 * heads + 3 * kv + 3 * ffn;
+        let layers = config.num_hidden_layers as u64;
+        // The embedded tokens and the last norm; what the loss reads.
+        let of_token = layers * block + self.model.adapter_values() + 2 * hidden;
+        let kept = of_token * tokens + hidden * rows;
+        let logits = rows * config.vocab_size as u64;
+        // Gradients of a block's widest values and of the stream.
+        let working = (3 * ffn + 3 * hidden) * tokens + logits;
+        Memory {
+            weights: self.model.weight_bytes(),
+            gradients: FULL * trained,
+            moments: 2 * FULL * trained + average * trained,
+            kept: FULL * kept,
+            working: FULL * working,
+        }
     }
 
     fn memory_of(&self, inner: Inner, tokens: u64, rows: u64) -> Memory {

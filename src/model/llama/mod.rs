@@ -84,6 +84,15 @@ struct Layer {
     mlp: Mlp,
 }
 
+impl Layer {
+    /// In the order of [`LINEAR_NAMES`].
+    fn linears(&self) -> [&Linear; 7] {
+        let (attn, mlp) = (&self.self_attn, &self.mlp);
+        let [q, k, v, o] = [&attn.q_proj, &attn.k_proj, &attn.v_proj, &attn.o_proj];
+        [q, k, v, o, &mlp.gate_proj, &mlp.up_proj, &mlp.down_proj]
+    }
+}
+
 /// The linear layers of a block, by their checkpoint name.
 pub const LINEAR_NAMES: [&str; 7] = [
     "self_attn.q_proj",
@@ -221,16 +230,21 @@ impl Llama {
             bytes(&l.weight) + l.lora.as_ref().map_or(0, |l| bytes(&l.a) + bytes(&l.b))
         };
         let layer = |layer: &Layer| {
-            let (attn, mlp) = (&layer.self_attn, &layer.mlp);
-            let linears = [&attn.q_proj, &attn.k_proj, &attn.v_proj, &attn.o_proj];
-            let linears = linears.into_iter().chain([&mlp.gate_proj, &mlp.up_proj, &mlp.down_proj]);
-            linears.map(linear).sum::<u64>()
+            layer.linears().map(linear).iter().sum::<u64>()
                 + bytes(&layer.input_layernorm)
                 + bytes(&layer.post_attention_layernorm)
         };
         let head = if self.is_tied() { 0 } else { bytes(&self.lm_head) };
         let layers: u64 = self.layers.iter().map(layer).sum();
         bytes(&self.embed_tokens) + layers + bytes(&self.norm) + head
+    }
+
+    /// Values that the adapters' updates of a token take in a graph: what is multiplied by `A`, by `B` and by the scale,
+    /// and the sum.
+    pub(crate) fn adapter_values(&self) -> u64 {
+        let of_adapter = |l: &Lora| (l.a.dims()[0] + 3 * l.b.dims()[0]) as u64;
+        let linear = |l: &Linear| l.lora.as_ref().map_or(0, of_adapter);
+        self.layers.iter().flat_map(|layer| layer.linears().map(linear)).sum()
     }
 
     /// Whether the output head is the embedding.

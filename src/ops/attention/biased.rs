@@ -39,7 +39,7 @@ pub fn biased_attention(
             bias.dims()
         );
     }
-    if crate::ops::fused(&[q, k, v, bias]) {
+    if crate::ops::fused_on_cpu(&[q, k, v, bias]) {
         // An operation takes three tensors at most.
         let keys_and_values = Tensor::stack(&[k, v], 0)?;
         let op = BiasedAttention { rows: Arc::clone(rows) };

@@ -5,19 +5,26 @@
 //! one matrix product over all their keys, with the keys of the other rows masked.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use candle_core::backend::BackendStorage;
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, WithDType, bail};
+use candle_core::{
+    CpuStorage, CudaStorage, CustomOp3, Layout, Result, Shape, Tensor, WithDType, bail,
+};
 use rayon::prelude::*;
 
 use super::rows::{Row, Rows};
 use super::task::{BLOCK, HeadShape, Inputs, Scratch, Task, alike, queries};
 use crate::ops::cpu::{self, with_float, zeros_if};
+use crate::ops::cuda::{self, View};
 use crate::ops::kernels::{Float, MatMut, Precision, Stored};
 
 pub(super) struct Attention {
     pub(super) rows: Arc<Rows>,
+    /// Whether a backward pass may follow.
+    pub(super) tracked: bool,
+    /// What such a pass needs of the forward one, on a GPU.
+    pub(super) totals: Mutex<Option<Tensor>>,
 }
 
 impl CustomOp3 for Attention {
@@ -46,12 +53,29 @@ impl CustomOp3 for Attention {
         })
     }
 
+    fn cuda_fwd(
+        &self,
+        q: &CudaStorage,
+        q_layout: &Layout,
+        k: &CudaStorage,
+        k_layout: &Layout,
+        v: &CudaStorage,
+        v_layout: &Layout,
+    ) -> Result<(CudaStorage, Shape)> {
+        let (tokens, heads, head_dim) = q_layout.shape().dims3()?;
+        let inputs = [View::new(q, q_layout), View::new(k, k_layout), View::new(v, v_layout)];
+        let (out, totals) = cuda::attention(inputs, &self.rows, self.tracked)?;
+        let Ok(mut kept) = self.totals.lock() else { bail!("attention: a pass failed") };
+        *kept = totals;
+        Ok((out, (tokens, heads * head_dim).into()))
+    }
+
     fn bwd(
         &self,
         q: &Tensor,
         k: &Tensor,
         v: &Tensor,
-        _out: &Tensor,
+        out: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         if !self.rows.own_their_keys() {
@@ -59,6 +83,12 @@ impl CustomOp3 for Attention {
         }
         let heads = HeadShape::of(q.shape(), k.shape())?;
         let grad = grad.contiguous()?;
+        if grad.device().is_cuda() {
+            let kept = self.totals.lock().ok().and_then(|kept| kept.clone());
+            let Some(totals) = kept else { bail!("attention: a backward without its forward") };
+            let [q, k, v] = cuda::attention_backward([q, k, v], [out, &grad, &totals], &self.rows)?;
+            return Ok((q, k, v));
+        }
         let held = [cpu::values(q), cpu::values(k), cpu::values(v), cpu::values(&grad)];
         with_float!(q.dtype(), T => {
             let [q_values, k_values, v_values, grad] = &held;

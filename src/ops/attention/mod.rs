@@ -11,7 +11,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use candle_core::{Result, Tensor, bail};
 
@@ -34,8 +34,11 @@ pub(super) use task::Inputs;
 /// context and with keys of their own.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, rows: &Arc<Rows>) -> Result<Tensor> {
     check_shapes(q, k, v, rows)?;
-    if super::fused(&[q, k, v]) {
-        let op = fused::Attention { rows: Arc::clone(rows) };
+    let inputs = [q, k, v];
+    let serves = !q.device().is_cuda() || super::cuda::takes(q.dim(2)?);
+    if serves && super::fused(&inputs) {
+        let tracked = inputs.iter().any(|t| t.track_op());
+        let op = fused::Attention { rows: Arc::clone(rows), tracked, totals: Mutex::default() };
         q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, op)
     } else {
         composed::attention(q, k, v, None, rows)

@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use candle_core::{Result, bail};
 
+use crate::ops::cuda::OnDevice;
+
 /// One sequence of a batch.
 ///
 /// Its queries stand at its last own keys. Each sees the keys of `context` and the own keys up to its place,
@@ -25,9 +27,14 @@ pub struct Rows {
     sequences: Vec<Row>,
     private: Vec<bool>,
     both_ways: bool,
+    on_device: OnDevice,
 }
 
 impl Rows {
+    fn of(sequences: Vec<Row>, both_ways: bool) -> Self {
+        Self { sequences, private: Vec::new(), both_ways, on_device: OnDevice::default() }
+    }
+
     /// Checks that the queries of `rows` follow each other from 0 without a gap.
     ///
     /// # Errors
@@ -44,7 +51,7 @@ impl Rows {
                 bail!("attention: row {i} has the context {c:?} among its own keys {own:?}");
             }
         }
-        Ok(Self { sequences: rows, private: Vec::new(), both_ways: false })
+        Ok(Self::of(rows, false))
     }
 
     /// Queries that see all keys of their row, which are of something else and may be fewer: what a decoder reads.
@@ -58,7 +65,7 @@ impl Rows {
         if let Some(i) = rows.iter().position(|row| row.own.is_empty()) {
             bail!("attention: row {i} has no key");
         }
-        Ok(Self { sequences: rows, private: Vec::new(), both_ways: true })
+        Ok(Self::of(rows, true))
     }
 
     /// Whole sequences of these lengths, packed: the keys are those of the queries, without context.
@@ -69,17 +76,17 @@ impl Rows {
             start = queries.end;
             Row { own: queries.clone(), queries, context: Vec::new() }
         });
-        Self { sequences: rows.collect(), private: Vec::new(), both_ways: false }
+        Self::of(rows.collect(), false)
     }
 
     /// Lets each query see its row's own keys behind it, too.
     #[must_use]
     pub fn both_ways(self) -> Self {
-        Self { both_ways: true, ..self }
+        Self { both_ways: true, on_device: OnDevice::default(), ..self }
     }
 
     /// Of each query of a row, the last of the row's own keys that it sees.
-    pub(super) fn last_seen(&self, row: &Row) -> impl Iterator<Item = usize> + use<> {
+    pub(in crate::ops) fn last_seen(&self, row: &Row) -> impl Iterator<Item = usize> + use<> {
         let (both_ways, own, queries) = (self.both_ways, row.own.len(), row.queries.len());
         (0..queries).map(move |i| if both_ways { own - 1 } else { own - queries + i })
     }
@@ -88,12 +95,23 @@ impl Rows {
     #[must_use]
     pub fn with_private(mut self, private: Vec<bool>) -> Self {
         self.private = private;
+        self.on_device = OnDevice::default();
         self
     }
 
     /// The rows, in order.
     pub fn rows(&self) -> &[Row] {
         &self.sequences
+    }
+
+    /// Which keys are private, one flag a key; nothing where none is.
+    pub(in crate::ops) fn private(&self) -> &[bool] {
+        &self.private
+    }
+
+    /// What a device has been given of them.
+    pub(in crate::ops) fn on_device(&self) -> &OnDevice {
+        &self.on_device
     }
 
     pub(super) fn is_private(&self, key: usize) -> bool {
@@ -147,7 +165,7 @@ impl Rows {
             Row { queries: start..stay.len(), ..row.clone() }
         });
         let rows = rows.collect();
-        (Self { sequences: rows, private: self.private.clone(), both_ways: self.both_ways }, stay)
+        (Self { private: self.private.clone(), ..Self::of(rows, self.both_ways) }, stay)
     }
 
     /// Whether each key belongs to at most one row, in row order: the case that has a backward.

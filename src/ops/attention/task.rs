@@ -24,7 +24,7 @@ pub(crate) struct HeadShape {
 }
 
 impl HeadShape {
-    pub(super) fn of(q: &Shape, k: &Shape) -> Result<Self> {
+    pub(in crate::ops) fn of(q: &Shape, k: &Shape) -> Result<Self> {
         let ((_, heads, head_dim), (_, kv_heads, _)) = (q.dims3()?, k.dims3()?);
         Ok(Self { kv_heads, group: heads / kv_heads, head_dim })
     }

@@ -141,12 +141,12 @@ pub enum Precision {
     #[default]
     #[serde(rename = "f32")]
     Full,
-    /// bf16, for f32 values on machines with AVX512-BF16; elsewhere as [`Precision::Full`].
+    /// bf16, for f32 values on a GPU and on processors with AVX512-BF16; elsewhere as [`Precision::Full`].
     Bf16,
 }
 
 impl Precision {
-    /// Whether asking for it makes a difference on this machine.
+    /// Whether asking for it makes a difference on this processor.
     pub(crate) fn takes_effect(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         let can = super::packed::available();
