@@ -82,13 +82,12 @@ impl Linear {
         dropout: Option<Dropout>,
         precision: Precision,
     ) -> Result<Tensor> {
-        let y = ops::linear(x, &self.weight, precision)?;
-        let Some(lora) = &self.lora else { return Ok(y) };
-        let x = match dropout {
-            Some(d) => d.apply(x)?,
-            None => x.clone(),
+        let Some(lora) = &self.lora else { return ops::linear(x, &self.weight, precision) };
+        let dropout = match dropout {
+            Some(dropout) => Some((dropout.p, dropout.key_of(x.dim(1)?))),
+            None => None,
         };
-        let update = ops::linear(&ops::linear(&x, &lora.a, precision)?, &lora.b, precision)?;
-        y + (update * lora.scale)?
+        let low_rank = ops::LowRank { a: &lora.a, b: &lora.b, scale: lora.scale, dropout };
+        ops::lora_linear(x, &self.weight, low_rank, precision)
     }
 }

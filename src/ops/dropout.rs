@@ -70,7 +70,7 @@ impl Mask {
         (self.p * (1u64 << 53) as f64) as u64
     }
 
-    fn on_device(&self, x: View<'_>) -> Result<CudaStorage> {
+    pub(super) fn on_device(&self, x: View<'_>) -> Result<CudaStorage> {
         cuda::dropout(x, self.key, self.threshold(), 1.0 / (1.0 - self.p))
     }
 

@@ -88,8 +88,7 @@ impl Trainer<'_> {
         let block = streams * hidden + 3 * heads + 3 * kv + 3 * ffn;
         let layers = config.num_hidden_layers as u64;
         // The embedded tokens and the last norm; what the loss reads.
-        let of_token = layers * block + self.model.adapter_values() + 2 * hidden;
-        let kept = of_token * tokens + hidden * rows;
+        let kept = (layers * block + 2 * hidden) * tokens + hidden * rows;
         let logits = rows * config.vocab_size as u64;
         // Gradients of a block's widest values and of the stream.
         let working = (3 * ffn + 3 * hidden) * tokens + logits;

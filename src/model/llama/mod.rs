@@ -239,14 +239,6 @@ impl Llama {
         bytes(&self.embed_tokens) + layers + bytes(&self.norm) + head
     }
 
-    /// Values that the adapters' updates of a token take in a graph: what is multiplied by `A`, by `B` and by the scale,
-    /// and the sum.
-    pub(crate) fn adapter_values(&self) -> u64 {
-        let of_adapter = |l: &Lora| (l.a.dims()[0] + 3 * l.b.dims()[0]) as u64;
-        let linear = |l: &Linear| l.lora.as_ref().map_or(0, of_adapter);
-        self.layers.iter().flat_map(|layer| layer.linears().map(linear)).sum()
-    }
-
     /// Whether the output head is the embedding.
     fn is_tied(&self) -> bool {
         self.lm_head.id() == self.embed_tokens.id()

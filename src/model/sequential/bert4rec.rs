@@ -43,7 +43,7 @@ impl Default for Bert4RecConfig {
             history: 50,
             dropout: 0.3,
             hidden_share: 0.3,
-            training: TrainingConfig::default(),
+            training: TrainingConfig { learning_rate: 2e-3, ..TrainingConfig::default() },
         }
     }
 }

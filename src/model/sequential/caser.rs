@@ -28,8 +28,9 @@ pub struct CaserConfig {
 
 impl Default for CaserConfig {
     fn default() -> Self {
-        let training = TrainingConfig::default();
-        Self { dim: 64, history: 5, horizontal: 16, vertical: 4, dropout: 0.5, training }
+        let training =
+            TrainingConfig { learning_rate: 2e-3, weight_decay: 0.1, ..TrainingConfig::default() };
+        Self { dim: 128, history: 5, horizontal: 16, vertical: 4, dropout: 0.5, training }
     }
 }
 

@@ -22,7 +22,8 @@ pub struct FdsaConfig {
 
 impl Default for FdsaConfig {
     fn default() -> Self {
-        let transformer = TransformerConfig { blocks: 1, ..TransformerConfig::default() };
+        let transformer =
+            TransformerConfig { blocks: 1, dropout: 0.4, ..TransformerConfig::default() };
         Self { transformer, training: TrainingConfig::default() }
     }
 }

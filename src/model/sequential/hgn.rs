@@ -25,7 +25,7 @@ pub struct HgnConfig {
 
 impl Default for HgnConfig {
     fn default() -> Self {
-        Self { dim: 64, history: 5, dropout: 0.3, training: TrainingConfig::default() }
+        Self { dim: 128, history: 5, dropout: 0.3, training: TrainingConfig::default() }
     }
 }
 

@@ -77,7 +77,7 @@ pub(super) fn launch(
 /// Multiplies two matrices, sums in f32, or in f64 where both are.
 #[expect(unsafe_code, reason = "cuBLAS takes addresses")]
 pub(super) fn multiply(device: &CudaDevice, product: &Product) -> Result<()> {
-    let Product { out, rows, columns, inner, left, right, add } = product;
+    let Product { out, rows, columns, inner, left, right, scale, add } = product;
     let of = |matrix: &Matrix| {
         let operation = if matrix.transposed {
             sys::cublasOperation_t::CUBLAS_OP_T
@@ -104,7 +104,7 @@ pub(super) fn multiply(device: &CudaDevice, product: &Product) -> Result<()> {
             sys::cublasComputeType_t::CUBLAS_COMPUTE_32F,
         ),
     };
-    let factors = [1.0, f64::from(u8::from(*add))];
+    let factors = [*scale, f64::from(u8::from(*add))];
     let narrow = factors.map(|factor| factor as f32);
     let factor = |i: usize| -> *const c_void {
         if wide { (&raw const factors[i]).cast() } else { (&raw const narrow[i]).cast() }

@@ -17,19 +17,30 @@ impl Product {
 pub(super) struct Factor {
     address: u64,
     dtype: DType,
-    /// Keeps what was rounded.
-    _rounded: Option<CudaStorage>,
+    /// Keeps what is nobody else's.
+    held: Option<CudaStorage>,
 }
 
 impl Factor {
     pub(super) fn new(view: View<'_>, precision: Precision) -> Result<Self> {
         let dtype = view.storage.dtype();
         if precision == Precision::Full || dtype != DType::F32 {
-            return Ok(Self { address: view.address()?, dtype, _rounded: None });
+            return Ok(Self { address: view.address()?, dtype, held: None });
         }
         let rounded = view.storage.to_dtype(view.layout, DType::BF16)?;
         let address = driver::address(&rounded, &Layout::contiguous(view.count()))?;
-        Ok(Self { address, dtype: DType::BF16, _rounded: Some(rounded) })
+        Ok(Self { address, dtype: DType::BF16, held: Some(rounded) })
+    }
+
+    /// Of values that a call has computed.
+    pub(super) fn computed(
+        storage: CudaStorage,
+        count: usize,
+        precision: Precision,
+    ) -> Result<Self> {
+        let layout = Layout::contiguous(count);
+        let Self { address, dtype, held } = Self::new(View::new(&storage, &layout), precision)?;
+        Ok(Self { address, dtype, held: held.or(Some(storage)) })
     }
 
     /// As a matrix with lines of `width`, from line `first` on.

@@ -10,6 +10,7 @@ mod driver;
 #[path = "absent.rs"]
 mod driver;
 mod linear;
+mod lora;
 mod losses;
 mod optimizer;
 mod product;
@@ -23,6 +24,7 @@ use candle_core::{
 
 pub(super) use attention::{attention, attention_backward, takes};
 pub(super) use linear::{linear, linear_backward};
+pub(super) use lora::{LoraInputs, lora_linear, lora_linear_backward};
 pub(super) use losses::{
     cross_entropy, cross_entropy_backward, log_softmax_rows, log_sum_exp_rows,
 };

@@ -18,7 +18,7 @@ impl Matrix {
     }
 }
 
-/// `out = left * right`, or `out += left * right`: (rows, columns), sums over `inner`.
+/// `out = scale * left * right`, or `out += …`: (rows, columns), sums over `inner`.
 #[cfg_attr(not(feature = "cuda"), expect(dead_code, reason = "the driver reads it"))]
 pub(super) struct Product {
     pub(super) out: u64,
@@ -27,6 +27,7 @@ pub(super) struct Product {
     pub(super) inner: usize,
     pub(super) left: Matrix,
     pub(super) right: Matrix,
+    pub(super) scale: f64,
     pub(super) add: bool,
 }
 
@@ -38,7 +39,12 @@ impl Product {
         left: Matrix,
         right: Matrix,
     ) -> Self {
-        Self { out, rows, columns, inner, left, right, add: false }
+        Self { out, rows, columns, inner, left, right, scale: 1.0, add: false }
+    }
+
+    /// Multiplied by so much.
+    pub(super) fn times(self, scale: f64) -> Self {
+        Self { scale, ..self }
     }
 
     /// Adds to what is there, if so.
