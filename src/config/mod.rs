@@ -439,7 +439,7 @@ mod tests {
         let text = "[baseline.gru4rec]\nhidden = 7\nlearning-rate = 0.5\n";
         let config = RunConfig::parse(text, "x.toml", &[]).unwrap();
         let gru4rec = &config.baseline.gru4rec;
-        assert_eq!((gru4rec.hidden, gru4rec.training.learning_rate, gru4rec.dim), (7, 0.5, 128));
+        assert_eq!((gru4rec.hidden, gru4rec.training.learning_rate, gru4rec.dim), (7, 0.5, 256));
         // What is not named keeps the default of its own table.
         let one = RunConfig::parse("[baseline.gru4rec]\nhidden = 7\n", "x.toml", &[]).unwrap();
         assert_eq!(one.baseline.gru4rec.training.learning_rate.to_bits(), 2e-3f64.to_bits());

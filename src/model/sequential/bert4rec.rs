@@ -36,14 +36,14 @@ pub struct Bert4RecConfig {
 impl Default for Bert4RecConfig {
     fn default() -> Self {
         Self {
-            dim: 64,
+            dim: 128,
             blocks: 2,
             heads: 2,
             feed_forward: 256,
             history: 50,
             dropout: 0.3,
             hidden_share: 0.3,
-            training: TrainingConfig { learning_rate: 2e-3, ..TrainingConfig::default() },
+            training: TrainingConfig::default(),
         }
     }
 }

@@ -29,7 +29,7 @@ pub struct Gru4RecConfig {
 impl Default for Gru4RecConfig {
     fn default() -> Self {
         let training = TrainingConfig { learning_rate: 2e-3, ..TrainingConfig::default() };
-        Self { dim: 128, hidden: 128, layers: 1, history: 50, dropout: 0.5, training }
+        Self { dim: 256, hidden: 128, layers: 1, history: 50, dropout: 0.5, training }
     }
 }
 

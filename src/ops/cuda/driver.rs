@@ -175,7 +175,7 @@ pub(super) fn peak_bytes(device: &Device) -> Result<u64> {
     Ok(most)
 }
 
-/// Hands out the pool that a device's memory comes from.
+/// Hands out the pool that a device's memory comes from, where it has one.
 fn with_pool(
     device: &Device,
     use_it: impl FnOnce(driver::CUmemoryPool) -> std::result::Result<(), DriverError>,
@@ -183,6 +183,10 @@ fn with_pool(
     let Device::Cuda(device) = device else { return Ok(()) };
     let stream = device.cuda_stream();
     let context = stream.context();
+    if !context.has_async_alloc() {
+        // Such a device has no pool: what is freed goes back at once.
+        return Ok(());
+    }
     context.bind_to_thread().w()?;
     #[expect(unsafe_code, reason = "the driver is asked by the device's handle")]
     // SAFETY: the context holds its device.
