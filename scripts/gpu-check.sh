@@ -44,7 +44,10 @@ print("%.4f %.4f" % (m["recall@10"], m["ndcg@10"]))' "$1" 2>/dev/null || echo FA
 }
 
 wanted() { [[ " $parts " == *" $1 "* ]]; }
-torch() { "$python" -c "import torch, transformers${1:+, $1}" 2>/dev/null; }
+torch() { # [MODULE]: whether PyTorch and transformers, and MODULE, are there; importing them takes seconds.
+    "$python" -c 'import importlib.util, sys
+sys.exit(not all(map(importlib.util.find_spec, sys.argv[1:])))' torch transformers "$@"
+}
 peer() { # NAME SCRIPT ARGUMENTS…: a row with what PyTorch says.
     local name="$1" script="$2"
     shift 2

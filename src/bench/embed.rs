@@ -69,10 +69,7 @@ pub fn embed(bench: EmbedBench, seed: u64, device: &Device) -> Result<EmbedSpeed
     }
     let total: f64 = seconds[1..].iter().sum();
     let tokens_per_s = (tokens * bench.passes) as f64 / total;
-    let (hidden, ffn, dim) = (config.hidden_size, config.intermediate_size, config.head_dim);
-    let heads = 2 * (config.num_attention_heads + config.num_key_value_heads);
-    let block = hidden * dim * heads + 3 * hidden * ffn;
-    let operations = 2.0 * (config.num_hidden_layers * block) as f64;
+    let operations = 2.0 * super::linear_weights(&config) as f64;
     Ok(EmbedSpeed {
         bench,
         threads: rayon::current_num_threads(),

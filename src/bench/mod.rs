@@ -70,6 +70,14 @@ impl Shape {
     }
 }
 
+/// The weights of all blocks' linear layers: a token is multiplied by each once.
+fn linear_weights(llama: &LlamaConfig) -> usize {
+    let (hidden, ffn, dim) = (llama.hidden_size, llama.intermediate_size, llama.head_dim);
+    let (heads, kv_heads) = (llama.num_attention_heads, llama.num_key_value_heads);
+    let block = hidden * dim * (2 * heads + 2 * kv_heads) + 3 * hidden * ffn;
+    llama.num_hidden_layers * block
+}
+
 /// Weights of a model that nothing but its speed is asked of: drawn by the device where that is a GPU, as a processor
 /// takes minutes to draw those of 7B.
 #[expect(clippy::disallowed_methods, reason = "a device's generator is seeded here")]

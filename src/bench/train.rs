@@ -119,14 +119,13 @@ fn random_samples(bench: TrainBench, vocab: usize, seed: u64, epoch: u64) -> Vec
 /// The operations of the products a step cannot do without: forward, the gradient of every input and of
 /// every trained weight. What is computed twice counts once.
 fn step_flops(bench: TrainBench, llama: &LlamaConfig) -> f64 {
-    let (hidden, ffn, dim) = (llama.hidden_size, llama.intermediate_size, llama.head_dim);
-    let (heads, kv_heads) = (llama.num_attention_heads, llama.num_key_value_heads);
-    let block = hidden * dim * (2 * heads + 2 * kv_heads) + 3 * hidden * ffn;
     let tokens = bench.batch * bench.seq;
     let labels = bench.batch * (bench.seq - bench.seq / 2);
-    let linear = tokens * llama.num_hidden_layers * block + labels * llama.vocab_size * hidden;
+    let head = llama.vocab_size * llama.hidden_size;
+    let linear = tokens * super::linear_weights(llama) + labels * head;
     let pairs = bench.batch * bench.seq * (bench.seq + 1) / 2;
-    let attention = llama.num_hidden_layers * pairs * heads * dim * 2;
+    let width = llama.num_attention_heads * llama.head_dim;
+    let attention = llama.num_hidden_layers * pairs * width * 2;
     let passes = if bench.lora { 2 } else { 3 };
     2.0 * (passes * linear + 3 * attention) as f64
 }

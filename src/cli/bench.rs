@@ -49,8 +49,8 @@ pub(super) struct BenchKmeansArgs {
     pub(super) json: bool,
 }
 
-#[derive(Debug, ClapArgs)]
-pub(super) struct BenchEmbedArgs {
+#[derive(Debug, Clone, Copy, ClapArgs)]
+pub(super) struct BackboneArgs {
     /// The backbone
     #[arg(long)]
     pub(super) shape: ShapeChoice,
@@ -60,6 +60,12 @@ pub(super) struct BenchEmbedArgs {
     /// What products are multiplied in; sums and weights are f32
     #[arg(long, default_value = "f32")]
     pub(super) dtype: FloatChoice,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct BenchEmbedArgs {
+    #[command(flatten)]
+    pub(super) backbone: BackboneArgs,
     /// Tokens of a text
     #[arg(long, default_value_t = 64)]
     pub(super) seq: usize,
@@ -73,15 +79,8 @@ pub(super) struct BenchEmbedArgs {
 
 #[derive(Debug, ClapArgs)]
 pub(super) struct BenchTrainArgs {
-    /// The backbone
-    #[arg(long)]
-    pub(super) shape: ShapeChoice,
-    /// Blocks [default: those of the shape]
-    #[arg(long)]
-    pub(super) layers: Option<usize>,
-    /// What products are multiplied in; sums and weights are f32
-    #[arg(long, default_value = "f32")]
-    pub(super) dtype: FloatChoice,
+    #[command(flatten)]
+    pub(super) backbone: BackboneArgs,
     /// Rows of a step
     #[arg(long, default_value_t = 32)]
     pub(super) batch: usize,
@@ -164,10 +163,11 @@ pub(super) fn run(command: &BenchCommand, seed: u64, device: DeviceChoice) -> an
     let device = device::open(device)?;
     let (figures, json) = match command {
         BenchCommand::Train(args) => {
+            let BackboneArgs { shape: choice, layers, dtype } = args.backbone;
             let bench = TrainBench {
-                shape: shape(args.shape),
-                layers: args.layers,
-                bf16: args.dtype == FloatChoice::Bf16,
+                shape: shape(choice),
+                layers,
+                bf16: dtype == FloatChoice::Bf16,
                 batch: args.batch,
                 seq: args.seq,
                 steps: args.steps,
@@ -177,9 +177,14 @@ pub(super) fn run(command: &BenchCommand, seed: u64, device: DeviceChoice) -> an
             (serde_json::to_value(train(bench, seed, &device)?)?, args.json)
         }
         BenchCommand::Embed(args) => {
-            let BenchEmbedArgs { layers, seq, passes, .. } = *args;
-            let bf16 = args.dtype == FloatChoice::Bf16;
-            let bench = EmbedBench { shape: shape(args.shape), layers, bf16, seq, passes };
+            let BackboneArgs { shape: choice, layers, dtype } = args.backbone;
+            let bench = EmbedBench {
+                shape: shape(choice),
+                layers,
+                bf16: dtype == FloatChoice::Bf16,
+                seq: args.seq,
+                passes: args.passes,
+            };
             (serde_json::to_value(embed(bench, seed, &device)?)?, args.json)
         }
         BenchCommand::Generate(args) => {

@@ -41,7 +41,7 @@ impl Trainer<'_> {
     /// epochs.
     pub(super) fn state_bytes(&self) -> u64 {
         let values: u64 = self.params.tensors().map(|(_, t)| t.elem_count() as u64).sum();
-        let average = if self.config.ema > 0.0 { FULL * values } else { 0 };
+        let average = self.average_bytes() * values;
         let moments = 2 * self.moment_bytes() * self.params.num_trained() as u64;
         3 * (FULL * values + moments + average) + 3 * FULL * values
     }
@@ -75,18 +75,29 @@ impl Trainer<'_> {
         })
     }
 
+    /// Bytes of one value of the moving average of weights.
+    fn average_bytes(&self) -> u64 {
+        if self.config.ema > 0.0 { FULL } else { 0 }
+    }
+
+    /// The widths of the stream, the feed-forward, all queries and all keys of a token, and the number of blocks.
+    fn sizes(&self) -> [u64; 5] {
+        let config = self.model.config();
+        let heads = config.num_attention_heads * config.head_dim;
+        let kv = config.num_key_value_heads * config.head_dim;
+        let (hidden, ffn) = (config.hidden_size, config.intermediate_size);
+        [hidden, ffn, heads, kv, config.num_hidden_layers].map(|size| size as u64)
+    }
+
     /// Of a pass by candle's graph over fused operations: it keeps what each of them gives, in f32.
     fn memory_of_graph(&self, tokens: u64, rows: u64) -> Memory {
         let config = self.model.config();
         let trained = self.params.num_trained() as u64;
-        let average = if self.config.ema > 0.0 { FULL } else { 0 };
-        let (hidden, ffn) = (config.hidden_size as u64, config.intermediate_size as u64);
-        let heads = (config.num_attention_heads * config.head_dim) as u64;
-        let kv = (config.num_key_value_heads * config.head_dim) as u64;
+        let average = self.average_bytes();
+        let [hidden, ffn, heads, kv, layers] = self.sizes();
         // Two norms, two branches and two sums; dropped branches.
         let streams = if self.config.dropout > 0.0 { 8 } else { 6 };
         let block = streams * hidden + 3 * heads + 3 * kv + 3 * ffn;
-        let layers = config.num_hidden_layers as u64;
         // The embedded tokens and the last norm; what the loss reads.
         let kept = (layers * block + 2 * hidden) * tokens + hidden * rows;
         let logits = rows * config.vocab_size as u64;
@@ -108,11 +119,8 @@ impl Trainer<'_> {
             Inner::Half => HALF,
         };
         let trained = self.params.num_trained() as u64;
-        let average = if self.config.ema > 0.0 { FULL } else { 0 };
-        let (hidden, ffn) = (config.hidden_size as u64, config.intermediate_size as u64);
-        let heads = (config.num_attention_heads * config.head_dim) as u64;
-        let kv = (config.num_key_value_heads * config.head_dim) as u64;
-        let layers = config.num_hidden_layers as u64;
+        let average = self.average_bytes();
+        let [hidden, ffn, heads, kv, layers] = self.sizes();
         // Of a token in a block: the residual stream before it, and what lies inside.
         let (outer, inside) =
             (FULL * hidden, inner * (2 * heads + 2 * kv + 2 * ffn) + FULL * hidden);

@@ -22,11 +22,11 @@ pub(super) fn multiply(_: &CudaDevice, _: &Product) -> Result<()> {
     absent()
 }
 
-pub(super) fn keep_memory(_: &Device) -> Result<()> {
+pub(in crate::ops) fn keep_memory(_: &Device) -> Result<()> {
     absent()
 }
 
-pub(super) fn peak_bytes(_: &Device) -> Result<u64> {
+pub(in crate::ops) fn peak_bytes(_: &Device) -> Result<u64> {
     absent()
 }
 

@@ -149,7 +149,7 @@ fn int(size: usize) -> Result<i32> {
 
 /// Lets a device keep memory that is freed for what asks next: by default it goes back whenever the device is waited
 /// for, which is every step.
-pub(super) fn keep_memory(device: &Device) -> Result<()> {
+pub(in crate::ops) fn keep_memory(device: &Device) -> Result<()> {
     let mut most = u64::MAX;
     let threshold = driver::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
     with_pool(device, |pool| {
@@ -162,7 +162,7 @@ pub(super) fn keep_memory(device: &Device) -> Result<()> {
 }
 
 /// The most bytes that were taken of the device's memory at once.
-pub(super) fn peak_bytes(device: &Device) -> Result<u64> {
+pub(in crate::ops) fn peak_bytes(device: &Device) -> Result<u64> {
     let mut most = 0u64;
     let high = driver::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
     with_pool(device, |pool| {

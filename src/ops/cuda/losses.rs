@@ -1,6 +1,6 @@
 //! Losses over a vocabulary, whose logits are there for some rows at a time.
 
-use candle_core::{CudaStorage, Layout, Result, Tensor};
+use candle_core::{CudaStorage, Result, Tensor};
 
 use super::linear::Factor;
 use super::product::Product;
@@ -25,7 +25,7 @@ pub(in crate::ops) fn cross_entropy(
     targets: &[u32],
     precision: Precision,
 ) -> Result<CudaStorage> {
-    let (vocab, width) = weight.layout.shape().dims2()?;
+    let (vocab, width) = weight.dims2()?;
     let call = Call::like(hidden);
     let (losses, out) = call.fresh(targets.len())?;
     let bytes = call.dtype.size_in_bytes();
@@ -76,8 +76,7 @@ pub(in crate::ops) fn cross_entropy_backward(
                     vocab as u64,
                 ];
                 call.blocks("row_gradients", [rows, 1], THREADS, &arguments)?;
-                let layout = Layout::contiguous((rows, vocab));
-                let changes = Factor::new(View::new(&changes, &layout), precision)?;
+                let changes = Factor::computed(changes, rows * vocab, precision)?;
                 if hidden_grad.is_some() {
                     let out = hidden_out + (first * width * bytes) as u64;
                     let (left, right) = (changes.lines(0, vocab), of_weight.lines(0, width));
@@ -101,20 +100,20 @@ pub(in crate::ops) fn cross_entropy_backward(
 
 /// As [`crate::ops::log_softmax_rows`].
 pub(in crate::ops) fn log_softmax_rows(logits: View<'_>) -> Result<CudaStorage> {
-    let (rows, choices) = logits.layout.shape().dims2()?;
-    let call = Call::like(logits);
-    let (out_storage, out) = call.fresh(rows * choices)?;
-    let arguments = [out, logits.address()?, choices as u64];
-    call.blocks("log_softmax_rows", [rows, 1], THREADS, &arguments)?;
-    Ok(out_storage)
+    over_rows("log_softmax_rows", logits, logits.count())
 }
 
 /// As [`crate::ops::log_sum_exp_rows`].
 pub(in crate::ops) fn log_sum_exp_rows(logits: View<'_>) -> Result<CudaStorage> {
-    let (rows, choices) = logits.layout.shape().dims2()?;
+    over_rows("log_sum_exp_rows", logits, logits.dims2()?.0)
+}
+
+/// Runs a kernel that takes logits row by row and writes `count` values.
+fn over_rows(kernel: &str, logits: View<'_>, count: usize) -> Result<CudaStorage> {
+    let (rows, choices) = logits.dims2()?;
     let call = Call::like(logits);
-    let (sums, out) = call.fresh(rows)?;
+    let (written, out) = call.fresh(count)?;
     let arguments = [out, logits.address()?, choices as u64];
-    call.blocks("log_sum_exp_rows", [rows, 1], THREADS, &arguments)?;
-    Ok(sums)
+    call.blocks(kernel, [rows, 1], THREADS, &arguments)?;
+    Ok(written)
 }

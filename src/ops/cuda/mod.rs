@@ -23,6 +23,7 @@ use candle_core::{
 };
 
 pub(super) use attention::{attention, attention_backward, takes};
+pub(super) use driver::{keep_memory, peak_bytes};
 pub(super) use linear::{linear, linear_backward};
 pub(super) use lora::{LoraInputs, lora_linear, lora_linear_backward};
 pub(super) use losses::{
@@ -48,16 +49,6 @@ pub(super) fn serves(inputs: &[&Tensor]) -> bool {
                 && matches!(t.dtype(), DType::F32 | DType::F64)
                 && t.dtype() == inputs[0].dtype()
         })
-}
-
-/// Lets a device keep memory that is freed for what asks next.
-pub(super) fn keep_memory(device: &Device) -> Result<()> {
-    driver::keep_memory(device)
-}
-
-/// The most bytes that were taken of a device's memory at once.
-pub(super) fn peak_bytes(device: &Device) -> Result<u64> {
-    driver::peak_bytes(device)
 }
 
 /// A contiguous array on the device.
@@ -174,7 +165,7 @@ fn threads_of(width: usize) -> usize {
 
 /// As [`super::rms_norm`].
 pub(super) fn rms_norm(x: View<'_>, weight: View<'_>, eps: f64) -> Result<CudaStorage> {
-    let (rows, hidden) = x.layout.shape().dims2()?;
+    let (rows, hidden) = x.dims2()?;
     let call = Call::like(x);
     let (y, out) = call.fresh(x.count())?;
     let arguments = [out, x.address()?, weight.address()?, eps.to_bits(), hidden as u64];

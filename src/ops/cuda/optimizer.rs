@@ -2,7 +2,7 @@
 
 use candle_core::{CpuStorage, CudaStorage, DType, InplaceOp1, Layout, Result, Tensor, bail};
 
-use super::{Call, THREADS, View, driver, with_views};
+use super::{Call, THREADS, View, with_views};
 
 /// Blocks that sum the squares of one tensor.
 const BLOCKS: usize = 64;
@@ -75,13 +75,7 @@ pub(in crate::ops) fn sum_of_squares(tensors: &[Tensor]) -> Result<f64> {
             with_views([of_one], |[view]| {
                 let out = start + (i * BLOCKS * call.dtype.size_in_bytes()) as u64;
                 let arguments = [out, view.address()?, view.count() as u64];
-                driver::launch(
-                    call.device,
-                    call.dtype,
-                    "squares",
-                    ([BLOCKS, 1], THREADS, 0),
-                    &arguments,
-                )
+                call.blocks("squares", [BLOCKS, 1], THREADS, &arguments)
             })?;
         }
         Ok(())
