@@ -58,19 +58,19 @@ fn whatever_is_killed_ends_in_the_same_files() {
         (
             &["index.behavior.din.epochs=200", "index.behavior.din.patience=200"],
             &["index"],
-            "unfinished/index/din/state/before",
+            "unfinished/index/din/state/latest",
             "index/behavior.safetensors",
         ),
         (
             &["index.behavior.encoder=sasrec", "index.behavior.sasrec.patience=100"],
             &["index"],
-            "unfinished/index/sasrec/state/before",
+            "unfinished/index/sasrec/state/latest",
             "index/behavior.safetensors",
         ),
         (
             &["baseline.sasrec.epochs=60", "baseline.sasrec.patience=60"],
             &["baseline", "sasrec", "--seeds", "3"],
-            "unfinished/baseline-sasrec-seed-3/state/before",
+            "unfinished/baseline-sasrec-seed-3/state/latest",
             "baseline/sasrec/seed-3/model.safetensors",
         ),
     ];
@@ -153,7 +153,7 @@ fn a_baseline_that_is_redone_is_not_disturbed_by_one_who_asks_for_what_stands() 
     let mut redone = command.stderr(Stdio::null()).spawn().unwrap();
     let redone_id = redone.id();
     let state = of_run(dir, "unfinished/baseline-sasrec-seed-3/state");
-    while !state.join("before").exists() {
+    while !state.join("latest").exists() {
         assert!(redone.try_wait().unwrap().is_none(), "it ended before its time");
         sleep(Duration::from_millis(1));
     }
