@@ -20,7 +20,8 @@ fn main() {
     }
 }
 
-/// Turns `kernels.cu` into PTX for f32 and for f64, with the compiler that candle's kernels are compiled with.
+/// Turns `kernels.cu` into PTX for f32 and for f64, by the compiler that `NVCC` names, or that of `CUDA_HOME`, or
+/// `nvcc`, for devices of `CUDA_COMPUTE_CAP` (80) and later.
 fn compile_kernels() {
     let source = "src/ops/cuda/kernels.cu";
     for file in [source, "src/ops/cuda/attention.cuh"] {

@@ -40,7 +40,7 @@ print("%.4g" % json.load(sys.stdin)[sys.argv[1]])' "$key" 2>/dev/null)" || { val
 metrics() { # RUN: Recall@10 and NDCG@10 of the demo.
     "$python" -c 'import json, sys
 m = json.load(open(sys.argv[1] + "/eval/test-on-b20.json"))["metrics"]
-print("%.4f %.4f" % (m["recall@10"], m["ndcg@10"]))' "$1" 2>/dev/null || echo FAILED
+print("%.4f %.4f" % (m["recall@10"], m["ndcg@10"]))' "$1" 2>/dev/null || { echo FAILED && return 1; }
 }
 
 wanted() { [[ " $parts " == *" $1 "* ]]; }
@@ -49,9 +49,11 @@ torch() { # [MODULE]: whether PyTorch and transformers, and MODULE, are there; i
 sys.exit(not all(map(importlib.util.find_spec, sys.argv[1:])))' torch transformers "$@"
 }
 peer() { # NAME SCRIPT ARGUMENTS…: a row with what PyTorch says.
-    local name="$1" script="$2"
+    local name="$1" script="$2" said
     shift 2
-    row "$name" "$("$python" "scripts/peers/$script" "$@" 2>"$out/${name//[^A-Za-z0-9]/-}.log" | tail -1)"
+    said="$("$python" "scripts/peers/$script" "$@" 2>"$out/${name//[^A-Za-z0-9]/-}.log" | tail -1)" ||
+        { said=FAILED && failed=1; }
+    row "$name" "$said"
 }
 
 row check result s
@@ -94,7 +96,8 @@ done
 for device in cuda cpu; do
     wanted demo || break
     run "demo on $device" "$binary" --device "$device" --config configs/demo.toml --run "$out/demo-$device" run
-    row "demo on $device: Recall@10, NDCG@10" "$(metrics "$out/demo-$device")"
+    said="$(metrics "$out/demo-$device")" || failed=1
+    row "demo on $device: Recall@10, NDCG@10" "$said"
 done
 echo "logs: $out"
 exit $failed

@@ -28,6 +28,8 @@ impl TigerRecommender {
         left_out: &[&[ItemId]],
     ) -> Result<Vec<Found>> {
         let search = BeamSearch { width, normalize: Normalize::Vocab };
+        // A GPU takes what each thread asks for apart.
+        self.network.device().synchronize()?;
         let shares = histories.par_chunks(SHARE).zip(left_out.par_chunks(SHARE));
         let found = shares.map(|(histories, left_out)| {
             let mut scorer = TigerScorer::new(&self.network, histories)?;

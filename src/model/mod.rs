@@ -23,7 +23,7 @@ pub use checkpoint::{
 };
 pub use config::LlamaConfig;
 pub use gguf::{GgufType, save_gguf};
-pub(crate) use llama::{Backprop, Inner, Pools};
+pub(crate) use llama::{Backprop, Checkpointed, Inner, Pools};
 pub use llama::{DropoutPair, KvCache, Llama, Packed};
 pub use rope_scaling::RopeScaling;
 pub use snapshot::{Snapshots, check_saved};

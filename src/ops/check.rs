@@ -85,6 +85,25 @@ pub(super) fn fused_equals_composed(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> 
     }
 }
 
+/// Holds the two paths equal in value where nothing is trained, in f64 and f32.
+pub(super) fn untrained(inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) {
+    for (dtype, tolerance) in [(DType::F64, 1e-12), (DType::F32, 2e-5)] {
+        let on = |device: &Device| {
+            let inputs = inputs.iter().map(|t| t.to_dtype(dtype)?.to_device(device));
+            f(&inputs.collect::<Result<Vec<_>>>().unwrap()).unwrap()
+        };
+        let fused = on(&Device::Cpu);
+        let composed = {
+            let _guard = force_composed();
+            on(&Device::Cpu)
+        };
+        assert_close("output", &fused, &composed, tolerance);
+        if let Some(device) = other_device() {
+            assert_close("output there", &on(&device), &composed, tolerance.max(1e-10));
+        }
+    }
+}
+
 fn assert_same(a: &Pass, b: &Pass, dtype: DType, tolerance: f64) {
     assert_close("output", &a.output, &b.output, tolerance);
     for (i, (a, b)) in a.grads.iter().zip(&b.grads).enumerate() {

@@ -22,13 +22,7 @@ const BLOCK: usize = 1 << 13;
 /// # Errors
 /// `p` outside of [0, 1).
 pub fn dropout(x: &Tensor, p: f64, key: u64) -> Result<Tensor> {
-    if !(0.0..1.0).contains(&p) {
-        bail!("dropout: the probability {p} is not in [0, 1)");
-    }
-    if p == 0.0 {
-        return Ok(x.clone());
-    }
-    let mask = Mask { p, key };
+    let Some(mask) = Mask::new(p, key)? else { return Ok(x.clone()) };
     if fused(&[x]) { x.contiguous()?.apply_op1(mask) } else { composed_dropout(x, &mask) }
 }
 
@@ -52,6 +46,14 @@ pub(super) struct Mask {
 }
 
 impl Mask {
+    /// None where nothing is dropped.
+    pub(super) fn new(p: f64, key: u64) -> Result<Option<Self>> {
+        if !(0.0..1.0).contains(&p) {
+            bail!("dropout: the probability {p} is not in [0, 1)");
+        }
+        Ok((p > 0.0).then_some(Self { p, key }))
+    }
+
     /// 1 where element `i` is kept, else 0: a Bernoulli draw from the top bits of `SplitMix64`'s finaliser
     /// (Steele et al., 2014) of the element's counter.
     #[inline(always)]

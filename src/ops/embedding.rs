@@ -27,6 +27,9 @@ const BLOCK: usize = 64;
 pub fn embedding(weight: &Tensor, ids: &[u32]) -> Result<Tensor> {
     let (vocab, _) = weight.dims2()?;
     check_ids("embedding", ids, vocab)?;
+    if ids.is_empty() && weight.device().is_cuda() {
+        bail!("embedding: there are no ids, and CUDA has no tensor without elements");
+    }
     if fused(&[weight]) {
         weight.contiguous()?.apply_op1(Embedding { ids: ids.into() })
     } else {

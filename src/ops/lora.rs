@@ -30,6 +30,9 @@ pub struct LowRank<'a> {
 /// - output: (tokens, out)
 ///
 /// On a GPU, where `w` is frozen, nothing of the update is kept for the backward pass.
+///
+/// # Errors
+/// Shapes that do not fit each other, a dropout outside of [0, 1).
 pub fn lora_linear(
     x: &Tensor,
     w: &Tensor,
@@ -37,8 +40,17 @@ pub fn lora_linear(
     precision: Precision,
 ) -> Result<Tensor> {
     let LowRank { a, b, scale, dropout: dropped } = low_rank;
-    if x.device().is_cuda() && !w.track_op() && fused(&[x, w, a, b]) {
-        let mask = dropped.map(|(p, key)| Mask { p, key });
+    let ((_, inner), (out, rank)) = (x.dims2()?, b.dims2()?);
+    if w.dims() != [out, inner] || a.dims() != [rank, inner] {
+        let [x, w, a, b] = [x, w, a, b].map(Tensor::dims);
+        bail!("lora-linear: x {x:?}, w {w:?}, a {a:?} and b {b:?} do not fit each other");
+    }
+    let on_device = x.device().is_cuda() && w.device().same_device(x.device());
+    if on_device && !w.track_op() && fused(&[x, w, a, b]) {
+        let mask = match dropped {
+            Some((p, key)) => Mask::new(p, key)?,
+            None => None,
+        };
         let op = LoraLinear { weight: w.contiguous()?, scale, mask, precision };
         return x.contiguous()?.apply_op3(&a.contiguous()?, &b.contiguous()?, op);
     }
@@ -140,6 +152,19 @@ mod tests {
                 let low_rank = LowRank { a: &t[1], b: &t[2], scale: 1.5, dropout };
                 lora_linear(&t[0], &weight, low_rank, Precision::Full)
             });
+        }
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_named() {
+        let right = [(5, 7), (3, 7), (2, 7), (3, 2)];
+        for (wrong, shape) in [(1, (3, 6)), (1, (4, 7)), (2, (2, 4)), (3, (2, 2)), (3, (3, 1))] {
+            let mut shapes = right;
+            shapes[wrong] = shape;
+            let [x, w, a, b] = shapes.map(|shape| random(shape, 1));
+            let low_rank = LowRank { a: &a, b: &b, scale: 1.0, dropout: None };
+            let error = lora_linear(&x, &w, low_rank, Precision::Full).unwrap_err().to_string();
+            assert!(error.contains("do not fit"), "{error}");
         }
     }
 

@@ -6,7 +6,7 @@
 //! against finite differences.
 //!
 //! Sequences are packed: hidden states are (tokens, hidden), the rows of a batch one after another without
-//! padding. An input that needs no gradient costs nothing in a fused backward. Results are bit-identical
+//! padding. An input that needs no gradient costs nothing in a fused backward on the CPU. Results are bit-identical
 //! on any number of threads.
 #![expect(
     clippy::inline_always,
@@ -120,12 +120,12 @@ pub fn keep_memory(device: &candle_core::Device) -> candle_core::Result<()> {
     if device.is_cuda() { cuda::keep_memory(device) } else { Ok(()) }
 }
 
-/// The most bytes that tensors on a GPU have taken; none on the CPU.
+/// The most bytes that tensors on a GPU have taken; none on the CPU, and on a GPU without a pool of memory.
 ///
 /// # Errors
 /// What the driver says.
 pub fn peak_device_bytes(device: &candle_core::Device) -> candle_core::Result<Option<u64>> {
-    device.is_cuda().then(|| cuda::peak_bytes(device)).transpose()
+    if device.is_cuda() { cuda::peak_bytes(device) } else { Ok(None) }
 }
 
 /// Whether a fused path serves these inputs, on the CPU or on a GPU.

@@ -10,7 +10,7 @@ use super::batch::Batch;
 use super::contrast::{Contrast, Projectors};
 use super::report::Losses;
 use super::trainer::Trainer;
-use crate::model::{Backprop, DropoutPair, Inner, Pools};
+use crate::model::{Backprop, Checkpointed, DropoutPair, Inner, Pools};
 use crate::nn::{Dropout, GradientSum, Gradients};
 use crate::ops::slices::{self, Activation};
 use crate::tasks::Sample;
@@ -165,7 +165,16 @@ impl Trainer<'_> {
             let batch = Batch::pack(samples, self.levels.as_deref());
             let drawn_to = self.drawn_to(samples, &batch.order)?;
             let model = self.model;
-            let hidden = model.hidden(&batch.input, None, share.dropout)?;
+            let (input, dropout) = (&batch.input, share.dropout);
+            let checkpointed = self
+                .config
+                .checkpointing
+                .then(|| Checkpointed::forward(model, input, dropout))
+                .transpose()?;
+            let hidden = match &checkpointed {
+                Some(pass) => pass.hidden()?,
+                None => model.hidden(input, None, dropout)?,
+            };
             let rows = |rows: &[u32]| ops::embedding(&hidden, rows);
             let states = rows(&batch.label_rows)?;
             let mut total = states.zeros_like()?.sum_all()?;
@@ -203,8 +212,12 @@ impl Trainer<'_> {
                 total = (total.to_dtype(loss.dtype())? + loss)?;
             }
             let optional = |name: &str| !contrasted && name.starts_with("projectors.");
-            let gradients =
-                Gradients::collect_with_optional(self.params, &total.backward()?, optional)?;
+            let mut store = total.backward()?;
+            if let Some(pass) = checkpointed {
+                drop(hidden);
+                pass.backward(self.params, &mut store)?;
+            }
+            let gradients = Gradients::collect_with_optional(self.params, &store, optional)?;
             // Read when all is asked for: a device that is waited for has nothing to do.
             losses.generation += scalar(&generation)?;
             losses.total += scalar(&total)?;

@@ -98,11 +98,12 @@ impl Trainer<'_> {
         // Two norms, two branches and two sums; dropped branches.
         let streams = if self.config.dropout > 0.0 { 8 } else { 6 };
         let block = streams * hidden + 3 * heads + 3 * kv + 3 * ffn;
+        let (each, again) = if self.config.checkpointing { (hidden, block) } else { (block, 0) };
         // The embedded tokens and the last norm; what the loss reads.
-        let kept = (layers * block + 2 * hidden) * tokens + hidden * rows;
+        let kept = (layers * each + 2 * hidden) * tokens + hidden * rows;
         let logits = rows * config.vocab_size as u64;
         // Gradients of a block's widest values and of the stream.
-        let working = (3 * ffn + 3 * hidden) * tokens + logits;
+        let working = (3 * ffn + 3 * hidden + again) * tokens + logits;
         Memory {
             weights: self.model.weight_bytes(),
             gradients: FULL * trained,

@@ -32,9 +32,11 @@ struct Coroutine {
 static std::vector<Coroutine> coroutines;
 static ucontext_t scheduler;
 static unsigned running;
-// The last thread of a block goes first: what lacks a barrier is wrong in one order or the other.
+// The last thread of a block goes first.
 static bool backwards;
 static real lanes[32][32];
+// What a launch asks for in bytes; as on a GPU it means nothing when a block begins.
+static real shared[1 << 16];
 
 static void wait_for(Waits what) {
     coroutines[running].waits = what;
@@ -74,7 +76,22 @@ static bool release(unsigned first, unsigned end, Waits what) {
     return any;
 }
 
+// A warp goes as far as it can before the next begins: a barrier of the block that is not there, or not for all, shows in
+// one order or the other.
+static void run_warp(unsigned first, unsigned count) {
+    const unsigned end = first + 32 < count ? first + 32 : count;
+    do {
+        for (unsigned i = first; i < end; i++) {
+            running = backwards ? first + end - 1 - i : i;
+            if (coroutines[running].waits != NOTHING) continue;
+            threadIdx = {running, 0, 0};
+            swapcontext(&scheduler, &coroutines[running].context);
+        }
+    } while (release(first, end, WARP));
+}
+
 static void run_block() {
+    for (real& value : shared) value = NAN;
     const unsigned count = blockDim.x;
     for (unsigned i = 0; i < count; i++) {
         Coroutine& one = coroutines[i];
@@ -84,24 +101,14 @@ static void run_block() {
         one.waits = NOTHING;
         makecontext(&one.context, run_thread, 0);
     }
-    for (unsigned ended = 0; ended < count;) {
-        bool moved = false;
-        ended = 0;
-        for (unsigned i = 0; i < count; i++) {
-            running = backwards ? count - 1 - i : i;
-            if (coroutines[running].waits == NOTHING) {
-                moved = true;
-                threadIdx = {running, 0, 0};
-                swapcontext(&scheduler, &coroutines[running].context);
-            }
-            ended += coroutines[running].waits == ENDED;
-        }
-        for (unsigned first = 0; first < count; first += 32) release(first, first + 32, WARP);
-        release(0, count, BLOCK);
-        if (!moved && ended < count) {
-            fprintf(stderr, "threads of a block wait for each other at different places\n");
-            exit(1);
-        }
+    const unsigned warps = (count + 31) / 32;
+    do {
+        for (unsigned i = 0; i < warps; i++) run_warp((backwards ? warps - 1 - i : i) * 32, count);
+    } while (release(0, count, BLOCK));
+    for (const Coroutine& one : coroutines) {
+        if (one.waits == ENDED) continue;
+        fprintf(stderr, "threads of a block wait for each other at different places\n");
+        exit(1);
     }
 }
 

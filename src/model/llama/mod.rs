@@ -18,11 +18,13 @@ use crate::ops::{self, Precision, Rows};
 
 mod backprop;
 mod cache;
+mod checkpointed;
 mod inference;
 mod pass;
 
 pub(crate) use backprop::Backprop;
 pub use cache::KvCache;
+pub(crate) use checkpointed::Checkpointed;
 pub(crate) use pass::Pools;
 
 /// The tokens of one forward pass.
@@ -270,32 +272,56 @@ impl Llama {
         mut cache: Option<&mut KvCache>,
         dropout: DropoutPair,
     ) -> Result<Tensor> {
-        let (cos, sin) = self.rotations(&input.positions)?;
-        let eps = self.config.rms_norm_eps;
-        let mut x = drop(&ops::embedding(&self.embed_tokens, &input.ids)?, dropout.residual, 0)?;
-        for (i, layer) in self.layers.iter().enumerate() {
-            let site = 16 * i as u64 + 1;
-            let branch = DropoutPair {
-                residual: dropout.residual.map(|d| d.site(site)),
-                lora: dropout.lora.map(|d| d.site(site)),
-            };
-            let h = ops::rms_norm(&x, &layer.input_layernorm, eps)?;
-            let (q, k, v) = self.project(&layer.self_attn, &h, &cos, &sin, branch.lora)?;
-            let (k, v) = match cache.as_deref_mut() {
-                Some(cache) => cache.append(i, k, v)?,
-                None => (k, v),
-            };
-            let h = ops::attention(&q, &k, &v, &input.rows)?;
-            let h = layer.self_attn.o_proj.forward(&h, site_of(branch.lora, 3), self.precision)?;
-            x = (x + drop(&h, branch.residual, 0)?)?;
-            let h = ops::rms_norm(&x, &layer.post_attention_layernorm, eps)?;
-            let gate = layer.mlp.gate_proj.forward(&h, site_of(branch.lora, 4), self.precision)?;
-            let up = layer.mlp.up_proj.forward(&h, site_of(branch.lora, 5), self.precision)?;
-            let h = ops::swiglu(&gate, &up)?;
-            let h = layer.mlp.down_proj.forward(&h, site_of(branch.lora, 6), self.precision)?;
-            x = (x + drop(&h, branch.residual, 1)?)?;
+        let angles = self.rotations(&input.positions)?;
+        let mut x = self.embedded(&input.ids, dropout)?;
+        for i in 0..self.layers.len() {
+            x = self.block(i, &x, &angles, &input.rows, cache.as_deref_mut(), dropout)?;
         }
-        ops::rms_norm(&x, &self.norm, eps)
+        self.normed(&x)
+    }
+
+    /// The residual stream before the first block, (tokens, hidden).
+    fn embedded(&self, ids: &[u32], dropout: DropoutPair) -> Result<Tensor> {
+        drop(&ops::embedding(&self.embed_tokens, ids)?, dropout.residual, 0)
+    }
+
+    /// The residual stream `x` behind block `i`, (tokens, hidden); `angles` are [`Llama::rotations`].
+    fn block(
+        &self,
+        i: usize,
+        x: &Tensor,
+        angles: &[Tensor; 2],
+        rows: &Arc<Rows>,
+        cache: Option<&mut KvCache>,
+        dropout: DropoutPair,
+    ) -> Result<Tensor> {
+        let Layer { input_layernorm, self_attn, post_attention_layernorm, mlp } = &self.layers[i];
+        let (eps, precision) = (self.config.rms_norm_eps, self.precision);
+        let site = 16 * i as u64 + 1;
+        let branch = DropoutPair {
+            residual: site_of(dropout.residual, site),
+            lora: site_of(dropout.lora, site),
+        };
+        let h = ops::rms_norm(x, input_layernorm, eps)?;
+        let (q, k, v) = self.project(self_attn, &h, angles, branch.lora)?;
+        let (k, v) = match cache {
+            Some(cache) => cache.append(i, k, v)?,
+            None => (k, v),
+        };
+        let h = ops::attention(&q, &k, &v, rows)?;
+        let h = self_attn.o_proj.forward(&h, site_of(branch.lora, 3), precision)?;
+        let x = (x + drop(&h, branch.residual, 0)?)?;
+        let h = ops::rms_norm(&x, post_attention_layernorm, eps)?;
+        let gate = mlp.gate_proj.forward(&h, site_of(branch.lora, 4), precision)?;
+        let up = mlp.up_proj.forward(&h, site_of(branch.lora, 5), precision)?;
+        let h = ops::swiglu(&gate, &up)?;
+        let h = mlp.down_proj.forward(&h, site_of(branch.lora, 6), precision)?;
+        x + drop(&h, branch.residual, 1)?
+    }
+
+    /// Final hidden states of the residual stream behind the last block, (tokens, hidden).
+    fn normed(&self, x: &Tensor) -> Result<Tensor> {
+        ops::rms_norm(x, &self.norm, self.config.rms_norm_eps)
     }
 
     /// Rotated queries (tokens, heads, `head_dim`) and keys, and values (tokens, `kv_heads`, `head_dim`).
@@ -303,8 +329,7 @@ impl Llama {
         &self,
         attn: &Attention,
         h: &Tensor,
-        cos: &Tensor,
-        sin: &Tensor,
+        [cos, sin]: &[Tensor; 2],
         dropout: Option<Dropout>,
     ) -> Result<(Tensor, Tensor, Tensor)> {
         let (tokens, _hidden) = h.dims2()?;
@@ -327,14 +352,14 @@ impl Llama {
     }
 
     /// Cosines and sines of every token's rotation, (tokens, `head_dim` / 2) each.
-    fn rotations(&self, positions: &[u32]) -> Result<(Tensor, Tensor)> {
+    fn rotations(&self, positions: &[u32]) -> Result<[Tensor; 2]> {
         let shape = (positions.len(), self.inverse_frequencies.len());
         let [cos, sin] = self.angles(positions).map(|data| {
             Tensor::from_vec(data, shape, &Device::Cpu)?
                 .to_dtype(self.activation_dtype())?
                 .to_device(self.device())
         });
-        Ok((cos?, sin?))
+        Ok([cos?, sin?])
     }
 
     /// Cosines and sines as [`Llama::rotations`] has them.

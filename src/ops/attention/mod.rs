@@ -35,7 +35,7 @@ pub(super) use task::Inputs;
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, rows: &Arc<Rows>) -> Result<Tensor> {
     check_shapes(q, k, v, rows)?;
     let inputs = [q, k, v];
-    let serves = !q.device().is_cuda() || super::cuda::takes(q.dim(2)?);
+    let serves = !q.device().is_cuda() || super::cuda::takes(q.dim(2)?, q.dtype());
     if serves && super::fused(&inputs) {
         let tracked = inputs.iter().any(|t| t.track_op());
         let op = fused::Attention { rows: Arc::clone(rows), tracked, totals: Mutex::default() };

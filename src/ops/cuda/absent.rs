@@ -26,7 +26,7 @@ pub(in crate::ops) fn keep_memory(_: &Device) -> Result<()> {
     absent()
 }
 
-pub(in crate::ops) fn peak_bytes(_: &Device) -> Result<u64> {
+pub(in crate::ops) fn peak_bytes(_: &Device) -> Result<Option<u64>> {
     absent()
 }
 

@@ -2,7 +2,8 @@
 //
 // Of each row `rows` has six numbers: where its own keys begin and end, its queries, and its context among `segments`,
 // pairs of where one begins and ends. `last` has for each query the last of its row's own keys that it sees. Keys
-// marked in `hidden_keys`, which may be missing, are seen by the query at their own place alone.
+// marked in `private_keys`, which may be missing, are seen by the query at their own place alone. `tiles` has pairs: a
+// row, and which of its queries (or own keys) is the tile's first.
 
 #define TILE 32
 #define TILE_THREADS 128
@@ -81,8 +82,8 @@ __device__ inline void store_lines(
     }
 }
 
-__device__ inline bool sees(whole key, whole place, whole last, const id* hidden_keys) {
-    return place <= last && (!hidden_keys || !hidden_keys[key] || place == last);
+__device__ inline bool sees(whole key, whole place, whole last, const id* private_keys) {
+    return place <= last && (!private_keys || !private_keys[key] || place == last);
 }
 
 extern __shared__ real shared[];
@@ -91,7 +92,7 @@ extern __shared__ real shared[];
 template <int WIDTH>
 __device__ inline void attend(
     real* out, real* totals, const real* q, const real* k, const real* v, const id* tiles, const id* rows,
-    const id* last, const id* segments, const id* hidden_keys, whole heads, whole group, whole dim
+    const id* last, const id* segments, const id* private_keys, whole heads, whole group, whole dim
 ) {
     real *queries = shared, *keys = queries + TILE * (WIDTH + 1), *values = keys + TILE * (WIDTH + 1);
     real* scores = values + TILE * (WIDTH + 1);
@@ -119,8 +120,8 @@ __device__ inline void attend(
                 for (int j = 0; j < 2; j++) {
                     const whole query = first + line + i, at = key + column + j * COLUMNS;
                     bool visible = query < end && at < stop;
-                    if (visible && own) visible = sees(at, at - row.own, last[query], hidden_keys);
-                    if (visible && !own) visible = !hidden_keys || !hidden_keys[at];
+                    if (visible && own) visible = sees(at, at - row.own, last[query], private_keys);
+                    if (visible && !own) visible = !private_keys || !private_keys[at];
                     scores[(line + i) * (TILE + 1) + column + j * COLUMNS] = visible ? products[i][j] : -INFINITY;
                 }
             }
@@ -169,7 +170,7 @@ KERNEL attention_common(real* common, const real* out, const real* grad, whole l
 template <int WIDTH>
 __device__ inline void attend_backward_queries(
     real* q_grad, const real* q, const real* k, const real* v, const real* grad, const real* totals,
-    const real* common, const id* tiles, const id* rows, const id* last, const id* hidden_keys, whole heads,
+    const real* common, const id* tiles, const id* rows, const id* last, const id* private_keys, whole heads,
     whole group, whole dim
 ) {
     real *queries = shared, *grads = queries + TILE * (WIDTH + 1), *keys = grads + TILE * (WIDTH + 1);
@@ -196,7 +197,7 @@ __device__ inline void attend_backward_queries(
             const whole query = first + line + i;
             for (int j = 0; j < 2; j++) {
                 const whole at = key + column + j * COLUMNS;
-                const bool visible = query < end && at < stop && sees(at, at - row.own, last[query], hidden_keys);
+                const bool visible = query < end && at < stop && sees(at, at - row.own, last[query], private_keys);
                 real change = 0;
                 if (visible) {
                     const real weight = exp(products[i][j] - totals[query * heads + head]);
@@ -215,7 +216,7 @@ __device__ inline void attend_backward_queries(
 template <int WIDTH>
 __device__ inline void attend_backward_keys(
     real* k_grad, real* v_grad, const real* q, const real* k, const real* v, const real* grad, const real* totals,
-    const real* common, const id* tiles, const id* rows, const id* last, const id* hidden_keys, whole heads,
+    const real* common, const id* tiles, const id* rows, const id* last, const id* private_keys, whole heads,
     whole group, whole dim
 ) {
     real *queries = shared, *grads = queries + TILE * (WIDTH + 1), *keys = grads + TILE * (WIDTH + 1);
@@ -244,7 +245,7 @@ __device__ inline void attend_backward_keys(
                 const whole key = first + line + i;
                 for (int j = 0; j < 2; j++) {
                     const whole at = query + column + j * COLUMNS;
-                    const bool visible = at < stop && key < end && sees(key, key - row.own, last[at], hidden_keys);
+                    const bool visible = at < stop && key < end && sees(key, key - row.own, last[at], private_keys);
                     real weight = 0, change = 0;
                     if (visible) {
                         weight = exp(products[i][j] - totals[at * heads + head]);
@@ -267,26 +268,26 @@ __device__ inline void attend_backward_keys(
 #define ATTENTION(WIDTH)                                                                                               \
     KERNEL attention_##WIDTH(                                                                                          \
         real* out, real* totals, const real* q, const real* k, const real* v, const id* tiles, const id* rows,         \
-        const id* last, const id* segments, const id* hidden_keys, whole heads, whole group, whole dim                 \
+        const id* last, const id* segments, const id* private_keys, whole heads, whole group, whole dim                \
     ) {                                                                                                                \
-        attend<WIDTH>(out, totals, q, k, v, tiles, rows, last, segments, hidden_keys, heads, group, dim);              \
+        attend<WIDTH>(out, totals, q, k, v, tiles, rows, last, segments, private_keys, heads, group, dim);             \
     }                                                                                                                  \
     KERNEL attention_queries_##WIDTH(                                                                                  \
         real* q_grad, const real* q, const real* k, const real* v, const real* grad, const real* totals,               \
-        const real* common, const id* tiles, const id* rows, const id* last, const id* hidden_keys, whole heads,       \
+        const real* common, const id* tiles, const id* rows, const id* last, const id* private_keys, whole heads,      \
         whole group, whole dim                                                                                         \
     ) {                                                                                                                \
         attend_backward_queries<WIDTH>(                                                                                \
-            q_grad, q, k, v, grad, totals, common, tiles, rows, last, hidden_keys, heads, group, dim                   \
+            q_grad, q, k, v, grad, totals, common, tiles, rows, last, private_keys, heads, group, dim                  \
         );                                                                                                             \
     }                                                                                                                  \
     KERNEL attention_keys_##WIDTH(                                                                                     \
         real* k_grad, real* v_grad, const real* q, const real* k, const real* v, const real* grad,                     \
         const real* totals, const real* common, const id* tiles, const id* rows, const id* last,                       \
-        const id* hidden_keys, whole heads, whole group, whole dim                                                     \
+        const id* private_keys, whole heads, whole group, whole dim                                                    \
     ) {                                                                                                                \
         attend_backward_keys<WIDTH>(                                                                                   \
-            k_grad, v_grad, q, k, v, grad, totals, common, tiles, rows, last, hidden_keys, heads, group, dim           \
+            k_grad, v_grad, q, k, v, grad, totals, common, tiles, rows, last, private_keys, heads, group, dim          \
         );                                                                                                             \
     }
 
@@ -296,7 +297,7 @@ ATTENTION(128)
 // For rows of few queries, the beams of a search: a warp each query and head, by 32 keys at a time, a lane each.
 KERNEL attention_few(
     real* out, const real* q, const real* k, const real* v, const id* row_of, const id* rows, const id* last,
-    const id* segments, const id* hidden_keys, whole tokens, whole heads, whole group, whole dim
+    const id* segments, const id* private_keys, whole tokens, whole heads, whole group, whole dim
 ) {
     __shared__ real queries[4][128];
     const whole i = thread() / LANES;
@@ -316,8 +317,8 @@ KERNEL attention_few(
         for (whole first = begin; first < stop; first += LANES) {
             const whole key = first + lane;
             bool visible = key < stop;
-            if (visible && own) visible = sees(key, key - row.own, last[token], hidden_keys);
-            if (visible && !own) visible = !hidden_keys || !hidden_keys[key];
+            if (visible && own) visible = sees(key, key - row.own, last[token], private_keys);
+            if (visible && !own) visible = !private_keys || !private_keys[key];
             real score = -INFINITY;
             if (visible) {
                 const real* at = k + (key * kv_heads + kv_head) * dim;

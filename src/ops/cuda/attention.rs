@@ -1,6 +1,6 @@
 //! Attention over packed rows: tiles of queries by tiles of keys, whose scores never leave the chip (Dao, 2023).
 
-use candle_core::{CudaStorage, Result, Tensor, bail};
+use candle_core::{CudaStorage, DType, Device, Result, Tensor, bail};
 
 use super::table::{Table, Tiles};
 use super::{Call, LANES, View, driver, tensor, with_views};
@@ -67,8 +67,12 @@ impl Table {
             let _ = kept.set(Self::new(rows, tokens, call)?);
         }
         match kept.get() {
-            Some(table) => Ok(table),
-            None => bail!("attention: the rows are on no device"),
+            Some(table)
+                if table.numbers.device().same_device(&Device::Cuda(call.device.clone())) =>
+            {
+                Ok(table)
+            }
+            _ => bail!("attention: rows that were on one device cannot be used on another"),
         }
     }
 }
@@ -100,24 +104,25 @@ impl Parts {
     }
 }
 
-/// Whether there are kernels for heads of so many values.
-pub(in crate::ops) fn takes(head_dim: usize) -> bool {
-    head_dim <= MOST
+/// Whether there are kernels for heads of so many values of `dtype`: tiles of wide ones in f64 are more than most
+/// devices have room for.
+pub(in crate::ops) fn takes(head_dim: usize, dtype: DType) -> bool {
+    head_dim <= if dtype == DType::F64 { MOST / 2 } else { MOST }
 }
 
-/// Runs a kernel over tiles, with room for `lines` of keys or queries and `scores` tiles of scores.
+/// Runs a kernel over tiles, with room for `arrays` of a tile's keys or queries, and for `scores` tiles of scores.
 fn over_tiles(
     call: &Call<'_>,
     kernel: &str,
     grid: [usize; 2],
-    (head_dim, lines, scores): (usize, usize, usize),
+    (head_dim, arrays, scores): (usize, usize, usize),
     arguments: &[u64],
 ) -> Result<()> {
     if grid.contains(&0) {
         return Ok(());
     }
     let width = if head_dim <= MOST / 2 { MOST / 2 } else { MOST };
-    let values = lines * TILE * (width + 1) + scores * TILE * (TILE + 1);
+    let values = arrays * TILE * (width + 1) + scores * TILE * (TILE + 1);
     let shared = values * call.dtype.size_in_bytes();
     let kernel = format!("{kernel}_{width}");
     let launch = (grid, TILE_THREADS, shared);

@@ -144,7 +144,7 @@ pub(super) fn multiply(device: &CudaDevice, product: &Product) -> Result<()> {
 
 /// A size as CUDA's libraries take it.
 fn int(size: usize) -> Result<i32> {
-    i32::try_from(size).map_err(|_| Error::Msg(format!("{size} is more than a product takes")))
+    i32::try_from(size).map_err(|_| Error::Msg(format!("{size} is more than CUDA takes")))
 }
 
 /// Lets a device keep memory that is freed for what asks next: by default it goes back whenever the device is waited
@@ -158,38 +158,40 @@ pub(in crate::ops) fn keep_memory(device: &Device) -> Result<()> {
         unsafe {
             mem_pool::set_attribute(pool, threshold, (&raw mut most).cast())
         }
-    })
+    })?;
+    Ok(())
 }
 
-/// The most bytes that were taken of the device's memory at once.
-pub(in crate::ops) fn peak_bytes(device: &Device) -> Result<u64> {
+/// The most bytes that were taken of the device's memory at once; none where it has no pool.
+pub(in crate::ops) fn peak_bytes(device: &Device) -> Result<Option<u64>> {
     let mut most = 0u64;
     let high = driver::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
-    with_pool(device, |pool| {
+    let asked = with_pool(device, |pool| {
         #[expect(unsafe_code, reason = "the driver takes a pointer to the value")]
         // SAFETY: the attribute is a u64.
         unsafe {
             mem_pool::get_attribute(pool, high, (&raw mut most).cast())
         }
     })?;
-    Ok(most)
+    Ok(asked.then_some(most))
 }
 
-/// Hands out the pool that a device's memory comes from, where it has one.
+/// Hands out the pool that a device's memory comes from; whether it has one.
 fn with_pool(
     device: &Device,
     use_it: impl FnOnce(driver::CUmemoryPool) -> std::result::Result<(), DriverError>,
-) -> Result<()> {
-    let Device::Cuda(device) = device else { return Ok(()) };
+) -> Result<bool> {
+    let Device::Cuda(device) = device else { return Ok(false) };
     let stream = device.cuda_stream();
     let context = stream.context();
     if !context.has_async_alloc() {
         // Such a device has no pool: what is freed goes back at once.
-        return Ok(());
+        return Ok(false);
     }
     context.bind_to_thread().w()?;
     #[expect(unsafe_code, reason = "the driver is asked by the device's handle")]
     // SAFETY: the context holds its device.
     let pool = unsafe { get_mem_pool(context.cu_device()) }.w()?;
-    use_it(pool).w()
+    use_it(pool).w()?;
+    Ok(true)
 }

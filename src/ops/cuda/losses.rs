@@ -7,8 +7,8 @@ use super::product::Product;
 use super::{Call, THREADS, View, tensor, with_views};
 use crate::ops::kernels::Precision;
 
-/// Bytes of logits held at a time.
-const LOGIT_BYTES: usize = 256 << 20;
+/// Bytes of logits held at a time; in tests so few that there are several parts.
+const LOGIT_BYTES: usize = if cfg!(test) { 1 << 12 } else { 256 << 20 };
 /// Rows that are computed together at least: all of the weight is read each time.
 const MIN_ROWS: usize = 64;
 

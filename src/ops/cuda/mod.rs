@@ -2,6 +2,8 @@
 //!
 //! Everything here is a call that computes and keeps no graph; the operations around it have that. Products of
 //! `Precision::Bf16` round both factors to bf16 and sum in f32, as on the CPU.
+//!
+//! Every thread has a stream of its own: what is handed to another has to be waited for (`Device::synchronize`).
 
 mod attention;
 #[cfg(feature = "cuda")]

@@ -121,6 +121,8 @@ impl<'a> Service<'a> {
         by_popularity.sort_by_key(|&item| (Reverse(popularity[item as usize]), item));
         let offers = Offers::new(Offer::all(catalogue, engine.index())?);
         let history = run.config.data.history;
+        // Other threads may be those that answer, and a GPU takes what each asks for apart.
+        run.device.synchronize()?;
         Ok(Self { catalogue, dataset, engine, history, offers, by_popularity })
     }
 

@@ -193,6 +193,11 @@ impl Tiger {
         self.codes.levels.len()
     }
 
+    /// Where its weights are.
+    pub fn device(&self) -> &Device {
+        self.embeddings.device()
+    }
+
     /// Whether passes are those by hand: on the CPU in f32.
     fn is_by_hand(&self) -> bool {
         let weights: Vec<&Tensor> = self.params.tensors().map(|(_, weight)| weight).collect();
