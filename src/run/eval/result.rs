@@ -193,7 +193,7 @@ pub struct BaselineSettings {
     pub dataset_fingerprint: String,
     pub interactions_fingerprint: String,
     /// The baseline's own settings.
-    #[serde(rename = "sasrec")]
+    #[serde(alias = "sasrec")]
     pub config: Value,
     pub validation: String,
     pub model_digest: String,
