@@ -40,7 +40,7 @@ fn a_baseline_is_trained_evaluated_and_known_to_be_there() {
     let settings = &first["settings"];
     assert_eq!((&settings["seed"], &settings["targets"]), (&3.into(), &80.into()));
     assert_eq!((&settings["split"], &settings["history"]), (&"test".into(), &20.into()));
-    assert_eq!(settings["sasrec"]["dim"], 16);
+    assert_eq!(settings["config"]["dim"], 16);
     assert!(settings["dataset_fingerprint"].is_string());
 
     let folder = dir.join("runs/llmbs/baseline/sasrec/seed-3");
