@@ -62,6 +62,13 @@ pub(super) struct BackboneArgs {
     pub(super) dtype: FloatChoice,
 }
 
+impl BackboneArgs {
+    /// The shape, its blocks where they are said, and whether products are in bf16.
+    fn chosen(self) -> (Shape, Option<usize>, bool) {
+        (shape(self.shape), self.layers, self.dtype == FloatChoice::Bf16)
+    }
+}
+
 #[derive(Debug, ClapArgs)]
 pub(super) struct BenchEmbedArgs {
     #[command(flatten)]
@@ -163,11 +170,11 @@ pub(super) fn run(command: &BenchCommand, seed: u64, device: DeviceChoice) -> an
     let device = device::open(device)?;
     let (figures, json) = match command {
         BenchCommand::Train(args) => {
-            let BackboneArgs { shape: choice, layers, dtype } = args.backbone;
+            let (shape, layers, bf16) = args.backbone.chosen();
             let bench = TrainBench {
-                shape: shape(choice),
+                shape,
                 layers,
-                bf16: dtype == FloatChoice::Bf16,
+                bf16,
                 batch: args.batch,
                 seq: args.seq,
                 steps: args.steps,
@@ -177,14 +184,9 @@ pub(super) fn run(command: &BenchCommand, seed: u64, device: DeviceChoice) -> an
             (serde_json::to_value(train(bench, seed, &device)?)?, args.json)
         }
         BenchCommand::Embed(args) => {
-            let BackboneArgs { shape: choice, layers, dtype } = args.backbone;
-            let bench = EmbedBench {
-                shape: shape(choice),
-                layers,
-                bf16: dtype == FloatChoice::Bf16,
-                seq: args.seq,
-                passes: args.passes,
-            };
+            let (shape, layers, bf16) = args.backbone.chosen();
+            let BenchEmbedArgs { seq, passes, .. } = *args;
+            let bench = EmbedBench { shape, layers, bf16, seq, passes };
             (serde_json::to_value(embed(bench, seed, &device)?)?, args.json)
         }
         BenchCommand::Generate(args) => {

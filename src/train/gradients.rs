@@ -214,7 +214,6 @@ impl Trainer<'_> {
             let optional = |name: &str| !contrasted && name.starts_with("projectors.");
             let mut store = total.backward()?;
             if let Some(pass) = checkpointed {
-                drop(hidden);
                 pass.backward(self.params, &mut store)?;
             }
             let gradients = Gradients::collect_with_optional(self.params, &store, optional)?;

@@ -51,8 +51,8 @@ impl<'a> Checkpointed<'a> {
         let Some(mut grad) = store.remove(&output) else {
             bail!("no gradient reached the last block");
         };
-        for (i, x) in inputs.iter().enumerate().rev() {
-            let x = Var::from_tensor(x)?;
+        for (i, x) in inputs.into_iter().enumerate().rev() {
+            let x = Var::from_tensor(&x)?;
             let y = model.block(i, &x, &angles, &input.rows, None, dropout)?;
             let mut found = pulled(&y, &grad)?;
             let Some(of_input) = found.remove(&x) else {
