@@ -81,26 +81,35 @@ fn two_and_three_ranks_train_and_evaluate_as_one_does() {
 }
 
 #[test]
-fn embeddings_and_recommenders_over_item_ids_are_made_by_ranks_as_by_one() {
+fn embeddings_and_recommenders_are_made_by_ranks_as_by_one() {
     let dir = program::tiny();
     let settings = [
         "index.behavior.encoder=sasrec",
         "index.behavior.sasrec.epochs=3",
         "baseline.caser.epochs=3",
+        "baseline.tiger.dim=16",
+        "baseline.tiger.feed-forward=32",
+        "baseline.tiger.epochs=3",
         "train.warmup.epochs=0",
     ];
     let settings = settings.map(|setting| ["--set", setting]).concat();
-    let make = |name: &str, ranks| {
-        let mut words = vec!["--run", name];
-        words.extend(&settings);
-        run(dir.path(), ranks, &[&words[..], &["index"]].concat(), true);
-        run(dir.path(), ranks, &[&words[..], &["baseline", "caser"]].concat(), true);
+    let make = |name: &str, ranks, command: &[&str]| {
+        run(dir.path(), ranks, &[&["--run", name][..], &settings, command].concat(), true);
     };
-    make("one", 1);
     let alone = dir.path().join("one");
-    for (name, ranks) in [("two", 2), ("three", 3)] {
-        make(name, ranks);
+    make("one", 1, &["index"]);
+    // The codes that TIGER writes are those of one index.
+    for name in ["codes-2", "codes-3"] {
+        program::copy(&alone, &dir.path().join(name));
+    }
+    make("one", 1, &["baseline", "caser"]);
+    make("one", 1, &["baseline", "tiger"]);
+    for (name, codes, ranks) in [("two", "codes-2", 2), ("three", "codes-3", 3)] {
+        make(name, ranks, &["index"]);
+        make(name, ranks, &["baseline", "caser"]);
+        make(codes, ranks, &["baseline", "tiger"]);
         let shared = dir.path().join(name);
+        assert_close(&dir.path().join(codes), &alone, "baseline/tiger/seed-42/model.safetensors");
         // The texts are embedded alike, to the last bit.
         let embedded = |run: &Path| fs::read(run.join("index/semantic.safetensors")).unwrap();
         assert_eq!(embedded(&alone), embedded(&shared));
@@ -121,13 +130,14 @@ fn embeddings_and_recommenders_over_item_ids_are_made_by_ranks_as_by_one() {
 }
 
 #[test]
-fn a_backbone_is_warmed_up_by_ranks_as_by_one() {
+fn a_backbone_and_a_din_are_trained_by_ranks_as_by_one() {
     let dir = program::tiny();
     for (name, ranks) in [("one", 1), ("two", 2)] {
         run(dir.path(), ranks, &["--run", name, "index"], true);
     }
     let (alone, shared) = (dir.path().join("one"), dir.path().join("two"));
     assert_close(&shared, &alone, "backbone/model.safetensors");
+    assert_close(&shared, &alone, "index/din/model.safetensors");
 }
 
 /// Expects the tensors of `file` in one run folder to be those in the other, but for rounding.

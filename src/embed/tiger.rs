@@ -11,9 +11,9 @@ use super::epochs::{
 };
 use super::sequential::SequentialReport;
 use crate::model::Weights;
-use crate::model::sequential::{History, Tiger, TigerWorkspace};
-use crate::nn::{AdamW, AdamWConfig};
-use crate::ranks::Alone;
+use crate::model::sequential::{History, Tiger, TigerPart, TigerWorkspace};
+use crate::nn::{AdamW, AdamWConfig, Gradients};
+use crate::ranks::Ranks;
 use crate::{Result, invalid, rng};
 
 /// A TIGER to be trained.
@@ -77,17 +77,18 @@ impl TigerCourse<'_> {
             );
         }
         let num_targets = lessons.len();
-        let Around { settings, state, .. } = *around;
+        let Around { ranks, settings, state, .. } = *around;
         let adam = AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() };
-        let adam = AdamW::new(network.params(), adam)?;
+        let adam = AdamW::divided(network.params(), adam, ranks)?;
         let progress = &mut *around.progress;
         let workspace = TigerWorkspace::default();
-        let mut training = Training { course: self, adam, lessons, workspace, measure, progress };
+        let mut training =
+            Training { course: self, ranks, adam, lessons, workspace, measure, progress };
         let Trained { weights, reports, best_epoch } = early_stopping(
             config.epochs,
             config.patience,
             settings,
-            (state, &Alone),
+            (state, ranks),
             &mut training,
         )?;
         network.params().restore(&weights)?;
@@ -97,6 +98,7 @@ impl TigerCourse<'_> {
 
 struct Training<'a> {
     course: TigerCourse<'a>,
+    ranks: &'a dyn Ranks,
     adam: AdamW,
     /// In the order of the epoch under way.
     lessons: Vec<Lesson>,
@@ -120,7 +122,8 @@ impl Epochs for Training<'_> {
         self.lessons = lessons;
         let samples_per_s = count / start.elapsed().as_secs_f64();
         let measured = (self.measure)()?;
-        let report = EpochReport { epoch, loss: loss_sum / count, measured, samples_per_s };
+        let loss = self.ranks.sums(&[loss_sum])[0] / count;
+        let report = EpochReport { epoch, loss, measured, samples_per_s };
         (self.progress)(&Progress::Epoch(report));
         Ok(report)
     }
@@ -135,7 +138,7 @@ impl Epochs for Training<'_> {
     }
 
     fn moments(&self) -> Result<Weights> {
-        Ok(self.adam.state(self.course.network.params(), &Alone)?)
+        Ok(self.adam.state(self.course.network.params(), self.ranks)?)
     }
 
     fn restore(&mut self, epochs: usize, weights: &Weights, moments: &Weights) -> Result<()> {
@@ -154,7 +157,7 @@ impl Training<'_> {
         rng::stream(self.course.seed, &format!("tiger-{purpose}"), position)
     }
 
-    /// One step of the optimiser; returns the mean loss of the batch's codes.
+    /// One step of the optimiser; returns this rank's share of the mean loss of the batch's codes.
     fn step(&mut self, batch: &[Lesson], position: [u64; 2]) -> Result<f64> {
         let TigerCourse { network, sequences, .. } = self.course;
         let history = |&Lesson { user, at }: &Lesson| {
@@ -162,12 +165,22 @@ impl Training<'_> {
             history.last(network.config().history)
         };
         let histories: Vec<History<'_>> = batch.iter().map(history).collect();
+        let tokens: Vec<usize> = histories.iter().map(|h| network.tokens_of(h)).collect();
+        let own = self.ranks.part_of(tokens.iter().copied());
+        let part = TigerPart {
+            dropout: self.stream("dropout", &position).next_u64(),
+            tokens_before: tokens[..own.start].iter().sum(),
+            targets_before: own.start,
+            targets: batch.len(),
+        };
         let targets: Vec<u32> =
-            batch.iter().map(|lesson| sequences[lesson.user][lesson.at]).collect();
-        let dropout = self.stream("dropout", &position).next_u64();
-        let (loss, gradients) =
-            network.gradients(&histories, &targets, dropout, &mut self.workspace)?;
-        self.adam.step(network.params(), &gradients, network.config().learning_rate, 1.0)?;
+            batch[own.clone()].iter().map(|lesson| sequences[lesson.user][lesson.at]).collect();
+        let (loss, mut gradients) = match &histories[own] {
+            [] => (0.0, Gradients::zeros(network.params())?),
+            own => network.gradients(own, &targets, part, &mut self.workspace)?,
+        };
+        let rate = network.config().learning_rate;
+        self.adam.step_over(self.ranks, network.params(), &mut gradients, rate)?;
         self.workspace.take_back(gradients);
         Ok(loss)
     }
@@ -181,8 +194,10 @@ mod tests {
 
     use super::*;
     use crate::model::sequential::{Codes, TigerConfig, Written};
+    use crate::ranks::{Alone, Threads};
 
     const ITEMS: u32 = 12;
+    const ALONE: (Option<&Path>, &dyn Ranks) = (None, &Alone);
 
     /// Codes of 3 and 4, so that neither level names an item by itself.
     fn tiger(config: &TigerConfig) -> Tiger {
@@ -215,12 +230,11 @@ mod tests {
     fn try_train(
         network: &Tiger,
         sequences: &[Vec<u32>],
-        state: Option<&Path>,
+        (state, ranks): (Option<&Path>, &dyn Ranks),
         measure: &mut dyn FnMut() -> Result<Option<f64>>,
     ) -> Result<SequentialReport> {
         let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
-        let mut around =
-            Around { ranks: &Alone, settings: "baseline.tiger", state, progress: &mut |_| () };
+        let mut around = Around { ranks, settings: "baseline.tiger", state, progress: &mut |_| () };
         TigerCourse { network, sequences: &sequences, seed: 7 }.train(measure, &mut around)
     }
 
@@ -232,7 +246,7 @@ mod tests {
     #[test]
     fn it_learns_what_comes_next() {
         let network = tiger(&TigerConfig { epochs: 20, ..small() });
-        let trained = try_train(&network, &ring(120), None, &mut || Ok(None)).unwrap();
+        let trained = try_train(&network, &ring(120), ALONE, &mut || Ok(None)).unwrap();
         let targets: usize = ring(120).iter().map(|items| items.len() - 1).sum();
         assert_eq!(trained.num_targets, targets);
         for item in 0..ITEMS {
@@ -263,7 +277,7 @@ mod tests {
                 }
                 Ok(None)
             };
-            try_train(&network, &ring(60), state, &mut measure).map(|_| values(&network))
+            try_train(&network, &ring(60), (state, &Alone), &mut measure).map(|_| values(&network))
         };
         let whole = go(None, 9).unwrap();
         assert!(go(Some(dir.path()), 2).is_err());
@@ -276,11 +290,46 @@ mod tests {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             pool.install(|| {
                 let network = tiger(&small());
-                try_train(&network, &ring(60), None, &mut || Ok(None)).unwrap();
+                try_train(&network, &ring(60), ALONE, &mut || Ok(None)).unwrap();
                 values(&network)
             })
         };
         assert!(on(1) == on(2));
+    }
+
+    #[test]
+    fn ranks_that_share_a_training_do_what_one_does_alone() {
+        let config = TigerConfig { user_tokens: 5, ..small() };
+        // The last batch has two targets, fewer than ranks.
+        let sequences = ring(60);
+        let targets: usize = sequences.iter().map(|items| items.len() - 1).sum();
+        let config = TigerConfig { batch_size: targets - 2, ..config };
+        let go = |size: usize, epochs: usize, state: Option<&Path>| {
+            Threads::run(size, |ranks| {
+                let network = tiger(&TigerConfig { epochs, ..config.clone() });
+                let trained =
+                    try_train(&network, &sequences, (state, ranks), &mut || Ok(None)).unwrap();
+                let loss: Vec<f64> = trained.reports.iter().map(|report| report.loss).collect();
+                (values(&network), loss)
+            })
+        };
+        let alone = go(1, 3, None).remove(0);
+        let assert_close = |(weights, losses): &(Vec<Vec<f32>>, Vec<f64>)| {
+            let pairs = weights.iter().flatten().zip(alone.0.iter().flatten());
+            let far = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(far < 1e-4, "{far}");
+            let losses = losses.iter().zip(&alone.1);
+            assert!(losses.clone().all(|(a, b)| (a - b).abs() < 1e-5), "{losses:?}");
+        };
+        for size in [2, 3] {
+            let found = go(size, 3, None);
+            assert_close(&found[0]);
+            assert!(found.iter().all(|of_rank| *of_rank == found[0]));
+        }
+        // What three ranks have begun, two go on with.
+        let dir = tempfile::tempdir().unwrap();
+        go(3, 1, Some(dir.path()));
+        assert_close(&go(2, 3, Some(dir.path()))[0]);
     }
 
     #[test]
@@ -291,7 +340,7 @@ mod tests {
             seen.push(values(&network));
             Ok(Some(figures[seen.len() - 1]))
         };
-        let trained = try_train(&network, &ring(60), None, &mut measure).unwrap();
+        let trained = try_train(&network, &ring(60), ALONE, &mut measure).unwrap();
         assert_eq!((trained.best_epoch, trained.measured()), (2, Some(3.0)));
         assert!(values(&network) == seen[1]);
     }
@@ -300,7 +349,7 @@ mod tests {
     fn unusable_input_is_explained() {
         let explain = |sequences: &[Vec<u32>]| {
             let network = tiger(&small());
-            try_train(&network, sequences, None, &mut || Ok(None)).unwrap_err().to_string()
+            try_train(&network, sequences, ALONE, &mut || Ok(None)).unwrap_err().to_string()
         };
         let error = explain(&[vec![0], vec![]]);
         assert!(error.contains("at least 4 items"), "{error}");

@@ -161,6 +161,20 @@ impl AdamW {
         Ok(Self { config, step: 0, moments })
     }
 
+    /// The step of ranks that each have the gradients of their part of a batch: afterwards all have the same weights, and
+    /// of `gradients` nothing but the memory is of use.
+    pub fn step_over(
+        &mut self,
+        ranks: &dyn Ranks,
+        params: &Params,
+        gradients: &mut Gradients,
+        lr: f64,
+    ) -> Result<()> {
+        gradients.sum_over(ranks, params)?;
+        self.step(params, gradients, lr, 1.0)?;
+        division::spread(ranks, params)
+    }
+
     /// Applies one step with learning rate `lr`, after scaling the gradients by `scale` (clipping). Of several ranks
     /// each changes its own values, which [`super::spread`] puts on the others.
     pub fn step(

@@ -14,7 +14,7 @@ mod torchrun;
 
 use std::fmt::Debug;
 use std::ops::Range;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -55,6 +55,9 @@ pub trait Ranks: Debug + Send + Sync {
 
     /// Ends all ranks with this exit code: one has failed, and the others would wait for it.
     fn abort(&self, code: i32) -> !;
+
+    /// The same rank, for what outlives this reference: the graph of a pass.
+    fn shared(&self) -> Arc<dyn Ranks>;
 }
 
 /// The only rank.
@@ -82,6 +85,10 @@ impl Ranks for Alone {
 
     fn abort(&self, code: i32) -> ! {
         std::process::exit(code)
+    }
+
+    fn shared(&self) -> Arc<dyn Ranks> {
+        Arc::new(*self)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Ranks that are processes, which talk through an MPI library.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use mpi::collective::CommunicatorCollectives as _;
 use mpi::datatype::{Partition, PartitionMut};
@@ -130,6 +130,10 @@ impl Ranks for Mpi {
 
     fn abort(&self, code: i32) -> ! {
         SimpleCommunicator::world().abort(code)
+    }
+
+    fn shared(&self) -> Arc<dyn Ranks> {
+        Arc::new(Self { rank: self.rank, size: self.size, parts: Mutex::default() })
     }
 }
 

@@ -184,6 +184,11 @@ impl Ranks for Nccl {
     fn abort(&self, code: i32) -> ! {
         std::process::exit(code)
     }
+
+    fn shared(&self) -> Arc<dyn Ranks> {
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Arc::new(Self { rank: self.rank, size: self.size, jobs: Mutex::new(jobs) })
+    }
 }
 
 #[cfg(test)]

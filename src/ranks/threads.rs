@@ -81,6 +81,10 @@ impl Ranks for Threads {
     fn abort(&self, code: i32) -> ! {
         std::process::exit(code)
     }
+
+    fn shared(&self) -> Arc<dyn Ranks> {
+        Arc::new(Self { rank: self.rank, table: Arc::clone(&self.table) })
+    }
 }
 
 fn bytes_of(values: &[f32]) -> Vec<u8> {

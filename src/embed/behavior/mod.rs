@@ -76,11 +76,6 @@ impl EncoderConfig<'_> {
         }
     }
 
-    /// Whether ranks share its training. A DIN's are not divided: the statistics of a batch are of all of it.
-    pub fn is_shared(self) -> bool {
-        matches!(self, Self::SasRec(_))
-    }
-
     /// What training it on `sequences` takes.
     ///
     /// # Errors

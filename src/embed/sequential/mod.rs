@@ -18,7 +18,7 @@ use crate::model::Weights;
 use crate::model::sequential::{
     Candidates, History, Loss, Masks, PRETRAINING, Pretraining, Sequential, TrainingConfig,
 };
-use crate::nn::{AdamW, AdamWConfig, Gradients, spread};
+use crate::nn::{AdamW, AdamWConfig, Gradients};
 use crate::ops;
 use crate::ranks::Ranks;
 use crate::{Result, invalid, rng};
@@ -304,9 +304,7 @@ impl Training<'_> {
             Some(share) => Gradients::collect_with_optional(params, &share.backward()?, is_over)?,
             None => Gradients::zeros(params)?,
         };
-        gradients.sum_over(self.ranks, params)?;
-        self.adam.step(params, &gradients, config.learning_rate, 1.0)?;
-        spread(self.ranks, params)?;
+        self.adam.step_over(self.ranks, params, &mut gradients, config.learning_rate)?;
         let share = share.map_or(Ok(0.0), |share| share.to_scalar::<f32>())?;
         Ok((f64::from(share) * count as f64, count))
     }

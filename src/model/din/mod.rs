@@ -12,12 +12,14 @@
 //! reduction over a leading axis is many times slower, and is the backward of its broadcast.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
 use candle_nn::ops::sigmoid;
 
 use super::init::FirstValues;
 use crate::nn::Params;
+use crate::ranks::Ranks;
 
 /// Share of the last batch in the running statistics.
 const MOMENTUM: f64 = 0.1;
@@ -101,11 +103,42 @@ struct Moments {
 }
 
 /// Where a normalisation takes its moments from.
-enum Statistics {
+enum Statistics<'a> {
     /// The running ones.
     Running,
-    /// The batch; collected in the order of the layers, for [`Din::track`].
-    Batch(Vec<Moments>),
+    /// The batch, of which each rank has a part; collected in the order of the layers.
+    Batch { ranks: &'a dyn Ranks, collected: Vec<Moments> },
+}
+
+/// The sum over all ranks of what each has, (1, width), the same on each. So is the sum of its gradients: the loss of
+/// each rank depends on what all have.
+#[derive(Clone)]
+struct SumOverRanks(Arc<dyn Ranks>);
+
+impl SumOverRanks {
+    fn of(ranks: &dyn Ranks, own: Tensor) -> Result<Tensor> {
+        if ranks.is_alone() { Ok(own) } else { own.apply_op1(Self(ranks.shared())) }
+    }
+}
+
+impl CustomOp1 for SumOverRanks {
+    fn name(&self) -> &'static str {
+        "sum-over-ranks"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (CpuStorage::F32(values), Some((start, end))) = (storage, layout.contiguous_offsets())
+        else {
+            bail!("contiguous f32 tensors are summed over ranks");
+        };
+        let mut sum = values[start..end].to_vec();
+        self.0.sum(&mut sum);
+        Ok((CpuStorage::F32(sum), layout.shape().clone()))
+    }
+
+    fn bwd(&self, _own: &Tensor, _sum: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        grad.contiguous()?.apply_op1(self.clone()).map(Some)
+    }
 }
 
 /// Batch normalisation without an affine part: `(x - mean) / sqrt(variance + eps)`.
@@ -123,16 +156,16 @@ impl BatchNorm {
     }
 
     /// (rows, width) -> (rows, width)
-    fn forward(&self, x: &Tensor, statistics: &mut Statistics) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, statistics: &mut Statistics<'_>) -> Result<Tensor> {
         let rows = x.dim(0)?;
-        let Statistics::Batch(collected) = statistics else {
+        let Statistics::Batch { ranks, collected } = statistics else {
             let scale = (&self.running.variance + EPS)?.sqrt()?.recip()?;
             return x.broadcast_sub(&self.running.mean)?.broadcast_mul(&scale);
         };
-        let average = (ones(rows, x)?.t()? / rows as f64)?;
-        let mean = average.matmul(x)?;
+        let average = (ones(rows, x)?.t()? / ranks.sums(&[rows as f64])[0])?;
+        let mean = SumOverRanks::of(*ranks, average.matmul(x)?)?;
         let centered = (x - spread(&mean, rows)?)?;
-        let variance = average.matmul(&centered.sqr()?)?;
+        let variance = SumOverRanks::of(*ranks, average.matmul(&centered.sqr()?)?)?;
         let scale = (&variance + EPS)?.sqrt()?.recip()?;
         collected.push(Moments { mean: mean.detach(), variance: variance.detach() });
         centered * spread(&scale, rows)?
@@ -148,7 +181,7 @@ struct Dice {
 }
 
 impl Dice {
-    fn forward(&self, s: &Tensor, statistics: &mut Statistics) -> Result<Tensor> {
+    fn forward(&self, s: &Tensor, statistics: &mut Statistics<'_>) -> Result<Tensor> {
         let gated = (sigmoid(&self.norm.forward(s, statistics)?)? * s)?;
         &gated + ((s - &gated)? * spread(&self.alpha, s.dim(0)?)?)?
     }
@@ -203,7 +236,7 @@ impl Mlp {
     }
 
     /// What follows the product with the first layer's weight: (rows, width) -> (rows, 1).
-    fn after_first_product(&self, x: &Tensor, statistics: &mut Statistics) -> Result<Tensor> {
+    fn after_first_product(&self, x: &Tensor, statistics: &mut Statistics<'_>) -> Result<Tensor> {
         let mut x = (x + spread(&self.layers[0].bias, x.dim(0)?)?)?;
         for (dice, linear) in self.activations.iter().zip(&self.layers[1..]) {
             x = linear.forward(&dice.forward(&x, statistics)?)?;
@@ -269,11 +302,12 @@ impl Din {
         self.logits(batch, &mut Statistics::Running)
     }
 
-    /// Logits (samples) under the batch's own statistics, which enter the running ones.
-    pub fn forward_train(&mut self, batch: &DinBatch) -> Result<Tensor> {
-        let mut statistics = Statistics::Batch(Vec::new());
+    /// Logits (samples) under the statistics of the batch, of which this is the part of one of `ranks`; they enter the
+    /// running ones.
+    pub fn forward_train(&mut self, batch: &DinBatch, ranks: &dyn Ranks) -> Result<Tensor> {
+        let mut statistics = Statistics::Batch { ranks, collected: Vec::new() };
         let logits = self.logits(batch, &mut statistics)?;
-        if let Statistics::Batch(collected) = statistics {
+        if let Statistics::Batch { collected, .. } = statistics {
             for (norm, batch) in self.norms_mut().into_iter().zip(collected) {
                 let mix = |old: &Tensor, new: Tensor| (old * (1.0 - MOMENTUM))? + (new * MOMENTUM)?;
                 norm.running.mean = mix(&norm.running.mean, batch.mean)?;
@@ -329,7 +363,7 @@ impl Din {
         attention.chain([&mut self.norm]).chain(mlp).collect()
     }
 
-    fn logits(&self, batch: &DinBatch, statistics: &mut Statistics) -> Result<Tensor> {
+    fn logits(&self, batch: &DinBatch, statistics: &mut Statistics<'_>) -> Result<Tensor> {
         let query = self.embeddings.index_select(&batch.queries, 0)?;
         let keys = self.embeddings.index_select(&batch.keys, 0)?;
         let weights = self.activation_unit(&query, &keys, &batch.segments, statistics)?;
@@ -352,7 +386,7 @@ impl Din {
         query: &Tensor,
         keys: &Tensor,
         segments: &Tensor,
-        statistics: &mut Statistics,
+        statistics: &mut Statistics<'_>,
     ) -> Result<Tensor> {
         let block = |i| self.attention.layers[0].weight.narrow(0, i * self.dim, self.dim);
         let (of_query, of_key) = ((block(0)? + block(2)?)?, (block(1)? - block(2)?)?);

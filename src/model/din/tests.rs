@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::nn::Gradients;
+use crate::ranks::{Alone, Threads};
 use crate::rng;
 
 fn sizes(attention: &[usize], mlp: &[usize]) -> DinSizes {
@@ -12,11 +13,15 @@ fn sizes(attention: &[usize], mlp: &[usize]) -> DinSizes {
 
 /// A tiny f64 network none of whose parameters is at its special starting value.
 fn tiny(attention: &[usize], mlp: &[usize]) -> Din {
-    let din = Din::new(&sizes(attention, mlp), 3, DType::F64, &Device::Cpu).unwrap();
+    tiny_of(attention, mlp, DType::F64)
+}
+
+fn tiny_of(attention: &[usize], mlp: &[usize], dtype: DType) -> Din {
+    let din = Din::new(&sizes(attention, mlp), 3, dtype, &Device::Cpu).unwrap();
     for (name, value) in din.params().snapshot().unwrap() {
         let noise = rng::normal(&mut rng::stream(5, &name, &[]), value.elem_count(), 0.3);
         let noise = Tensor::from_vec(noise, value.shape(), &Device::Cpu).unwrap();
-        let value = (value + noise.to_dtype(DType::F64).unwrap()).unwrap();
+        let value = (value + noise.to_dtype(dtype).unwrap()).unwrap();
         din.params().set(&name, &value).unwrap();
     }
     din
@@ -130,7 +135,7 @@ fn packed_network_equals_the_padded_one_with_a_mask() {
         let mut din = tiny(attention, mlp);
         let weights = din.params().tensors().map(|(name, t)| (name.to_string(), values(t)));
         let reference = Reference { weights: weights.collect(), dim: 3 };
-        let packed = values(&din.forward_train(&batch()).unwrap());
+        let packed = values(&din.forward_train(&batch(), &Alone).unwrap());
         for padded_len in [4, 9] {
             let padded = reference.logits((attention.len(), mlp.len()), padded_len);
             for (a, b) in packed.iter().zip(&padded) {
@@ -145,7 +150,8 @@ fn gradients_equal_finite_differences() {
     let mut din = tiny(&[4, 2], &[5]);
     let params = din.params().clone();
     let labels = Tensor::new(&[1f64, 0.0, 1.0, 0.0, 1.0], &Device::Cpu).unwrap();
-    let mut loss = || binary_cross_entropy(&din.forward_train(&batch()).unwrap(), &labels).unwrap();
+    let mut loss =
+        || binary_cross_entropy(&din.forward_train(&batch(), &Alone).unwrap(), &labels).unwrap();
     let gradients = Gradients::collect(&params, &loss().backward().unwrap()).unwrap();
     let step = 1e-5;
     for (name, value) in params.snapshot().unwrap() {
@@ -167,6 +173,50 @@ fn gradients_equal_finite_differences() {
         }
         params.set(&name, &value).unwrap();
     }
+}
+
+#[test]
+fn ranks_that_share_a_batch_give_the_gradients_and_statistics_of_all_of_it() {
+    let labels = [1f32, 0.0, 1.0, 0.0, 1.0];
+    let of = |size: usize| {
+        Threads::run(size, |ranks| {
+            let mut din = tiny_of(&[4, 2], &[5], DType::F32);
+            let own = ranks.part_of(SAMPLES.iter().map(|_| 1));
+            let batch = DinBatch::new(SAMPLES[own.clone()].iter().copied(), &Device::Cpu).unwrap();
+            let share = own.len() as f64 / SAMPLES.len() as f64;
+            let logits = din.forward_train(&batch, ranks).unwrap();
+            let labels = Tensor::new(&labels[own], &Device::Cpu).unwrap();
+            let loss = (binary_cross_entropy(&logits, &labels).unwrap() * share).unwrap();
+            let params = din.params();
+            let gradients = Gradients::collect(params, &loss.backward().unwrap()).unwrap();
+            let of = |name: &str| {
+                let mut gradient: Vec<f32> = gradients
+                    .tensor(params, name)
+                    .and_then(|gradient| gradient.flatten_all()?.to_vec1())
+                    .unwrap();
+                ranks.sum(&mut gradient);
+                gradient
+            };
+            let gradients: Vec<Vec<f32>> = params.names().map(of).collect();
+            let running =
+                |norm: &&BatchNorm| [&norm.running.mean, &norm.running.variance].map(values_f32);
+            (gradients, din.norms().iter().map(running).collect::<Vec<_>>())
+        })
+    };
+    let alone = of(1).remove(0);
+    for size in [2, 3] {
+        let found = of(size);
+        assert!(found.iter().all(|of_rank| *of_rank == found[0]));
+        let pairs = found[0].0.iter().flatten().zip(alone.0.iter().flatten());
+        let running = found[0].1.iter().flatten().flatten().zip(alone.1.iter().flatten().flatten());
+        for (a, b) in pairs.chain(running) {
+            assert!((a - b).abs() < 1e-5 * (1.0 + b.abs()), "{size} ranks: {a}, alone {b}");
+        }
+    }
+}
+
+fn values_f32(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
 }
 
 #[test]
@@ -202,7 +252,7 @@ fn running_statistics_converge_to_those_of_the_batch_and_are_saved() {
     let mut din = tiny(&[4], &[5]);
     let mut train = Vec::new();
     for _ in 0..300 {
-        train = values(&din.forward_train(&batch()).unwrap());
+        train = values(&din.forward_train(&batch(), &Alone).unwrap());
     }
     let infer = values(&din.forward(&batch()).unwrap());
     for (a, b) in train.iter().zip(&infer) {

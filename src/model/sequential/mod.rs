@@ -33,7 +33,7 @@ pub use hgn::{Hgn, HgnConfig};
 pub use layers::Masks;
 pub use s3rec::{S3Rec, S3RecConfig};
 pub use sasrec::{SasRec, SasRecConfig};
-pub use tiger::{Codes, Memory, Reading, Tiger, TigerConfig, TigerWorkspace, Written};
+pub use tiger::{Codes, Memory, Reading, Tiger, TigerConfig, TigerPart, TigerWorkspace, Written};
 pub use transformer::TransformerConfig;
 
 /// What a state is asked of: some items, oldest first, and whose they are.

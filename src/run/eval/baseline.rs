@@ -15,7 +15,7 @@ use crate::embed::Around;
 use crate::eval::{ItemScorer, Metrics, Report, evaluate_scores};
 use crate::index::ItemIndex;
 use crate::model::save_safetensors;
-use crate::ranks::{Alone, Ranks};
+use crate::ranks::Ranks;
 use crate::run::artifacts::load_index;
 use crate::run::manifest::{differences, settings_under};
 use crate::run::monitor::{epochs, with_epochs, with_progress};
@@ -344,12 +344,11 @@ impl Run {
             Some(network) => self.afford_baseline(baseline, network)?,
             None => 0,
         };
-        let shared = network.as_ref().is_some_and(Network::is_shared);
-        let ranks = if shared { self.ranks } else { &Alone };
+        let shared = network.is_some();
         let train = || {
             with_epochs(monitor, &what, epochs_at_most, VALIDATION, |progress| {
                 let settings = &baseline.settings();
-                let around = Around { ranks, settings, state: Some(&state), progress };
+                let around = Around { ranks: self.ranks, settings, state: Some(&state), progress };
                 self.train_network(baseline, network, inputs, seed, around)
             })
         };
@@ -386,7 +385,8 @@ impl Run {
         let Some(baseline) = Baseline::named(name) else {
             invalid!("rank 0 trains {name}, which this program does not know");
         };
-        let inputs = self.baseline_inputs(None);
+        let index = self.index_for(baseline)?;
+        let inputs = self.baseline_inputs(index.as_ref());
         let network = baseline.network(inputs, seed)?;
         let (ranks, settings) = (self.ranks, &baseline.settings());
         let around = Around { ranks, settings, state: Some(state), progress: &mut |_| () };

@@ -94,11 +94,6 @@ impl Network {
         }
     }
 
-    /// Whether ranks share its training.
-    pub(super) fn is_shared(&self) -> bool {
-        matches!(self, Self::Scores(..))
-    }
-
     /// Trains it; `measure` gives the figure of an epoch.
     fn train(
         &self,

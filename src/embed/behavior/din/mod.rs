@@ -16,7 +16,7 @@ use crate::embed::epochs::{
 use crate::model::Weights;
 use crate::model::din::{Din, DinBatch, DinSizes, binary_cross_entropy};
 use crate::nn::{AdamW, AdamWConfig, Gradients};
-use crate::ranks::Alone;
+use crate::ranks::Ranks;
 use crate::rng::{self, Rng};
 use crate::{Result, invalid};
 
@@ -152,9 +152,11 @@ pub(super) fn train(
     };
     let din = Din::new(&sizes, seed, DType::F32, &device)?;
     let adam = AdamWConfig { weight_decay: config.weight_decay, ..AdamWConfig::default() };
+    let Around { ranks, settings, state, .. } = *around;
     let mut training = Training {
-        adam: AdamW::new(din.params(), adam)?,
+        adam: AdamW::divided(din.params(), adam, ranks)?,
         din,
+        ranks,
         holdout: data.holdout_samples(seed),
         order: data.targets.clone(),
         data: &data,
@@ -162,9 +164,8 @@ pub(super) fn train(
         seed,
         progress: &mut *around.progress,
     };
-    let Around { settings, state, .. } = *around;
     let trained =
-        early_stopping(config.epochs, config.patience, settings, (state, &Alone), &mut training)?;
+        early_stopping(config.epochs, config.patience, settings, (state, ranks), &mut training)?;
     let Trained { weights, reports, best_epoch } = trained;
     Ok(BehaviorEmbedding {
         embeddings: with_mean_for_unseen(&weights["embeddings"], &seen)?,
@@ -180,6 +181,7 @@ pub(super) fn train(
 /// The training of a network.
 struct Training<'a> {
     din: Din,
+    ranks: &'a dyn Ranks,
     adam: AdamW,
     data: &'a TrainingData<'a>,
     holdout: Vec<Sample<'a>>,
@@ -207,7 +209,7 @@ impl Epochs for Training<'_> {
         self.order = order;
         let samples_per_s = num_samples as f64 / start.elapsed().as_secs_f64();
         let measured = holdout_auc(&self.din, &self.holdout, &Device::Cpu)?;
-        let loss = loss_sum / num_samples as f64;
+        let loss = self.ranks.sums(&[loss_sum])[0] / num_samples as f64;
         let report = EpochReport { epoch, loss, measured, samples_per_s };
         (self.progress)(&Progress::Epoch(report));
         Ok(report)
@@ -222,7 +224,7 @@ impl Epochs for Training<'_> {
     }
 
     fn moments(&self) -> Result<Weights> {
-        Ok(self.adam.state(self.din.params(), &Alone)?)
+        Ok(self.adam.state(self.din.params(), self.ranks)?)
     }
 
     fn restore(&mut self, epochs: usize, weights: &Weights, moments: &Weights) -> Result<()> {
@@ -237,14 +239,22 @@ impl Training<'_> {
         self.order.len().div_ceil(self.config.batch_size)
     }
 
-    /// One step of the optimiser; returns the mean loss over `samples`.
+    /// One step of the optimiser; returns this rank's share of the mean loss over `samples`.
     fn step(&mut self, samples: &[Sample<'_>]) -> Result<f64> {
-        let batch = DinBatch::new(samples.iter().map(|s| (s.history, s.query)), &Device::Cpu)?;
-        let labels: Vec<f32> = samples.iter().map(|s| f32::from(s.positive)).collect();
-        let logits = self.din.forward_train(&batch)?;
-        let loss = binary_cross_entropy(&logits, &Tensor::new(labels, &Device::Cpu)?)?;
-        let gradients = Gradients::collect(self.din.params(), &loss.backward()?)?;
-        self.adam.step(self.din.params(), &gradients, self.config.learning_rate, 1.0)?;
+        let ranks = self.ranks;
+        let own = match samples.len() {
+            // No pass is over nothing: every rank does it all, and all they do is the same as one of them.
+            few if few < ranks.size() => samples,
+            _ => &samples[ranks.part_of(samples.iter().map(|_| 1))],
+        };
+        let share = own.len() as f64 / ranks.sums(&[own.len() as f64])[0];
+        let batch = DinBatch::new(own.iter().map(|s| (s.history, s.query)), &Device::Cpu)?;
+        let labels: Vec<f32> = own.iter().map(|s| f32::from(s.positive)).collect();
+        let logits = self.din.forward_train(&batch, ranks)?;
+        let loss = (binary_cross_entropy(&logits, &Tensor::new(labels, &Device::Cpu)?)? * share)?;
+        let params = self.din.params();
+        let mut gradients = Gradients::collect(params, &loss.backward()?)?;
+        self.adam.step_over(ranks, params, &mut gradients, self.config.learning_rate)?;
         Ok(f64::from(loss.to_scalar::<f32>()?))
     }
 }

@@ -3,7 +3,7 @@
 use ndarray::{Array2, Axis};
 
 use super::*;
-use crate::ranks::Alone;
+use crate::ranks::{Alone, Threads};
 
 const GROUPS: usize = 16;
 const GROUP_SIZE: usize = 15;
@@ -122,6 +122,42 @@ fn two_threads_give_what_one_gives() {
         let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(values(weight), values(&two.weights[name]), "{name}");
     }
+}
+
+#[test]
+fn ranks_that_share_a_training_do_what_one_does_alone() {
+    let sequences = planted(40, 2);
+    let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+    let items = GROUPS * GROUP_SIZE;
+    let targets = TrainingData::new(&sequences, items, &small(), 7).unwrap().targets.len();
+    // The last batch has one target, whose two samples are fewer than three ranks.
+    let config = DinConfig { batch_size: targets - 1, negatives: 1, ..small() };
+    let of = |size: usize, epochs: usize, state: Option<&std::path::Path>| {
+        Threads::run(size, |ranks| {
+            let mut around = Around { ranks, settings: "", state, progress: &mut |_| () };
+            let config = DinConfig { epochs, ..config.clone() };
+            let out = super::train(&sequences, items, &config, 7, &mut around).unwrap();
+            let values = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let losses: Vec<f64> = out.reports.iter().map(|report| report.loss).collect();
+            (out.weights.values().map(values).collect::<Vec<_>>(), losses)
+        })
+    };
+    let alone = of(1, 3, None).remove(0);
+    let assert_close = |(weights, losses): &(Vec<Vec<f32>>, Vec<f64>)| {
+        let pairs = weights.iter().flatten().zip(alone.0.iter().flatten());
+        let far = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(far < 1e-4, "{far}");
+        assert!(losses.iter().zip(&alone.1).all(|(a, b)| (a - b).abs() < 1e-5), "{losses:?}");
+    };
+    for size in [2, 3] {
+        let found = of(size, 3, None);
+        assert_close(&found[0]);
+        assert!(found.iter().all(|of_rank| *of_rank == found[0]));
+    }
+    // What three ranks have begun, two go on with.
+    let dir = tempfile::tempdir().unwrap();
+    of(3, 1, Some(dir.path()));
+    assert_close(&of(2, 3, Some(dir.path()))[0]);
 }
 
 #[test]

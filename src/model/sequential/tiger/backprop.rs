@@ -8,8 +8,8 @@ use std::ops::Range;
 use candle_core::{Result, Tensor};
 
 use super::hand::{ByHand, KeptFeedForward};
-use super::layers::{Attention, Block, EPS, FeedForward, Pass, Stack};
-use super::{Prompt, Tiger, Writing};
+use super::layers::{Attention, Block, EPS, FeedForward, Stack};
+use super::{Tiger, TigerPart};
 use crate::model::sequential::History;
 use crate::nn::{GradientSum, Gradients};
 use crate::ops::slices::{self, Buffer, Pool, Update};
@@ -71,7 +71,8 @@ struct Read<'a> {
 }
 
 impl Tiger {
-    /// The mean loss of [`Tiger::losses`] in training, and its gradients. The workspace of a step before makes it faster.
+    /// The share of `part` in the mean loss of [`Tiger::losses`] over the whole batch, and its gradients. The workspace
+    /// of a step before makes it faster.
     ///
     /// # Errors
     /// As there.
@@ -79,11 +80,12 @@ impl Tiger {
         &self,
         histories: &[History<'_>],
         targets: &[u32],
-        dropout: u64,
+        part: TigerPart,
         workspace: &mut TigerWorkspace,
     ) -> Result<(f64, Gradients)> {
+        let per_label = 1.0 / (part.targets * self.num_levels()) as f64;
         if !self.is_by_hand() {
-            let loss = self.losses(histories, targets, Some(dropout))?.mean_all()?;
+            let loss = (self.losses(histories, targets, Some(part))?.sum_all()? * per_label)?;
             let gradients = Gradients::collect(&self.params, &loss.backward()?)?;
             let loss = loss.to_dtype(candle_core::DType::F64)?.to_scalar()?;
             return Ok((loss, gradients));
@@ -91,52 +93,43 @@ impl Tiger {
         let prompt = self.prompt(histories)?;
         let (written, labels) = self.lessons(targets)?;
         let writing = self.writing(&prompt.tokens, &written)?;
-        let sums = GradientSum::new(&self.params, workspace.served.take());
-        let pass = Pass::new(&self.config, Some(dropout));
-        ByHand { network: self, pass, pool: &workspace.pool }.run(&prompt, &writing, &labels, sums)
+        let mut sums = GradientSum::new(&self.params, workspace.served.take());
+        let pool = &workspace.pool;
+        let by_hand = |pass| ByHand { network: self, pass, pool };
+        let reader = by_hand(self.pass_over_histories(Some(part)));
+        let lengths: Vec<usize> = prompt.tokens.iter().map(Range::len).collect();
+        let read = reader.forward(&self.encoder, &prompt.ids, &lengths, None)?;
+        let source = Read { states: &read.states, rows: &writing.rows };
+        let writer = by_hand(self.pass_over_targets(&reader.pass, Some(part)));
+        let mut wrote =
+            writer.forward(&self.decoder, &writing.ids, &writing.lengths, Some(&source))?;
+
+        let of_width = 1.0 / (self.config.dim as f64).sqrt();
+        slices::scale(&mut wrote.states, of_width);
+        let mut grad = pool.take(wrote.states.len());
+        let loss = slices::cross_entropy(
+            &wrote.states,
+            &self.embeddings,
+            0..self.vocab_size() as u32,
+            &labels,
+            None,
+            per_label,
+            &mut grad,
+            sums.of(&self.embeddings),
+            self.config.precision,
+            pool,
+        )?;
+        slices::scale(&mut grad, of_width);
+
+        let mut states_grad = pool.zeros(read.states.len());
+        let source = Some((&source, &mut *states_grad));
+        writer.backward(&self.decoder, wrote, &writing.ids, grad, source, &mut sums)?;
+        reader.backward(&self.encoder, read, &prompt.ids, states_grad, None, &mut sums)?;
+        Ok((loss * per_label, sums.finish(|_| false)?))
     }
 }
 
 impl<'a> ByHand<'a> {
-    fn run(
-        &self,
-        prompt: &Prompt,
-        writing: &Writing,
-        labels: &[u32],
-        mut sums: GradientSum<'_>,
-    ) -> Result<(f64, Gradients)> {
-        let Tiger { embeddings, encoder, decoder, config, .. } = self.network;
-        let width = config.dim;
-        let lengths: Vec<usize> = prompt.tokens.iter().map(Range::len).collect();
-        let read = self.forward(encoder, &prompt.ids, &lengths, None)?;
-        let source = Read { states: &read.states, rows: &writing.rows };
-        let mut wrote = self.forward(decoder, &writing.ids, &writing.lengths, Some(&source))?;
-
-        let of_width = 1.0 / (width as f64).sqrt();
-        slices::scale(&mut wrote.states, of_width);
-        let mut grad = self.pool.take(wrote.states.len());
-        let per_label = 1.0 / labels.len() as f64;
-        let loss = slices::cross_entropy(
-            &wrote.states,
-            embeddings,
-            0..self.network.vocab_size() as u32,
-            labels,
-            None,
-            per_label,
-            &mut grad,
-            sums.of(embeddings),
-            self.pass.precision,
-            self.pool,
-        )?;
-        slices::scale(&mut grad, of_width);
-
-        let mut states_grad = self.pool.zeros(read.states.len());
-        let source = Some((&source, &mut *states_grad));
-        self.backward(decoder, wrote, &writing.ids, grad, source, &mut sums)?;
-        self.backward(encoder, read, &prompt.ids, states_grad, None, &mut sums)?;
-        Ok((loss * per_label, sums.finish(|_| false)?))
-    }
-
     /// As [`Stack::forward`], from the tokens.
     fn forward(
         &self,
@@ -151,7 +144,7 @@ impl<'a> ByHand<'a> {
         let (buckets, bias) = stack.ways(most, read.is_some())?;
         let mut x = self.embedded(ids)?;
         let first = self.pass.next_site();
-        self.drop(&mut x, first);
+        self.drop(&mut x, self.network.config.dim, first);
         let mut blocks = Vec::with_capacity(stack.blocks.len());
         for Block { attention, cross, feed_forward } in &stack.blocks {
             let (kept, stream) = self.attend(attention, x, None, Some(&bias), &rows)?;
@@ -169,7 +162,7 @@ impl<'a> ByHand<'a> {
         }
         let mut states = self.normed(&x, &stack.norm)?;
         let last = self.pass.next_site();
-        self.drop(&mut states, last);
+        self.drop(&mut states, self.network.config.dim, last);
         Ok(KeptStack { rows, buckets, bias, blocks, output: x, states, sites: [first, last] })
     }
 
@@ -203,7 +196,7 @@ impl<'a> ByHand<'a> {
         sums: &mut GradientSum<'_>,
     ) -> Result<()> {
         let KeptStack { rows, buckets, bias, blocks, output, sites: [first, last], .. } = kept;
-        self.drop(&mut grad, last);
+        self.drop(&mut grad, self.network.config.dim, last);
         let mut stream_grad = self.pool.zeros(grad.len());
         norm_backward(&output, &stack.norm, &grad, &mut stream_grad, sums)?;
         drop((output, grad));
@@ -232,7 +225,7 @@ impl<'a> ByHand<'a> {
             let heads = self.network.config.heads;
             slices::embedding_backward(sum.values, &bias_grad, heads, &buckets, sum.first_row);
         }
-        self.drop(&mut grad, first);
+        self.drop(&mut grad, self.network.config.dim, first);
         if let Some(sum) = sums.adding_to(&self.network.embeddings) {
             let width = self.network.config.dim;
             slices::embedding_backward(sum.values, &grad, width, ids, sum.first_row);
@@ -257,7 +250,7 @@ impl<'a> ByHand<'a> {
     ) -> Result<()> {
         let KeptAttention { input, query, key, value, attended, site } = kept;
         let mut branch = self.copied(grad);
-        self.drop(&mut branch, site);
+        self.drop(&mut branch, self.network.config.dim, site);
         let mut attended_grad = self.pool.take(attended.len());
         let overwrite = Update::Overwrite;
         self.linear_backward(
@@ -307,7 +300,7 @@ impl<'a> ByHand<'a> {
         sums: &mut GradientSum<'_>,
     ) -> Result<()> {
         let mut branch = self.copied(grad);
-        self.drop(&mut branch, site);
+        self.drop(&mut branch, self.network.config.dim, site);
         let mut hidden_grad = self.pool.take(hidden.len());
         let overwrite = Update::Overwrite;
         let ends = [&*hidden, &*branch];

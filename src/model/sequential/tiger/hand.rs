@@ -55,9 +55,10 @@ impl<'a> ByHand<'a> {
         HeadShape { kv_heads: config.heads, group: 1, head_dim: config.head_dim }
     }
 
-    pub(super) fn drop(&self, x: &mut [f32], site: u64) {
+    /// Dropout of `x`, (tokens, width), by the mask of a place.
+    pub(super) fn drop(&self, x: &mut [f32], width: usize, site: u64) {
         if let Some(mask) = self.pass.mask(site) {
-            slices::dropout(x, mask.p, mask.key, None);
+            slices::dropout(x, mask.p, mask.key_of(width), None);
         }
     }
 
@@ -88,7 +89,7 @@ impl<'a> ByHand<'a> {
         weight: &Tensor,
     ) -> Result<(Buffer<'a, f32>, u64)> {
         let (mut out, site) = (self.projected(x, weight)?, self.pass.next_site());
-        self.drop(&mut out, site);
+        self.drop(&mut out, self.network.config.dim, site);
         slices::add(&mut out, stream);
         Ok((out, site))
     }
@@ -101,7 +102,7 @@ impl<'a> ByHand<'a> {
     ) -> Result<(KeptFeedForward<'a>, Buffer<'a, f32>)> {
         let mut hidden = self.projected(&self.normed(&input, &layer.norm)?, &layer.up)?;
         slices::relu(&mut hidden);
-        self.drop(&mut hidden, self.pass.next_site());
+        self.drop(&mut hidden, self.network.config.feed_forward, self.pass.next_site());
         let (out, site) = self.add_branch(&input, &hidden, &layer.down)?;
         Ok((KeptFeedForward { input, hidden, site }, out))
     }

@@ -30,12 +30,22 @@ pub(super) struct Pass {
 }
 
 impl Pass {
-    pub(super) fn new(config: &TigerConfig, dropout: Option<u64>) -> Self {
+    pub(super) fn new(config: &TigerConfig, masks: Option<Masks>) -> Self {
         Self {
-            drops: Drops(dropout.map(Masks::whole)),
+            drops: Drops(masks),
             dropout: config.dropout,
             site: Cell::new(0),
             precision: config.precision,
+        }
+    }
+
+    /// The rest of the way, over tokens of another kind, of which so many are of other passes and come before.
+    pub(super) fn onward(&self, before: usize) -> Self {
+        let Drops(masks) = self.drops;
+        Self {
+            drops: Drops(masks.map(|masks| Masks { before, ..masks })),
+            site: self.site.clone(),
+            ..*self
         }
     }
 

@@ -12,7 +12,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
 use super::History;
-use super::layers::Builder;
+use super::layers::{Builder, Masks};
 use crate::nn::Params;
 use crate::ops::{self, Precision, Rows, slices};
 pub use backprop::TigerWorkspace;
@@ -103,6 +103,28 @@ pub struct Written<'a> {
     pub history: usize,
     /// Its first codes, fewer than there are levels.
     pub codes: &'a [u32],
+}
+
+/// Which part of a batch a training pass is over.
+///
+/// The passes over all parts together do what one over the whole batch does.
+#[derive(Debug, Clone, Copy)]
+pub struct TigerPart {
+    /// The key of the batch's dropout masks.
+    pub dropout: u64,
+    /// Tokens of the histories before this part.
+    pub tokens_before: usize,
+    /// Targets before this part.
+    pub targets_before: usize,
+    /// Targets of the whole batch.
+    pub targets: usize,
+}
+
+impl TigerPart {
+    /// All of a batch.
+    pub fn whole(targets: usize, dropout: u64) -> Self {
+        Self { dropout, tokens_before: 0, targets_before: 0, targets }
+    }
 }
 
 /// The tokens of histories, one after another.
@@ -218,7 +240,7 @@ impl Tiger {
     }
 
     /// The negative log-likelihood of each code of each target, (targets * levels), after the history of the same
-    /// place; `dropout` is the key of the masks of a training pass.
+    /// place; `part` is that of a training pass.
     ///
     /// # Errors
     /// A history that is empty, an unknown item.
@@ -226,13 +248,23 @@ impl Tiger {
         &self,
         histories: &[History<'_>],
         targets: &[u32],
-        dropout: Option<u64>,
+        part: Option<TigerPart>,
     ) -> Result<Tensor> {
-        let pass = Pass::new(&self.config, dropout);
+        let pass = self.pass_over_histories(part);
         let memory = self.encode(histories, &pass)?;
         let (written, labels) = self.lessons(targets)?;
+        let pass = self.pass_over_targets(&pass, part);
         let states = self.decode(&memory, &written, &pass)?;
         ops::cross_entropy(&states, &self.embeddings, &labels, pass.precision)
+    }
+
+    fn pass_over_histories(&self, part: Option<TigerPart>) -> Pass {
+        let masks = |part: TigerPart| Masks { key: part.dropout, before: part.tokens_before };
+        Pass::new(&self.config, part.map(masks))
+    }
+
+    fn pass_over_targets(&self, behind: &Pass, part: Option<TigerPart>) -> Pass {
+        behind.onward(part.map_or(0, |part| part.targets_before * self.num_levels()))
     }
 
     /// What is written of the target of each history, and which token each of its places is asked for.
@@ -300,6 +332,12 @@ impl Tiger {
             Some(codes) => Ok(codes),
             None => bail!("tiger: item {item} of {}", self.num_items()),
         }
+    }
+
+    /// How many tokens are read of a history.
+    pub fn tokens_of(&self, history: &History<'_>) -> usize {
+        let of_user = usize::from(history.user.is_some() && self.config.user_tokens > 0);
+        of_user + history.items.len().min(self.config.history) * self.num_levels()
     }
 
     fn prompt(&self, histories: &[History<'_>]) -> Result<Prompt> {

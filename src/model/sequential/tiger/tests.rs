@@ -8,6 +8,7 @@ use candle_core::safetensors;
 use super::layers::buckets;
 use super::*;
 use crate::model::sequential::tests::{add_noise, check_gradients, values};
+use crate::nn::Gradients;
 
 const ITEMS: usize = 9;
 
@@ -33,6 +34,10 @@ const HISTORIES: [History<'_>; 3] = [
     History { user: None, items: &[8] },
 ];
 const TARGETS: [u32; 3] = [4, 0, 7];
+
+fn whole(dropout: u64) -> TigerPart {
+    TigerPart::whole(TARGETS.len(), dropout)
+}
 
 /// Tiny, in f64, and far enough from its start that every part of it shows.
 fn tiger() -> Tiger {
@@ -112,19 +117,20 @@ fn scores_and_gradients_are_those_of_hugging_face() {
 fn gradients_equal_finite_differences() {
     let tiger = tiger();
     check_gradients("tiger", tiger.params(), || {
-        tiger.losses(&HISTORIES, &TARGETS, Some(11)).unwrap().sum_all().unwrap()
+        tiger.losses(&HISTORIES, &TARGETS, Some(whole(11))).unwrap().sum_all().unwrap()
     });
 }
 
 #[test]
 fn the_pass_by_hand_equals_the_graph() {
     let tiger = tiger_of(DType::F32);
-    let by_graph = tiger.losses(&HISTORIES, &TARGETS, Some(11)).unwrap().mean_all().unwrap();
+    let by_graph = tiger.losses(&HISTORIES, &TARGETS, Some(whole(11))).unwrap().mean_all().unwrap();
     let store = by_graph.backward().unwrap();
     let mut workspace = TigerWorkspace::default();
     // The second step works in the workspace of the first.
     for _ in 0..2 {
-        let (loss, gradients) = tiger.gradients(&HISTORIES, &TARGETS, 11, &mut workspace).unwrap();
+        let (loss, gradients) =
+            tiger.gradients(&HISTORIES, &TARGETS, whole(11), &mut workspace).unwrap();
         assert!((loss - values(&by_graph)[0]).abs() < 1e-5, "{loss} {by_graph}");
         for (name, weight) in tiger.params().tensors() {
             let found = values(&gradients.tensor(tiger.params(), name).unwrap());
@@ -137,15 +143,39 @@ fn the_pass_by_hand_equals_the_graph() {
         }
         workspace.take_back(gradients);
     }
-    let other = tiger.gradients(&HISTORIES, &TARGETS, 12, &mut workspace).unwrap().0;
+    let other = tiger.gradients(&HISTORIES, &TARGETS, whole(12), &mut workspace).unwrap().0;
     assert!((other - values(&by_graph)[0]).abs() > 1e-3);
+}
+
+#[test]
+fn parts_of_a_batch_together_are_the_batch() {
+    for (dtype, tolerance) in [(DType::F32, 1e-5), (DType::F64, 1e-12)] {
+        let (tiger, mut workspace) = (tiger_of(dtype), TigerWorkspace::default());
+        let mut of = |own: std::ops::Range<usize>| {
+            let before = HISTORIES[..own.start].iter();
+            let tokens_before = before.map(|history| tiger.tokens_of(history)).sum();
+            let part = TigerPart { tokens_before, targets_before: own.start, ..whole(11) };
+            let (histories, targets) = (&HISTORIES[own.clone()], &TARGETS[own]);
+            tiger.gradients(histories, targets, part, &mut workspace).unwrap()
+        };
+        let (loss, gradients) = of(0..3);
+        let parts = [of(0..1), of(1..3)];
+        let sum: f64 = parts.iter().map(|(loss, _)| loss).sum();
+        assert!((loss - sum).abs() < tolerance, "{loss} {sum}");
+        for name in tiger.params().names() {
+            let of = |gradients: &Gradients| gradients.tensor(tiger.params(), name).unwrap();
+            let sum = (of(&parts[0].1) + of(&parts[1].1)).unwrap();
+            assert_close(&values(&of(&gradients)), &values(&sum), tolerance);
+        }
+    }
 }
 
 #[test]
 fn elsewhere_gradients_are_those_of_the_graph() {
     let (tiger, mut workspace) = (tiger(), TigerWorkspace::default());
-    let (loss, gradients) = tiger.gradients(&HISTORIES, &TARGETS, 11, &mut workspace).unwrap();
-    let by_graph = tiger.losses(&HISTORIES, &TARGETS, Some(11)).unwrap().mean_all().unwrap();
+    let (loss, gradients) =
+        tiger.gradients(&HISTORIES, &TARGETS, whole(11), &mut workspace).unwrap();
+    let by_graph = tiger.losses(&HISTORIES, &TARGETS, Some(whole(11))).unwrap().mean_all().unwrap();
     assert_close(&[loss], &values(&by_graph), 1e-12);
     let store = by_graph.backward().unwrap();
     let found = gradients.tensor(tiger.params(), "shared.weight").unwrap();
@@ -155,7 +185,7 @@ fn elsewhere_gradients_are_those_of_the_graph() {
 #[test]
 fn the_fused_operations_equal_the_composed_ones() {
     let tiger = tiger();
-    let losses = || values(&tiger.losses(&HISTORIES, &TARGETS, Some(11)).unwrap());
+    let losses = || values(&tiger.losses(&HISTORIES, &TARGETS, Some(whole(11))).unwrap());
     let fused = losses();
     let _guard = ops::force_composed();
     assert_close(&fused, &losses(), 1e-10);
@@ -237,7 +267,7 @@ fn a_history_counts_from_its_last_items_and_whose_it_is() {
 #[test]
 fn dropout_is_decided_by_its_key() {
     let tiger = tiger();
-    let losses = |key| values(&tiger.losses(&HISTORIES, &TARGETS, Some(key)).unwrap());
+    let losses = |key| values(&tiger.losses(&HISTORIES, &TARGETS, Some(whole(key))).unwrap());
     assert_eq!(losses(1), losses(1));
     assert_ne!(losses(1), losses(2));
 }

@@ -96,7 +96,7 @@ pub(in crate::run) fn embed_behavior(
     let key = json!([settings_under(&own, &run.config)?, run.dataset.fingerprint, from]);
     let state = kept_for(&run.workshop(Stage::Index).join(name), &key)?;
     let most = before.map_or(encoder.epochs(), |_| CONTINUED_EPOCHS);
-    let shared = before.is_none() && encoder.is_shared();
+    let shared = before.is_none();
     let ranks = if shared { run.ranks } else { &Alone };
     let mut train = || {
         with_epochs(monitor, &what, most, metric, |progress| {
