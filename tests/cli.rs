@@ -49,6 +49,11 @@ fn the_whole_pipeline_runs_stage_by_stage_and_knows_what_is_done() {
     run(dir, &["run"], 0);
     assert_eq!(fs::read(dir.join("runs/llmbs/initial/model.safetensors")).unwrap(), model);
 
+    // How much of a history a model reads is nothing to the index.
+    let (stdout, _) = run(dir, &["--set", "data.history=5", "index"], 0);
+    assert!(stdout.contains("finished already"), "{stdout}");
+    fails(dir, &["--set", "data.history=5", "train", "--stage", "initial"], &["data.history was"]);
+
     // A changed setting is named, not overwritten.
     fails(
         dir,

@@ -4,10 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
+use llmbs::config::RunConfig;
 use llmbs::model::{Backbone, Llama, Packed, load_backbone, load_safetensors, save_safetensors};
+use llmbs::run::{Run, Silent, Stage};
 use serde_json::{Value, json};
 
-use crate::common::program::{fails, run, tiny, train};
+use crate::common::program::{copy, fails, run, tiny, train};
 
 /// Runs on the folder `shop`, which becomes a dataset of the synthetic shop.
 fn with_a_dataset_folder(dir: &Path) {
@@ -30,6 +32,40 @@ const TEXT: [&str; 4] = ["recommend", "--text", "glossy eyeshadow in black", "--
 fn scores(answer: &Value) -> Vec<(u64, f64)> {
     let of = |r: &Value| (r["item"].as_u64().unwrap(), r["score"].as_f64().unwrap());
     answer.as_array().unwrap().iter().map(of).collect()
+}
+
+#[test]
+fn a_backbone_that_changes_behind_an_index_is_noticed() {
+    let folder = tiny();
+    let dir = folder.path();
+    run(dir, &["index"], 0);
+    let base = dir.join("base");
+    copy(&dir.join("runs/llmbs/backbone"), &base);
+    let of = |words: &[&'static str]| {
+        [&["--run", "run", "--set", "backbone.path=base"][..], words].concat()
+    };
+    run(dir, &of(&["index"]), 0);
+    assert!(run(dir, &of(&["index"]), 0).0.contains("finished already"));
+    let config = base.join("config.json");
+    fs::write(&config, fs::read_to_string(&config).unwrap() + " ").unwrap();
+    let changed = ["the backbone has changed since"];
+    fails(dir, &of(&["train", "--stage", "initial"]), &changed);
+}
+
+#[test]
+fn a_dataset_that_changes_while_its_index_is_made_is_noticed() {
+    let folder = tiny();
+    let dir = folder.path();
+    with_a_dataset_folder(dir);
+    let config = RunConfig::load(&dir.join("llmbs.toml"), &[]).unwrap();
+    let mut run = Run::open(&dir.join("run"), config, Device::Cpu).unwrap();
+    // Another day is appended after it was read.
+    let inter = dir.join("shop/shop.inter.json");
+    let mut users: Value = serde_json::from_slice(&fs::read(&inter).unwrap()).unwrap();
+    users["7"].as_array_mut().unwrap().push(json!(9));
+    fs::write(&inter, users.to_string()).unwrap();
+    let error = run.stage(Stage::Index, false, &mut Silent).unwrap_err().to_string();
+    assert!(error.contains("shop: has changed since it was read"), "{error}");
 }
 
 #[test]
@@ -172,6 +208,12 @@ fn an_exported_folder_answers_as_the_run_did() {
 
     // Nothing that is there is lost.
     fails(there, &in_folder("plain", &["export", "--out", "again"]), &["again", "--force"]);
+    // A folder of somebody's own that holds what might be of an export.
+    fs::create_dir_all(there.join("own/data")).unwrap();
+    fs::write(there.join("own/README.md"), "mine").unwrap();
+    let onto = in_folder("plain", &["export", "--out", "own", "--force"]);
+    fails(there, &onto, &["own: holds ", "which would be lost"]);
+    assert!(there.join("own/data").exists() && there.join("own/README.md").exists());
     run(there, &in_folder("plain", &["export", "--out", "again", "--force", "--merged"]), 0);
     assert!(!there.join("again/anneal").exists());
     fs::write(there.join("again/own.txt"), "mine").unwrap();

@@ -94,6 +94,12 @@ fn a_run_goes_on_from_another_with_what_came_since() {
     assert_eq!(config("monday"), config("tuesday"));
     assert!(run(dir, &EXTEND, 0).0.contains("is finished already"));
 
+    // What is lost of it comes back in the same way.
+    let index = dir.join("tuesday/index/index.json");
+    fs::rename(&index, dir.join("kept.json")).unwrap();
+    fails(dir, &EXTEND, &["is gone", "`llmbs index --extend monday --force`"]);
+    fs::rename(dir.join("kept.json"), &index).unwrap();
+
     let (told, stderr) = run(dir, &CONTINUE, 0);
     assert!(told.contains("best_epoch"), "{told}\n{stderr}");
     assert!(run(dir, &CONTINUE, 0).0.contains("is finished already"));

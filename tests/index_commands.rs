@@ -274,6 +274,10 @@ fn an_index_comes_back_from_every_form() {
     fs::write(SHOP.join("raw"), raw.concat()).unwrap();
     run(&SHOP, &["--run", "runs/from-raw", "index", "import", "raw"], 0);
     assert_eq!(index_of(SHOP.join("runs/from-raw").to_str().unwrap()), index);
+    // What was imported and is no more is imported again, and not made anew.
+    fs::remove_file(SHOP.join("runs/from-raw/index/index.json")).unwrap();
+    let again = ["--run", "runs/from-raw", "index", "import", "raw"];
+    fails(&SHOP, &again, &["index.json: is gone", "`llmbs index import raw --force`"]);
     let other = ["--run", "runs/wrong", "index", "import", "raw", "--format"];
     fails(&SHOP, &[&other[..], &["lcrec"]].concat(), &["raw: not a map from item id"]);
     fails(&SHOP, &[&other[..], &["grid"]].concat(), &["raw: not a readable PyTorch file"]);
@@ -360,6 +364,18 @@ fn new_items_are_placed_recommended_and_leave_the_rest_as_it_was() {
     assert_eq!(list[known + 1]["score"], list[known]["score"]);
     assert_eq!(list[known + 1]["scored_as"]["item"], 5);
     assert!(list[known].get("scored_as").is_none());
+    // A baseline has not learnt of it, either: for it the history is that of the one it is most like.
+    run(&SHOP, &[&of[..], &["baseline", "item-knn"]].concat(), 0);
+    let folder = format!("{name}/baseline/item-knn/seed-42");
+    let by = ["recommend", "--baseline", &folder, "--top", "63", "--json", "--history"];
+    let scores = |history| {
+        let list = json_of(&[&of[..], &by, &[history]].concat());
+        let scored = |r: &Value| (r["item"].as_u64().unwrap(), r["score"].to_string());
+        list.as_array().unwrap().iter().map(scored).collect::<BTreeMap<_, _>>()
+    };
+    let (added, like) = (scores("3,NEW-1"), scores("3,5"));
+    assert!(added.len() > 5);
+    assert!(added.iter().all(|(item, score)| *item == 5 || like.get(item) == Some(score)));
     let text = ["recommend", "--text", "brand new soap", "--top", "63"];
     let (table, _) = run(&SHOP, &[&of[..], &text].concat(), 0);
     assert!(table.contains("NEW-2") && table.contains("brand new soap"), "{table}");

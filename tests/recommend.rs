@@ -202,6 +202,14 @@ fn all_users_are_answered_in_a_table() {
             assert!(close.abs() < 1e-4, "{row} {expected}");
         }
     }
+    // A baseline has scores alone.
+    run(&SHOP, &["baseline", "popularity", "--seeds", "7"], 0);
+    let by = ["--baseline", "runs/llmbs/baseline/popularity/seed-7"];
+    run(&SHOP, &[&args[..], &["answers/scores.parquet"], &by].concat(), 0);
+    let file = fs::File::open(SHOP.join("answers/scores.parquet")).unwrap();
+    let mut rows = SerializedFileReader::new(file).unwrap().into_iter();
+    let row = rows.next().unwrap().unwrap();
+    assert!(row.get_float(5).is_ok() && row.get_float(6).is_err(), "{row}");
     let batch = ["recommend", "--batch", "some.jsonl", "--out", "x.parquet"];
     fails(&SHOP, &batch, &["x.parquet", "--all-users"]);
 }

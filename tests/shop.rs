@@ -77,4 +77,13 @@ fn a_damaged_dataset_is_told_problem_by_problem() {
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json.as_array().unwrap().len(), 4);
     fails(dir, &["data", "validate", "Nowhere"], &["Nowhere", "inter.json"]);
+
+    // Whatever else keeps it from being read.
+    fs::write(dir.join("Shop/Shop.inter.json"), r#"{"0": [0, 1], "1": [1, 0]}"#).unwrap();
+    fs::write(dir.join("Shop/Shop.item.json"), r#"{"0": {"title": "x"}, "1": {"title": "y"}}"#)
+        .unwrap();
+    run(dir, &["data", "validate", "Shop"], 0);
+    fs::write(dir.join("Shop/Shop.user2id"), "a\t0\n").unwrap();
+    let (problems, _) = run(dir, &["data", "validate", "Shop"], 1);
+    assert!(problems.contains("Shop.user2id"), "{problems}");
 }

@@ -12,7 +12,7 @@ use parquet::schema::parser::parse_message_type;
 
 use crate::run::Recommendation;
 
-/// The columns; `rank` counts from 1, `item` is the number in the dataset.
+/// The columns; `rank` counts from 1, `item` is the number in the dataset. A baseline gives no probabilities.
 const SCHEMA: &str = "message recommendations {
     REQUIRED BYTE_ARRAY user (UTF8);
     REQUIRED INT32 rank;
@@ -20,7 +20,7 @@ const SCHEMA: &str = "message recommendations {
     OPTIONAL BYTE_ARRAY raw_id (UTF8);
     REQUIRED BYTE_ARRAY title (UTF8);
     REQUIRED FLOAT score;
-    REQUIRED FLOAT probability;
+    OPTIONAL FLOAT probability;
 }";
 
 /// Rows kept in memory before they are written.

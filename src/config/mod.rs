@@ -342,6 +342,11 @@ impl RunConfig {
             ),
         );
         let BaselineConfig { sasrec, bert4rec, fdsa, s3rec, .. } = &self.baseline;
+        need(
+            bert4rec.history > 1 && s3rec.transformer.history > 1,
+            "baseline.bert4rec.history and baseline.s3rec.history must be at least 2: an item that is hidden needs \
+             another to be found by",
+        );
         for (name, dim, heads) in [
             (
                 "index.behavior.sasrec",

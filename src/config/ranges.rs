@@ -80,7 +80,7 @@ const STAGE: [(&str, Range); 17] = [
     ("save-minutes", Above(0.0, 1e6)),
     ("adamw.beta1", BelowOne),
     ("adamw.beta2", BelowOne),
-    ("adamw.eps", Above(0.0, 1.0)),
+    ("adamw.eps", Between(1e-30, 1.0)),
     ("adamw.weight-decay", WEIGHT),
 ];
 
@@ -145,10 +145,10 @@ const SINGLE: [(&str, Range); 72] = [
     ("train.tasks.max-titles", LENGTH),
     ("train.contrast.semantic-weight", WEIGHT),
     ("train.contrast.behavior-weight", WEIGHT),
-    ("train.contrast.temperature", Above(0.0, 1e3)),
+    ("train.contrast.temperature", Between(1e-4, 1e3)),
     ("train.contrast.negatives", COUNT),
     ("train.distillation.weight", Between(0.0, 1.0)),
-    ("train.distillation.temperature", Above(0.0, 100.0)),
+    ("train.distillation.temperature", Between(1e-4, 100.0)),
     ("train.selection.targets-per-user", COUNT),
     ("train.selection.max-samples", COUNT),
     ("train.validation.users", COUNT_OR_NONE),

@@ -70,6 +70,12 @@ pub fn validate(dir: &Path) -> Result<Vec<Problem>, DataError> {
         }
     }
     problems.sort_by_key(|p| kinds.iter().position(|k| k.0 == p.path && k.1 == p.kind));
+    if problems.is_empty()
+        && let Err(e) = super::Dataset::load(dir)
+    {
+        let (path, kind) = (dir.to_path_buf(), "cannot be read");
+        problems.push(Problem { path, place: String::new(), what: e.to_string(), kind });
+    }
     Ok(problems)
 }
 

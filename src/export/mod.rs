@@ -16,7 +16,8 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::data::{self, Dataset, Item, TextField};
-use crate::{Error, Result, files, invalid};
+use crate::files::{self, Place};
+use crate::{Error, Result, invalid};
 
 /// A format to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,10 +102,10 @@ pub fn export(dataset: &Dataset, target: Target, out: &Path, force: bool) -> Res
     };
     let sequences = format!("{name}.txt");
     let is_ours = |file: &str| file == sequences || OURS.iter().any(|ours| file.ends_with(ours));
-    files::check_free(out, force, &is_ours)?;
+    let place = Place::claim(out, force, &is_ours)?;
     let writer = Writer { dataset, name, changed: Cell::new(0) };
     writer.check_ids(target)?;
-    let files = files::build_dir(out, |dir| match target {
+    let files = place.build(|dir| match target {
         Target::Lcrec => writer.lcrec(dir),
         Target::Recbole => writer.recbole(dir),
         Target::S3rec => writer.s3rec(dir),

@@ -7,7 +7,8 @@ use super::collect::Collector;
 use super::source::Counter;
 use super::{Appended, Gathered, Report, Request};
 use crate::data::{self, Content, Item, ItemId, User};
-use crate::{Result, files, invalid};
+use crate::files::Place;
+use crate::{Result, invalid};
 
 /// A dataset folder that grows.
 struct Standing {
@@ -146,11 +147,11 @@ impl Standing {
     }
 
     /// Writes the folder as it has become.
-    fn write(&self, out: &Path) -> Result<()> {
+    fn write(&self, place: Place) -> Result<()> {
         let Content { name, users, items, times, user_texts } = &self.content;
         let named = || users.iter().map(|user| (user.id.as_str(), user.items.as_slice()));
         let times = times.iter().flatten();
-        files::build_dir(out, |dir| {
+        place.build(|dir| {
             if let Some(texts) = user_texts {
                 let path = dir.join(format!("{name}.user.json"));
                 let of_user =
@@ -171,8 +172,8 @@ impl Standing {
 /// If a user's first new interaction is earlier than their last one there, if the dataset has times and the
 /// interactions have none, and all that [`import`](super::import) refuses of a file. Nothing is changed then.
 pub fn append(request: &Request, out: &Path, show: &mut dyn FnMut(u64)) -> Result<Report> {
+    let place = Place::claim(out, true, &data::is_dataset_file)?;
     let mut standing = Standing::read(out)?;
-    files::check_free(out, true, &data::is_dataset_file)?;
     let counter = Counter::default();
     let mut gathered = Gathered::read(request, &counter, show)?;
     if gathered.sequences.len() == 0 {
@@ -181,9 +182,7 @@ pub fn append(request: &Request, out: &Path, show: &mut dyn FnMut(u64)) -> Resul
     gathered.read_items(request, &counter, show)?;
     let (appended, known) = standing.take(&gathered, request)?;
     if appended.interactions > 0 || appended.items > 0 {
-        standing.write(out)?;
-    } else {
-        files::settle_built(out)?;
+        standing.write(place)?;
     }
     let Content { users, items, times, .. } = &standing.content;
     let report = gathered.report(request);

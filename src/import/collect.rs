@@ -44,21 +44,23 @@ impl Collector {
             self.low_rated += 1;
             return Ok(());
         }
+        // What is wrong with a row is found before anything of it decides what others must look like.
+        let id = |role| {
+            let id = record.get(role).unwrap_or_default();
+            check(id).map(|()| id).map_err(|what| Wrong::field(role, what))
+        };
+        let (user, item) = (id(Role::User)?, id(Role::Item)?);
         let time = record.get(Role::Time);
-        if *self.timed.get_or_insert(time.is_some()) != time.is_some() {
+        if self.timed.is_some_and(|timed| timed != time.is_some()) {
             let what = match time {
                 Some(_) => "has a time, but the first row has none",
                 None => "has no time, but the first row has one",
             };
             return Err(Wrong::field(Role::Time, what));
         }
+        self.timed = Some(time.is_some());
         let time = time.map_or(Ok(0), |time| self.clock.read(time));
         let time = time.map_err(|what| Wrong::field(Role::Time, what))?;
-        let id = |role| {
-            let id = record.get(role).unwrap_or_default();
-            check(id).map(|()| id).map_err(|what| Wrong::field(role, what))
-        };
-        let (user, item) = (id(Role::User)?, id(Role::Item)?);
         self.waiting.users.push(user);
         self.waiting.items.push(item);
         self.waiting.times.push(time);

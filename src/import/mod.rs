@@ -44,7 +44,8 @@ use record::Take;
 use source::{Counter, Input};
 
 use crate::data::{self, Item, UserTexts, Wish};
-use crate::{Error, Result, files, invalid};
+use crate::files::Place;
+use crate::{Error, Result, invalid};
 
 pub use append::append;
 pub use columns::Columns;
@@ -127,7 +128,7 @@ pub fn import(
     force: bool,
     show: &mut dyn FnMut(u64),
 ) -> Result<Report> {
-    files::check_free(out, force, &data::is_dataset_file)?;
+    let place = Place::claim(out, force, &data::is_dataset_file)?;
     let name = match out.file_name().and_then(|name| name.to_str()) {
         Some(name) => name.to_string(),
         None => invalid!("{}: give a folder a name of its own", out.display()),
@@ -157,7 +158,7 @@ pub fn import(
 
     let Gathered { plan, collector, sequences, .. } = &mut gathered;
     let chosen = numbered(request, collector, sequences);
-    write(plan, collector, sequences, &chosen, out, &name)?;
+    write(plan, collector, sequences, &chosen, place, &name)?;
 
     let taken: Vec<usize> = taking(sequences, collector).map(|(_, items)| items.len()).collect();
     let without_text = chosen.iter().filter(|&&id| !collector.catalogue.has_text(id)).count();
@@ -201,6 +202,12 @@ impl Gathered {
         collector.min_rating = request.min_rating;
         collector.catalogue.raw = request.raw_texts;
         read_interactions(request, &plan, counter, &mut collector, &mut faults, show)?;
+        if collector.clock.has_units() {
+            tracing::warn!(
+                "times are told in several units, such as seconds and milliseconds: they order interactions as the \
+                 numbers that they are, and are not kept"
+            );
+        }
         let second = collector.clock.second();
         let seconds = move |time: i64| time.div_euclid(second.unwrap_or(1));
         let kept: Option<&dyn Fn(i64) -> i64> =
@@ -303,7 +310,7 @@ fn write(
     collector: &Collector,
     sequences: &Sequences,
     chosen: &[u32],
-    out: &Path,
+    place: Place,
     name: &str,
 ) -> Result<()> {
     let users = || taking(sequences, collector);
@@ -314,7 +321,7 @@ fn write(
         })
     };
     let user_texts = texts_of_users(plan, collector, chosen)?;
-    files::build_dir(out, |dir| {
+    place.build(|dir| {
         if let Some(texts) = &user_texts {
             let of_user =
                 |(at, (raw, _)): (usize, (&str, _))| Some((at.to_string(), texts.get(raw)?));

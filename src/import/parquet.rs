@@ -206,6 +206,9 @@ fn text_of(role: Role, field: Field) -> Result<Option<String>, String> {
         | Field::UShort(_)
         | Field::UInt(_)
         | Field::ULong(_) => field.to_string(),
+        // A whole number keeps its point: the others of the column have one.
+        Field::Float(value) if role == Role::Time => format!("{value:?}"),
+        Field::Double(value) if role == Role::Time => format!("{value:?}"),
         Field::Float(value) if !matches!(role, Role::User | Role::Item) => value.to_string(),
         Field::Double(value) if !matches!(role, Role::User | Role::Item) => value.to_string(),
         Field::TimestampMillis(time) | Field::TimestampMicros(time) if role == Role::Time => {
@@ -236,4 +239,17 @@ fn flatten(elements: &[Field], parts: &mut Vec<String>) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_whole_time_is_spelt_as_the_others_of_its_column() {
+        let of = |time: f64| text_of(Role::Time, Field::Double(time)).unwrap().unwrap();
+        assert_eq!([of(1_700_000_000.0), of(1_700_000_000.5)], ["1700000000.0", "1700000000.5"]);
+        let rating = text_of(Role::Rating, Field::Double(5.0)).unwrap();
+        assert_eq!(rating.as_deref(), Some("5"));
+    }
 }

@@ -87,19 +87,32 @@ impl Clock {
         Some([low, high].map(|time| date_of(time.div_euclid(unit))))
     }
 
-    /// How much of a time is a second, as its size tells; none where there are no times.
+    /// How much of a time is a second, as its size tells; none where there are no times, or where they tell of several
+    /// units.
     pub(super) fn second(&self) -> Option<i64> {
         let (_, high) = self.range?;
-        Some(match self.kind {
-            // Seconds reach 10^11 in the year 5138, milliseconds have passed it since 1973.
-            Some(TimeKind::Integer) => match high.unsigned_abs() {
-                0..100_000_000_000 => 1,
-                100_000_000_000..100_000_000_000_000 => 1000,
-                100_000_000_000_000..100_000_000_000_000_000 => MICROS,
-                _ => 1_000_000_000,
-            },
-            _ => MICROS,
-        })
+        match self.kind {
+            Some(TimeKind::Integer) => (!self.has_units()).then(|| second_of(high)),
+            _ => Some(MICROS),
+        }
+    }
+
+    /// Whether the earliest time is told in another unit than the latest: both are of 1973 or later, each in its own.
+    pub(super) fn has_units(&self) -> bool {
+        let Some((low, high)) = self.range else { return false };
+        self.kind == Some(TimeKind::Integer)
+            && low >= 100_000_000
+            && second_of(low) != second_of(high)
+    }
+}
+
+/// How much of a whole time is a second: seconds reach 10^11 in the year 5138, milliseconds have passed it since 1973.
+fn second_of(time: i64) -> i64 {
+    match time.unsigned_abs() {
+        0..100_000_000_000 => 1,
+        100_000_000_000..100_000_000_000_000 => 1000,
+        100_000_000_000_000..100_000_000_000_000_000 => MICROS,
+        _ => 1_000_000_000,
     }
 }
 
@@ -332,6 +345,23 @@ mod tests {
         let mut clock = Clock::default();
         clock.read("2024-01-01").unwrap();
         assert!(clock.read("17").unwrap_err().contains("the first time was a date"));
+    }
+
+    #[test]
+    fn times_of_several_units_have_none() {
+        let units = |texts: &[&str]| {
+            let mut clock = Clock::default();
+            for text in texts {
+                clock.read(text).unwrap();
+            }
+            (clock.second(), clock.has_units())
+        };
+        assert_eq!(units(&["1700000000", "1700000001000"]), (None, true));
+        assert_eq!(units(&["1700000000000", "1700000001"]), (None, true));
+        // An unknown time, and the first days of 1970.
+        assert_eq!(units(&["0", "1700000001000"]), (Some(1000), false));
+        assert_eq!(units(&["5", "1700000001"]), (Some(1), false));
+        assert_eq!(units(&["1700000000.5", "5.5"]), (Some(MICROS), false));
     }
 
     #[test]

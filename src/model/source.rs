@@ -41,6 +41,24 @@ impl BackboneSource {
     }
 }
 
+/// The files of the backbone `source` on this machine, by name; of one on the hub, none: it stands under one commit.
+pub fn backbone_files(source: &str) -> Vec<PathBuf> {
+    match BackboneSource::resolve(source) {
+        Ok(BackboneSource::Gguf(path)) => vec![path],
+        Ok(BackboneSource::Folder(dir)) => {
+            let is_read = |path: &PathBuf| {
+                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                name.ends_with(".safetensors") || ["config.json", "tokenizer.json"].contains(&name)
+            };
+            let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+            let mut files: Vec<PathBuf> = entries.map(|e| e.path()).filter(is_read).collect();
+            files.sort();
+            files
+        }
+        Ok(BackboneSource::Hub(_)) | Err(_) => Vec::new(),
+    }
+}
+
 /// `owner/name` in the characters the hub allows.
 fn is_hub_id(text: &str) -> bool {
     let part = |part: &str| {

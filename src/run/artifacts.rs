@@ -146,7 +146,11 @@ pub(super) fn matrix_file(run: &Run, name: &str) -> Result<Option<PathBuf>> {
         return Ok(None);
     }
     let path = run.dir.join("index").join(file);
-    if path.exists() { Ok(Some(path)) } else { Err(gone(&path, Stage::Index)) }
+    if path.exists() {
+        Ok(Some(path))
+    } else {
+        Err(gone(&path, Stage::Index, run.manifest.stages.get(&Stage::Index)))
+    }
 }
 
 /// An embedding matrix of the run, (items, dim), where the index was made with one.

@@ -37,8 +37,8 @@ pub(super) fn check_all(dir: &Path, stage: Stage, record: &Record) -> Result<()>
 }
 
 /// The error of a file that `stage` wrote and that is there no longer.
-pub(super) fn gone(path: &Path, stage: Stage) -> Error {
-    let redo = stage.command();
+pub(super) fn gone(path: &Path, stage: Stage, record: Option<&Record>) -> Error {
+    let redo = record.map_or_else(|| stage.command().into(), |record| record.command(stage));
     Error::Invalid(format!(
         "{}: is gone, though `llmbs {redo}` wrote it; put it back, or redo the stage with `llmbs {redo} --force`",
         path.display()
@@ -67,14 +67,74 @@ fn times(metadata: &Metadata) -> String {
     modified
 }
 
+/// The digests that a run folder knows.
+struct Digests {
+    path: PathBuf,
+    known: BTreeMap<PathBuf, Known>,
+    learnt: bool,
+}
+
+impl Digests {
+    /// A cache that is missing or damaged is made anew; it decides nothing but time.
+    fn read(dir: &Path) -> Self {
+        let path = dir.join(CACHE);
+        Self { known: files::read_json(&path).unwrap_or_default(), path, learnt: false }
+    }
+
+    /// The digest of the file at `path`, which is kept as `name`; one that is not `expected` is computed again, before
+    /// anything is refused.
+    fn of(
+        &mut self,
+        name: &Path,
+        path: &Path,
+        metadata: &Metadata,
+        expected: Option<&str>,
+    ) -> Result<String> {
+        let modified = times(metadata);
+        if let Some(then) = self.known.get(name)
+            && (then.bytes, &then.modified) == (metadata.len(), &modified)
+            && expected.is_none_or(|expected| then.sha256 == expected)
+        {
+            return Ok(then.sha256.clone());
+        }
+        let sha256 = files::digest(path)?;
+        let known = Known { bytes: metadata.len(), modified, sha256: sha256.clone() };
+        self.known.insert(name.into(), known);
+        self.learnt = true;
+        Ok(sha256)
+    }
+
+    /// In a folder that cannot be written to, digests are computed every time.
+    fn keep(&self) {
+        if self.learnt
+            && let Err(e) = files::write_json(&self.path, &self.known)
+        {
+            tracing::debug!("{}: {e}", self.path.display());
+        }
+    }
+}
+
+/// One digest of files outside of the run folder `dir`, in their order.
+pub(super) fn of_others(dir: &Path, paths: &[PathBuf]) -> Result<String> {
+    // Before there is a run, nothing is kept for it.
+    let mut digests = Digests::read(dir);
+    let mut all = String::new();
+    for path in paths {
+        let path = path.canonicalize().map_err(Error::io(path))?;
+        let metadata = std::fs::metadata(&path).map_err(Error::io(&path))?;
+        all += &digests.of(&path, &path, &metadata, None)?;
+    }
+    if dir.join(MANIFEST).exists() {
+        digests.keep();
+    }
+    Ok(files::digest_of(all.as_bytes()))
+}
+
 fn check_files(dir: &Path, stage: Stage, record: &Record, all: bool) -> Result<()> {
-    let cache = dir.join(CACHE);
-    // A cache that is missing or damaged is made anew; it decides nothing but time.
-    let mut known: BTreeMap<PathBuf, Known> = files::read_json(&cache).unwrap_or_default();
-    let mut learnt = false;
+    let mut digests = Digests::read(dir);
     for (name, digest) in &record.outputs {
         let path = dir.join(name);
-        let redo = stage.command();
+        let redo = record.command(stage);
         let mut parts = Path::new(name).components();
         if !parts.all(|part| matches!(part, Component::Normal(_))) {
             invalid!(
@@ -89,26 +149,12 @@ fn check_files(dir: &Path, stage: Stage, record: &Record, all: bool) -> Result<(
             Err(e) if e.kind() == ErrorKind::NotFound && !all && serves_training(stage, name) => {
                 continue;
             }
-            Err(e) if e.kind() == ErrorKind::NotFound => return Err(gone(&path, stage)),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                return Err(gone(&path, stage, Some(record)));
+            }
             Err(e) => return Err(Error::io(path)(e)),
         };
-        let modified = times(&metadata);
-        let found = match known.get(Path::new(name)) {
-            // A digest that is not the right one is computed again, before anything is refused.
-            Some(then)
-                if (then.bytes, &then.modified, &then.sha256)
-                    == (metadata.len(), &modified, digest) =>
-            {
-                then.sha256.clone()
-            }
-            _ => {
-                let sha256 = files::digest(&path)?;
-                let bytes = metadata.len();
-                known.insert(name.into(), Known { bytes, modified, sha256: sha256.clone() });
-                learnt = true;
-                sha256
-            }
-        };
+        let found = digests.of(Path::new(name), &path, &metadata, Some(digest))?;
         if found != *digest {
             invalid!(
                 "{}: not the file that `llmbs {redo}` wrote: its SHA-256 differs from that in \
@@ -117,10 +163,7 @@ fn check_files(dir: &Path, stage: Stage, record: &Record, all: bool) -> Result<(
             );
         }
     }
-    // In a folder that cannot be written to, digests are computed every time.
-    if learnt && let Err(e) = files::write_json(&cache, &known) {
-        tracing::debug!("{}: {e}", cache.display());
-    }
+    digests.keep();
     Ok(())
 }
 

@@ -15,10 +15,11 @@ use super::stages::{FOLDER, index::BACKBONE};
 use super::{CONFIG, DATA, GIT_REVISION, Manifest, Record, Run, Stage};
 use crate::config::RunConfig;
 use crate::data::{self, Dataset};
+use crate::files::{self, Place};
 use crate::index::{ItemIndex, OnCollision};
 use crate::inference::TokenOrder;
 use crate::model::{GgufType, LlamaConfig, Weights, adapter, save_folder, save_gguf};
-use crate::{Error, Result, files, invalid, sealed};
+use crate::{Error, Result, invalid, sealed};
 
 /// The model as one file, for llama.cpp.
 const GGUF: &str = "model.gguf";
@@ -74,8 +75,10 @@ impl Run {
                 Stage::Anneal.command()
             );
         }
-        files::check_free(&request.out, request.force, &|name| PARTS.contains(&name))?;
-        files::build_dir(&request.out, |new| self.export_to(new, request))
+        let is_export = request.out.join(super::MANIFEST).exists();
+        let place =
+            Place::claim(&request.out, request.force, &|name| is_export && PARTS.contains(&name))?;
+        place.build(|new| self.export_to(new, request))
     }
 
     fn export_to(&self, new: &Path, request: &ExportRequest) -> Result<Vec<PathBuf>> {

@@ -12,7 +12,7 @@ use super::manifest::{self, Follows, Import, Lowered, Manifest, Origin, Record, 
 use super::stage::Stage;
 use super::stages::{self, Made, anneal, index, initial};
 use super::{CONFIG, GIT_REVISION, MANIFEST, Monitor, Run, peak_memory_bytes, unfinished};
-use crate::model::Snapshots;
+use crate::model::{Snapshots, backbone_files};
 use crate::{Error, Result, files, interrupt, invalid};
 
 /// What a stage did.
@@ -323,6 +323,7 @@ impl Run {
         inputs.insert("the dataset".to_string(), self.dataset.fingerprint.clone());
         if stage == Stage::Index {
             inputs.extend(index::digests(&self.config));
+            inputs.extend(self.backbone_digest().map(|digest| ("the backbone".into(), digest)));
         }
         for earlier in Stage::ALL.into_iter().take_while(|s| *s != stage) {
             if let Some(record) = self.manifest.stages.get(&earlier) {
@@ -330,6 +331,12 @@ impl Run {
             }
         }
         inputs
+    }
+
+    /// The digest of a backbone that was made elsewhere; none where it is not at hand.
+    fn backbone_digest(&self) -> Option<String> {
+        let files = backbone_files(self.config.backbone.path.as_deref()?);
+        (!files.is_empty()).then(|| digests::of_others(&self.dir, &files).ok()).flatten()
     }
 
     pub(super) fn begin(

@@ -62,6 +62,20 @@ pub struct Record {
     pub figures: Value,
 }
 
+impl Record {
+    /// The words that make it again, after `llmbs`.
+    pub(super) fn command(&self, stage: Stage) -> String {
+        let Origin { imported, imported_adapter, follows } = &self.origin;
+        match (stage, imported, imported_adapter, follows) {
+            (Stage::Index, Some(import), ..) => format!("index import {}", import.file),
+            (Stage::Index, .., Some(before)) => format!("index --extend {}", before.run),
+            (Stage::Initial, .., Some(before)) => format!("train --continue {}", before.run),
+            (Stage::Anneal, _, Some(adapter), _) => format!("import-adapter {}", adapter.folder),
+            _ => stage.command().into(),
+        }
+    }
+}
+
 /// What other runs or programs have made that a stage was made from.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Origin {
@@ -190,7 +204,12 @@ impl Manifest {
 
     /// Reads `manifest.json`.
     pub(super) fn read(path: &Path) -> Result<Self> {
-        sealed::read(path, "choose another folder with --run")
+        let mut manifest: Self = sealed::read(path, "choose another folder with --run")?;
+        for (stage, record) in manifest.stages.iter_mut().chain(&mut manifest.unfinished) {
+            // Some of the settings that were told once decide nothing.
+            record.settings.retain(|key, _| !decides_nothing(*stage, key));
+        }
+        Ok(manifest)
     }
 
     /// Writes it.
@@ -235,6 +254,12 @@ pub(super) fn settings_of_continued(config: &RunConfig) -> Result<BTreeMap<Strin
     Ok(flat)
 }
 
+/// Whether a setting, though it is one of a table that `stage` reads, changes nothing there: an index is made of all
+/// that was taken, however much of it a model reads.
+fn decides_nothing(stage: Stage, key: &str) -> bool {
+    stage == Stage::Index && key == "data.history"
+}
+
 /// The settings that decide what `stage` computes, by dotted key.
 pub(super) fn settings(stage: Stage, config: &RunConfig) -> Result<BTreeMap<String, Value>> {
     let own: &[&str] = match stage {
@@ -264,6 +289,7 @@ pub(super) fn settings(stage: Stage, config: &RunConfig) -> Result<BTreeMap<Stri
         ],
     };
     let mut settings = settings_under(own, config)?;
+    settings.retain(|key, _| !decides_nothing(stage, key));
     // The settings of encoders that are not used decide nothing.
     let used = config.index.behavior.encoder;
     for encoder in Encoder::ALL.into_iter().filter(|encoder| *encoder != used) {
@@ -332,7 +358,7 @@ pub(super) fn compare(
         dir.join(MANIFEST).display(),
         stage.what(),
         differences.join("; "),
-        stage.command()
+        record.command(stage)
     );
 }
 

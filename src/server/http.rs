@@ -36,6 +36,8 @@ const LIMITS: Limits = Limits { top: 1000, items: 1000, only: 10_000, text: 10_0
 
 /// The most items that a search for items finds, and how many it does unless told.
 const FOUND: usize = 100;
+/// Words that items are found by at most.
+const WORDS: usize = 20;
 const FOUND_UNLESS_TOLD: usize = 20;
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -182,6 +184,10 @@ async fn items(State(shared): State<Arc<Shared>>, uri: Uri) -> Result<Response, 
     let (mut words, mut top) = (String::new(), FOUND_UNLESS_TOLD);
     for (name, value) in form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
         match &*name {
+            "words" if value.split_whitespace().count() > WORDS => {
+                let what = format!("words must be {WORDS} at most");
+                return Err(Refusal(StatusCode::BAD_REQUEST, what));
+            }
             "words" => words = value.into_owned(),
             "top" => {
                 let given = value.parse().ok().filter(|top| (1..=FOUND).contains(top));
@@ -253,18 +259,23 @@ mod tests {
     use crate::server::worker::{QUEUE, idle};
 
     #[test]
-    fn a_full_queue_is_told_and_takes_no_more() {
+    fn too_many_words_and_a_full_queue_are_told() {
         let metrics = Arc::new(Metrics::new());
         let (worker, _jobs) = idle(metrics.clone());
         let shared = Arc::new(Shared::new(worker, metrics.clone()));
         let task = || Task::Search { words: String::new(), top: 1, reply: oneshot::channel().0 };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let routes = TowerToHyperService::new(router(Arc::clone(&shared)));
+        let many = format!("/items?words={}", "s+".repeat(WORDS + 1));
+        let request = axum::http::Request::get(many).body(Body::empty()).unwrap();
+        let response = runtime.block_on(routes.call(request)).unwrap();
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST);
         for _ in 0..QUEUE {
             assert!(ask(&shared, task(), Instant::now()).is_ok());
         }
         let routes = TowerToHyperService::new(router(shared));
         let request = axum::http::Request::post("/recommend").header(CONTENT_TYPE, JSON);
         let request = request.body(Body::from("{\"user\": \"u\"}")).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let response = runtime.block_on(routes.call(request)).unwrap();
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert_eq!(response.headers()[RETRY_AFTER], "1");

@@ -69,7 +69,7 @@ fn who_and_what_is_there_keeps_its_number_and_new_ones_get_the_next() {
     );
     // Given again, there is nothing left to append.
     // Nor is what a process left that was killed as it ended.
-    let left = dir.path().join("out/Shop.new");
+    let left = dir.path().join("out/.Shop.llmbs");
     fs::create_dir(&left).unwrap();
     let before = bytes(dir.path());
     let again = try_append(dir.path(), "tuesday.csv", |_| ()).unwrap();
@@ -130,7 +130,7 @@ fn what_cannot_be_appended_is_named_and_changes_nothing() {
     write(dir.path(), "out/Shop/notes.txt", b"mine");
     let error = try_append(dir.path(), "tuesday.csv", |_| ()).unwrap_err();
     assert!(error.contains("out/Shop: holds notes.txt"), "{error}");
-    assert!(!dir.path().join("out/Shop.new").exists());
+    assert!(!dir.path().join("out/.Shop.llmbs").exists());
 }
 
 #[test]

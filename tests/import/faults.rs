@@ -122,6 +122,20 @@ fn a_bad_line_of_json_is_named_with_its_place() {
 }
 
 #[test]
+fn a_line_that_is_skipped_decides_nothing_for_the_others() {
+    for first in [",x,170000000000000000", ",x,2024-05-31", ",x,"] {
+        let text = format!("user,item,time\n{first}\nu,a,1700000000\nu,b,1700000001\n");
+        let dir = folder(&[("log.csv", &text)]);
+        let got =
+            try_import(dir.path(), |r| (r.sources, r.lenient) = (vec!["log.csv".into()], true));
+        let got = got.unwrap();
+        assert_eq!((got.users.as_str(), got.report.keeps_times), ("u: a b", true), "{first}");
+        let times = std::fs::read_to_string(dir.path().join("out/Shop/Shop.times.json")).unwrap();
+        assert!(times.contains("[1700000000,1700000001]"), "{first}: {times}");
+    }
+}
+
+#[test]
 fn bad_lines_of_sequences_are_named() {
     let files = [("X.inter.json", "{\"u\": [0, 1],\n\"v\": 7}"), ("X.item2id", "a\t0\nb\t1\n")];
     let dir = folder(&files);

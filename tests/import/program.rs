@@ -57,7 +57,7 @@ fn what_is_typed_wrong_is_told() {
         &["data", "import", "log.csv", "--out", "S"],
         &["log.csv:1: no column looks like the user; name it with --user: u, i"],
     );
-    assert!(!dir.join("S").exists() && !dir.join("S.new").exists());
+    assert!(!dir.join("S").exists() && !dir.join(".S.llmbs").exists());
     let (_, stderr) = run(dir, &["data", "import", "log.csv", "--out", "S", "--format", "xls"], 2);
     assert!(stderr.contains("no format is called \"xls\"; there are csv, tsv"), "{stderr}");
     let (_, stderr) = run(dir, &["data", "export", "--out", "S", "--format", "csv"], 2);

@@ -15,7 +15,7 @@ use super::show::{self, out};
 use crate::config::RunConfig;
 use crate::data::synth::Shop;
 use crate::data::{self, Stats};
-use crate::files;
+use crate::files::Place;
 use crate::run::{Run, load_dataset};
 
 #[derive(Debug, Subcommand)]
@@ -120,12 +120,12 @@ fn validate(dir: &Path, as_json: bool) -> anyhow::Result<()> {
 }
 
 fn synthesize(config: &RunConfig, out: &Path, force: bool) -> anyhow::Result<()> {
-    files::check_free(out, force, &data::is_dataset_file)?;
+    let place = Place::claim(out, force, &data::is_dataset_file)?;
     let Some(name) = out.file_name().and_then(|name| name.to_str()) else {
         bail!("{}: give a folder a name of its own", out.display());
     };
     let shop = Shop::generate(&config.data.synthetic)?;
-    files::build_dir(out, |dir| Ok(data::write(dir, name, &shop.dataset)?))?;
+    place.build(|dir| Ok(data::write(dir, name, &shop.dataset)?))?;
     let recall = shop.oracle_recall(10);
     show::out(&format!(
         "wrote {}\nRecall@10 of an oracle that knows the process: {recall:.4}\n",

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::data::Split;
 use crate::decode::Found;
 use crate::eval::{Recommender, SearchLog};
-use crate::run::lock::Exclusive;
+use crate::files::Exclusive;
 use crate::run::monitor::with_progress;
 use crate::run::unfinished::UNFINISHED;
 use crate::run::{Monitor, Run};

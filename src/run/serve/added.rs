@@ -251,7 +251,11 @@ impl Run {
 
     fn index_digest(&self) -> Result<String> {
         let path = self.dir.join("index/index.json");
-        if path.exists() { files::digest(&path) } else { Err(gone(&path, Stage::Index)) }
+        if path.exists() {
+            files::digest(&path)
+        } else {
+            Err(gone(&path, Stage::Index, self.manifest.stages.get(&Stage::Index)))
+        }
     }
 }
 

@@ -74,6 +74,8 @@ pub(super) struct Asked<'q> {
     pub(super) user: Option<u32>,
     /// The part of the history that counts.
     pub(super) seen: &'q [ItemId],
+    /// The same as a baseline knows them, which has not learnt of added items.
+    pub(super) stand_ins: Vec<ItemId>,
     /// How many items the answer has at most.
     pub(super) top: usize,
     pub(super) pick: Pick<'q>,

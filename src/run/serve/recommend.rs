@@ -226,7 +226,8 @@ impl<'a> Service<'a> {
         };
         let Pick { options, offer, excluded, .. } = &pick;
         let top = options.top.min(offer.num_items - excluded.len());
-        Ok(Asked { at, wanted, user: *user, seen, top, pick, tokens })
+        let stand_ins = seen.iter().map(|&item| self.catalogue.stand_in(item)).collect();
+        Ok(Asked { at, wanted, user: *user, seen, stand_ins, top, pick, tokens })
     }
 
     fn check_history(&self, history: &[ItemId]) -> Result<()> {

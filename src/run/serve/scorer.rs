@@ -25,7 +25,7 @@ impl Scorer {
     ) -> Result<()> {
         for batch in asked.chunks(BATCH) {
             let histories: Vec<History<'_>> =
-                batch.iter().map(|a| History { user: a.user, items: a.seen }).collect();
+                batch.iter().map(|a| History { user: a.user, items: &a.stand_ins }).collect();
             let scores = self.scorer.scores(&histories)?;
             let rows = scores.chunks(scores.len() / batch.len()).zip(histories);
             for (asked, (scores, history)) in batch.iter().zip(rows) {

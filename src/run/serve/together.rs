@@ -40,7 +40,7 @@ impl Baselines {
         }
         for batch in after_items.chunks(BATCH) {
             let histories: Vec<History<'_>> =
-                batch.iter().map(|a| History { user: a.user, items: a.seen }).collect();
+                batch.iter().map(|a| History { user: a.user, items: &a.stand_ins }).collect();
             let probabilities = mean_probabilities(&self.scorers, &histories)?;
             for (asked, probabilities) in batch.iter().zip(probabilities) {
                 let offered = asked.pick.offer.offered_as.keys();

@@ -6,6 +6,7 @@ use std::time::Instant;
 use super::forms::{IndexFormat, read_index};
 use crate::index::{OnCollision, Source, store};
 use crate::inference::ItemTokens;
+use crate::run::digests;
 use crate::run::manifest::{self, Import, Origin};
 use crate::run::stages::Made;
 use crate::run::{Monitor, Run, Stage, StageReport, Status};
@@ -67,6 +68,7 @@ impl Run {
                 );
             }
             manifest::compare(&self.dir, Stage::Index, record, &settings, &inputs)?;
+            digests::check_all(&self.dir, Stage::Index, record)?;
             return Ok(StageReport::was_done(Stage::Index, record));
         }
         if let Some(text) = sharing {

@@ -46,6 +46,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
     let source = config.index.source;
     let has_behavior = source.has_behavior();
     let plans = plan_of(config, dataset.num_items())?;
+    let copied = data::keep(run)?;
     let (backbone, wrote_backbone) = prepare_backbone(run, monitor)?;
     ItemTokens::refuse_known(&backbone.tokenizer, &plans)?;
     let new = &run.result_of(Stage::Index).join("index");
@@ -86,7 +87,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
     };
     let mut all = made.within("index");
     all.files.extend(wrote_backbone);
-    all.take(data::keep(run)?);
+    all.take(copied);
     Ok(all)
 }
 

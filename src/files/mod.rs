@@ -1,5 +1,8 @@
 //! Files that are whole or absent: everything is written beside its place, then renamed into it.
 
+mod exclusive;
+mod place;
+
 use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::{Component, Path, PathBuf};
@@ -10,6 +13,9 @@ use sha2::{Digest, Sha256};
 
 use crate::error::plain;
 use crate::{Error, Result, invalid};
+
+pub use exclusive::Exclusive;
+pub use place::Place;
 
 /// Whether `name` is that of a file in a folder, and no path. What a foreign file names must be.
 pub fn is_plain_name(name: &str) -> bool {
@@ -64,10 +70,17 @@ pub(crate) fn replace_with(
     fill: impl FnOnce(&mut BufWriter<fs::File>) -> io::Result<()>,
 ) -> io::Result<()> {
     let temporary = temporary(path);
-    let mut file = BufWriter::new(fs::File::create(&temporary)?);
-    fill(&mut file)?;
-    file.into_inner()?.sync_all()?;
-    fs::rename(&temporary, path)
+    let filled = fs::File::create(&temporary).and_then(|file| {
+        let mut file = BufWriter::new(file);
+        fill(&mut file)?;
+        file.into_inner()?.sync_all()?;
+        fs::rename(&temporary, path)
+    });
+    if filled.is_err() {
+        // What went wrong is worth telling, and not that this does, too.
+        let _ = remove_there(&temporary);
+    }
+    filled
 }
 
 /// Copies a file, whole or not at all; creates the parent folder.
@@ -178,77 +191,11 @@ pub fn digest_of(bytes: &[u8]) -> String {
     format!("{:x}", Sha256::digest(bytes))
 }
 
-/// Refuses a folder that is there already, unless it is empty or, with `force`, holds nothing but files whose
-/// names are `ours`: those are what would be replaced.
-pub fn check_free(dir: &Path, force: bool, ours: &dyn Fn(&str) -> bool) -> Result<()> {
-    let shown = dir.display();
-    // Where folders cannot be exchanged, a process that was killed may have left the one before beside its place.
-    let old = replaced(dir);
-    if !dir.exists() && old.exists() {
-        fs::rename(&old, dir).map_err(Error::io(dir))?;
-    }
-    let entries = match fs::read_dir(dir) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotADirectory => {
-            invalid!("{shown}: is a file; give the name of a folder")
-        }
-        Err(e) => return Err(Error::io(dir)(e)),
-    };
-    for entry in entries {
-        let name = entry.map_err(Error::io(dir))?.file_name();
-        if !name.to_str().is_some_and(ours) {
-            let name = name.to_string_lossy();
-            invalid!("{shown}: holds {name}, which would be lost; give a folder of its own");
-        }
-        if !force {
-            invalid!("{shown}: is there already; --force replaces it");
-        }
-    }
-    Ok(())
-}
-
-/// Builds the folder `dir` beside its place, `fill` writing into it, and puts it there when it is whole: at every moment
-/// there is what was there before, or the new one.
-pub fn build_dir<T>(dir: &Path, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
-    let new = built(dir);
-    remove_dir(&new)?;
-    fs::create_dir_all(&new).map_err(Error::io(&new))?;
-    let filled = fill(&new)?;
-    if exchange(&new, dir) {
-        remove_dir(&new)?;
-    } else {
-        replace_dir(&new, dir)?;
-    }
-    Ok(filled)
-}
-
-/// Removes what a process left beside the folder `dir` that was killed when it had built it.
-pub fn settle_built(dir: &Path) -> Result<()> {
-    remove_dir(&built(dir))?;
-    remove_dir(&replaced(dir))
-}
-
-/// Where the folder that is to be `dir` is built.
-fn built(dir: &Path) -> PathBuf {
-    PathBuf::from(format!("{}.new", dir.display()))
-}
-
-/// Exchanges two folders in one step, where both are there and the system can.
-#[cfg(target_os = "linux")]
-fn exchange(one: &Path, other: &Path) -> bool {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).is_ok()
-}
-
-#[cfg(not(target_os = "linux"))]
-fn exchange(_one: &Path, _other: &Path) -> bool {
-    false
-}
-
 /// Where the folder that `dir` replaces is kept until `dir` stands.
 pub fn replaced(dir: &Path) -> PathBuf {
-    PathBuf::from(format!("{}.old", dir.display()))
+    let mut name = dir.file_name().unwrap_or_default().to_os_string();
+    name.push(".old");
+    dir.with_file_name(name)
 }
 
 /// Puts the finished folder `new` in the place of `dir`, which is kept until `new` stands there.
@@ -288,28 +235,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_is_the_one_before_or_the_new_one() {
-        let root = tempfile::tempdir().unwrap();
-        let dir = root.path().join("shop");
-        let holds = |text: &'static str| {
-            move |new: &Path| fs::write(new.join("a"), text).map_err(Error::io(new))
-        };
-        let found = || fs::read_to_string(dir.join("a")).unwrap();
-        build_dir(&dir, holds("one")).unwrap();
-        build_dir(&dir, |_| -> Result<()> { invalid!("cut off") }).unwrap_err();
-        assert_eq!(found(), "one");
-        build_dir(&dir, |new| {
-            assert_eq!(found(), "one");
-            holds("two")(new)
-        })
-        .unwrap();
-        assert_eq!((found(), fs::read_dir(root.path()).unwrap().count()), ("two".into(), 1));
-        // Killed between two renames, where folders cannot be exchanged.
-        fs::rename(&dir, replaced(&dir)).unwrap();
-        check_free(&dir, false, &|name| name == "a").unwrap_err();
-        assert_eq!(found(), "two");
-        check_free(&dir, true, &|name| name == "a").unwrap();
-        check_free(&dir, true, &|name| name == "b").unwrap_err();
+    fn a_file_that_could_not_be_filled_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        write(&path, b"one").unwrap();
+        write_with(&path, |_| Err(io::Error::other("no more"))).unwrap_err();
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]
