@@ -302,6 +302,24 @@ fn a_run_is_compared_with_a_baseline() {
     let models = fused["settings"]["fusion"]["models"].as_array().unwrap();
     let names: Vec<&str> = models.iter().map(|m| m["model"].as_str().unwrap()).collect();
     assert_eq!(names, ["item-knn", "popularity", "tiger"]);
+    // Some of the validation split, by the weight that all of it chooses.
+    let some = ["eval", "--json", "--split", "valid", "--limit", "7", "--fuse", popularity];
+    let some: Value = serde_json::from_str(&run(dir, &some, 0).0).unwrap();
+    assert_eq!(some["settings"]["targets"], 7);
+    let all = ["eval", "--json", "--split", "valid", "--fuse", popularity];
+    let all: Value = serde_json::from_str(&run(dir, &all, 0).0).unwrap();
+    assert_eq!(some["fusion_weight"], all["fusion_weight"]);
+    // A setting may change what is ranked and not the model.
+    let decays = ["0.5", "0.1"].map(|decay| {
+        let set = format!("baseline.item-knn.decay={decay}");
+        let of = |words: &[&'static str]| [&["--set", &set], words].concat();
+        run(dir, &of(&["baseline", "item-knn", "--seeds", "2", "--force"]), 0);
+        let fused = of(&["eval", "--json", "--fuse", "runs/llmbs/baseline/item-knn/seed-2"]);
+        let fused: Value = serde_json::from_str(&run(dir, &fused, 0).0).unwrap();
+        fused["settings"]["fusion"]["models"][0].clone()
+    });
+    assert_eq!(decays[0]["digest"], decays[1]["digest"]);
+    assert_ne!(decays[0]["settings_digest"], decays[1]["settings_digest"]);
     let ours: Value = serde_json::from_str(&run(dir, &compare, 0).0).unwrap();
     for (name, difference) in ours["comparison"]["metrics"].as_object().unwrap() {
         assert_eq!(difference["this"], ours["metrics"][name]);

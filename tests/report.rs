@@ -160,6 +160,29 @@ fn results_of_models_that_were_replaced_are_named_and_not_shown() {
 }
 
 #[test]
+fn models_of_other_settings_are_no_seeds_of_one_and_a_replaced_one_ranks_no_more() {
+    let of_run = copied("settings");
+    let of = |words: &[&'static str]| {
+        let set = ["--set", "data.path=Shop", "--run", "runs/settings"];
+        run(&SHOP, &[&set[..], words].concat(), 0);
+    };
+    of(&["baseline", "popularity", "--seeds", "4"]);
+    of(&["eval", "--fuse", "runs/settings/baseline/popularity/seed-4"]);
+    of(&["--set", "baseline.sasrec.dim=4", "baseline", "sasrec", "--seeds", "3"]);
+    let page_of = |file| page(&["runs/settings"], file);
+    let page = page_of("settings.html");
+    assert_has(&page, &["sasrec, mean of seeds 1, 2", "sasrec, seed 3", "with popularity seed 4"]);
+    let training = of_run.join("baseline/popularity/seed-4/training.json");
+    let mut fields: Value = llmbs::sealed::read(&training, "").unwrap();
+    fields["model_sha256"] = "another".into();
+    llmbs::sealed::write(&training, &fields).unwrap();
+    let page = page_of("replaced-baseline.html");
+    let named = "eval/test-off-b20-fused.json: is not shown, since its models were trained again";
+    assert_has(&page, &[named]);
+    assert!(!page.contains("with popularity seed 4"), "{page}");
+}
+
+#[test]
 fn bad_input_is_one_error_and_leaves_the_page_before() {
     let before = "what stood here";
     let file = SHOP.join("kept.html");

@@ -79,7 +79,7 @@ fn a_damaged_dataset_is_told_problem_by_problem() {
     fails(dir, &["data", "validate", "Nowhere"], &["Nowhere", "inter.json"]);
 
     // Whatever else keeps it from being read.
-    fs::write(dir.join("Shop/Shop.inter.json"), r#"{"0": [0, 1], "1": [1, 0]}"#).unwrap();
+    fs::write(dir.join("Shop/Shop.inter.json"), r#"{"0": [0, 1, 0], "1": [1, 0, 1]}"#).unwrap();
     fs::write(dir.join("Shop/Shop.item.json"), r#"{"0": {"title": "x"}, "1": {"title": "y"}}"#)
         .unwrap();
     run(dir, &["data", "validate", "Shop"], 0);

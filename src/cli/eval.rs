@@ -68,11 +68,17 @@ pub(super) enum EvalTask {
     Text,
 }
 
+/// The widest beam, as of `eval.beam`.
+const WIDEST: usize = 1_000_000_000;
+
 /// Evaluates whatever is asked for and shows it.
 pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::Result<()> {
     let beams = if args.beam.is_empty() { vec![run.config().eval.beam] } else { args.beam.clone() };
     if beams.contains(&0) || args.limit == Some(0) {
         bail!("--beam and --limit must be at least 1");
+    }
+    if let Some(beam) = beams.iter().find(|beam| **beam > WIDEST) {
+        bail!("--beam {beam}: must be {WIDEST} at most");
     }
     let adapters = args.adapter.map_or_else(|| adapters(run), |switch| vec![switch == Switch::On]);
     let split = args.split.unwrap_or(Split::Test);

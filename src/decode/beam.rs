@@ -141,7 +141,8 @@ impl BeamSearch {
                 .zip(left_out)
                 .map(|((beam, start), left_out)| {
                     let scores = &scores[start * codes..(start + beam.len()) * codes];
-                    self.extend(trie, beam, start, scores, self.width + left_out.len())
+                    let width = self.width.saturating_add(left_out.len());
+                    self.extend(trie, beam, start, scores, width)
                 })
                 .collect();
         }

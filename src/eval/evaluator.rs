@@ -261,7 +261,8 @@ impl Recommender<'_> {
             .map(|&at| {
                 let history = self.prompts.history(protocol.history(dataset, at)).len();
                 // A search that leaves items out is wider by as many.
-                (history, self.search.width + protocol.left_out(dataset, at).len())
+                let width = self.search.width.saturating_add(protocol.left_out(dataset, at).len());
+                (history, width.min(dataset.num_items()))
             })
             .collect();
         let instruction = self.prompts.instruction();

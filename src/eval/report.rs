@@ -88,7 +88,7 @@ impl Report {
         let counts = dataset.popularity();
         let popularity = |p: &Prediction| counts[p.target as usize] as usize;
         let popularities: Vec<usize> = predictions.iter().map(popularity).collect();
-        let coverage = |depth| coverage(predictions, depth, dataset.num_items());
+        let coverage = |depth| coverage(predictions, depth, dataset);
         Self {
             metrics: Metrics::of(&ranks),
             intervals: intervals(&ranks, seed),
@@ -119,12 +119,12 @@ fn buckets(starts: &[usize], values: &[usize], ranks: &[Option<usize>], seed: u6
     starts.iter().enumerate().filter_map(bucket).collect()
 }
 
-fn coverage(predictions: &[Prediction], depth: usize, num_items: usize) -> f64 {
-    let mut shown = vec![false; num_items];
+fn coverage(predictions: &[Prediction], depth: usize, dataset: &Dataset) -> f64 {
+    let mut shown = vec![false; dataset.num_items()];
     for &item in predictions.iter().flat_map(|p| p.items.iter().take(depth)) {
         shown[item as usize] = true;
     }
-    shown.iter().filter(|shown| **shown).count() as f64 / num_items as f64
+    shown.iter().filter(|shown| **shown).count() as f64 / dataset.catalogue().count() as f64
 }
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ impl Place {
     /// Another process that has it, a folder that may not be replaced.
     pub fn claim(dir: &Path, force: bool, ours: &dyn Fn(&str) -> bool) -> Result<Self> {
         if dir.file_name().is_none() {
-            invalid!("{}: give a folder a name of its own", dir.display());
+            invalid!("{}: has no name; give a folder of its own", dir.display());
         }
         let mut place = Self { dir: dir.to_path_buf(), lock: None };
         // Where there is no folder around it, there is nothing to guard.

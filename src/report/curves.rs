@@ -1,5 +1,6 @@
 //! Losses by part and the validation figure over the steps of each training stage, from `log.jsonl`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use serde_json::Value;
@@ -172,11 +173,24 @@ fn validations(
     several: bool,
 ) -> Result<String> {
     let with_figures = found.iter().filter(|(_, _, course)| !course.validation.is_empty());
-    let with_figures: Vec<_> = with_figures.collect();
-    let Some((_, _, first)) = with_figures.first() else { return Ok(String::new()) };
-    let mut caption = format!("<b>{} on the validation split</b><br>", escape(&first.metric));
+    let mut html = String::new();
+    let metrics: BTreeSet<&str> = with_figures.clone().map(|(_, _, c)| c.metric.as_str()).collect();
+    for metric in metrics {
+        let of_metric = with_figures.clone().filter(|(_, _, course)| course.metric == metric);
+        html += &of_one_metric(stage, metric, &of_metric.collect::<Vec<_>>(), several)?;
+    }
+    Ok(html)
+}
+
+fn of_one_metric(
+    stage: &str,
+    metric: &str,
+    found: &[&(usize, &Reported, &Course)],
+    several: bool,
+) -> Result<String> {
+    let mut caption = format!("<b>{} on the validation split</b><br>", escape(metric));
     let mut lines = Vec::new();
-    for (i, reported, course) in &with_figures {
+    for (i, reported, course) in found {
         if several {
             caption += &key(*i, &reported.name);
         }

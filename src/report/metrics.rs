@@ -101,6 +101,7 @@ fn groups(runs: &[Reported]) -> Vec<Vec<Entry<'_>>> {
                 of_baseline
                     && std::ptr::eq(entry.reported, reported)
                     && entry.rankings[0].ranker == ranking.ranker
+                    && entry.rankings[0].config == ranking.config
             };
             match group.iter_mut().find(is_seed) {
                 Some(entry) => entry.rankings.push(ranking),

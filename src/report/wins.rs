@@ -9,7 +9,7 @@ use super::html::{Table, escape, figure, figures, missing, remark};
 use super::plot::{self, Bar};
 use crate::Result;
 use crate::eval::{CONFIDENCE, Difference, Prediction, compare};
-use crate::run::Bucket;
+use crate::run::{Bucket, Targets};
 
 /// The metric that is compared.
 const METRIC: &str = "ndcg@10";
@@ -31,7 +31,13 @@ pub(super) fn section(
 fn of_run(reported: &Reported, duel: &Duel<'_>, several: bool) -> Result<String> {
     let (name, folder) = (&reported.name, &reported.folder);
     let Some(baseline) = duel.baseline_name() else {
-        let split = duel.model.targets.split;
+        let Targets { split, count, .. } = duel.model.targets;
+        if count < reported.run.dataset().targets(split).len() {
+            return Ok(missing(&format!(
+                "{name}: baselines rank for all targets, and this result is of {count}: run `llmbs --run {folder} eval \
+                 --split {split}` without --limit"
+            )));
+        }
         return Ok(missing(&format!(
             "{name}: no predictions of a baseline for the same targets are kept: run `llmbs --run {folder} baseline \
              sasrec --split {split}`"

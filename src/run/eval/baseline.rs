@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 
 use super::baselines::{Baseline, Inputs, Network, TrainedBaseline};
 use super::kept::Kept;
-use super::result::{BaselineSettings, Bootstrap, EvalResult, OverSeeds, Ranking, TrainingSummary};
+use super::result::{
+    BaselineSettings, Bootstrap, EvalResult, FusedModel, OverSeeds, Ranking, TrainingSummary,
+};
 use crate::data::Split;
 use crate::embed::Around;
 use crate::eval::{ItemScorer, Metrics, Report, evaluate_scores};
@@ -72,6 +74,13 @@ const INDEX: &str = "index.json";
 const TRAINING: &str = "training.json";
 
 impl Training {
+    /// The digest of the settings: some change what a model ranks, and not the model.
+    pub(super) fn settings_digest(&self) -> Result<String> {
+        let settings = serde_json::to_vec(&self.settings);
+        let settings = settings.map_err(|e| Error::Invalid(format!("{TRAINING}: {e}")))?;
+        Ok(files::digest_of(&settings))
+    }
+
     /// Whose settings it has; the one that has none is popularity.
     fn baseline(&self) -> Option<Baseline> {
         let mut own = self.settings.keys().filter_map(|key| key.strip_prefix("baseline."));
@@ -446,7 +455,7 @@ impl Run {
             score: request.baseline.score().into(),
             ties: "smaller item id".into(),
             bootstrap: Bootstrap::USED,
-            items: self.dataset.num_items(),
+            items: self.dataset.catalogue().count(),
             seed: request.seed,
             dataset: self.dataset.name.clone(),
             dataset_fingerprint: self.dataset.fingerprint.clone(),
@@ -462,6 +471,22 @@ impl Run {
 /// The folder of a baseline's models in the run folder `dir`.
 pub(super) fn folder(dir: &Path, baseline: Baseline) -> PathBuf {
     dir.join("baseline").join(baseline.name())
+}
+
+/// Whether the baseline of the run folder `dir` that ranked as `fused` is still the one that stands there, if there is
+/// one of its name and seed.
+pub(super) fn is_standing(dir: &Path, fused: &FusedModel) -> Result<bool> {
+    let Some(baseline) = Baseline::named(&fused.model) else { return Ok(true) };
+    let path = folder(dir, baseline).join(format!("seed-{}", fused.seed)).join(TRAINING);
+    if !path.exists() {
+        return Ok(true);
+    }
+    let training = Training::read(&path)?;
+    Ok(training.model_sha256 == fused.digest
+        && fused
+            .settings_digest
+            .as_ref()
+            .is_none_or(|then| training.settings_digest().is_ok_and(|now| now == *then)))
 }
 
 /// Where the result of a split stands in a baseline's folder.

@@ -212,7 +212,7 @@ impl Baseline {
             Self::Tiger => {
                 let beam = inputs.config.tiger.beam;
                 let search = format!("beam search over the trie of all items, beam {beam}");
-                (search, beam >= inputs.dataset.num_items())
+                (search, beam >= inputs.dataset.catalogue().count())
             }
             _ => ("all items are scored".into(), true),
         }
@@ -221,7 +221,9 @@ impl Baseline {
     /// How it scores an item.
     pub(super) fn score(self) -> &'static str {
         match self {
-            Self::Popularity => "how often the item was taken",
+            Self::Popularity => {
+                "the item's place among all by how often it was taken, counted from the last"
+            }
             Self::ItemKnn => "sum of the item's similarities to those of the history",
             Self::Gru4Rec | Self::SasRec | Self::Fdsa | Self::S3Rec => {
                 "inner product of the history's state and the item's embedding"

@@ -103,6 +103,18 @@ impl Run {
         let request = EvalRequest { fuse: &[], ..request };
         let command = request.command();
         let dir = other.display();
+        if is_baseline(other) && !kept.result.exists() {
+            let (asked, _) = self.trained_in(other)?;
+            let run = other.ancestors().nth(3).unwrap_or(other);
+            invalid!(
+                "{dir}: there is no evaluation of the {split} split to compare with: run `llmbs --run {} baseline {} \
+                 --seeds {} --split {split}` first",
+                run.display(),
+                asked.baseline.name(),
+                asked.seed,
+                split = request.split
+            );
+        }
         if !kept.result.exists() || !kept.lines.exists() {
             invalid!(
                 "{dir}: there is no evaluation {} to compare with: run `llmbs --run {dir} {command}` \

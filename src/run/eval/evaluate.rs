@@ -247,7 +247,7 @@ impl Run {
             before: request.before.map(|before| before.display().to_string()),
             search: "beam search over the trie of all items".into(),
             beam: request.beam,
-            exhaustive: request.beam >= self.dataset.num_items(),
+            exhaustive: request.beam >= self.dataset.catalogue().count(),
             normalize: self.config.eval.normalize,
             score: score.into(),
             length_penalty: "none".into(),
@@ -259,7 +259,7 @@ impl Run {
             batch: self.eval_batch(request.beam),
             bootstrap: Bootstrap::USED,
             legal_rate_users: targets.min(LEGAL_RATE_USERS),
-            items: self.dataset.num_items(),
+            items: self.dataset.catalogue().count(),
             source: match self.imported() {
                 Some(_) => "imported".into(),
                 None => index.source.to_string(),

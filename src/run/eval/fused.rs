@@ -9,6 +9,7 @@ use super::request::EvalRequest;
 use super::result::{EvalSettings, FusedModel, FusionSettings};
 use crate::config::RunConfig;
 use crate::data::Split;
+use crate::decode::Found;
 use crate::eval::{Evaluation, Fusion, ItemScorer, Recommender};
 use crate::run::{MANIFEST, Monitor, Run, Stage, config_of};
 use crate::{Error, Result, invalid};
@@ -62,30 +63,42 @@ impl Others<'_> {
             .map(|(dir, asked, training)| run.load_baseline(*asked, dir, training))
             .collect::<Result<Vec<Box<dyn ItemScorer>>>>()?;
 
-        let mut fusion = |targets: &[usize], split| {
-            let found = generators.iter().enumerate();
-            let found = found.map(|(place, generator)| {
+        let mut find = |targets: &[usize], split| -> Result<Vec<_>> {
+            let found = generators.iter().enumerate().map(|(place, generator)| {
                 searches.search(place, generator, targets, split, monitor)
             });
-            let found = found.collect::<Result<Vec<_>>>()?;
-            Fusion::of(&found, &scorers, &run.dataset, targets, run.protocol(split))
+            found.collect()
         };
-        let asked = fusion(targets, request.split)?;
+        let fusion = |found: &[Vec<(usize, Found)>], targets: &[usize], split| {
+            Fusion::of(found, &scorers, &run.dataset, targets, run.protocol(split))
+        };
         if scorers.is_empty() {
-            return Ok(Together { evaluation: asked.evaluation(0.0), weight: None });
+            let found = find(targets, request.split)?;
+            let evaluation = fusion(&found, targets, request.split)?.evaluation(0.0);
+            return Ok(Together { evaluation, weight: None });
         }
         let metric = &run.config.train.validation.metric;
         let choose = |of_validation: &Fusion<'_>| {
             of_validation.choose(|metrics| metrics.get(metric).copied().unwrap_or_default())
         };
         let all: Vec<usize> = (0..run.dataset.targets(Split::Valid).len()).collect();
-        let weight = if request.split == Split::Valid && targets == all {
-            choose(&asked)
-        } else {
+        if request.split == Split::Test || targets.len() < all.len() {
             tracing::info!("the validation split chooses the weight of the baselines");
-            choose(&fusion(&all, Split::Valid)?)
+        }
+        let mut validation = find(&all, Split::Valid)?;
+        let weight = choose(&fusion(&validation, &all, Split::Valid)?);
+        let asked = match request.split {
+            Split::Valid => {
+                // The first of those by which the weight was chosen.
+                for found in &mut validation {
+                    found.truncate(targets.len());
+                }
+                validation
+            }
+            Split::Test => find(targets, Split::Test)?,
         };
-        Ok(Together { evaluation: asked.evaluation(weight), weight: Some(weight) })
+        let evaluation = fusion(&asked, targets, request.split)?.evaluation(weight);
+        Ok(Together { evaluation, weight: Some(weight) })
     }
 }
 
@@ -105,6 +118,7 @@ impl Run {
                     model: asked.baseline.name().into(),
                     seed: asked.seed,
                     digest: training.model_sha256.clone(),
+                    settings_digest: Some(training.settings_digest()?),
                     adapter_digest: None,
                 };
                 baselines.push((dir.as_path(), asked, training));
@@ -204,6 +218,7 @@ impl Run {
             model: "llmbs".into(),
             seed: self.config.seed,
             digest: digest(Stage::Initial, "model.safetensors").unwrap_or_default(),
+            settings_digest: None,
             adapter_digest: digest(Stage::Anneal, "adapter_model.safetensors").filter(|_| adapter),
         }
     }

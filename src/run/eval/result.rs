@@ -163,6 +163,8 @@ pub struct FusedModel {
     pub seed: u64,
     pub digest: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings_digest: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter_digest: Option<String>,
 }
 

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::baseline::folder;
+use super::baseline::{folder, is_standing};
 use super::baselines::Baseline;
 use super::compare::is_of_its_models;
 use super::kept::Kept;
@@ -13,6 +13,7 @@ use crate::data::{Split, SplitRule};
 use crate::eval::{LegalRate, Metrics, Prediction, Report};
 use crate::run::Run;
 use crate::{Error, Result, sealed};
+use serde_json::Value;
 
 /// A kept ranking.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,6 +26,8 @@ pub struct StoredRanking {
     pub targets: Targets,
     /// The seed of its model.
     pub seed: u64,
+    /// The settings of a baseline.
+    pub config: Value,
     /// Whether the models that stand are those that ranked.
     pub is_current: bool,
     /// Metrics and intervals.
@@ -89,6 +92,9 @@ impl StoredRanking {
             is_of_its_models(dir, &serde_json::to_value(&settings).map_err(wrong)?)?
         };
         let fused = settings.fusion.map_or_else(Vec::new, |fusion| fusion.models);
+        let standing = fused.iter().map(|model| is_standing(dir, model));
+        let is_current =
+            is_current && standing.collect::<Result<Vec<_>>>()?.into_iter().all(|is| is);
         Ok(Self {
             path,
             ranker: Ranker::Model {
@@ -106,6 +112,7 @@ impl StoredRanking {
                 items: settings.items,
             },
             seed: settings.seed,
+            config: Value::Null,
             is_current,
             report: ranking.report,
             popularity: [ranking.popularity, ranking.popularity_history_excluded],
@@ -128,6 +135,7 @@ impl StoredRanking {
                 items: settings.items,
             },
             seed: settings.seed,
+            config: settings.config,
             // Model and results are replaced together.
             is_current: true,
             report: ranking.report,
