@@ -3,7 +3,7 @@
 use std::ffi::c_char;
 use std::fmt::{Debug, Display};
 use std::sync::mpsc::{Sender, channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 use candle_core::cuda::cudarc::driver::CudaContext;
