@@ -347,13 +347,19 @@ mod tests {
         assert!(clock.read("17").unwrap_err().contains("the first time was a date"));
     }
 
+    /// A clock that has read these times.
+    fn clock_of(texts: &[&str]) -> Clock {
+        let mut clock = Clock::default();
+        for text in texts {
+            clock.read(text).unwrap();
+        }
+        clock
+    }
+
     #[test]
     fn times_of_several_units_have_none() {
         let units = |texts: &[&str]| {
-            let mut clock = Clock::default();
-            for text in texts {
-                clock.read(text).unwrap();
-            }
+            let clock = clock_of(texts);
             (clock.second(), clock.has_units())
         };
         assert_eq!(units(&["1700000000", "1700000001000"]), (None, true));
@@ -366,13 +372,7 @@ mod tests {
 
     #[test]
     fn the_range_is_told_as_dates() {
-        let dates = |texts: &[&str]| {
-            let mut clock = Clock::default();
-            for text in texts {
-                clock.read(text).unwrap();
-            }
-            clock.dates().unwrap()
-        };
+        let dates = |texts: &[&str]| clock_of(texts).dates().unwrap();
         assert_eq!(dates(&["1709164800", "0"]), ["1970-01-01", "2024-02-29"]);
         assert_eq!(dates(&["1709164800123"]), ["2024-02-29", "2024-02-29"]);
         assert_eq!(dates(&["1709164800.5"]), ["2024-02-29", "2024-02-29"]);
