@@ -267,6 +267,19 @@ impl Dataset {
         counts
     }
 
+    /// Of the items in training that have others of their user before them, the share that the user took before.
+    pub fn repeats(&self) -> f64 {
+        let (mut repeats, mut all) = (0, 0);
+        let mut seen = HashSet::new();
+        for sequence in self.train_sequences() {
+            seen.clear();
+            let distinct = sequence.iter().filter(|&item| seen.insert(*item)).count();
+            repeats += sequence.len() - distinct;
+            all += sequence.len().saturating_sub(1);
+        }
+        repeats as f64 / all.max(1) as f64
+    }
+
     /// The same dataset with every held-out item exchanged: training must not notice.
     #[cfg(test)]
     pub(crate) fn with_other_targets(&self) -> Self {

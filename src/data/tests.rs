@@ -263,6 +263,15 @@ fn training_does_not_see_held_out_items() {
 }
 
 #[test]
+fn repeats_are_counted_in_training_alone() {
+    // Training sees 0 1 0 0 and 2: of three items after others two are taken again.
+    let data = load(r#"{"0": [0, 1, 0, 0, 2, 0], "1": [2, 2, 2]}"#, ITEM).unwrap();
+    assert_eq!(data.repeats(), 2.0 / 3.0);
+    assert_eq!(data.with_other_targets().repeats(), 2.0 / 3.0);
+    assert_eq!(load(r#"{"1": [2, 2, 2]}"#, ITEM).unwrap().repeats(), 0.0);
+}
+
+#[test]
 fn training_by_time_does_not_see_held_out_items() {
     let users =
         (0..20).map(|u| User { id: u.to_string(), items: (0..5).map(|i| (u + i) % 9).collect() });

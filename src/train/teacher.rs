@@ -4,6 +4,9 @@
 //! is summed along the paths, `q(c_l | c_<l) = sum of p(item) over items below c_1..c_l, divided by that of
 //! the items below c_1..c_l-1`. Each label of sequence recommendation is drawn to the target's code and, with
 //! a weight, to this distribution given the target's own codes before.
+//!
+//! A network that scores by likeness expects what the user has already more than anything else. What it expects
+//! of that is cut to the share of repeats among what training takes, so that the model learns to go on.
 
 use std::collections::HashMap;
 
@@ -38,6 +41,8 @@ impl Default for DistillationConfig {
 pub struct Teacher {
     network: SasRec,
     config: DistillationConfig,
+    /// How much of what is expected a user may have already, from 0 to 1.
+    repeats: f32,
     /// The id of the first item token, and how many there are.
     first: u32,
     width: usize,
@@ -49,10 +54,11 @@ pub struct Teacher {
 
 impl Teacher {
     /// `items` has the vocabulary ids of every item's tokens, of which `first` is the smallest and `width`
-    /// the number of all.
+    /// the number of all; `repeats` is the share of items that a user takes for another time.
     pub fn new(
         network: SasRec,
         config: DistillationConfig,
+        repeats: f64,
         items: &[Vec<u32>],
         first: u32,
         width: usize,
@@ -65,7 +71,7 @@ impl Teacher {
                 below.entry(places[..=level].to_vec()).or_default().push(item);
             }
         }
-        Self { network, config, first, width, places, below }
+        Self { network, config, repeats: repeats as f32, first, width, places, below }
     }
 
     /// The soft targets of all labels of sequence recommendation in `samples`, in their order: the item tokens
@@ -90,7 +96,8 @@ impl Teacher {
             }
             let first = tokens + (sample.first_target - 1 - from) as u32;
             rows.extend(first..first + of_sample.len() as u32);
-            targets.extend_from_slice(of_sample);
+            let ends = sample.first_target..sample.items.len();
+            targets.extend(ends.map(|end| (&sample.items[..end], sample.items[end])));
             tokens += (history.len() - from) as u32;
             histories.push(History::of(&history[from..]));
         }
@@ -102,8 +109,9 @@ impl Teacher {
             ops::linear(&states, &self.network.core().items.weight.detach(), ops::Precision::Full)?;
         let mut scores: Vec<f32> = scores.flatten_all()?.to_vec1()?;
         let of_targets = scores.par_chunks_mut(self.places.len()).zip(&targets);
-        let distributions = of_targets.map(|(scores, &target)| {
+        let distributions = of_targets.map(|(scores, &(before, target))| {
             softmax(scores, self.config.temperature as f32);
+            cut_repeats(scores, before, self.repeats);
             let of_level = |level| self.distribution(scores, level, target);
             (0..levels).map(of_level).collect::<Vec<_>>()
         });
@@ -159,6 +167,26 @@ impl Teacher {
     }
 }
 
+/// Cuts what `p`, a distribution over all items, has of the items `before` to `repeats` of it; what it has of
+/// the others grows in proportion.
+fn cut_repeats(p: &mut [f32], before: &[ItemId], repeats: f32) {
+    let mut own = before.to_vec();
+    own.sort_unstable();
+    own.dedup();
+    let mass: f32 = own.iter().map(|&item| p[item as usize]).sum();
+    // Where nothing else is expected there is nothing to give it to.
+    if mass <= repeats || mass >= 1.0 {
+        return;
+    }
+    let (of_own, of_others) = (repeats / mass, (1.0 - repeats) / (1.0 - mass));
+    for p in &mut *p {
+        *p *= of_others;
+    }
+    for &item in &own {
+        p[item as usize] *= of_own / of_others;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use candle_core::{DType, Device};
@@ -179,7 +207,7 @@ mod tests {
         let network = SasRec::new(&config, 4, 3, DType::F32, &Device::Cpu).unwrap();
         // Two codes at the first level, two at the second.
         let items = [[10, 12], [10, 13], [11, 12], [11, 13]].map(|tokens| tokens.to_vec());
-        Teacher::new(network, DistillationConfig::default(), &items, 10, 4)
+        Teacher::new(network, DistillationConfig::default(), 1.0, &items, 10, 4)
     }
 
     fn sample(items: &[ItemId], first_target: usize) -> Sample {
@@ -235,6 +263,32 @@ mod tests {
         let changed = teacher.distributions(&[sample(&[0, 3, 2], 1)]).unwrap();
         assert_eq!(found[..3], changed[..3]);
         assert_ne!(found[3], changed[3]);
+    }
+
+    #[test]
+    fn what_a_user_has_already_is_expected_no_more_often_than_it_is_taken() {
+        let close = |found: &[f32], right: &[f32]| {
+            assert!(
+                found.iter().zip(right).all(|(a, b)| (a - b).abs() < 1e-6),
+                "{found:?} {right:?}"
+            );
+        };
+        let cut = |before: &[ItemId], repeats| {
+            let mut p = [0.5, 0.3, 0.15, 0.05];
+            cut_repeats(&mut p, before, repeats);
+            p
+        };
+        close(&cut(&[0, 1, 0], 0.0), &[0.0, 0.0, 0.75, 0.25]);
+        close(&cut(&[0, 1, 0], 0.4), &[0.25, 0.15, 0.45, 0.15]);
+        // A teacher that expects fewer repeats is believed, and what is left of nothing stays.
+        close(&cut(&[2], 0.4), &[0.5, 0.3, 0.15, 0.05]);
+        close(&cut(&[0, 1, 2, 3], 0.0), &[0.5, 0.3, 0.15, 0.05]);
+
+        let teacher = Teacher { repeats: 0.0, ..teacher() };
+        let lines = dense(&teacher.distributions(&[sample(&[0, 3, 1], 1)]).unwrap());
+        // Of item 1, after 0 and 3: only 1 and 2 can come, and only 1 has the target's first code.
+        assert!(lines[2][0] > 0.0 && lines[2][1] > 0.0, "{lines:?}");
+        close(&lines[3], &[0.0, 0.0, 0.0, 1.0]);
     }
 
     #[test]

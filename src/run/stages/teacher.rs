@@ -39,5 +39,5 @@ pub(super) fn teacher(run: &Run, tokens: &ItemTokens) -> Result<Option<Teacher>>
     let network = sasrec.network(run.dataset.num_items(), run.config.seed)?;
     network.set_weights(&load_safetensors(run.dir.join("index").join(SASREC), &Device::Cpu)?)?;
     let (first, width) = (tokens.vocabulary.first, tokens.added - 1);
-    Ok(Some(Teacher::new(network, config, &tokens.items, first, width)))
+    Ok(Some(Teacher::new(network, config, run.dataset.repeats(), &tokens.items, first, width)))
 }
