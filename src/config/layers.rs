@@ -1,5 +1,6 @@
 //! Tables of settings laid over each other: defaults, a file, the command line.
 
+use super::places;
 use crate::{Result, invalid};
 
 /// Lays `over` over `table`, table by table.
@@ -30,7 +31,7 @@ pub fn key_of(setting: &str) -> &str {
     setting.split('=').next().unwrap_or_default().trim()
 }
 
-/// Applies `key.path=value`; a value that is no TOML is taken as a string.
+/// Applies `key.path=value`; a value that is no TOML is taken as a string, and so is a path of whatever form.
 pub(super) fn set(table: &mut toml::Table, text: &str) -> Result<()> {
     let Some((path, value)) = text.split_once('=') else {
         invalid!("--set {text}: expected key=value, for example --set index.semantic.k=32");
@@ -39,6 +40,7 @@ pub(super) fn set(table: &mut toml::Table, text: &str) -> Result<()> {
     let value = parsed
         .ok()
         .and_then(|mut t| t.remove("value"))
+        .filter(|value| value.is_str() || !places::is_path(path.trim()))
         .unwrap_or_else(|| toml::Value::String(value.to_string()));
     let mut table = table;
     let mut keys = path.trim().split('.').peekable();

@@ -434,6 +434,15 @@ mod tests {
     }
 
     #[test]
+    fn a_path_that_looks_like_a_number_is_a_path() {
+        let set = ["data.path=2024".to_string(), "backbone.path=\"1.5\"".to_string()];
+        let config = RunConfig::parse("", "x.toml", &set).unwrap();
+        let path = config.data.path.unwrap();
+        assert!(path.ends_with("2024") && path.is_absolute(), "{}", path.display());
+        assert_eq!(config.backbone.path.as_deref(), Some("1.5"));
+    }
+
+    #[test]
     fn unknown_keys_are_named_with_their_origin() {
         let error = RunConfig::parse("[index]\nkk = 3\n", "x.toml", &[]).unwrap_err().to_string();
         assert!(error.contains("x.toml") && error.contains("kk") && error.contains('2'), "{error}");

@@ -8,6 +8,11 @@ const PATHS: [&str; 3] = ["data.path", "index.semantic.embeddings", "index.behav
 /// A setting that names a folder or a file, if there is one of that name, or else a model of a hub.
 const PATH_OR_HUB_ID: &str = "backbone.path";
 
+/// Whether the setting of this name is a path.
+pub(super) fn is_path(key: &str) -> bool {
+    PATHS.contains(&key) || key == PATH_OR_HUB_ID
+}
+
 /// Makes the relative paths of `table` absolute, seen from `folder`.
 pub(super) fn make_absolute(table: &mut toml::Table, folder: &Path) {
     for key in PATHS.into_iter().chain([PATH_OR_HUB_ID]) {

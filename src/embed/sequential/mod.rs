@@ -286,27 +286,43 @@ impl Training<'_> {
     /// One step of the optimiser on a batch; returns the sum of this rank's share of its losses and how many there are
     /// in all.
     fn step(&mut self, batch: &[Window], position: [u64; 2]) -> Result<(f64, usize)> {
-        let Course { network, config, sequences, .. } = self.course;
+        let Course { network, config, .. } = self.course;
         let (share, count) = match &self.lessons {
-            // Every rank makes all of it.
             Lessons::Puzzles(network, puzzler) => {
-                let puzzle = puzzler.hide(batch, sequences, &mut self.stream("hidden", &position));
-                let dropout = self.stream("dropout", &position).next_u64();
-                let loss = network.loss(&puzzle, Some(dropout))?;
-                (Some((loss / self.ranks.size() as f64)?), batch.len())
+                (self.puzzled(*network, puzzler, batch, position)?, batch.len())
             }
             Lessons::Next(sampler) => self.asked(sampler, batch, position)?,
         };
-        let is_over =
-            |name: &str| matches!(self.lessons, Lessons::Next(_)) && name.starts_with(PRETRAINING);
+        // Over, or not reached by a puzzle that shows nothing with attributes.
+        let optional = |name: &str| name.starts_with(PRETRAINING);
         let params = network.params();
         let mut gradients = match &share {
-            Some(share) => Gradients::collect_with_optional(params, &share.backward()?, is_over)?,
+            Some(share) => Gradients::collect_with_optional(params, &share.backward()?, optional)?,
             None => Gradients::zeros(params)?,
         };
         self.adam.step_over(self.ranks, params, &mut gradients, config.learning_rate)?;
         let share = share.map_or(Ok(0.0), |share| share.to_scalar::<f32>())?;
         Ok((f64::from(share) * count as f64, count))
+    }
+
+    /// This rank's share of the mean loss of a batch's puzzle, if it has one.
+    fn puzzled(
+        &self,
+        network: &dyn Pretraining,
+        puzzler: &Puzzler,
+        batch: &[Window],
+        position: [u64; 2],
+    ) -> Result<Option<Tensor>> {
+        let sequences = self.course.sequences;
+        let lengths = batch.iter().map(|window| puzzler.row(window, sequences).len());
+        let part = self.ranks.part_of(lengths);
+        if part.is_empty() {
+            return Ok(None);
+        }
+        let mut hiding = self.stream("hidden", &position);
+        let puzzle = puzzler.hide(batch, &part, sequences, &mut hiding);
+        let key = self.stream("dropout", &position).next_u64();
+        Ok(Some((network.loss(&puzzle, Some(key))? / batch.len() as f64)?))
     }
 
     /// This rank's share of the mean loss of what a batch is asked, if it has one, and how many items are asked in all.

@@ -1,5 +1,7 @@
 //! What a network is to find out before it is trained to tell the next item.
 
+use std::ops::Range;
+
 use super::draws::{hide, not_taken};
 use super::windows::Window;
 use crate::model::sequential::Puzzle;
@@ -26,18 +28,30 @@ impl Puzzler {
         Self { num_items: num_items as u32, hidden_share, most, all: sequences.concat() }
     }
 
-    /// Hides something of each window of a batch.
+    /// The items of a window's row.
+    pub(super) fn row<'s>(&self, window: &Window, sequences: &[&'s [u32]]) -> &'s [u32] {
+        let items = &sequences[window.user][window.items.clone()];
+        &items[items.len().saturating_sub(self.most)..]
+    }
+
+    /// Hides something of each window of a batch, of which the puzzle has those of `part`: what is drawn is drawn for
+    /// the whole batch.
     pub(super) fn hide(
         &self,
         batch: &[Window],
+        part: &Range<usize>,
         sequences: &[&[u32]],
         stream: &mut rng::Rng,
     ) -> Puzzle {
         let mut puzzle = Puzzle::default();
-        let mut start = 0;
-        for window in batch {
-            let items = &sequences[window.user][window.items.clone()];
-            let items = &items[items.len().saturating_sub(self.most)..];
+        let (mut before, mut start) = (0, 0);
+        for (index, window) in batch[..part.end].iter().enumerate() {
+            if index == part.start {
+                puzzle = Puzzle { before, ..Puzzle::default() };
+                start = 0;
+            }
+            let items = self.row(window, sequences);
+            before += items.len();
             let mut row = items.to_vec();
             for at in hide(&mut row, self.num_items, self.hidden_share, 0.0, stream) {
                 puzzle.places.push((start + at) as u32);
@@ -81,7 +95,8 @@ mod tests {
         let sequences: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
         let windows = Window::over(&sequences, 10);
         let puzzler = Puzzler::new(&sequences, 50, 10, 0.3);
-        let puzzle = puzzler.hide(&windows, &sequences, &mut rng::stream(1, "test", &[]));
+        let puzzle =
+            puzzler.hide(&windows, &(0..200), &sequences, &mut rng::stream(1, "test", &[]));
         let shown = puzzle.rows.concat();
         // Of one of which none was drawn, the last is hidden.
         let expected = |items: &&[u32]| 0.3 * items.len() as f64 + 0.7f64.powf(items.len() as f64);

@@ -126,10 +126,22 @@ fn recurrent_networks_and_those_that_look_for_hidden_items_learn_it_too() {
 
 /// Each item has an attribute that it shares with nine others.
 fn s3rec(pretraining_epochs: usize) -> S3Rec {
+    s3rec_of(pretraining_epochs, (0..ITEMS as u32).map(|item| vec![item % 3]).collect())
+}
+
+fn s3rec_of(pretraining_epochs: usize, of_items: Vec<Vec<u32>>) -> S3Rec {
     let config =
         S3RecConfig { transformer: transformer(), pretraining_epochs, ..S3RecConfig::default() };
-    let of_items = (0..ITEMS as u32).map(|item| vec![item % 3]).collect();
     S3Rec::new(&config, Attributes { of_items, count: 3 }, 7, DType::F32, &Device::Cpu).unwrap()
+}
+
+#[test]
+fn a_batch_may_have_no_item_with_attributes() {
+    let mut of_items = vec![Vec::new(); ITEMS];
+    of_items[0] = vec![1];
+    let config = TrainingConfig { epochs: 1, batch_size: 1, ..small() };
+    let trained = train(&s3rec_of(1, of_items), &ring(20, 4), &config, &mut |_| Ok(None));
+    assert!(trained.reports[0].loss.is_finite());
 }
 
 #[test]

@@ -98,9 +98,11 @@ pub struct Core {
 }
 
 /// What a network is to find out before it is trained to tell the next item (Zhou et al., 2020): some sequences with
-/// something hidden, by the number of all items.
+/// something hidden, by the number of all items. Of a batch it may have a part.
 #[derive(Debug, Clone, Default)]
 pub struct Puzzle {
+    /// How many items the sequences of the batch before these have.
+    pub before: usize,
     /// The sequences, some items of each hidden.
     pub rows: Vec<Vec<u32>>,
     /// The places of the hidden items, among all rows one after another.
@@ -130,7 +132,7 @@ pub trait Pretraining {
     /// The share of a sequence's items that are hidden.
     fn hidden_share(&self) -> f64;
 
-    /// The mean loss of a puzzle's sequences, a number; `dropout` is the key of the masks of a training pass.
+    /// The loss of a puzzle's sequences, summed, a number; `dropout` is the key of the masks of a training pass.
     fn loss(&self, puzzle: &Puzzle, dropout: Option<u64>) -> Result<Tensor>;
 }
 

@@ -185,7 +185,8 @@ impl Pretraining for S3Rec {
 
     fn loss(&self, puzzle: &Puzzle, dropout: Option<u64>) -> Result<Tensor> {
         let sites = self.transformer.sites();
-        let drops = |pass: u64| (Drops(dropout.map(Masks::whole)), pass * sites);
+        let masks = dropout.map(|key| Masks { key, before: puzzle.before });
+        let drops = |pass: u64| (Drops(masks), pass * sites);
         let [attribute, item, item_attribute, segment] = &self.between;
         let states = ops::embedding(&self.both_ways(&puzzle.rows, drops(0))?, &puzzle.places)?;
         let seen = ops::embedding(&self.table, &puzzle.seen)?;
@@ -202,6 +203,6 @@ impl Pretraining for S3Rec {
         ];
         let weighted = losses.iter().zip(WEIGHTS).map(|(loss, weight)| loss * weight);
         let weighted = weighted.collect::<Result<Vec<Tensor>>>()?;
-        Tensor::stack(&weighted, 0)?.sum_all()? / puzzle.rows.len() as f64
+        Tensor::stack(&weighted, 0)?.sum_all()
     }
 }
