@@ -301,7 +301,8 @@ fn teacher(fixture: &Fixture, first: u32) -> Teacher {
     let config = SasRecConfig { transformer, ..SasRecConfig::default() };
     let network = config.network(48, 3).unwrap();
     let items: Vec<Vec<u32>> = (0..48).map(|item| fixture.prompts.history(&[item])).collect();
-    let config = DistillationConfig { weight: 0.4, temperature: 0.1 };
+    let config =
+        DistillationConfig { weight: 0.4, temperature: 0.1, ..DistillationConfig::default() };
     Teacher::new(network, config, 0.1, &items, first, 12)
 }
 
