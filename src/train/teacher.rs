@@ -28,8 +28,8 @@ pub struct DistillationConfig {
     pub weight: f64,
     /// The teacher's scores are divided by this.
     pub temperature: f64,
-    /// Cuts what the teacher expects of a user's own items to the share of repeats in training. NDCG rises where they
-    /// are ranked; where they are left out the model may lose a little.
+    /// Cuts what the teacher expects of a user's own items to the share of repeats in training: NDCG may rise where
+    /// they are ranked, and fall a little where they are left out.
     pub limit_repeats: bool,
 }
 
@@ -44,8 +44,8 @@ impl Default for DistillationConfig {
 pub struct Teacher {
     network: SasRec,
     config: DistillationConfig,
-    /// How much of what is expected a user may have already, from 0 to 1, where all may be.
-    repeats: f32,
+    /// How much of what is expected a user may have already, where that is limited.
+    repeats: Option<f32>,
     /// The id of the first item token, and how many there are.
     first: u32,
     width: usize,
@@ -57,11 +57,12 @@ pub struct Teacher {
 
 impl Teacher {
     /// `items` has the vocabulary ids of every item's tokens, of which `first` is the smallest and `width`
-    /// the number of all; `repeats` is the share of items that a user takes for another time.
+    /// the number of all; `repeats` is the share of items that a user takes for another time, to limit what is
+    /// expected of such.
     pub fn new(
         network: SasRec,
         config: DistillationConfig,
-        repeats: f64,
+        repeats: Option<f64>,
         items: &[Vec<u32>],
         first: u32,
         width: usize,
@@ -74,7 +75,15 @@ impl Teacher {
                 below.entry(places[..=level].to_vec()).or_default().push(item);
             }
         }
-        Self { network, config, repeats: repeats as f32, first, width, places, below }
+        Self {
+            network,
+            config,
+            repeats: repeats.map(|share| share as f32),
+            first,
+            width,
+            places,
+            below,
+        }
     }
 
     /// The soft targets of all labels of sequence recommendation in `samples`, in their order: the item tokens
@@ -114,7 +123,9 @@ impl Teacher {
         let of_targets = scores.par_chunks_mut(self.places.len()).zip(&targets);
         let distributions = of_targets.map(|(scores, &(before, target))| {
             softmax(scores, self.config.temperature as f32);
-            cut_repeats(scores, before, self.repeats);
+            if let Some(repeats) = self.repeats {
+                cut_repeats(scores, before, repeats);
+            }
             let of_level = |level| self.distribution(scores, level, target);
             (0..levels).map(of_level).collect::<Vec<_>>()
         });
@@ -210,7 +221,7 @@ mod tests {
         let network = SasRec::new(&config, 4, 3, DType::F32, &Device::Cpu).unwrap();
         // Two codes at the first level, two at the second.
         let items = [[10, 12], [10, 13], [11, 12], [11, 13]].map(|tokens| tokens.to_vec());
-        Teacher::new(network, DistillationConfig::default(), 1.0, &items, 10, 4)
+        Teacher::new(network, DistillationConfig::default(), None, &items, 10, 4)
     }
 
     fn sample(items: &[ItemId], first_target: usize) -> Sample {
@@ -287,7 +298,7 @@ mod tests {
         close(&cut(&[2], 0.4), &[0.5, 0.3, 0.15, 0.05]);
         close(&cut(&[0, 1, 2, 3], 0.0), &[0.5, 0.3, 0.15, 0.05]);
 
-        let teacher = Teacher { repeats: 0.0, ..teacher() };
+        let teacher = Teacher { repeats: Some(0.0), ..teacher() };
         let lines = dense(&teacher.distributions(&[sample(&[0, 3, 1], 1)]).unwrap());
         // Of item 1, after 0 and 3: only 1 and 2 can come, and only 1 has the target's first code.
         assert!(lines[2][0] > 0.0 && lines[2][1] > 0.0, "{lines:?}");

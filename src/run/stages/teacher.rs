@@ -38,7 +38,7 @@ pub(super) fn teacher(run: &Run, tokens: &ItemTokens) -> Result<Option<Teacher>>
     let sasrec = &run.config.index.behavior.sasrec;
     let network = sasrec.network(run.dataset.num_items(), run.config.seed)?;
     network.set_weights(&load_safetensors(run.dir.join("index").join(SASREC), &Device::Cpu)?)?;
-    let repeats = if config.limit_repeats { run.dataset.repeats() } else { 1.0 };
+    let repeats = config.limit_repeats.then(|| run.dataset.repeats());
     let (first, width) = (tokens.vocabulary.first, tokens.added - 1);
     Ok(Some(Teacher::new(network, config, repeats, &tokens.items, first, width)))
 }
