@@ -39,7 +39,8 @@ class Bench:
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
-        words = [word.replace("{run}", str(run)).replace("{root}", str(self.root)) for word in words]
+        for place, found in {"{run}": run, "{root}": self.root, "{variant}": variant}.items():
+            words = [word.replace(place, str(found)) for word in words]
         command = [*tracer, self.binary, *config, "--run", run, "--threads", str(threads), *words]
         limits = {} if most_bytes is None else {"preexec_fn": limit, "restore_signals": False}
         said = subprocess.DEVNULL if quiet else subprocess.PIPE

@@ -12,8 +12,8 @@ MOST_KILLS = 6
 # Commands that take no time are begun anew so often a cycle.
 ROUNDS = 2
 SIGNALS = [signal.SIGKILL] * 4 + [signal.SIGTERM, signal.SIGINT]
-# Chains that take long: one of them or none a cycle, by turns.
-LONG = ["run", "ablate", None]
+# Chains that take long: one of them a cycle, by turns.
+LONG = ["run", "ablate", "following"]
 
 # What is killed: a step of a chain in a folder, with a configuration.
 Task = collections.namedtuple("Task", "chain at variant run")

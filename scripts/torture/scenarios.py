@@ -66,17 +66,20 @@ baselines = ["sasrec"]
 "train.initial.learning-rate" = [3e-3, 1e-3]
 """
 # Rows, users and items of the logs that are imported, and how many days they begin after the first.
-LOGS = {"log": (4000, 300, 200, 0), "other-log": (3000, 200, 250, 0), "later-log": (900, 260, 270, 9)}
+LOGS = {"log": (4000, 300, 200, 0), "other-log": (3000, 200, 250, 0), "later-log": (900, 260, 270, 9),
+        "monday": (900, 80, 50, 0), "tuesday": (250, 80, 58, 9)}
 
 INDEX, INITIAL, ANNEAL = ["index"], ["train", "--stage", "initial"], ["train", "--stage", "anneal"]
 EVAL, BASELINE = ["eval", "--json"], ["baseline", "sasrec", "--json"]
 ADD = ["index", "add", "{root}/new-items.json", "--json"]
 RECOMMEND = ["recommend", "--history", "3,14,15", "--json"]
 PIPELINE = [INDEX, INITIAL, ANNEAL, EVAL, BASELINE]
+# The run that others go on from.
+MONDAY = "{root}/Monday-{variant}"
 
 # A command: its words; those places in its folder that at every moment, and after every kill, are as they were or as
 # they are to be; and what it says where all is done already, if it does nothing twice. {run} is the folder, {root}
-# that of what is given.
+# that of what is given, {variant} the name of the configuration.
 Step = collections.namedtuple("Step", "words whole refusal", defaults=((), None))
 
 
@@ -96,6 +99,11 @@ def exports(form, refusal, *more):
     """Writes the dataset folder `Shop` in another format."""
     given = ["{run}/Shop", "--format", form, "--out", "{run}/Exported", "--json"]
     return Step(["data", "export", *given, *more], ("Shop/", "Exported/"), refusal)
+
+
+def follows(words, *whole):
+    """Goes on from a finished run with the data of later days."""
+    return Step(["--set", "data.path={root}/Later", *words], whole)
 
 
 def writes(name, *words):
@@ -121,6 +129,11 @@ CHAINS = {
         writes("shop.toml", "init", "{run}/Shop", "--force", "--out"),
         Step(["data", "synth", "--out", "{run}/Synth"], ("Synth/",), "is there already"),
     ],
+    "following": [
+        follows(["index", "--extend", MONDAY], "index/", "backbone/"),
+        follows(["train", "--continue", MONDAY], "index/", "initial/"),
+        follows(["import-adapter", MONDAY + "/anneal"], "initial/", "anneal/"),
+    ],
     "run": [Step(["run"], ("index/", "backbone/", "initial/", "anneal/"))],
     "ablate": [Step(["ablate", "{root}/ablation.toml", "--json"])],
 }
@@ -145,3 +158,11 @@ def provide(root, binary):
     texts = [f'i{item},"Item {item}, of brand {item % 7}",A description of it,b{item % 7},"Some, kind {item % 11}"'
              for item in range(max(items for _, _, items, _ in LOGS.values()))]
     (root / "items.csv").write_text("\n".join(["item_id,title,description,brand,categories", *texts, ""]))
+    imported = [binary, "--quiet", "data", "import", "--items", "items.csv", "--out"]
+    commands = [[*imported, "Early", "monday.csv"], [*imported, "Later", "monday.csv"],
+                [*imported, "Later", "tuesday.csv", "--append"]]
+    for name in VARIANTS:
+        run = ["--config", f"{name}.toml", "--run", f"Monday-{name}", "--set", "data.path=Early"]
+        commands += [[binary, "--quiet", *run, *words] for words in [INDEX, INITIAL, ANNEAL]]
+    for command in commands:
+        subprocess.run(command, cwd=root, check=True, stdout=subprocess.DEVNULL)
