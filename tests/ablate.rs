@@ -176,6 +176,23 @@ fn stages_are_taken_over_where_settings_and_files_are_the_same() {
 }
 
 #[test]
+fn a_model_of_another_backbone_is_not_taken_over_though_the_index_is_the_same() {
+    let dir = tiny();
+    let dir = dir.path();
+    let spec = r#"
+        seeds = [1]
+        set = ["index.source=random", "train.initial.epochs=1"]
+        [grid]
+        "train.initial.learning-rate" = [1e-3, 2e-3]
+        "backbone.dtype" = ["f32", "bf16"]
+    "#;
+    fs::write(dir.join("types.toml"), spec).unwrap();
+    let (_, log) = run(dir, &["ablate", "types.toml"], 0);
+    assert_eq!(log.matches("the item index is taken over from").count(), 2, "{log}");
+    assert!(!log.contains("the model of stage initial is taken over from"), "{log}");
+}
+
+#[test]
 fn what_cannot_be_run_is_told_before_anything_is_trained() {
     let dir = tiny();
     let dir = dir.path();
@@ -227,7 +244,7 @@ fn a_model_is_ranked_together_with_a_baseline() {
     let (text, _) = run(dir, &eval(&["--split", "valid"]), 0);
     assert!(text.contains("adapter off: ranked with sasrec seed 42, weight of the "), "{text}");
     let results = dir.join("runs/llmbs/eval");
-    let fused = file(results.join("valid-off-b20-fused.json"));
+    let fused = file(results.join("valid-off-b20-fused-sasrec-42.json"));
     run(dir, &["eval", "--adapter", "off", "--split", "valid"], 0);
     let alone = file(results.join("valid-off-b20.json"));
     let sasrec = file(dir.join(folder).join("valid.json"));
@@ -243,9 +260,16 @@ fn a_model_is_ranked_together_with_a_baseline() {
     let first = test();
     assert_eq!((&first["fusion_weight"], &first["settings"]["split"]), (weight, &"test".into()));
     assert_eq!(test(), first);
+    // A result with another baseline stands beside it.
+    run(dir, &["baseline", "popularity", "--seeds", "1"], 0);
+    let other = "runs/llmbs/baseline/popularity/seed-1";
+    run(dir, &[&SASREC[..], &["eval", "--adapter", "off", "--fuse", other]].concat(), 0);
+    assert_eq!(file(results.join("test-off-b20-fused-popularity-1.json"))["settings"]["seed"], 42);
+    assert_eq!(test(), first);
 
     // What is recommended after the history of a target is what was ranked for it.
-    let line = fs::read_to_string(results.join("test-off-b20-fused.predictions.jsonl")).unwrap();
+    let line =
+        fs::read_to_string(results.join("test-off-b20-fused-sasrec-42.predictions.jsonl")).unwrap();
     let ranked: Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
     run(dir, &["data", "synth", "--out", "Shop"], 0);
     let history = file(dir.join("Shop/Shop.inter.json"));
@@ -262,8 +286,8 @@ fn a_model_is_ranked_together_with_a_baseline() {
             item["score"].as_f64().unwrap() - ranked["scores"][place].as_f64().unwrap();
         assert!(difference.abs() < 1e-4, "{json}");
     }
-    fs::remove_file(results.join("valid-off-b20-fused.json")).unwrap();
-    fs::remove_file(results.join("test-off-b20-fused.json")).unwrap();
+    fs::remove_file(results.join("valid-off-b20-fused-sasrec-42.json")).unwrap();
+    fs::remove_file(results.join("test-off-b20-fused-sasrec-42.json")).unwrap();
     let expected = ["has chosen the weight", "eval --split test --adapter off --beam 20 --fuse"];
     fails(dir, &recommend, &expected);
 
@@ -285,7 +309,7 @@ fn models_of_several_runs_rank_together() {
     let eval = |words: &[&'static str]| [&["--seed", "1", "--run", "1", "eval"], words].concat();
     let (text, _) = run(dir, &eval(&["--fuse", "2"]), 0);
     assert!(text.contains("adapter off: ranked with llmbs seed 2\n"), "{text}");
-    let fused = file(dir.join("1/eval/test-off-b20-fused.json"));
+    let fused = file(dir.join("1/eval/test-off-b20-fused-2.json"));
     assert!(fused.get("fusion_weight").is_none());
     assert_eq!(fused["settings"]["fusion"]["weight"], Value::Null);
 
@@ -298,7 +322,7 @@ fn models_of_several_runs_rank_together() {
         run(dir, &["--seed", seed, "--run", seed, "eval"], 0);
     }
     let alone = ["1", "2"].map(|of| lists(of, "test-off-b20"));
-    for (user, together) in lists("1", "test-off-b20-fused").iter().enumerate() {
+    for (user, together) in lists("1", "test-off-b20-fused-2").iter().enumerate() {
         let of = |list: &Value| -> Vec<(u64, f64)> {
             let ids = list["items"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap());
             let scores = list["scores"].as_array().unwrap().iter().map(|s| s.as_f64().unwrap());

@@ -293,10 +293,18 @@ fn datasets_are_written_read_and_refused() {
     fs::write(&inter, &whole[..whole.len() / 2]).unwrap();
     fails(dir, &["--set", "data.path=Shop", "data", "stats"], &["Shop.inter.json:"]);
 
-    // Without texts, a source that needs them is refused with the way out.
+    // An item without texts is likened to those taken beside it.
     fs::write(&inter, whole).unwrap();
-    fs::remove_file(dir.join("Shop/Shop.item.json")).unwrap();
+    let items = dir.join("Shop/Shop.item.json");
+    let mut texts: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(&items).unwrap()).unwrap();
+    texts["7"] = serde_json::json!({ "item_id": texts["7"]["item_id"] });
+    fs::write(&items, texts.to_string()).unwrap();
     let index = ["--set", "data.path=Shop", "index"];
+    let (_, stderr) = run(dir, &[&["--run", "runs/one"][..], &index].concat(), 0);
+    assert!(stderr.contains("1 of 60 items have no text in index.semantic.fields"), "{stderr}");
+    // Without any, a source that needs them is refused with the way out.
+    fs::remove_file(items).unwrap();
     fails(dir, &index, &["no item texts", "index.source = \"behavior\""]);
     let mut behavior = index.to_vec();
     behavior.extend(["--set", "index.source=behavior"]);

@@ -210,7 +210,9 @@ fn the_teacher_learns_what_came_since_and_no_code_moves() {
     let report = |run: &str| json_at(&dir.join(run).join("index/sasrec/report.json"));
     let loss = |run: &str| report(run)["epochs"][0]["loss"].as_f64().unwrap();
     assert!(loss("tuesday") < loss("monday"));
-    let (_, stderr) = run(dir, &CONTINUE, 0);
+    // A side of the contrastive loss that is switched off needs no projector, though Monday's model has one.
+    let less = ["--set", "train.contrast.semantic-weight=0"];
+    let (_, stderr) = run(dir, &[&CONTINUE[..], &less].concat(), 0);
     assert!(!stderr.contains("nothing is distilled"), "{stderr}");
     append(dir, "A,11\n7,12\nB,60\nB,1\nB,2\nB,THIRD\n");
     run(dir, &["index", "--extend", "tuesday", "--run", "wednesday"], 0);
@@ -249,9 +251,57 @@ fn a_run_that_cannot_go_on_says_why_and_nothing_is_written() {
     run(dir, &[&EXTEND[..], &["--force"]].concat(), 0);
     run(dir, &["train", "--stage", "initial", "--run", "tuesday"], 0);
     fails(dir, &CONTINUE, &["there is the model of stage initial already", "--force"]);
+    // A model that was altered is none to go on from.
+    let model = dir.join("monday/initial/model.safetensors");
+    let kept = fs::read(&model).unwrap();
+    fs::write(&model, [&kept[..], &[0]].concat()).unwrap();
+    let altered = ["monday", "initial/model.safetensors", "train --stage initial --force"];
+    fails(dir, &[&CONTINUE[..], &["--force"]].concat(), &altered);
+    fs::write(&model, kept).unwrap();
     // The three items of the new user give nothing to learn from: two are held out.
     fails(dir, &[&CONTINUE[..], &["--force"]].concat(), &["nothing came since monday"]);
     assert!(
         run(dir, &["train", "--stage", "initial", "--run", "tuesday"], 0).0.contains("finished")
     );
+}
+
+#[test]
+fn an_index_of_ones_own_matrices_grows_by_larger_ones() {
+    let folder = after_monday(&[], false, DAYS);
+    let dir = folder.path();
+    let matrix = |name: &str, items: u32, from: f32| {
+        let values = Tensor::arange(from, from + 8.0 * items as f32, &Device::Cpu).unwrap();
+        let values = values.sin().unwrap().reshape((items as usize, 8)).unwrap();
+        values.write_npy(dir.join(name)).unwrap();
+        values.to_vec2::<f32>().unwrap()
+    };
+    for name in ["semantic.npy", "behavior.npy"] {
+        matrix(name, 62, 0.0);
+    }
+    let own =
+        |semantic: &'static str, behavior: &'static str| ["--set", semantic, "--set", behavior];
+    let old =
+        own("index.semantic.embeddings=semantic.npy", "index.behavior.embeddings=behavior.npy");
+    let words = ["index", "--run", "tuesday", "--config", "monday/config.toml"];
+    run(dir, &[&words[..], &old].concat(), 0);
+    append(dir, "B,60\nB,1\nB,2\nB,THIRD\n");
+
+    let extend = ["index", "--extend", "tuesday", "--run", "wednesday"];
+    fails(dir, &extend, &["index.semantic.embeddings: has no row of the items that came since"]);
+    let all = matrix("all.npy", 63, 0.0);
+    matrix("other.npy", 63, 1.0);
+    let other = own("index.semantic.embeddings=all.npy", "index.behavior.embeddings=other.npy");
+    let named = ["index.behavior.embeddings: the embedding of item 0 is another"];
+    fails(dir, &[&extend[..], &other].concat(), &named);
+    // Where one's own z^b stays as it was, the new item's is that of its company.
+    let new = own("index.semantic.embeddings=all.npy", "index.behavior.embeddings=behavior.npy");
+    run(dir, &[&extend[..], &new].concat(), 0);
+    let z = |name: &str| {
+        let tensors = dir.join("wednesday/index").join(name);
+        let tensors = safetensors::load(tensors, &Device::Cpu).unwrap();
+        tensors["embeddings"].to_vec2::<f32>().unwrap()
+    };
+    assert_eq!(z("semantic.safetensors"), all);
+    assert_eq!(z("behavior.safetensors")[..62], all[..62]);
+    assert_ne!(z("behavior.safetensors")[62], all[62]);
 }

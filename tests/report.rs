@@ -177,7 +177,7 @@ fn models_of_other_settings_are_no_seeds_of_one_and_a_replaced_one_ranks_no_more
     fields["model_sha256"] = "another".into();
     llmbs::sealed::write(&training, &fields).unwrap();
     let page = page_of("replaced-baseline.html");
-    let named = "eval/test-off-b20-fused.json: is not shown, since its models were trained again";
+    let named = "eval/test-off-b20-fused-popularity-4.json: is not shown, since its models were trained again";
     assert_has(&page, &[named]);
     assert!(!page.contains("with popularity seed 4"), "{page}");
 }

@@ -108,8 +108,8 @@ fn an_evaluation_that_is_killed_goes_on_after_its_last_batch() {
         (&["eval", "--adapter", "off"], "test-off-b20-model0-test.jsonl", "test-off-b20"),
         (
             &["eval", "--adapter", "off", "--fuse", baseline],
-            "test-off-b20-fused-model0-valid.jsonl",
-            "test-off-b20-fused",
+            "test-off-b20-fused-sasrec-1-model0-valid.jsonl",
+            "test-off-b20-fused-sasrec-1",
         ),
         (&["eval", "--task", "text", "--adapter", "off"], "text-off.jsonl", "text-off"),
     ];

@@ -15,6 +15,8 @@ const MIN_STEPS: usize = 2_500;
 const VALIDATION_USERS: usize = 4_000;
 /// Interactions below which the teacher counts for more than the log: pairs are rare there.
 const FEW_INTERACTIONS: usize = 50_000;
+/// Targets of a sample, at most.
+const HISTORY: usize = 20;
 /// Width of the backbone.
 const HIDDEN: usize = 192;
 /// Tokens of the texts.
@@ -39,10 +41,12 @@ pub struct Fit<'a> {
 pub fn fitted(fit: &Fit<'_>) -> String {
     let stats = fit.stats;
     let (users, items) = (stats.users, stats.items);
-    let has_text = stats.items_without_text < items;
+    let has_text = reads_texts(stats);
     let path = toml::Value::String(fit.path.display().to_string());
     let texts = if has_text {
         format!("{} of {items} items have texts", items - stats.items_without_text)
+    } else if stats.items_without_text < items {
+        format!("{} of {items} items have no texts", stats.items_without_text)
     } else {
         "no item has texts".into()
     };
@@ -117,9 +121,14 @@ weight = {weight}
     )
 }
 
+/// Whether clusters are made of texts: the few items that have none are likened to those taken beside them.
+fn reads_texts(stats: &Stats) -> bool {
+    2 * stats.items_without_text <= stats.items && stats.items_without_text < stats.items
+}
+
 /// `[train.validation]` and the stages.
 fn stages(fit: &Fit<'_>) -> String {
-    let (users, items) = (fit.stats.users, fit.stats.items);
+    let users = fit.stats.users;
     let per_epoch = users.div_ceil(BATCH).max(1);
     let epochs = STEPS.div_ceil(per_epoch).clamp(3, 16);
     let initial = StageConfig {
@@ -135,7 +144,7 @@ fn stages(fit: &Fit<'_>) -> String {
     } else {
         format!("{validated} of {users} users are enough to tell epochs apart.")
     };
-    let memory = memory(fit, items);
+    let memory = memory(fit);
     format!(
         r"[train.validation]
 # {validation}
@@ -162,8 +171,8 @@ learning-rate = 3e-4
     )
 }
 
-/// The index of a dataset without texts.
-const BEHAVIOR_ALONE: &str = r#"# There are no texts to make clusters of: an item is one token.
+/// The index of a dataset of whose items most have no texts.
+const BEHAVIOR_ALONE: &str = r#"# There are too few texts to make clusters of: an item is one token.
 source = "behavior"
 method = "residual-kmeans"
 "#;
@@ -205,8 +214,12 @@ fn weights(items: usize) -> u64 {
 }
 
 /// What is said of memory, with settings where there is little.
-fn memory(fit: &Fit<'_>, items: usize) -> String {
-    let needed = weights(items) * BYTES_A_WEIGHT + WORKING_BYTES;
+fn memory(fit: &Fit<'_>) -> String {
+    let Stats { users, items, interactions, .. } = *fit.stats;
+    // Where an item is one token the teacher's share of each is held for every target of a step.
+    let targets = BATCH * interactions.div_ceil(users.max(1)).min(HISTORY);
+    let taught = if reads_texts(fit.stats) { 0 } else { 8 * targets * items };
+    let needed = weights(items) * BYTES_A_WEIGHT + WORKING_BYTES + taught as u64;
     let gb = |bytes: u64| bytes as f64 / 1e9;
     match fit.memory {
         Some(free) if free < needed => format!(
@@ -281,6 +294,15 @@ mod tests {
     }
 
     #[test]
+    fn a_few_items_without_texts_are_no_reason_to_do_without() {
+        let (few, _) = config(&stats(1_000, 300, 1), None);
+        assert_eq!(few.index.source, Source::Unit);
+        let (most, text) = config(&stats(1_000, 300, 151), None);
+        assert_eq!(most.index.source, Source::Behavior);
+        assert!(text.contains("151 of 300 items have no texts"), "{text}");
+    }
+
+    #[test]
     fn little_memory_is_used_sparingly() {
         // (4 * 442,368 + (2,000 + 1,000,000 + 1,024) * 192) weights of 20 bytes, and a gigabyte.
         let large = stats(1_000_000, 1_000_000, 0);
@@ -290,5 +312,8 @@ mod tests {
         let (tight, text) = config(&large, Some(4_000_000_000));
         assert!(tight.train.initial.checkpointing, "{text}");
         assert!(tight.to_toml().unwrap().contains("moments = \"bf16\""));
+        // Where an item is one token the teacher says of each, 8 bytes, what follows 8 items of 64 users.
+        let (_, text) = config(&stats(1_000_000, 1_000_000, 1_000_000), None);
+        assert!(text.contains("About 9.0 GB of memory are needed"), "{text}");
     }
 }

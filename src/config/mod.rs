@@ -304,6 +304,8 @@ impl RunConfig {
         let mut wrong = ranges::violations(self)?;
         wrong.extend(self.index.violations());
         wrong.extend(self.train.validation.violations());
+        wrong.extend(self.train.lora.violation("train.lora"));
+        wrong.extend(self.train.adapter.violation("train.adapter"));
         let mut need = |holds: bool, text: &str| {
             if !holds {
                 wrong.push(text.to_string());
@@ -481,7 +483,12 @@ mod tests {
         let mut config = RunConfig::default();
         config.index.behavior.k = 1;
         config.eval.beam = 0;
+        config.train.adapter.target_modules = vec!["q_proj".into(), "query".into()];
         let error = config.check().unwrap_err().to_string();
-        assert!(error.contains("index.behavior.k") && error.contains("eval.beam"), "{error}");
+        for named in
+            ["index.behavior.k", "eval.beam", "train.adapter.target-modules names \"query\""]
+        {
+            assert!(error.contains(named), "{error}");
+        }
     }
 }

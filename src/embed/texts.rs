@@ -8,11 +8,11 @@ use std::sync::Arc;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::data::{Dataset, TextField};
+use crate::Result;
+use crate::data::{Dataset, Item, ItemId, TextField};
 use crate::model::Packed;
 use crate::ops::{Row, Rows};
 use crate::text::Tokenizer;
-use crate::{Result, invalid};
 
 /// A text and the items that have it in one of their fields.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub struct ItemTexts {
     /// Different from each other, in the order of their ids: neighbours begin alike.
     texts: Vec<Text>,
     num_items: usize,
+    /// The items that have none, in their order.
+    textless: Vec<ItemId>,
     /// Tokens before every text that are fed, but are no part of it.
     lead: usize,
     /// Counts over all fields of all items.
@@ -56,9 +58,6 @@ pub(super) struct Pass {
 
 impl ItemTexts {
     /// The `fields` of every item, each cut after `max_tokens`.
-    ///
-    /// # Errors
-    /// An item without any of them.
     pub fn encode(
         tokenizer: &Tokenizer,
         dataset: &Dataset,
@@ -67,6 +66,7 @@ impl ItemTexts {
     ) -> Result<Self> {
         let mut counts = TextCounts::default();
         let mut found: BTreeMap<Vec<u32>, Vec<u32>> = BTreeMap::new();
+        let mut textless = Vec::new();
         for (id, item) in dataset.items.iter().enumerate() {
             let texts_before = counts.texts;
             for field in fields {
@@ -82,16 +82,22 @@ impl ItemTexts {
                 found.entry(ids).or_default().push(id as u32);
             }
             if counts.texts == texts_before {
-                invalid!(
-                    "{}: item {id} has no text in index.semantic.fields, and index.source needs one \
-                     for every item; add a title, or set index.source = \"behavior\"",
-                    dataset.name
-                );
+                textless.push(id as ItemId);
             }
         }
         let texts = found.into_iter().map(|(ids, items)| Text { ids, items }).collect();
         let lead = usize::from(tokenizer.bos().is_some());
-        Ok(Self { texts, num_items: dataset.num_items(), lead, counts })
+        Ok(Self { texts, num_items: dataset.num_items(), textless, lead, counts })
+    }
+
+    /// Whether `item` has one of the `fields`.
+    pub fn has_any(fields: &[TextField], item: &Item) -> bool {
+        fields.iter().any(|field| !field.of(item).trim().is_empty())
+    }
+
+    /// The items that have none of the fields, in their order.
+    pub fn textless(&self) -> &[ItemId] {
+        &self.textless
     }
 
     /// The number of items.

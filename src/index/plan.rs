@@ -1,5 +1,6 @@
 //! How many levels each source of an index gets, and how many codes each level has.
 
+use super::item_index::MAX_LEVELS;
 use super::{IndexError, Method, Order, Source};
 use crate::Result;
 
@@ -120,7 +121,7 @@ impl IndexSettings {
     /// one beside it differ in meaning alone.
     ///
     /// # Errors
-    /// If the settings leave no room for `num_items` items.
+    /// If the settings leave no room for `num_items` items, or are of more levels than an index has.
     pub fn plan(&self, num_items: usize) -> Result<Vec<TreePlan>> {
         let residual = self.method.is_residual();
         let part = |source, TreeSettings { k, levels }| {
@@ -132,13 +133,18 @@ impl IndexSettings {
         };
         let semantic = |source| part(source, self.semantic);
         let behavior = |source| part(source, self.behavior);
-        match self.source {
-            Source::Random => Ok(vec![semantic(Source::Random)?, behavior(Source::Random)?]),
-            Source::Unit if self.shared => self.shared_plan(num_items),
-            Source::Unit => Ok(vec![semantic(Source::Semantic)?, behavior(Source::Behavior)?]),
-            Source::Semantic => Ok(vec![semantic(Source::Semantic)?]),
-            Source::Behavior => Ok(vec![behavior(Source::Behavior)?]),
+        let plans = match self.source {
+            Source::Random => vec![semantic(Source::Random)?, behavior(Source::Random)?],
+            Source::Unit if self.shared => self.shared_plan(num_items)?,
+            Source::Unit => vec![semantic(Source::Semantic)?, behavior(Source::Behavior)?],
+            Source::Semantic => vec![semantic(Source::Semantic)?],
+            Source::Behavior => vec![behavior(Source::Behavior)?],
+        };
+        let levels = plans.iter().map(|plan| plan.levels).sum();
+        if levels > MAX_LEVELS {
+            return Err(IndexError::LevelCount { levels }.into());
         }
+        Ok(plans)
     }
 
     /// The parts of a shared index: only together do their tuples suffice for all items. Trees have
@@ -211,6 +217,12 @@ mod tests {
         assert!(message.contains("levels to 2"), "{message}");
         assert!(branching(5, 1, 2).unwrap_err().to_string().contains("k is 1"));
         assert!(branching(0, 2, 2).unwrap_err().to_string().contains("no items"));
+        let many = TreeSettings { k: 256, levels: 14 };
+        for shared in [false, true] {
+            let settings = IndexSettings { semantic: many, behavior: many, shared, ..PAPER };
+            let message = settings.plan(12_101).unwrap_err().to_string();
+            assert!(message.contains("1 to 26 levels") && message.contains("28"), "{message}");
+        }
     }
 
     #[test]

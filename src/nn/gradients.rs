@@ -185,14 +185,14 @@ fn dense(params: &Params, name: &str, grad: &Gradient) -> Result<Tensor> {
     let rows = trained_rows(params, name)?;
     match grad {
         Gradient::Tensor(grad) => Ok(grad.clone()),
-        Gradient::Values(values) => Tensor::from_slice(values, rows.shape(), &Device::Cpu),
+        Gradient::Values(values) => Tensor::from_slice(values, rows.shape(), rows.device()),
         Gradient::Rows(sparse) => {
             let width = row_len(&rows);
             let mut values = vec![0.0; rows.elem_count()];
             for (&row, grad) in sparse {
                 values[row as usize * width..][..width].copy_from_slice(grad);
             }
-            Tensor::from_vec(values, rows.shape(), &Device::Cpu)
+            Tensor::from_vec(values, rows.shape(), rows.device())
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use candle_core::{DType, Result, Tensor};
+use half::bf16;
 use rayon::prelude::*;
 
 use super::Rows;
@@ -51,6 +52,17 @@ impl Noise {
         let first = mix((place as u32).wrapping_mul(0x9e37_79b9) ^ self.key);
         [first as u16, (first >> 16) as u16, mix(first ^ 0x5bd1_e995) as u16]
     }
+}
+
+/// `values`, in f32, as `dtype`; where that is bf16 by [`Stored::narrow_randomly`], whatever the device.
+pub(crate) fn narrowed(values: &Tensor, dtype: DType, noise: Noise) -> Result<Tensor> {
+    if dtype != DType::BF16 {
+        return values.to_dtype(dtype);
+    }
+    let all: Vec<f32> = values.flatten_all()?.to_vec1()?;
+    let narrow = |(place, value)| bf16::narrow_randomly(value, noise.of(place)[0]);
+    let all: Vec<bf16> = all.into_iter().enumerate().map(narrow).collect();
+    Tensor::from_vec(all, values.shape(), values.device())
 }
 
 /// Whether every tensor is a weight these functions take, and nothing has forced the composed path.

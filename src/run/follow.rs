@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use candle_core::Tensor;
+use serde_json::Value;
 
 use super::artifacts::{Trained, backbone, load_index};
 use super::manifest::{self, Follows, Manifest, Origin};
@@ -19,6 +20,9 @@ use crate::model::llama::{EMBEDDING, HEAD};
 use crate::model::{LlamaConfig, Weights};
 use crate::tasks::Seen;
 use crate::{Error, Result, invalid};
+
+/// The settings that name a matrix of one's own.
+const MATRICES: [&str; 2] = ["index.semantic.embeddings", "index.behavior.embeddings"];
 
 /// A run to go on from.
 #[derive(Debug, Clone, Copy)]
@@ -99,8 +103,17 @@ impl Run {
             }
         }
         let made = &before.manifest.stages[&Stage::Index];
-        let settings = self.settings_of(Stage::Index, &made.origin)?;
-        let differences = manifest::differences(&made.settings, &settings);
+        let (mut then, mut now) =
+            (made.settings.clone(), self.settings_of(Stage::Index, &made.origin)?);
+        for key in MATRICES {
+            // One that has the new items, too, is another file; its rows are compared when it is read.
+            if [&then, &now].iter().all(|settings| settings.get(key).is_some_and(Value::is_string))
+            {
+                then.remove(key);
+                now.remove(key);
+            }
+        }
+        let differences = manifest::differences(&then, &now);
         if !differences.is_empty() {
             invalid!(
                 "{}: the index of {} was made with other settings than this run has, and goes on with its own: {}",
@@ -132,10 +145,10 @@ impl Run {
         before: &Self,
         index: &ItemIndex,
     ) -> Result<(LlamaConfig, Weights, ItemTokens)> {
+        before.require_model(before.has_adapter())?;
         let Trained { mut config, mut weights, tokens: old, index: old_index } =
             Trained::load(before)?;
         if before.has_adapter() {
-            before.require(Stage::Anneal)?;
             let adapters = adapter::load(&before.dir.join("anneal"), &config, &self.device)?;
             weights = adapter::merge(&weights, &adapters)?;
         }

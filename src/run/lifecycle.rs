@@ -127,6 +127,7 @@ impl Run {
     ) -> Result<StageReport> {
         self.check_follows(before.run)?;
         if stage != Stage::Index {
+            before.run.require_model(before.run.has_adapter())?;
             self.require_before(stage)?;
             self.require_extended(before.run)?;
         }
@@ -328,6 +329,8 @@ impl Run {
         for earlier in Stage::ALL.into_iter().take_while(|s| *s != stage) {
             if let Some(record) = self.manifest.stages.get(&earlier) {
                 inputs.extend(record.outputs.clone());
+                // More may have been decided there than what it wrote: the backbone, and how that computes.
+                inputs.insert(format!("what decided {}", earlier.what()), record.deciders());
             }
         }
         inputs

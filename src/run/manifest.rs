@@ -11,7 +11,7 @@ use crate::config::RunConfig;
 use crate::data::{Dataset, SplitRule};
 use crate::embed::Encoder;
 use crate::index::{OnCollision, Source};
-use crate::{Error, Result, invalid, sealed};
+use crate::{Error, Result, files, invalid, sealed};
 
 /// The revision this program was built from.
 pub const GIT_REVISION: &str = env!("LLMBS_GIT_REVISION");
@@ -63,6 +63,11 @@ pub struct Record {
 }
 
 impl Record {
+    /// The digest of the settings and inputs that decided its result.
+    pub(super) fn deciders(&self) -> String {
+        files::digest_of(serde_json::json!([self.settings, self.inputs]).to_string().as_bytes())
+    }
+
     /// The words that make it again, after `llmbs`.
     pub(super) fn command(&self, stage: Stage) -> String {
         let Origin { imported, imported_adapter, follows } = &self.origin;

@@ -107,6 +107,10 @@ impl Seen {
     fn knows(&self, job: &Job) -> bool {
         match *job {
             Job::Sequence { user, end, .. } => end <= self.of_users[user],
+            // After all that they have taken: known where nothing came behind it.
+            Job::OfUser { direction: Direction::HistoryToPreference, user, target } => {
+                target <= self.of_users[user]
+            }
             Job::Next { user, target, .. } | Job::OfUser { user, target, .. } => {
                 target < self.of_users[user]
             }
@@ -197,8 +201,8 @@ impl TasksConfig {
         let mut about_texts = Vec::new();
         if prompts.has_texts() {
             let held_out = held_out();
-            about_texts.push(self.semantic_jobs(dataset, &held_out, &mut order));
-            about_texts.push(self.preference_jobs(dataset, &held_out, &mut order));
+            about_texts.push(self.semantic_jobs(dataset, prompts, &held_out, &mut order));
+            about_texts.push(self.preference_jobs(dataset, prompts, &held_out, &mut order));
         }
         if let Some(texts) = &dataset.user_texts {
             about_texts.push(self.user_jobs(dataset, texts, &held_out(), &mut order));
@@ -238,7 +242,7 @@ impl TasksConfig {
                 }
             }
         };
-        // A job for which no template fits gives no sample.
+        // Every job has a template: what none fits was not drawn, and all epochs are equally long.
         jobs.par_iter().enumerate().filter_map(|job| build(job).transpose()).collect()
     }
 
@@ -309,13 +313,14 @@ impl TasksConfig {
     fn semantic_jobs(
         &self,
         dataset: &Dataset,
+        prompts: &Prompts,
         held_out: &[bool],
         order: &mut rng::Rng,
     ) -> Vec<Job> {
         let mut jobs = Vec::new();
         for direction in [Direction::TextToIndex, Direction::IndexToText] {
             let with_text = (0..dataset.num_items() as ItemId)
-                .filter(|&item| dataset.items[item as usize].has_text())
+                .filter(|&item| prompts.has_template(direction, item))
                 .filter(|&item| !held_out[item as usize]);
             let picked = draw(&with_text.collect::<Vec<_>>(), self.semantic, order);
             jobs.extend(picked.into_iter().map(|item| Job::Item { direction, item }));
@@ -326,6 +331,7 @@ impl TasksConfig {
     fn preference_jobs(
         &self,
         dataset: &Dataset,
+        prompts: &Prompts,
         held_out: &[bool],
         order: &mut rng::Rng,
     ) -> Vec<Job> {
@@ -334,7 +340,8 @@ impl TasksConfig {
             let targets_of = |user: usize| -> Vec<usize> {
                 let items = dataset.train(user);
                 let asked = |&at: &usize| {
-                    direction != Direction::HistoryToText || !held_out[items[at] as usize]
+                    prompts.has_template(direction, items[at])
+                        && (direction != Direction::HistoryToText || !held_out[items[at] as usize])
                 };
                 (1..items.len()).filter(asked).collect()
             };

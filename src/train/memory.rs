@@ -20,7 +20,7 @@ pub struct Memory {
     pub moments: u64,
     /// What the forward pass keeps for the backward pass.
     pub kept: u64,
-    /// Buffers of the pass at work, logits and rewritten operands.
+    /// Buffers of the pass at work, logits, rewritten operands, and what a teacher says.
     pub working: u64,
 }
 
@@ -66,13 +66,17 @@ impl Trainer<'_> {
         let size = |samples: &[Sample]| {
             let tokens: usize = samples.iter().map(|s| s.ids.len()).sum();
             let rows: usize = samples.iter().map(|s| s.labels.len() + s.contrast.len()).sum();
-            (tokens as u64, rows as u64)
+            let recommended = samples.iter().filter(|s| s.recommends);
+            let targets: usize = recommended.map(|s| s.items.len() - s.first_target).sum();
+            (tokens as u64, rows as u64, targets)
         };
-        let (tokens, rows) = batches.map(size).max().unwrap_or_default();
-        Some(match inner {
+        let (tokens, rows, targets) = batches.map(size).max().unwrap_or_default();
+        let memory = match inner {
             Some(inner) => self.memory_of(inner, tokens, rows),
             None => self.memory_of_graph(tokens, rows),
-        })
+        };
+        let taught = self.teacher.map_or(0, |teacher| teacher.bytes(targets));
+        Some(Memory { working: memory.working + taught, ..memory })
     }
 
     /// Bytes of one value of the moving average of weights.

@@ -8,7 +8,7 @@
 //! A network that scores by likeness expects what the user has already more than anything else, and the model learns
 //! that from it. What is expected of that may be cut to the share of repeats among what training takes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -38,6 +38,9 @@ impl Default for DistillationConfig {
         Self { weight: 0.0, temperature: 1.0, limit_repeats: false }
     }
 }
+
+/// Bytes of scores that are worked on at once: of many targets over many items they would take more than a step.
+const SCORE_BYTES: usize = 64 << 20;
 
 /// A trained SASRec and the codes of its items.
 #[derive(Debug)]
@@ -116,20 +119,41 @@ impl Teacher {
         if targets.is_empty() {
             return Ok(Vec::new());
         }
-        let states = ops::embedding(&self.network.states(&histories, None)?.detach(), &rows)?;
-        let scores =
-            ops::linear(&states, &self.network.core().items.weight.detach(), ops::Precision::Full)?;
-        let mut scores: Vec<f32> = scores.flatten_all()?.to_vec1()?;
-        let of_targets = scores.par_chunks_mut(self.places.len()).zip(&targets);
-        let distributions = of_targets.map(|(scores, &(before, target))| {
-            softmax(scores, self.config.temperature as f32);
-            if let Some(repeats) = self.repeats {
-                cut_repeats(scores, before, repeats);
-            }
-            let of_level = |level| self.distribution(scores, level, target);
-            (0..levels).map(of_level).collect::<Vec<_>>()
-        });
-        Ok(distributions.collect::<Vec<_>>().into_iter().flatten().collect())
+        let states = self.network.states(&histories, None)?.detach();
+        let weight = self.network.core().items.weight.detach();
+        let mut distributions = Vec::with_capacity(targets.len() * levels);
+        for (rows, targets) in rows.chunks(self.block()).zip(targets.chunks(self.block())) {
+            let states = ops::embedding(&states, rows)?;
+            let scores = ops::linear(&states, &weight, ops::Precision::Full)?;
+            let mut scores: Vec<f32> = scores.flatten_all()?.to_vec1()?;
+            let of_targets = scores.par_chunks_mut(self.places.len()).zip(targets);
+            let of_block = of_targets.map(|(scores, &(before, target))| {
+                softmax(scores, self.config.temperature as f32);
+                if let Some(repeats) = self.repeats {
+                    cut_repeats(scores, before, repeats);
+                }
+                let of_level = |level| self.distribution(scores, level, target);
+                (0..levels).map(of_level).collect::<Vec<_>>()
+            });
+            distributions.extend(of_block.collect::<Vec<_>>().into_iter().flatten());
+        }
+        Ok(distributions)
+    }
+
+    /// Targets whose items are scored at once.
+    fn block(&self) -> usize {
+        (SCORE_BYTES / (size_of::<f32>() * self.places.len()).max(1)).max(1)
+    }
+
+    /// Bytes that the distributions of so many targets take at most, and what they are made of.
+    pub(super) fn bytes(&self, targets: usize) -> u64 {
+        let scores = targets.min(self.block()) * self.places.len() * size_of::<f32>();
+        let first: HashSet<u32> =
+            self.places.iter().filter_map(|codes| codes.first().copied()).collect();
+        // Each share with its code; those below one path are few beside those of the first level.
+        let shares = targets * first.len() * size_of::<(u32, f32)>();
+        // The scores as a tensor and as values.
+        (2 * scores + shares) as u64
     }
 
     /// The distribution of the code at `level`, given those of `target` before it.

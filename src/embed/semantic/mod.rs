@@ -217,7 +217,8 @@ impl<'a> ItemMeans<'a> {
 
     fn finish(mut self) -> Array2<f32> {
         for (mut row, count) in self.sums.rows_mut().into_iter().zip(&self.counts) {
-            row /= *count;
+            // An item without a text has none.
+            row /= count.max(1.0);
         }
         self.sums
     }

@@ -247,9 +247,12 @@ fn the_key_follows_everything_that_decides_the_embedding() {
 }
 
 #[test]
-fn an_item_without_any_of_the_fields_is_named() {
+fn an_item_without_any_of_the_fields_has_no_embedding() {
     let shop = Shop::new();
-    let error = ItemTexts::encode(&shop.tokenizer, &shop.dataset, &[TextField::Brand], 9);
-    let error = error.unwrap_err().to_string();
-    assert!(error.contains("item 2 has no text in index.semantic.fields"), "{error}");
+    let texts = shop.texts(&[TextField::Brand], 9);
+    assert_eq!(texts.textless(), [2]);
+    let (model, mut parts) = (shop.model(), shop.parts(&texts));
+    let z = embed_by(&model, &texts, &mut parts, &Alone, &mut nothing, 20).unwrap();
+    let is_zero = |item: usize| z.row(item).iter().all(|value| *value == 0.0);
+    assert!((0..z.nrows()).all(|item| is_zero(item) == (item == 2)));
 }

@@ -17,20 +17,33 @@ pub(super) struct Sampler {
 }
 
 impl Sampler {
+    /// Of a network that is asked for the next items of `windows`, or for those that are `hidden` in them, which are
+    /// this share.
     pub(super) fn new(
         windows: &[Window],
         sequences: &[&[u32]],
         num_items: usize,
         negatives: usize,
+        hidden: Option<f64>,
     ) -> Self {
         let mut shares = vec![0.0; num_items];
-        let mut total = 0.0;
         for window in windows {
-            for &item in &sequences[window.user][window.targets.clone()] {
-                shares[item as usize] += 1.0;
-                total += 1.0;
+            let items = sequences[window.user];
+            match hidden {
+                None => {
+                    for &item in &items[window.targets.clone()] {
+                        shares[item as usize] += 1.0;
+                    }
+                }
+                Some(share) => {
+                    let items = &items[window.items.clone()];
+                    for (at, &item) in items.iter().enumerate() {
+                        shares[item as usize] += chance_to_be_hidden(at, items.len(), share);
+                    }
+                }
             }
         }
+        let total: f64 = shares.iter().sum();
         for share in &mut shares {
             *share /= total;
         }
@@ -67,6 +80,16 @@ pub(super) fn not_taken(taken: &[u32], num_items: u32, stream: &mut rng::Rng) ->
     draw()
 }
 
+/// The probability with which [`hide`] with [`LAST_ALONE`] hides the item at a place among so many.
+fn chance_to_be_hidden(at: usize, items: usize, share: f64) -> f64 {
+    let drawn = (1.0 - LAST_ALONE) * share;
+    if at + 1 < items {
+        return drawn;
+    }
+    let none_drawn = (1.0 - LAST_ALONE) * (1.0 - share).powf(items as f64);
+    drawn + LAST_ALONE + none_drawn
+}
+
 /// Puts `mask` in the place of a share of `items`, one at least; with the probability `last_alone`, of the last alone.
 /// Gives the places.
 pub(super) fn hide(
@@ -99,7 +122,7 @@ mod tests {
         let sequences: [&[u32]; 2] = [&[0, 1, 1, 1], &[0, 2]];
         let windows = Window::over(&sequences, 6);
         let draw = |negatives| {
-            let sampler = Sampler::new(&windows, &sequences, 10, negatives);
+            let sampler = Sampler::new(&windows, &sequences, 10, negatives, None);
             sampler.draw(&[1, 2], &mut rng::stream(1, "test", &[]))
         };
         let all = draw(10);
@@ -140,5 +163,29 @@ mod tests {
         assert!((last_alone as f64 / 1000.0 - share).abs() < 0.05, "{last_alone}");
         let mean = 0.2 + 0.8 * (2.0 + 0.6f64.powi(5));
         assert!((total as f64 / 1000.0 - mean).abs() < 0.1, "{total}");
+        let chances: f64 = (0..5).map(|at| chance_to_be_hidden(at, 5, 0.4)).sum();
+        assert!((chances - mean).abs() < 1e-9, "{chances}");
+    }
+
+    #[test]
+    fn what_is_hidden_is_a_candidate_as_often_as_it_is_hidden() {
+        let sequences: [&[u32]; 2] = [&[0, 1, 2], &[2, 1]];
+        let windows = Window::over(&sequences, 6);
+        let sampler = Sampler::new(&windows, &sequences, 4, 1, Some(0.5));
+        let mut counts = [0.0; 4];
+        let mut stream = rng::stream(1, "test", &[]);
+        for _ in 0..4000 {
+            for items in sequences {
+                let mut seen = items.to_vec();
+                let hidden = hide(&mut seen, 9, 0.5, LAST_ALONE, &mut stream);
+                for at in hidden {
+                    counts[items[at] as usize] += 1.0;
+                }
+            }
+        }
+        let total: f64 = counts.iter().sum();
+        for (item, (count, share)) in counts.iter().zip(&sampler.shares).enumerate() {
+            assert!((count / total - share).abs() < 0.01, "{item}: {count} {share}");
+        }
     }
 }

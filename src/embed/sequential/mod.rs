@@ -113,7 +113,8 @@ impl Course<'_> {
                 early_stopping(epochs, epochs, settings, (state.as_deref(), ranks), &mut training)?;
             network.set_weights(&trained.weights)?;
         }
-        let sampler = Sampler::new(&windows, sequences, num_items, config.negatives);
+        let negatives = config.negatives;
+        let sampler = Sampler::new(&windows, sequences, num_items, negatives, network.hidden());
         let lessons = Lessons::Next(sampler);
         let mut training = self.training(lessons, windows, measure, around)?;
         let trained = early_stopping(

@@ -40,14 +40,20 @@ impl Default for LoraConfig {
 }
 
 impl LoraConfig {
+    /// What is wrong with it, of the settings of this key.
+    pub fn violation(&self, key: &str) -> Option<String> {
+        let is_there =
+            |module: &&String| LINEAR_NAMES.iter().any(|n| n.ends_with(&format!(".{module}")));
+        let module = self.target_modules.iter().find(|module| !is_there(module))?;
+        Some(format!(
+            "{key}.target-modules names {module:?}; a Llama has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj \
+             and down_proj"
+        ))
+    }
+
     fn targets(&self) -> Result<Vec<&'static str>> {
-        for module in &self.target_modules {
-            if !LINEAR_NAMES.iter().any(|n| n.ends_with(&format!(".{module}"))) {
-                invalid!(
-                    "lora.target-modules names {module:?}; a Llama has q_proj, k_proj, v_proj, \
-                     o_proj, gate_proj, up_proj and down_proj"
-                );
-            }
+        if let Some(wrong) = self.violation("lora") {
+            invalid!("{wrong}");
         }
         let wanted = |n: &&str| self.target_modules.iter().any(|m| n.ends_with(&format!(".{m}")));
         Ok(LINEAR_NAMES.into_iter().filter(wanted).collect())

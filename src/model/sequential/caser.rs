@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::layers::{Affine, Builder, Drops, Masks};
-use super::recent::{MOST, Recent, Users};
+use super::recent::{Recent, Users, longest};
 use super::{Core, History, Items, Sequential, TrainingConfig, check};
 
 /// `[baseline.caser]`
@@ -76,7 +76,7 @@ impl Caser {
             core: {
                 let output = builder.affine("output", (num_items, 2 * dim))?;
                 let output = Items { weight: output.weight, bias: Some(output.bias) };
-                builder.core(output, MOST, &config.training)
+                builder.core(output, longest(config.history), &config.training)
             },
         })
     }

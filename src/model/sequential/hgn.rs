@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::layers::{Builder, Drops, Masks, sigmoid};
-use super::recent::{MOST, Recent, Users};
+use super::recent::{Recent, Users, longest};
 use super::{Core, History, Items, Sequential, TrainingConfig, check};
 use crate::ops;
 
@@ -75,7 +75,7 @@ impl Hgn {
                     weight: builder.matrix("output.weight", (num_items, dim))?,
                     bias: Some(builder.constant("output.bias", num_items, 0.0)?),
                 };
-                builder.core(output, MOST, &config.training)
+                builder.core(output, longest(config.history), &config.training)
             },
         })
     }

@@ -5,8 +5,10 @@ use candle_core::{Result, Tensor};
 use super::History;
 use crate::ops;
 
-/// The longest history that is cut into its last items.
-pub(super) const MOST: usize = 50;
+/// The longest history that is cut into its last `width` items, of which the second half of a window sees all.
+pub(super) fn longest(width: usize) -> usize {
+    (2 * width).max(50)
+}
 
 /// The last items at every item of some histories, oldest first; fewer where fewer were there.
 #[derive(Debug)]

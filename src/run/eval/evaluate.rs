@@ -206,7 +206,8 @@ impl Run {
         self.is_done(Stage::Anneal)
     }
 
-    pub(super) fn require_model(&self, adapter: bool) -> Result<()> {
+    /// Refuses where there is no model to use, whole and of this run's settings, with or without its adapter.
+    pub(in crate::run) fn require_model(&self, adapter: bool) -> Result<()> {
         self.require(Stage::Index)?;
         self.require(Stage::Initial)?;
         if adapter { self.require(Stage::Anneal) } else { Ok(()) }

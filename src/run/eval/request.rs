@@ -28,7 +28,13 @@ impl EvalRequest<'_> {
     /// The name of the result, without extension.
     pub(in crate::run) fn name(&self) -> String {
         let limit = self.limit.map_or(String::new(), |n| format!("-lim{n}"));
-        let fused = if self.fuse.is_empty() { "" } else { "-fused" };
+        let mut fused = String::new();
+        for (at, dir) in self.fuse.iter().enumerate() {
+            fused += if at == 0 { "-fused-" } else { "+" };
+            fused += &name_of(dir);
+        }
+        // File systems end names at 255 bytes; what two have in common that long is told apart by its settings.
+        fused.truncate(fused.floor_char_boundary(150));
         let before = if self.before.is_some() { "-before" } else { "" };
         format!("{}-{}-b{}{limit}{fused}{before}", self.split, self.adapter_switch(), self.beam)
     }
@@ -60,5 +66,16 @@ impl EvalRequest<'_> {
 
     pub(super) fn adapter_switch(&self) -> &'static str {
         if self.adapter { "on" } else { "off" }
+    }
+}
+
+/// What a folder that is fused with is called: a run by its name, `baseline/NAME/seed-N` as `NAME-N`.
+fn name_of(dir: &Path) -> String {
+    let place = dir.canonicalize();
+    let mut names = place.as_deref().unwrap_or(dir).iter().rev().map(|name| name.to_string_lossy());
+    let (name, kind, of) = (names.next(), names.next(), names.next());
+    match (name.as_deref().and_then(|name| name.strip_prefix("seed-")), kind, of.as_deref()) {
+        (Some(seed), Some(kind), Some("baseline")) => format!("{kind}-{seed}"),
+        _ => name.unwrap_or_default().into_owned(),
     }
 }

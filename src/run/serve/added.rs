@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::meaning::NamedItem;
-use crate::data::{Dataset, Item, ItemId, NewItems};
+use crate::data::{Dataset, Item, ItemId, NewItems, TextField};
+use crate::embed::ItemTexts;
 use crate::index::{ItemIndex, Placer, store};
 use crate::run::artifacts::{Trained, backbone, load_index, load_matrix};
 use crate::run::digests::gone;
@@ -159,7 +160,7 @@ impl Run {
             return Ok(placed);
         }
         let items = items.after(first)?;
-        check(file, &items, catalogue.dataset())?;
+        check(file, &items, catalogue.dataset(), &self.config.index.semantic.fields)?;
 
         if let Some(path) = &self.config.index.semantic.embeddings {
             invalid!(
@@ -260,12 +261,12 @@ impl Run {
 }
 
 /// Refuses new items that could not be embedded, or whose raw ids are taken.
-fn check(file: &Path, items: &[Item], dataset: &Dataset) -> Result<()> {
+fn check(file: &Path, items: &[Item], dataset: &Dataset, fields: &[TextField]) -> Result<()> {
     let mut raw_ids: HashSet<&str> =
         dataset.items.iter().filter_map(|item| item.raw_id.as_deref()).collect();
     for (id, item) in (dataset.num_items() as ItemId..).zip(items) {
         let name = item.name(id);
-        if !item.has_text() {
+        if !ItemTexts::has_any(fields, item) {
             invalid!("{}: item {name} has no text: give it a title", file.display());
         }
         if let Some(raw_id) = &item.raw_id

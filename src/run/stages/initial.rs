@@ -76,7 +76,11 @@ fn train(run: &Run, before: Option<&Run>, monitor: &mut dyn Monitor) -> Result<M
         &run.device,
     )?;
     for (name, value) in before.map(projectors_of).transpose()?.unwrap_or_default() {
-        params.set(&format!("projectors.{name}"), &value)?;
+        let name = format!("projectors.{name}");
+        // This run may have switched a side of the loss off.
+        if params.names().any(|own| own == name) {
+            params.set(&name, &value)?;
+        }
     }
     if projectors.is_empty() && (semantic, behavior) == (None, None) {
         tracing::info!("stage initial: the index has no z^s and z^b: the contrastive loss is off");

@@ -289,6 +289,11 @@ impl Prompts {
         fitting.map(|template| self.fill(template, history, item, "", false)).transpose()
     }
 
+    /// Whether some template of `direction` fits the texts that `item` has.
+    pub(super) fn has_template(&self, direction: Direction, item: ItemId) -> bool {
+        self.templates.of(direction).iter().any(|template| self.fits(template, item))
+    }
+
     /// Whether `item` has the texts that `template` asks for.
     fn fits(&self, template: &Template, item: ItemId) -> bool {
         template.fields().all(|field| !self.field(item, field).is_empty())

@@ -143,6 +143,30 @@ fn texts_about_users_are_learnt_with_training_items_alone() {
 }
 
 #[test]
+fn epochs_are_equally_long_where_some_items_lack_texts() {
+    let user =
+        |id: u32| User { id: id.to_string(), items: (0..8).map(|at| (id + at) % 9).collect() };
+    let item = |item: usize| Item {
+        title: if item.is_multiple_of(3) { String::new() } else { "a balm".into() },
+        categories: "lips".into(),
+        ..Item::default()
+    };
+    let data =
+        Dataset::new("shop", (0..20).map(user).collect(), (0..9).map(item).collect()).unwrap();
+    let (_, mut tokenizer) = kinds::all().remove(0);
+    let (prompts, _) = prompts(&mut tokenizer, &data, 1000);
+    let tasks = TasksConfig { semantic: 1.0, preference: 1.0, ..TasksConfig::default() };
+    let selection = SrtSelection::default();
+    let samples =
+        |epoch| tasks.epoch(&data, &prompts, selection, 20, false, 1, epoch, None).unwrap();
+    // A row of each user; categories of nine items and titles of six; a title after the items of each user, and the
+    // other way.
+    for epoch in 0..9 {
+        assert_eq!(samples(epoch).len(), 20 + 9 + 6 + 2 * 20, "epoch {epoch}");
+    }
+}
+
+#[test]
 fn a_text_is_asked_about_as_titles_were_in_training() {
     for (kind, mut tokenizer) in kinds::all() {
         let dataset = shop();

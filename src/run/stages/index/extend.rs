@@ -5,14 +5,14 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use ndarray::{Array1, Array2, Axis, s};
+use ndarray::{Array2, s};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::behavior::{SasRecBefore, embed_behavior};
-use super::{BACKBONE, data, semantic};
+use super::{BACKBONE, company, data, semantic};
 use crate::data::{Dataset, Item, ItemId};
-use crate::embed::save_embeddings;
+use crate::embed::{ItemTexts, save_embeddings};
 use crate::index::{ItemIndex, Level, Placer, store};
 use crate::inference::ItemTokens;
 use crate::model::Backbone;
@@ -52,10 +52,13 @@ pub(in crate::run) fn run(run: &Run, before: &Run, monitor: &mut dyn Monitor) ->
     let count = run.dataset.num_items() - first;
 
     let mut made = Made::of(["index.json", GROWN]);
-    let z_behavior = load_matrix(before, "behavior")?.map(|z| by_company(&run.dataset, &z));
+    let z_behavior = match load_matrix(before, "behavior")? {
+        Some(z) => Some(grown_behavior(run, before, &z)?),
+        None => None,
+    };
     let z_semantic = match load_matrix(before, "semantic")? {
         Some(z) => {
-            let z = grown_semantic(run, &backbone, &z, monitor)?;
+            let z = grown_semantic(run, before, &backbone, &z, monitor)?;
             save_embeddings(&new.join("semantic.safetensors"), &z, None)?;
             made.files.push("semantic.safetensors".into());
             Some(z)
@@ -132,60 +135,82 @@ fn take_backbone(run: &Run, before: &Run) -> Result<(Backbone, Vec<std::path::Pa
     Ok((load_backbone_at(run, &to)?, wrote.into()))
 }
 
-/// z^s of the items of `before`, and behind them of those that came since: of their texts, else of their company.
+/// z^s of the items of `before`, which are `known`, and behind them of those that came since: of a matrix of the
+/// user's own, else of their texts, else of their company.
 fn grown_semantic(
     run: &Run,
+    before: &Run,
     backbone: &Backbone,
-    before: &Array2<f32>,
+    known: &Array2<f32>,
     monitor: &mut dyn Monitor,
 ) -> Result<Array2<f32>> {
-    let setting = "index.semantic.embeddings";
-    let own = run.config.index.semantic.embeddings.as_deref();
-    if let Some(all) = semantic::imported(run, setting, own)? {
+    let config = &run.config.index.semantic;
+    let old = before.config.index.semantic.embeddings.as_deref();
+    if let Some(all) = grown_matrix(run, "semantic", (old, config.embeddings.as_deref()), known)? {
         return Ok(all);
     }
-    let known = before.nrows();
-    let mut z = by_company(&run.dataset, before);
-    let new =
-        || run.dataset.items.iter().enumerate().skip(known).filter(|(_, item)| item.has_text());
-    let items: Vec<Item> = new().map(|(_, item)| item.clone()).collect();
+    if old.is_some() && run.dataset.num_items() > known.nrows() {
+        invalid!(
+            "index.semantic.embeddings: has no row of the items that came since; name a file with those of all {} items",
+            run.dataset.num_items()
+        );
+    }
+    let (mut z, mut lacks) = with_room(&run.dataset, known);
+    let items = run.dataset.items.iter().enumerate().skip(known.nrows());
+    let (ids, items): (Vec<usize>, Vec<Item>) = items
+        .filter(|(_, item)| ItemTexts::has_any(&config.fields, item))
+        .map(|(id, item)| (id, item.clone()))
+        .unzip();
     if !items.is_empty() {
         let items = Dataset::of_items(run.dataset.name.clone(), items);
         let embedded = semantic::embed_texts(run, backbone, &items, monitor)?;
-        for ((id, _), own) in new().zip(embedded.rows()) {
+        for (id, own) in ids.into_iter().zip(embedded.rows()) {
             z.row_mut(id).assign(&own);
+            lacks[id] = false;
         }
     }
+    company::fill(&run.dataset, &mut z, &lacks);
     Ok(z)
 }
 
-/// Embeddings of the items before, and behind them of those that came since: the mean of the items taken right before
-/// and after them in training, else of all.
-fn by_company(dataset: &Dataset, before: &Array2<f32>) -> Array2<f32> {
+/// z^b likewise: of a matrix of the user's own, else of their company.
+fn grown_behavior(run: &Run, before: &Run, known: &Array2<f32>) -> Result<Array2<f32>> {
+    let paths = [before, run].map(|run| run.config.index.behavior.embeddings.as_deref());
+    if let Some(all) = grown_matrix(run, "behavior", paths.into(), known)? {
+        return Ok(all);
+    }
+    let (mut z, lacks) = with_room(&run.dataset, known);
+    company::fill(&run.dataset, &mut z, &lacks);
+    Ok(z)
+}
+
+/// The matrix of all items in the new file of two, old and new, if there is one; it begins with the rows `known`.
+fn grown_matrix(
+    run: &Run,
+    signal: &str,
+    (old, new): (Option<&Path>, Option<&Path>),
+    known: &Array2<f32>,
+) -> Result<Option<Array2<f32>>> {
+    let setting = format!("index.{signal}.embeddings");
+    let Some(all) = semantic::imported(run, &setting, new.filter(|_| new != old))? else {
+        return Ok(None);
+    };
+    let same = |row: &usize| all.row(*row) == known.row(*row);
+    if all.ncols() != known.ncols() || !(0..known.nrows()).all(|row| same(&row)) {
+        let first = (0..known.nrows()).find(|row| all.ncols() != known.ncols() || !same(row));
+        invalid!(
+            "{setting}: the embedding of item {} is another than in the run before, whose index is to grow; keep the rows \
+             of its items as they are",
+            first.unwrap_or_default()
+        );
+    }
+    Ok(Some(all))
+}
+
+/// Embeddings of the items before, room for those that came since behind them, and which items lack one.
+fn with_room(dataset: &Dataset, before: &Array2<f32>) -> (Array2<f32>, Vec<bool>) {
     let (known, dim) = before.dim();
-    let mut sums = Array2::<f32>::zeros((dataset.num_items(), dim));
-    let mut counts = vec![0u32; dataset.num_items()];
-    for items in dataset.train_sequences() {
-        for pair in items.windows(2) {
-            for (new, near) in [(pair[0], pair[1]), (pair[1], pair[0])] {
-                if new as usize >= known && (near as usize) < known {
-                    let mut sum = sums.row_mut(new as usize);
-                    sum += &before.row(near as usize);
-                    counts[new as usize] += 1;
-                }
-            }
-        }
-    }
-    let mean = before.mean_axis(Axis(0)).unwrap_or_else(|| Array1::zeros(dim));
-    let rows = sums.outer_iter_mut().zip(&counts).enumerate();
-    for (item, (mut row, &count)) in rows {
-        if item < known {
-            row.assign(&before.row(item));
-        } else if count > 0 {
-            row /= count as f32;
-        } else {
-            row.assign(&mean);
-        }
-    }
-    sums
+    let mut z = Array2::zeros((dataset.num_items(), dim));
+    z.slice_mut(s![..known, ..]).assign(before);
+    (z, (0..dataset.num_items()).map(|item| item >= known).collect())
 }

@@ -2,6 +2,7 @@
 
 mod behavior;
 mod codes;
+mod company;
 mod data;
 mod extend;
 mod forms;

@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::BACKBONE;
+use super::{BACKBONE, company};
 use crate::config::RunConfig;
-use crate::data::Dataset;
+use crate::data::{Dataset, Item, ItemId};
 use crate::embed::{
     self, ItemTexts, Parts, TOKENS_PER_PASS, embedding_key, load_embeddings, load_kept,
     save_embeddings, semantic_embeddings,
@@ -65,12 +65,14 @@ pub(in crate::run) fn check(run: &Run) -> Result<()> {
         tracing::warn!("index.source = \"{}\" does not use all imported embeddings", config.source);
     }
     let embeds = config.source.has_semantic() && config.semantic.embeddings.is_none();
-    if embeds && !dataset.has_text() {
+    let has_text = |item: &Item| ItemTexts::has_any(&config.semantic.fields, item);
+    if embeds && !dataset.items.iter().any(has_text) {
         invalid!(
-            "{}: the dataset has no item texts, which index.source = \"{}\" needs; add a \
-             *.item.json, or set index.source = \"behavior\"",
+            "{}: the dataset has no item texts (index.semantic.fields), which index.source = \"{}\" needs; add a \
+             *.item.json, or set index.source = \"behavior\"{}",
             dataset.name,
-            config.source
+            config.source,
+            if config.shared { " and index.shared = false" } else { "" }
         );
     }
     Ok(())
@@ -79,7 +81,7 @@ pub(in crate::run) fn check(run: &Run) -> Result<()> {
 /// The imported embeddings of `setting`, where it names a file.
 pub(in crate::run) fn imported(
     run: &Run,
-    setting: &'static str,
+    setting: &str,
     path: Option<&Path>,
 ) -> Result<Option<Array2<f32>>> {
     path.map(|path| read(setting, path, run.dataset.num_items())).transpose()
@@ -126,8 +128,32 @@ pub(in crate::run) fn make(
             embed(run, backbone, &texts, &key, run.ranks, monitor, &mut made)
         })?
     };
+    let z = with_textless(&run.dataset, &texts, z);
     save_embeddings(&new.join(FILE), &z, Some(&key))?;
     Ok((z, made))
+}
+
+/// z^s with those of items without texts, which are likened to the items taken beside them.
+fn with_textless(dataset: &Dataset, texts: &ItemTexts, mut z: Array2<f32>) -> Array2<f32> {
+    let mut lacks = vec![false; dataset.num_items()];
+    texts.textless().iter().for_each(|&item| lacks[item as usize] = true);
+    let named: Vec<ItemId> = texts
+        .textless()
+        .iter()
+        .copied()
+        .filter(|&item| !dataset.items[item as usize].is_gap)
+        .collect();
+    if let [first, ..] = named[..] {
+        tracing::warn!(
+            "{} of {} items have no text in index.semantic.fields, {} the first of them: each is likened to those taken \
+             beside it",
+            named.len(),
+            dataset.catalogue().count(),
+            dataset.items[first as usize].name(first)
+        );
+    }
+    company::fill(dataset, &mut z, &lacks);
+    z
 }
 
 /// z^s of the index that stands, if it is of `key` and the file that was written.
@@ -148,7 +174,7 @@ pub(in crate::run) fn embed_texts(
     let key = embedding_key(&backbone.config, &backbone.weights, precision(run), &texts);
     let z = embed(run, backbone, &texts, &key, &Alone, monitor, &mut Made::default())?;
     forget(&parts(run))?;
-    Ok(z)
+    Ok(with_textless(dataset, &texts, z))
 }
 
 /// Takes part in the embedding that rank 0 has called for.

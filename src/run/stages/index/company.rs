@@ -1,0 +1,59 @@
+//! Embeddings of items that have none of their own, made of those of the items that were taken beside them.
+
+use ndarray::{Array1, Array2, Axis};
+
+use crate::data::Dataset;
+
+/// Gives each item that `lacks` an embedding the mean of those of the items taken right before and after it in
+/// training, else of all; of those that have one.
+///
+/// `z` is of shape (items, width).
+pub(super) fn fill(dataset: &Dataset, z: &mut Array2<f32>, lacks: &[bool]) {
+    let (items, width) = z.dim();
+    let (mut sums, mut counts) = (Array2::<f32>::zeros((items, width)), vec![0u32; items]);
+    for taken in dataset.train_sequences() {
+        for pair in taken.windows(2) {
+            for (item, near) in [(pair[0], pair[1]), (pair[1], pair[0])] {
+                let (item, near) = (item as usize, near as usize);
+                if lacks[item] && !lacks[near] {
+                    let mut sum = sums.row_mut(item);
+                    sum += &z.row(near);
+                    counts[item] += 1;
+                }
+            }
+        }
+    }
+    let known: Vec<usize> = (0..items).filter(|&item| !lacks[item]).collect();
+    let mean = z.select(Axis(0), &known).mean_axis(Axis(0));
+    let mean = mean.unwrap_or_else(|| Array1::zeros(width));
+    for item in (0..items).filter(|&item| lacks[item]) {
+        match counts[item] {
+            0 => z.row_mut(item).assign(&mean),
+            count => z.row_mut(item).assign(&(&sums.row(item) / count as f32)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+    use crate::data::{Item, User};
+
+    #[test]
+    fn an_item_is_as_those_beside_it_else_as_all() {
+        // The last two of a user are held out.
+        let user = |id: &str, items: &[u32]| User { id: id.into(), items: items.to_vec() };
+        let users = vec![user("a", &[0, 1, 2, 4, 4]), user("b", &[3, 1, 0, 1, 3])];
+        let data = Dataset::new("shop", users, vec![Item::default(); 5]).unwrap();
+        let own = array![[8.0, 0.0], [0.0, 0.0], [2.0, 2.0], [2.0, 4.0], [0.0, 0.0]];
+        let mut z = own.clone();
+        fill(&data, &mut z, &[false, true, false, false, true]);
+        // Item 1 stands beside 0 and 2, and 3 and 0; 4 only where it is held out.
+        let mut expected = own;
+        expected.row_mut(1).assign(&array![5.0, 1.5]);
+        expected.row_mut(4).assign(&array![4.0, 2.0]);
+        assert_eq!(z, expected);
+    }
+}
