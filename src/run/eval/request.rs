@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 
 use super::kept::Kept;
 use crate::data::Split;
+use crate::files;
 use crate::run::work::Work;
+
+/// Bytes of the names of what ranks together, from which on a digest stands for them.
+const LONGEST_NAMES: usize = 150;
 
 /// What to evaluate.
 #[derive(Debug, Clone, Copy)]
@@ -33,8 +37,10 @@ impl EvalRequest<'_> {
             fused += if at == 0 { "-fused-" } else { "+" };
             fused += &name_of(dir);
         }
-        // File systems end names at 255 bytes; what two have in common that long is told apart by its settings.
-        fused.truncate(fused.floor_char_boundary(150));
+        // File systems end names at 255 bytes.
+        if fused.len() > LONGEST_NAMES {
+            fused = format!("-fused-{}", &files::digest_of(fused.as_bytes())[..16]);
+        }
         let before = if self.before.is_some() { "-before" } else { "" };
         format!("{}-{}-b{}{limit}{fused}{before}", self.split, self.adapter_switch(), self.beam)
     }

@@ -1,6 +1,8 @@
 //! Embeddings of items that have none of their own, made of those of the items that were taken beside them.
 
-use ndarray::{Array1, Array2, Axis};
+use std::collections::BTreeMap;
+
+use ndarray::{Array1, Array2, ArrayView1};
 
 use crate::data::Dataset;
 
@@ -9,28 +11,48 @@ use crate::data::Dataset;
 ///
 /// `z` is of shape (items, width).
 pub(super) fn fill(dataset: &Dataset, z: &mut Array2<f32>, lacks: &[bool]) {
-    let (items, width) = z.dim();
-    let (mut sums, mut counts) = (Array2::<f32>::zeros((items, width)), vec![0u32; items]);
+    if !lacks.contains(&true) {
+        return;
+    }
+    let width = z.ncols();
+    let mut company: BTreeMap<usize, Mean> = BTreeMap::new();
     for taken in dataset.train_sequences() {
         for pair in taken.windows(2) {
             for (item, near) in [(pair[0], pair[1]), (pair[1], pair[0])] {
                 let (item, near) = (item as usize, near as usize);
                 if lacks[item] && !lacks[near] {
-                    let mut sum = sums.row_mut(item);
-                    sum += &z.row(near);
-                    counts[item] += 1;
+                    company.entry(item).or_insert_with(|| Mean::of(width)).add(z.row(near));
                 }
             }
         }
     }
-    let known: Vec<usize> = (0..items).filter(|&item| !lacks[item]).collect();
-    let mean = z.select(Axis(0), &known).mean_axis(Axis(0));
-    let mean = mean.unwrap_or_else(|| Array1::zeros(width));
-    for item in (0..items).filter(|&item| lacks[item]) {
-        match counts[item] {
-            0 => z.row_mut(item).assign(&mean),
-            count => z.row_mut(item).assign(&(&sums.row(item) / count as f32)),
-        }
+    let mut all = Mean::of(width);
+    for (row, _) in z.rows().into_iter().zip(lacks).filter(|(_, lacks)| !**lacks) {
+        all.add(row);
+    }
+    for (item, mut row) in z.rows_mut().into_iter().enumerate().filter(|(item, _)| lacks[*item]) {
+        row.assign(&company.get(&item).unwrap_or(&all).value());
+    }
+}
+
+/// A mean of rows, as they come in; zero of none.
+struct Mean {
+    sum: Array1<f32>,
+    count: f32,
+}
+
+impl Mean {
+    fn of(width: usize) -> Self {
+        Self { sum: Array1::zeros(width), count: 0.0 }
+    }
+
+    fn add(&mut self, row: ArrayView1<'_, f32>) {
+        self.sum += &row;
+        self.count += 1.0;
+    }
+
+    fn value(&self) -> Array1<f32> {
+        &self.sum / self.count.max(1.0)
     }
 }
 
