@@ -5,7 +5,7 @@
 #
 #   scripts/gpu-check.sh BINARY [PART…]
 #
-# PART is one of ops, nccl, tiny, smollm2, llama7b, demo; all of them where none is named. BINARY is what
+# PART is one of ops, nccl, tiny, smollm2, llama7b, profile, demo; all of them where none is named. BINARY is what
 # scripts/build-cuda.sh built; llmbs-tests beside it has the checks. CUDA's libraries have to be on LD_LIBRARY_PATH;
 # those of a PyTorch that PYTHON (python3) has are found by themselves. OUT is a folder for logs.
 set -uo pipefail
@@ -13,7 +13,7 @@ binary="$(realpath "${1:?the program that scripts/build-cuda.sh built}")"
 tests="$(dirname "$binary")/llmbs-tests"
 cd "$(dirname "$0")/.."
 shift
-parts="${*:-ops nccl tiny smollm2 llama7b demo}"
+parts="${*:-ops nccl tiny smollm2 llama7b profile demo}"
 python="${PYTHON:-python3}"
 out="${OUT:-$(mktemp -d)}"
 mkdir -p "$out"
@@ -93,6 +93,26 @@ for dtype in f32 bf16; do
         "$binary" --device cuda bench generate --shape llama7b --dtype $dtype --batch 8 --prompt 128 --batches 1 --json
     torch peft && peer "PEFT lora llama7b $dtype" torch_lora.py llama7b $dtype 4 128 3
 done
+profile() { # NAME COMMAND…: rows with the kernels that take most of the GPU's time, by Nsight Systems.
+    local name="$1" trace="$out/${1//[^A-Za-z0-9]/-}" said
+    shift
+    if ! command -v nsys >"$trace.log"; then
+        row "profile of $name" "no nsys here"
+        return
+    fi
+    nsys profile --force-overwrite=true --output="$trace" "$@" >"$trace.log" 2>&1 &&
+        said="$(nsys stats --report=cuda_gpu_kern_sum --format=csv "$trace.nsys-rep" 2>>"$trace.log" | "$python" -c '
+import csv, sys
+lines = list(sys.stdin)
+start = next(at for at, line in enumerate(lines) if line.startswith("Time (%)"))
+for row in list(csv.DictReader(lines[start:]))[:8]:
+    print(row["Time (%)"], row["Name"][:30], sep="\t")')" || { said="FAILED" && failed=1; }
+    while IFS=$'\t' read -r share kernel; do row "$name: ${kernel:-profile}" "$share${kernel:+ %}"; done <<<"$said"
+}
+if wanted profile; then
+    profile "smollm2 bf16" \
+        "$binary" --device cuda bench train --shape smollm2 --dtype bf16 --batch 16 --seq 128 --steps 10 --json
+fi
 for device in cuda cpu; do
     wanted demo || break
     run "demo on $device" "$binary" --device "$device" --config configs/demo.toml --run "$out/demo-$device" run
