@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::Write as _;
 use std::path::Path;
 
-use super::item_index::MAX_LEVELS;
+use super::plan::MAX_LEVELS;
 use super::store::parse_token;
 use super::{Foreign, IndexError, ItemIndex};
 use crate::data::{Dataset, ItemId};

@@ -3,11 +3,9 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
+use super::plan::MAX_LEVELS;
 use super::{IndexError, Order, Source, SourceCodes, Tree};
 use crate::{Result, rng};
-
-/// One letter a level.
-pub(super) const MAX_LEVELS: usize = 26;
 
 /// One position of an index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

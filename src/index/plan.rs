@@ -1,8 +1,10 @@
 //! How many levels each source of an index gets, and how many codes each level has.
 
-use super::item_index::MAX_LEVELS;
 use super::{IndexError, Method, Order, Source};
 use crate::Result;
+
+/// The most levels of an index: one letter a level.
+pub(super) const MAX_LEVELS: usize = 26;
 
 /// The smallest b with `b^levels >= num_items`: the fewest children a node needs for every item to
 /// get a leaf of its own at depth `levels`. At least 2.
