@@ -328,9 +328,10 @@ impl Run {
         }
         for earlier in Stage::ALL.into_iter().take_while(|s| *s != stage) {
             if let Some(record) = self.manifest.stages.get(&earlier) {
-                inputs.extend(record.outputs.clone());
                 // More may have been decided there than what it wrote: the backbone, and how that computes.
-                inputs.insert(format!("what decided {}", earlier.what()), record.deciders());
+                let decided = record.decided_by(|input| !inputs.contains_key(input));
+                inputs.extend(record.outputs.clone());
+                inputs.insert(format!("what decided {}", earlier.what()), decided);
             }
         }
         inputs

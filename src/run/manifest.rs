@@ -63,9 +63,10 @@ pub struct Record {
 }
 
 impl Record {
-    /// The digest of the settings and inputs that decided its result.
-    pub(super) fn deciders(&self) -> String {
-        files::digest_of(serde_json::json!([self.settings, self.inputs]).to_string().as_bytes())
+    /// The digest of what decided its result: the settings, and those inputs that are its `own` and no stage's before.
+    pub(super) fn decided_by(&self, own: impl Fn(&str) -> bool) -> String {
+        let own: BTreeMap<_, _> = self.inputs.iter().filter(|(input, _)| own(input)).collect();
+        files::digest_of(serde_json::json!([self.settings, own]).to_string().as_bytes())
     }
 
     /// The words that make it again, after `llmbs`.
