@@ -95,6 +95,11 @@ impl Teacher {
     /// # Errors
     /// A sample whose labels are not the codes of its target items.
     pub fn distributions(&self, samples: &[Sample]) -> Result<Vec<Vec<(u32, f32)>>> {
+        self.by_blocks(samples, self.block())
+    }
+
+    /// [`Self::distributions`], so many targets scored at once.
+    fn by_blocks(&self, samples: &[Sample], block: usize) -> Result<Vec<Vec<(u32, f32)>>> {
         let levels = self.places.first().map_or(0, Vec::len);
         let (mut histories, mut rows, mut targets) = (Vec::new(), Vec::new(), Vec::new());
         let mut tokens = 0;
@@ -122,7 +127,7 @@ impl Teacher {
         let states = self.network.states(&histories, None)?.detach();
         let weight = self.network.core().items.weight.detach();
         let mut distributions = Vec::with_capacity(targets.len() * levels);
-        for (rows, targets) in rows.chunks(self.block()).zip(targets.chunks(self.block())) {
+        for (rows, targets) in rows.chunks(block).zip(targets.chunks(block)) {
             let states = ops::embedding(&states, rows)?;
             let scores = ops::linear(&states, &weight, ops::Precision::Full)?;
             let mut scores: Vec<f32> = scores.flatten_all()?.to_vec1()?;
@@ -291,6 +296,22 @@ mod tests {
         for line in lines {
             assert!((line.iter().sum::<f32>() - 1.0).abs() < 1e-6, "{line:?}");
         }
+    }
+
+    #[test]
+    fn targets_are_scored_in_blocks_as_at_once() {
+        let teacher = teacher();
+        let samples = [sample(&[0, 3, 1, 2], 1), sample(&[2, 2], 1)];
+        let at_once = dense(&teacher.distributions(&samples).unwrap());
+        for block in 1..4 {
+            let found = dense(&teacher.by_blocks(&samples, block).unwrap());
+            assert_eq!(found.len(), at_once.len());
+            for (a, b) in found.iter().flatten().zip(at_once.iter().flatten()) {
+                assert!((a - b).abs() < 1e-6, "blocks of {block}: {a} {b}");
+            }
+        }
+        // Scores of four items as tensor and as values; two codes at the first level.
+        assert_eq!(teacher.bytes(5), 2 * 5 * 4 * 4 + 5 * 2 * 8);
     }
 
     #[test]

@@ -52,10 +52,8 @@ pub(in crate::run) fn run(run: &Run, before: &Run, monitor: &mut dyn Monitor) ->
     let count = run.dataset.num_items() - first;
 
     let mut made = Made::of(["index.json", GROWN]);
-    let z_behavior = match load_matrix(before, "behavior")? {
-        Some(z) => Some(grown_behavior(run, before, &z)?),
-        None => None,
-    };
+    let z_behavior = load_matrix(before, "behavior")?;
+    let z_behavior = z_behavior.map(|z| grown_behavior(run, before, &z)).transpose()?;
     let z_semantic = match load_matrix(before, "semantic")? {
         Some(z) => {
             let z = grown_semantic(run, before, &backbone, &z, monitor)?;
@@ -195,13 +193,10 @@ fn grown_matrix(
     let Some(all) = semantic::imported(run, &setting, new.filter(|_| new != old))? else {
         return Ok(None);
     };
-    let same = |row: &usize| all.row(*row) == known.row(*row);
-    if all.ncols() != known.ncols() || !(0..known.nrows()).all(|row| same(&row)) {
-        let first = (0..known.nrows()).find(|row| all.ncols() != known.ncols() || !same(row));
+    if let Some(item) = (0..known.nrows()).find(|&row| all.row(row) != known.row(row)) {
         invalid!(
-            "{setting}: the embedding of item {} is another than in the run before, whose index is to grow; keep the rows \
-             of its items as they are",
-            first.unwrap_or_default()
+            "{setting}: the embedding of item {item} is another than in the run before, whose index is to grow; keep the \
+             rows of its items as they are"
         );
     }
     Ok(Some(all))
