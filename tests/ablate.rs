@@ -181,10 +181,15 @@ fn a_model_of_another_backbone_is_not_taken_over_though_the_index_is_the_same() 
     let dir = dir.path();
     let spec = r#"
         seeds = [1]
-        set = ["index.source=random", "train.initial.epochs=1"]
+        set = ["index.source=random", "train.warmup.epochs=0", "train.initial.epochs=1"]
         [grid]
-        "train.initial.learning-rate" = [1e-3, 2e-3]
         "backbone.dtype" = ["f32", "bf16"]
+        [[variant]]
+        name = "slow"
+        set = ["train.initial.learning-rate=1e-3"]
+        [[variant]]
+        name = "fast"
+        set = ["train.initial.learning-rate=2e-3"]
     "#;
     fs::write(dir.join("types.toml"), spec).unwrap();
     let (_, log) = run(dir, &["ablate", "types.toml"], 0);

@@ -67,12 +67,16 @@ mod tests {
     fn an_item_is_as_those_beside_it_else_as_all() {
         // The last two of a user are held out.
         let user = |id: &str, items: &[u32]| User { id: id.into(), items: items.to_vec() };
-        let users = vec![user("a", &[0, 1, 2, 4, 4]), user("b", &[3, 1, 0, 1, 3])];
+        let users = vec![
+            user("a", &[0, 1, 2, 4, 4]),
+            user("b", &[3, 1, 0, 1, 3]),
+            user("c", &[1, 4, 0, 2]),
+        ];
         let data = Dataset::new("shop", users, vec![Item::default(); 5]).unwrap();
         let own = array![[8.0, 0.0], [0.0, 0.0], [2.0, 2.0], [2.0, 4.0], [0.0, 0.0]];
         let mut z = own.clone();
         fill(&data, &mut z, &[false, true, false, false, true]);
-        // Item 1 stands beside 0 and 2, and 3 and 0; 4 only where it is held out.
+        // Item 1 stands beside 0 and 2, and 3 and 0; 4 beside 1, which has none either, or where it is held out.
         let mut expected = own;
         expected.row_mut(1).assign(&array![5.0, 1.5]);
         expected.row_mut(4).assign(&array![4.0, 2.0]);
