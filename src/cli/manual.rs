@@ -7,7 +7,7 @@ use clap_complete::Shell;
 
 use super::args::Args;
 use super::show::out;
-use crate::Error;
+use crate::{Error, files};
 
 /// Prints the completions of `shell`.
 pub(super) fn completions(shell: Shell) -> anyhow::Result<()> {
@@ -18,7 +18,7 @@ pub(super) fn completions(shell: Shell) -> anyhow::Result<()> {
 
 /// Writes the manual pages into `folder`: llmbs.1, and one for each command.
 pub(super) fn pages(folder: &Path) -> anyhow::Result<()> {
-    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    files::make_dir(folder)?;
     clap_mangen::generate_to(Args::command(), folder).map_err(Error::io(folder))?;
     out(&format!("wrote {}\n", folder.join("llmbs.1").display()))
 }

@@ -33,7 +33,7 @@ impl Parts {
         let own = dir.join(key);
         if !own.exists() {
             files::remove_dir(dir)?;
-            std::fs::create_dir_all(&own).map_err(Error::io(&own))?;
+            files::make_dir(&own)?;
         }
         Ok(Self { dir: own, every, pending: Vec::new(), first: 0, since: Instant::now() })
     }

@@ -45,6 +45,36 @@ pub fn check_inside(dir: &Path, path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// How often a folder is made again that another process has removed.
+const MOST_TRIES: usize = 1000;
+
+/// Makes a folder and those it lies in.
+pub fn make_dir(dir: &Path) -> Result<()> {
+    in_dir(dir, || Ok(()))
+}
+
+/// What `work` makes in the folder `dir`, which is made before. Another process may remove that, or one it lies in, as
+/// long as it is empty (`unfinished` in a run folder): then both are done again.
+pub fn in_dir<T>(dir: &Path, work: impl Fn() -> Result<T>) -> Result<T> {
+    let mut tries = 0;
+    loop {
+        let made = fs::create_dir_all(dir).map_err(Error::io(dir)).and_then(|()| work());
+        match made {
+            // The second where it went between being found there and being looked at.
+            Err(Error::Io { cause, .. })
+                if tries < MOST_TRIES
+                    && matches!(
+                        cause.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists
+                    ) =>
+            {
+                tries += 1;
+            }
+            made => return made,
+        }
+    }
+}
+
 /// Where `path` is written before it is renamed into place.
 pub fn temporary(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_os_string();
@@ -58,7 +88,7 @@ pub fn write_with(
     fill: impl FnOnce(&mut BufWriter<fs::File>) -> io::Result<()>,
 ) -> Result<()> {
     if let Some(parent) = path.parent() {
-        fs::create_dir_all(parent).map_err(Error::io(parent))?;
+        make_dir(parent)?;
     }
     replace_with(path, fill).map_err(Error::io(path))
 }
@@ -203,7 +233,7 @@ pub fn replace_dir(new: &Path, dir: &Path) -> Result<()> {
     let old = replaced(dir);
     remove_dir(&old)?;
     if let Some(parent) = dir.parent() {
-        fs::create_dir_all(parent).map_err(Error::io(parent))?;
+        make_dir(parent)?;
     }
     if dir.exists() {
         fs::rename(dir, &old).map_err(Error::io(dir))?;
@@ -232,7 +262,35 @@ pub fn remove_dir(dir: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
     use super::*;
+
+    #[test]
+    fn a_folder_is_made_though_another_removes_empty_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let above = dir.path().join("above");
+        let (inside, is_over) = (above.join("inside"), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    let _ = fs::remove_dir(&above);
+                    // As often as it likes, but for a moment in which a file can be made.
+                    std::thread::sleep(Duration::from_micros(10));
+                }
+            });
+            let made = (0..2000).try_for_each(|_| {
+                make_dir(&inside)?;
+                fs::remove_dir(&inside).map_err(Error::io(&inside))?;
+                let path = above.join("file");
+                in_dir(&above, || fs::write(&path, "").map_err(Error::io(&path)))?;
+                remove(&path)
+            });
+            is_over.store(true, Ordering::Relaxed);
+            made.unwrap();
+        });
+    }
 
     #[test]
     fn a_file_that_could_not_be_filled_leaves_nothing() {

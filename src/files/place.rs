@@ -41,7 +41,7 @@ impl Place {
     pub fn build<T>(mut self, fill: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
         self.enter()?;
         let (new, old) = (self.workshop().join("new"), self.workshop().join("old"));
-        fs::create_dir_all(&new).map_err(Error::io(&new))?;
+        super::make_dir(&new)?;
         let filled = fill(&new)?;
         if !exchange(&new, &self.dir) {
             if self.dir.exists() {
@@ -73,7 +73,7 @@ impl Place {
             return Ok(());
         }
         let workshop = self.workshop();
-        fs::create_dir_all(&workshop).map_err(Error::io(&workshop))?;
+        super::make_dir(&workshop)?;
         let path = workshop.join("lock");
         let lock = Exclusive::open(&path)?;
         // One who has just been through with it removes it.

@@ -138,7 +138,7 @@ pub fn save_folder(dir: impl AsRef<Path>, config: &LlamaConfig, weights: &Weight
     if let Some(name) = weights.keys().find(|name| !shapes.contains_key(*name)) {
         invalid!("{}: {name} is no part of the model to save", dir.display());
     }
-    std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
+    files::make_dir(dir)?;
     save_safetensors(dir.join(SINGLE), weights)?;
     let generation = format!("{:#}\n", config.generation_json());
     files::write(&dir.join(GENERATION), generation.as_bytes())?;

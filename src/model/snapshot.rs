@@ -68,7 +68,7 @@ impl Snapshots {
         let start = Instant::now();
         let new = self.dir.join("new");
         files::remove_dir(&new)?;
-        fs::create_dir_all(&new).map_err(Error::io(&new))?;
+        files::make_dir(&new)?;
         let mut sha256 = BTreeMap::new();
         for (name, values) in tensors {
             let path = new.join(name);

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use crate::files::Exclusive;
-use crate::{Error, Result, invalid};
+use crate::{Error, Result, files, invalid};
 
 /// The file that is locked; it holds the number of the process that did.
 pub(super) const LOCK: &str = ".lock";
@@ -25,7 +25,7 @@ impl Lock {
         if self.0.get().is_some() {
             return Ok(false);
         }
-        fs::create_dir_all(dir).map_err(Error::io(dir))?;
+        files::make_dir(dir)?;
         let path = dir.join(LOCK);
         let Some(file) = Exclusive::open(&path)? else {
             // Nothing stands there between its lock and its number.

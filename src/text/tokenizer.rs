@@ -216,7 +216,7 @@ impl Tokenizer {
     /// Writes `tokenizer.json` and `tokenizer_config.json`, as Hugging Face reads them.
     pub fn save(&self, dir: impl AsRef<Path>) -> Result<()> {
         let dir = dir.as_ref();
-        std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
+        files::make_dir(dir)?;
         let tokenizer = self.inner.to_string(true).map_err(failed("saving the tokenizer"))?;
         files::write(&dir.join(FILE), tokenizer.as_bytes())?;
 

@@ -118,7 +118,7 @@ impl StateDir {
     /// Keeps the parameters as those of the best epoch; gives their file's SHA-256.
     pub(super) fn save_best(&self, params: &Params, epoch: u64) -> Result<String> {
         let path = self.best(epoch);
-        fs::create_dir_all(self.snapshots.dir()).map_err(Error::io(&path))?;
+        files::make_dir(self.snapshots.dir())?;
         save_safetensors(&path, &values(params))?;
         files::digest(&path)
     }

@@ -14,7 +14,7 @@ use super::checkpoint::{is_finite, load_safetensors, save_safetensors};
 use super::llama::{LINEAR_NAMES, linear_name};
 use super::{LlamaConfig, Weights};
 use crate::nn::{Lora, Params};
-use crate::{Error, Result, files, invalid, rng};
+use crate::{Result, files, invalid, rng};
 
 /// Settings of a LoRA adapter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -124,7 +124,7 @@ const SHOWN: usize = 4;
 
 /// Writes `adapters` as a PEFT folder: `adapter_config.json` and `adapter_model.safetensors`.
 pub fn save(dir: &Path, base: &str, config: &LoraConfig, adapters: &Adapters) -> Result<()> {
-    std::fs::create_dir_all(dir).map_err(Error::io(dir))?;
+    files::make_dir(dir)?;
     let peft = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

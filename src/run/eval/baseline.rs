@@ -369,7 +369,7 @@ impl Run {
         };
         let TrainedBaseline { scorer, weights, targets, best_epoch, reports } = trained;
         files::remove_dir(new)?;
-        std::fs::create_dir_all(new).map_err(Error::io(new))?;
+        files::make_dir(new)?;
         let model = new.join("model.safetensors");
         save_safetensors(&model, &weights)?;
         let training = Training {

@@ -32,8 +32,7 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
     /// If another process is at this evaluation.
     pub(super) fn open(run: &Run, name: &str, settings: &impl Serialize) -> Result<(Self, Vec<T>)> {
         let (dir, path) = (run.dir().join(UNFINISHED), path_of(run, name));
-        fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
-        let Some(file) = Exclusive::open(&path)? else {
+        let Some(file) = files::in_dir(&dir, || Exclusive::open(&path))? else {
             invalid!(
                 "{}: another process is at this evaluation; wait until it is done",
                 path.display()

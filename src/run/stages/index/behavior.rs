@@ -21,7 +21,7 @@ use crate::run::stages::{Made, SASREC};
 use crate::run::unfinished::kept_for;
 use crate::run::work::Work;
 use crate::run::{Monitor, Run, Stage};
-use crate::{Error, Result, files};
+use crate::{Result, files};
 
 /// A SASRec to go on from, in the index of another run.
 pub(in crate::run) struct SasRecBefore {
@@ -50,7 +50,7 @@ pub(super) fn make(
     folder: &Path,
     monitor: &mut dyn Monitor,
 ) -> Result<(Array2<f32>, Made)> {
-    std::fs::create_dir_all(folder).map_err(Error::io(folder))?;
+    files::make_dir(folder)?;
     let Some(z) = own(run)? else { return embed_behavior(run, None, folder, monitor) };
     save_embeddings(&folder.join(FILE), &z, None)?;
     Ok((z, Made::of([FILE])))
@@ -117,7 +117,7 @@ pub(in crate::run) fn embed_behavior(
         train()?
     };
     let dir = folder.join(name);
-    std::fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
+    files::make_dir(&dir)?;
     save_embeddings(&folder.join(FILE), &trained.embeddings, None)?;
     save_safetensors(dir.join("model.safetensors"), &trained.weights)?;
     let report = json!({

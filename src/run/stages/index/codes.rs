@@ -14,7 +14,7 @@ use crate::model::save_safetensors;
 use crate::run::needs::Needs;
 use crate::run::stages::Made;
 use crate::run::{Monitor, Run};
-use crate::{Error, Result, files};
+use crate::{Result, files};
 
 /// The folder of the autoencoders, in that of the index.
 pub(super) const RQ_VAE: &str = "rq-vae";
@@ -157,7 +157,7 @@ impl Builder<'_> {
         monitor.end();
         let trained = trained?;
         let folder = PathBuf::from(RQ_VAE);
-        std::fs::create_dir_all(self.dir.join(&folder)).map_err(Error::io(&folder))?;
+        files::make_dir(&self.dir.join(&folder))?;
         let weights = folder.join(format!("{}.safetensors", plan.source));
         save_safetensors(self.dir.join(&weights), &trained.weights)?;
         let report = folder.join(format!("{}.json", plan.source));

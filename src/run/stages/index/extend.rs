@@ -19,7 +19,7 @@ use crate::model::Backbone;
 use crate::run::artifacts::{backbone, load_backbone_at, load_index, load_matrix};
 use crate::run::stages::{FOLDER, Made};
 use crate::run::{Monitor, Run, Stage};
-use crate::{Error, Result, files, invalid};
+use crate::{Result, files, invalid};
 
 /// What the new items of a grown index are like.
 const GROWN: &str = "grown.json";
@@ -46,7 +46,7 @@ pub(in crate::run) fn read_grown(run: &Run) -> Result<Vec<ItemId>> {
 pub(in crate::run) fn run(run: &Run, before: &Run, monitor: &mut dyn Monitor) -> Result<Made> {
     let old = load_index(before)?;
     let new = &run.result_of(Stage::Index).join("index");
-    std::fs::create_dir_all(new).map_err(Error::io(new))?;
+    files::make_dir(new)?;
     let (backbone, wrote_backbone) = take_backbone(run, before)?;
     let first = old.num_items();
     let count = run.dataset.num_items() - first;

@@ -10,7 +10,7 @@ use crate::run::digests;
 use crate::run::manifest::{self, Import, Origin};
 use crate::run::stages::Made;
 use crate::run::{Monitor, Run, Stage, StageReport, Status};
-use crate::{Error, Result, files, invalid};
+use crate::{Result, files, invalid};
 
 /// What to import, and how.
 #[derive(Debug, Clone)]
@@ -86,7 +86,7 @@ impl Run {
         let (backbone, wrote_backbone) = super::prepare_backbone(self, monitor)?;
         ItemTokens::extend(backbone.tokenizer, &index)?.check(&index)?;
         let dir = self.result_of(Stage::Index).join("index");
-        std::fs::create_dir_all(&dir).map_err(Error::io(&dir))?;
+        files::make_dir(&dir)?;
         store::write(&dir.join("index.json"), &index)?;
         let mut made = Made::of(["index/index.json"]);
         made.files.extend(wrote_backbone);

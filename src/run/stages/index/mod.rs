@@ -21,7 +21,7 @@ use crate::inference::ItemTokens;
 use crate::model::Backbone;
 use crate::run::artifacts::{backbone, load_backbone_at, plan_of};
 use crate::run::{Monitor, Run, Stage};
-use crate::{Error, Result};
+use crate::{Result, files};
 
 pub(in crate::run) use behavior::help_embed_behavior;
 pub(in crate::run) use data::has_copy;
@@ -51,7 +51,7 @@ pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> 
     let (backbone, wrote_backbone) = prepare_backbone(run, monitor)?;
     ItemTokens::refuse_known(&backbone.tokenizer, &plans)?;
     let new = &run.result_of(Stage::Index).join("index");
-    std::fs::create_dir_all(new).map_err(Error::io(new))?;
+    files::make_dir(new)?;
     let made = {
         let mut made = Made::of(["index.json"]);
         made.tell("items", dataset.num_items());
