@@ -16,10 +16,8 @@ sizes="${SIZES:-12101 576
 1000000 128}"
 if [[ -z "${PYTHON:-}" ]]; then
     PYTHON=.peers/bin/python
-    [[ -x "$PYTHON" ]] || {
-        python3 -m venv .peers
-        .peers/bin/pip install --quiet numpy scikit-learn faiss-cpu
-    }
+    [[ -x "$PYTHON" ]] || python3 -m venv .peers
+    .peers/bin/pip install --quiet numpy scikit-learn faiss-cpu
 fi
 cargo build --release --quiet
 vectors="$(mktemp --suffix .npy)"

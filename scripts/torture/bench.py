@@ -9,7 +9,7 @@ import time
 from moments import can_trace
 from report import Outcome
 from scenarios import CHAINS, WHOLE, provide
-from snapshot import copy, describe, differences, left_behind, settled_text, snapshot, torn_lines
+from snapshot import copy, describe, differences, is_made, left_behind, settled_text, snapshot, torn_lines
 
 HANG_SECONDS = 60
 
@@ -130,11 +130,14 @@ class Bench:
                 self.report.violation("other", f"{label}: {torn} is torn")
         return self.report.violations() == before
 
-    def readers(self, label, folder, readers, expected):
-        """Checks that readers say of a folder what they say of one of the folders `expected`."""
+    def readers(self, label, folder, readers, expected, writer=None):
+        """Checks that readers say of a folder what they say of one of the folders `expected`.
+
+        They may refuse it, and name its writer, who stands still while it puts a whole result in its place."""
+        busy = [f"process {writer}"] if writer and is_made(folder) else []
         for words in readers:
             answers = [self.answer(each, words) for each in expected]
             outcome = self.run(folder, words)
             then = f"{label}, then {shown(words)}"
             # Where they refuse an undisturbed folder, they may refuse this one.
-            self.report.judge(then, outcome, [folder.name] if None in answers else [], answers)
+            self.report.judge(then, outcome, busy + ([folder.name] if None in answers else []), answers)

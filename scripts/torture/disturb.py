@@ -65,7 +65,7 @@ def beside(bench, label, run, first, command, folders):
     results = {name: digest for name, digest in snapshot(run).items() if not name.startswith("unfinished/")}
     if well and holds and differences(results, snapshot(after)):
         bench.report.violation("other", f"{label}: the second is let in beside the first")
-    bench.readers(label, run, [RECOMMEND, EVAL], folders)
+    bench.readers(label, run, [RECOMMEND, EVAL], folders, writer=first)
     if not (before / "eval").exists():
         shutil.rmtree(run / "eval", ignore_errors=True)
 

@@ -46,6 +46,14 @@ def snapshot(folder, prefixes=("",)):
             if path.name not in NO_RESULTS and name.startswith(tuple(prefixes))}
 
 
+def is_made(run):
+    """Whether a run has a whole result that is not in its place yet."""
+    manifest = run / "manifest.json"
+    if not manifest.exists():
+        return False
+    return any(record["status"] == "done" for record in json.loads(manifest.read_text()).get("unfinished", {}).values())
+
+
 def differences(found, expected):
     """The paths at which two snapshots differ."""
     return sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
