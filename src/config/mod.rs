@@ -7,7 +7,6 @@ mod index;
 mod layers;
 mod places;
 mod ranges;
-mod renamed;
 mod validation;
 
 use std::path::Path;
@@ -255,7 +254,6 @@ impl RunConfig {
     /// As [`RunConfig::parse`], with the relative paths of `text` seen from `folder`.
     fn parse_in(folder: &Path, text: &str, origin: &str, overrides: &[String]) -> Result<Self> {
         let fault = |e: toml::de::Error| Error::Invalid(format!("{origin}: {}", plain_toml(&e)));
-        renamed::refuse(text, origin, overrides)?;
         // Parsed once as it stands, so that a mistake in the file is reported with its line.
         let _: Self = toml::from_str(text).map_err(fault)?;
         let mut table = toml::Table::try_from(Self::default())

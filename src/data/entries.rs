@@ -12,7 +12,7 @@ use std::path::Path;
 use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::DataError;
+use super::{DataError, ItemId};
 use crate::error::plain;
 use crate::files;
 
@@ -35,6 +35,11 @@ pub(super) fn read_text(
 ) -> Result<String, DataError> {
     let bytes = fs::read(path).map_err(|reason| DataError::Io { path: path.into(), reason })?;
     text_of(bytes).map_err(|reason| DataError::Malformed { path: path.into(), reason })
+}
+
+/// The id that `key` spells plainly: "07" and "7" would be one with two spellings.
+pub(super) fn plain_id(key: &str) -> Option<ItemId> {
+    key.parse::<ItemId>().ok().filter(|id| id.to_string() == key)
 }
 
 /// The entries of a JSON object in file order; where `UNIQUE`, a key that occurs twice is an error.

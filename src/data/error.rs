@@ -73,7 +73,7 @@ pub enum DataError {
     /// A key among new items that is neither the next id nor, like the others, one of the shop's own.
     #[error(
         "{path}: item key {key:?}: new items are numbered from {first} without gaps, or else all of \
-         them go by the shop's own ids, which are no numbers"
+         them go by the shop's own ids, which are numbers only where those of the dataset are"
     )]
     NewItemKey {
         /// The file.

@@ -11,7 +11,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use super::entries::{Entries, INTER, ITEM, read};
+use super::entries::{Entries, INTER, ITEM, plain_id, read};
 use super::{DataError, Dataset, Item, ItemId, User, UserTexts, names, times, user_texts};
 use crate::files;
 
@@ -127,10 +127,7 @@ fn write_times<K: fmt::Display, V: Serialize>(
     times: impl Iterator<Item = (K, V)>,
 ) -> Result<(), DataError> {
     let mut times = times.peekable();
-    if times.peek().is_some() {
-        return replace(path, times);
-    }
-    remove(path)
+    if times.peek().is_some() { replace(path, times) } else { remove(path) }
 }
 
 /// Writes users by raw id and items as the dataset `name` in the folder `dir`, which is there: numbered from 0
@@ -213,9 +210,9 @@ pub(super) fn read_items(path: &Path) -> Result<Vec<Item>, DataError> {
     let Entries::<ItemFields>(entries) = read(path)?;
     let mut items = vec![None; entries.len()];
     for (key, fields) in entries {
-        // Only the plain spelling, or "1" and "01" would be one item with two entries.
-        let id = key.parse::<ItemId>().ok().filter(|id| id.to_string() == key);
-        let Some(id) = id else { return Err(DataError::ItemKey { path: path.into(), key }) };
+        let Some(id) = plain_id(&key) else {
+            return Err(DataError::ItemKey { path: path.into(), key });
+        };
         if let Some(slot) = items.get_mut(id as usize) {
             *slot = Some(Item::from(fields));
         }
@@ -258,18 +255,22 @@ impl NewItems {
 
     /// The items as they follow the `first` items of a dataset.
     ///
-    /// Keys are either the next ids, `first` and on, or the shop's own; ids are then given in file order.
+    /// Keys are either the next ids, `first` and on, or the shop's own; ids are then given in file order. Where the shop's
+    /// own are numbers (`numeric_raw_ids`), keys are these, unless every item says its own in a field.
     ///
     /// # Errors
     /// Names the file and the key at fault.
-    pub fn after(&self, first: ItemId) -> Result<Vec<Item>, DataError> {
-        // Only the plain spelling, or "7" and "07" would be one item with two entries.
-        let id = |key: &str| key.parse::<ItemId>().ok().filter(|id| id.to_string() == key);
-        let by_id = self.entries.iter().any(|(key, _)| id(key).is_some());
+    pub fn after(&self, first: ItemId, numeric_raw_ids: bool) -> Result<Vec<Item>, DataError> {
+        let are_named = self.entries.iter().all(|(_, item)| item.raw_id.is_some());
+        let by_id = (are_named || !numeric_raw_ids)
+            && self.entries.iter().any(|(key, _)| plain_id(key).is_some());
         let mut items = vec![None; self.entries.len()];
         for (at, (key, item)) in self.entries.iter().enumerate() {
-            let place =
-                if by_id { id(key).and_then(|id| id.checked_sub(first)) } else { Some(at as u32) };
+            let place = if by_id {
+                plain_id(key).and_then(|id| id.checked_sub(first))
+            } else {
+                Some(at as u32)
+            };
             let Some(slot) = place.and_then(|place| items.get_mut(place as usize)) else {
                 let (path, key) = (self.path.clone(), key.clone());
                 return Err(DataError::NewItemKey { path, key, first });

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::entries::plain_id;
 use super::{DataError, Dataset, ItemId, User};
 
 /// Finds the users and items of a dataset by name; made once for any number of questions.
@@ -22,11 +23,10 @@ impl<'a> Lookup<'a> {
             .zip(&dataset.items)
             .filter_map(|(id, i)| Some((i.raw_id.as_deref()?, id)))
             .collect();
-        let looks_like_a_number = |id: &&str| id.bytes().all(|b| b.is_ascii_digit());
         Self {
             dataset,
             users: (0..).zip(&dataset.users).map(|(at, user)| (user.id.as_str(), at)).collect(),
-            numeric_raw_ids: raw_ids.keys().any(looks_like_a_number),
+            numeric_raw_ids: dataset.has_numeric_raw_ids(),
             raw_ids,
         }
     }
@@ -62,8 +62,8 @@ impl<'a> Lookup<'a> {
     /// If it is neither.
     pub fn item(&self, name: &str) -> Result<ItemId, DataError> {
         let by_raw_id = self.raw_ids.get(name).copied();
-        let own = || name.parse().ok().filter(|id: &u64| id.to_string() == name);
-        let by_own_id = || if self.numeric_raw_ids { None } else { self.known(own()?) };
+        let own = || plain_id(name).and_then(|id| self.known(id.into()));
+        let by_own_id = || if self.numeric_raw_ids { None } else { own() };
         by_raw_id.or_else(by_own_id).ok_or_else(|| self.no_item(name))
     }
 

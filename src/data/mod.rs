@@ -16,6 +16,7 @@ mod catalogue;
 mod entries;
 mod error;
 mod field;
+mod foreign;
 mod lcrec;
 mod lookup;
 mod names;
@@ -33,6 +34,7 @@ pub use attributes::attributes;
 pub use catalogue::write_catalogue;
 pub use error::DataError;
 pub use field::TextField;
+pub use foreign::foreign_field;
 pub use lcrec::{Content, NewItems, is_dataset_file, read_folder, write, write_named};
 pub use lookup::Lookup;
 pub use names::{read_names, write_names};
@@ -230,6 +232,12 @@ impl Dataset {
     /// The number of items, those in no sequence included.
     pub fn num_items(&self) -> usize {
         self.items.len()
+    }
+
+    /// Whether some raw id of an item looks like a number: then a number by itself is a raw id, too, not an item's own.
+    pub fn has_numeric_raw_ids(&self) -> bool {
+        let mut raw_ids = self.items.iter().filter_map(|item| item.raw_id.as_deref());
+        raw_ids.any(|id| id.bytes().all(|b| b.is_ascii_digit()))
     }
 
     /// The items that can be recommended: all but the gaps between ids.

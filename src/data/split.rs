@@ -197,6 +197,12 @@ impl Dataset {
         &self.users[user].items[..self.division.train[user]]
     }
 
+    /// A user as networks know them that have a row for each; `None` of one in whose training nothing comes after
+    /// anything, so that the row is as it was drawn.
+    pub fn as_trained(&self, user: u32) -> Option<u32> {
+        (self.train(user as usize).len() > 1).then_some(user)
+    }
+
     /// What is held out for `split`, in the order of the users; one a user where the rule is to leave one out.
     pub fn targets(&self, split: Split) -> &[Target] {
         self.division.targets(split)

@@ -272,6 +272,36 @@ fn repeats_are_counted_in_training_alone() {
 }
 
 #[test]
+fn a_user_of_one_training_item_is_a_stranger() {
+    let data = load(INTER, ITEM).unwrap();
+    assert_eq!([data.as_trained(0), data.as_trained(1)], [Some(0), None]);
+}
+
+#[test]
+fn new_items_go_by_the_next_ids_or_by_those_of_the_shop() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("new.json");
+    let after = |text: &str, numeric_raw_ids: bool| {
+        fs::write(&path, text).unwrap();
+        let items = NewItems::read(&path).unwrap().after(6, numeric_raw_ids);
+        items.map(|items| {
+            let name =
+                |item: &Item| format!("{}={}", item.raw_id.as_deref().unwrap_or("-"), item.title);
+            items.iter().map(name).collect::<Vec<_>>().join(" ")
+        })
+    };
+    let next = r#"{"7": {"title": "b"}, "6": {"title": "a"}}"#;
+    assert_eq!(after(next, false).unwrap(), "-=a -=b");
+    assert_eq!(after(next, true).unwrap(), "7=b 6=a");
+    let far = r#"{"12345": {"title": "a"}, "4294967296": {"title": "b"}}"#;
+    assert!(after(far, false).unwrap_err().to_string().contains("numbered from 6"));
+    assert_eq!(after(far, true).unwrap(), "12345=a 4294967296=b");
+    // Whose own ids stand in a field.
+    let named = r#"{"7": {"title": "b", "item_id": 81}, "6": {"title": "a", "item_id": "80"}}"#;
+    assert_eq!(after(named, true).unwrap(), "80=a 81=b");
+}
+
+#[test]
 fn training_by_time_does_not_see_held_out_items() {
     let users =
         (0..20).map(|u| User { id: u.to_string(), items: (0..5).map(|i| (u + i) % 9).collect() });

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::entries::{self, INTER, ITEM, Pairs};
+use super::entries::{self, INTER, ITEM, Pairs, plain_id};
 use super::lcrec;
 use super::{DataError, ItemId, Split, TextField, User, UserTexts, times, user_texts};
 
@@ -120,7 +120,7 @@ fn items(path: &Path, problems: &mut Vec<Problem>) -> Result<BTreeMap<ItemId, St
     for (key, value) in notes.entries()? {
         let place = format!("item {key:?}");
         // Only the plain spelling, or "1" and "01" would be one item.
-        let Some(id) = key.parse::<ItemId>().ok().filter(|id| id.to_string() == key) else {
+        let Some(id) = plain_id(&key) else {
             notes.add(
                 "item keys",
                 place,

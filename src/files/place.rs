@@ -10,8 +10,9 @@ use crate::{Error, Result, invalid};
 /// The place of a folder that is written whole: at every moment there is what was there before, or the new one. One
 /// process has it at a time.
 ///
-/// All else happens in `.NAME.llmbs` beside it, which is gone when this is dropped: a lock, the folder that is built, and
-/// where the system cannot exchange folders, the one before until the new one stands.
+/// A link to a folder stands for that folder. All else happens in `.NAME.llmbs` beside it, which is gone when this is
+/// dropped: a lock, the folder that is built, and where the system cannot exchange folders, the one before until the new
+/// one stands.
 #[derive(Debug)]
 pub struct Place {
     dir: PathBuf,
@@ -25,15 +26,22 @@ impl Place {
     /// # Errors
     /// Another process that has it, a folder that may not be replaced.
     pub fn claim(dir: &Path, force: bool, ours: &dyn Fn(&str) -> bool) -> Result<Self> {
-        if dir.file_name().is_none() {
+        let Some(name) = dir.file_name() else {
             invalid!("{}: has no name; give a folder of its own", dir.display());
-        }
-        let mut place = Self { dir: dir.to_path_buf(), lock: None };
+        };
+        // Without the slash behind which a link is the folder itself.
+        let plain = dir.with_file_name(name);
+        let dir = if plain.is_symlink() {
+            plain.canonicalize().map_err(Error::io(&plain))?
+        } else {
+            plain
+        };
+        let mut place = Self { dir, lock: None };
         // Where there is no folder around it, there is nothing to guard.
         if place.around().exists() {
             place.enter()?;
         }
-        check_free(dir, force, ours)?;
+        check_free(&place.dir, force, ours)?;
         Ok(place)
     }
 
@@ -192,6 +200,24 @@ mod tests {
         drop(claim(&dir, true).unwrap());
         assert_eq!(fs::read_to_string(dir.join("a")).unwrap(), "one");
         assert_eq!(names(root.path()), ["shop"]);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_stands_for_its_folder() {
+        let root = tempfile::tempdir().unwrap();
+        let (dir, link) = (root.path().join("shop"), root.path().join("link"));
+        claim(&dir, false).unwrap().build(holds("one")).unwrap();
+        std::os::unix::fs::symlink("shop", &link).unwrap();
+        let slash = PathBuf::from(format!("{}/", link.display()));
+        let first = claim(&slash, true).unwrap();
+        claim(&dir, true).unwrap_err();
+        first.build(holds("two")).unwrap();
+        assert_eq!(fs::read_to_string(dir.join("a")).unwrap(), "two");
+        assert!(link.is_symlink());
+        assert_eq!(names(root.path()), ["link", "shop"]);
+        fs::remove_dir_all(&dir).unwrap();
+        assert!(claim(&link, true).unwrap_err().to_string().contains("link"));
     }
 
     #[test]

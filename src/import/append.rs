@@ -17,8 +17,48 @@ struct Standing {
     item_ids: HashMap<String, ItemId>,
 }
 
+/// What a user has taken.
+struct Taken {
+    /// Items; with their times where an item may be there again.
+    items: HashSet<(ItemId, Option<i64>)>,
+    keep_duplicates: bool,
+    last: Option<i64>,
+}
+
+impl Taken {
+    fn by(user: usize, content: &Content, keep_duplicates: bool) -> Self {
+        let items = content.users[user].items.iter().copied();
+        let times = content.times.as_ref().map(|times| times[user].as_slice());
+        let items = match times {
+            Some(times) if keep_duplicates => items.zip(times.iter().copied().map(Some)).collect(),
+            // Nothing tells one that is taken again from one that was read before.
+            None if keep_duplicates => HashSet::new(),
+            _ => items.map(|item| (item, None)).collect(),
+        };
+        Self { items, keep_duplicates, last: times.and_then(|times| times.last().copied()) }
+    }
+
+    /// Whether an interaction is one of these.
+    fn has(&self, item: ItemId, time: Option<i64>) -> bool {
+        self.items.contains(&(item, time.filter(|_| self.keep_duplicates)))
+    }
+
+    /// Whether the last of these came after `time`.
+    fn ends_after(&self, time: Option<i64>) -> bool {
+        time.zip(self.last).is_some_and(|(time, last)| time < last)
+    }
+}
+
 impl Standing {
     fn read(dir: &Path) -> Result<Self> {
+        if let Some((path, field)) = data::foreign_field(dir)? {
+            invalid!(
+                "{}: has {field}, which would be lost, since the folder is written anew; import it into a folder of its \
+                 own (llmbs data import {} --out ANOTHER), and append there",
+                path.display(),
+                dir.display()
+            );
+        }
         let content = data::read_folder(dir)?;
         if let Some(gap) = content.items.iter().position(|item| item.is_gap) {
             invalid!(
@@ -82,7 +122,7 @@ impl Standing {
             );
         }
         let before = [self.content.users.len(), self.content.items.len()];
-        let (mut appended, mut known) = (0, 0);
+        let (mut appended, mut known, mut earlier) = (0, 0, 0);
         let mut times = sequences.times();
         for (number, taken) in (0..).zip(sequences.users()) {
             let times = times.as_mut().and_then(Iterator::next);
@@ -90,18 +130,22 @@ impl Standing {
                 continue;
             }
             let user = self.user(collector.users.name(number));
-            let there: HashSet<ItemId> = if request.keep_duplicates {
-                HashSet::new()
-            } else {
-                self.content.users[user].items.iter().copied().collect()
-            };
-            let items: Vec<ItemId> = taken.iter().map(|&item| self.item(item, collector)).collect();
-            let is_new: Vec<bool> = items.iter().map(|item| !there.contains(item)).collect();
-            let new = only(&items, &is_new);
-            known += (items.len() - new.len()) as u64;
+            let there = Taken::by(user, &self.content, request.keep_duplicates);
+            let (mut new, mut new_times) = (Vec::new(), Vec::new());
+            for (at, &item) in taken.iter().enumerate() {
+                let time = times.as_ref().map(|times| times[at]);
+                let id = self.item_ids.get(collector.items.name(item));
+                if id.is_some_and(|&id| there.has(id, time)) {
+                    known += 1;
+                } else if request.lenient && there.ends_after(time) {
+                    earlier += 1;
+                } else {
+                    new.push(self.item(item, collector));
+                    new_times.extend(time);
+                }
+            }
             appended += new.len() as u64;
-            let times = times.map(|times| only(&times, &is_new));
-            self.put(user, &new, times.as_deref(), gathered)?;
+            self.put(user, &new, &new_times, gathered)?;
         }
         if request.all_items {
             for &item in &collector.catalogue.listed {
@@ -113,28 +157,29 @@ impl Standing {
             interactions: appended,
             users: (self.content.users.len() - users) as u64,
             items: (self.content.items.len() - items) as u64,
+            earlier,
         };
         Ok((new, known))
     }
 
-    /// Puts what a user took behind what they took before; `times` are those of `items`.
+    /// Puts what a user took behind what they took before; `times` are those of `items`, or none.
     fn put(
         &mut self,
         user: usize,
         items: &[ItemId],
-        times: Option<&[i64]>,
+        times: &[i64],
         gathered: &Gathered,
     ) -> Result<()> {
         let Content { users, items: all, times: standing, .. } = &mut self.content;
-        if let (Some(standing), Some(times)) = (standing, times) {
+        if let Some(standing) = standing {
             let standing = &mut standing[user];
             if let (Some(&last), Some(&first)) = (standing.last(), times.first())
                 && first < last
             {
                 invalid!(
                     "{}: user {:?} took item {:?} at {first}, before {last}, the last time that the dataset \
-                     has of them (both in seconds): what is appended comes later; import the whole log anew, or leave \
-                     out what is earlier",
+                     has of them (both in seconds): what is appended comes later; import the whole log anew, or pass \
+                     over what is earlier, with --lenient",
                     gathered.sources(),
                     users[user].id,
                     all[items[0] as usize].name(items[0]),
@@ -164,13 +209,14 @@ impl Standing {
 }
 
 /// Puts the interactions of `request` behind those of the dataset folder `out`, user by user. Users and items that are
-/// there keep their numbers and texts, new ones get the next. What is there already is passed over, unless
-/// `keep_duplicates` is set, so that a log may reach back into the days before. The rules that drop users and items, the
-/// core and `drop_textless`, are not applied: they would take away what is there.
+/// there keep their numbers and texts, new ones get the next. What is there already is passed over, so that a log may
+/// reach back into the days before: an item that the user has or, with `keep_duplicates`, has of the same time. The rules
+/// that drop users and items, the core and `drop_textless`, are not applied: they would take away what is there.
 ///
 /// # Errors
-/// If a user's first new interaction is earlier than their last one there, if the dataset has times and the
-/// interactions have none, and all that [`import`](super::import) refuses of a file. Nothing is changed then.
+/// If a user's first new interaction is earlier than their last one there and the request is not lenient, if the dataset
+/// has times and the interactions have none, if its files hold what would not be written again, and all that
+/// [`import`](super::import) refuses of a file. Nothing is changed then.
 pub fn append(request: &Request, out: &Path, show: &mut dyn FnMut(u64)) -> Result<Report> {
     let place = Place::claim(out, true, &data::is_dataset_file)?;
     let mut standing = Standing::read(out)?;
@@ -197,9 +243,4 @@ pub fn append(request: &Request, out: &Path, show: &mut dyn FnMut(u64)) -> Resul
         interactions: users.iter().map(|user| user.items.len() as u64).sum(),
         ..report
     })
-}
-
-/// Those of `of` that are new.
-fn only<T: Copy>(of: &[T], is_new: &[bool]) -> Vec<T> {
-    of.iter().zip(is_new).filter_map(|(&of, &new)| new.then_some(of)).collect()
 }

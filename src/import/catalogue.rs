@@ -15,7 +15,7 @@ pub(super) struct Catalogue {
     pub(super) listed: Vec<u32>,
     /// How many items the file lists.
     pub(super) rows: u64,
-    /// How many of these were listed before: the first stands.
+    /// How many of these were listed before and told nothing more: the first text of each kind stands.
     pub(super) twice: u64,
     /// How many of these are in no interaction that is kept.
     pub(super) unused: u64,
@@ -46,12 +46,22 @@ impl Catalogue {
         self.items.is_empty()
     }
 
-    /// Takes the texts that stand in a row of interactions; the first that an item has are kept.
-    pub(super) fn beside(&mut self, item: u32, record: &Record<'_>) {
-        if self.get(item).is_none() {
-            let texts = self.texts(record);
-            self.put(item, texts);
+    /// Takes the texts that stand in a row: of each kind the first that an item has is kept. Says whether there were any
+    /// that the item lacked.
+    pub(super) fn beside(&mut self, item: u32, record: &Record<'_>) -> bool {
+        if self.items.len() <= item as usize {
+            self.items.resize(item as usize + 1, None);
         }
+        let texts = self.items[item as usize].get_or_insert_default();
+        let Item { title, description, brand, categories, .. } = texts.as_mut();
+        let mut is_more = false;
+        for (role, text) in Role::TEXTS.into_iter().zip([title, description, brand, categories]) {
+            if let Some(found) = record.get(role).filter(|_| text.is_empty()) {
+                *text = if self.raw { found.trim().to_string() } else { clean(found) };
+                is_more |= !text.is_empty();
+            }
+        }
+        is_more
     }
 
     /// Takes a row of an items file.
@@ -75,36 +85,14 @@ impl Catalogue {
                 return Ok(());
             }
         };
-        if self.get(item).is_some() {
-            self.twice += 1;
+        let was_there = self.get(item).is_some();
+        let is_more = self.beside(item, record);
+        if was_there {
+            self.twice += u64::from(!is_more);
             return Ok(());
         }
         self.unused += u64::from(!used(item));
-        let texts = self.texts(record);
-        self.put(item, texts);
         self.listed.push(item);
         Ok(())
-    }
-
-    fn put(&mut self, item: u32, texts: Item) {
-        if self.items.len() <= item as usize {
-            self.items.resize(item as usize + 1, None);
-        }
-        self.items[item as usize] = Some(Box::new(texts));
-    }
-
-    fn texts(&self, record: &Record<'_>) -> Item {
-        let text = |role| match record.get(role) {
-            Some(text) if self.raw => text.trim().to_string(),
-            Some(text) => clean(text),
-            None => String::new(),
-        };
-        Item {
-            title: text(Role::Title),
-            description: text(Role::Description),
-            brand: text(Role::Brand),
-            categories: text(Role::Categories),
-            ..Item::default()
-        }
     }
 }

@@ -1,7 +1,10 @@
 //! Which column plays which role: as named on the command line, else by the names that are usual.
 
+use std::path::Path;
+
 use super::faults::shown;
 use super::record::Role;
+use crate::invalid;
 
 /// The names given to columns, by role.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +23,22 @@ impl Columns {
     /// The name given to the column of a role.
     pub fn get(&self, role: Role) -> Option<&str> {
         self.names[role as usize].as_deref()
+    }
+
+    /// # Errors
+    /// If a column is named for two roles.
+    pub(super) fn check(&self) -> crate::Result<()> {
+        let named = || Role::ALL.into_iter().filter_map(|role| Some((role, self.get(role)?)));
+        for (at, (role, name)) in named().enumerate() {
+            if let Some((other, _)) = named().skip(at + 1).find(|(_, other)| *other == name) {
+                let (role, other) = (role.name(), other.name());
+                invalid!(
+                    "--{role} and --{other} name the same column, {name:?}: a column has one part; copy it under \
+                     another name"
+                );
+            }
+        }
+        Ok(())
     }
 }
 
@@ -141,6 +160,10 @@ impl Wanted {
         self.roles.iter().filter(|(_, named, _)| named.is_none()).find_map(|&(role, _, _)| {
             // An item's own file calls it plainly "id".
             let id = role == Role::Item && !self.interactions && plain == "id";
+            // Beside an interaction it may as well be the user's.
+            if role == Role::Title && self.interactions && plain == "name" {
+                return None;
+            }
             let at = usual(role).iter().position(|usual| *usual == plain);
             Some((role, if id { usize::MAX } else { at? }))
         })
@@ -156,11 +179,37 @@ impl Wanted {
         self.roles.iter().any(|(other, name, _)| *other == role && name.is_some())
     }
 
-    /// The column of each role in a table with this header.
+    /// The column of each role in the table `path` with this header; tells of them.
     ///
     /// # Errors
     /// Says which role has none, and what the columns are.
-    pub(super) fn choose(&self, header: &[String]) -> Result<Vec<(Role, usize)>, String> {
+    pub(super) fn choose(
+        &self,
+        path: &Path,
+        header: &[String],
+    ) -> Result<Vec<(Role, usize)>, String> {
+        let chosen = self.chosen(header)?;
+        let (file, name) = (path.display(), |at: usize| shown(&header[at]));
+        let unread = (0..header.len()).filter(|at| chosen.iter().all(|(_, other)| other != at));
+        let unread: Vec<String> = unread.map(name).collect();
+        let roles: Vec<String> =
+            chosen.iter().map(|&(role, at)| format!("{} {}", role.name(), name(at))).collect();
+        tracing::info!("{file}: {}; not read: {}", roles.join(", "), unread.join(", "));
+        let is_time = |name: &&String| {
+            let plain = simplified(name);
+            ["date", "time", "at"].iter().any(|ending| plain.ends_with(ending))
+        };
+        let timed = chosen.iter().any(|(role, _)| *role == Role::Time);
+        if let Some(name) = unread.iter().find(is_time).filter(|_| self.interactions && !timed) {
+            tracing::warn!(
+                "{file}: no column is taken for the time, so interactions stay in file order; where {name} is it, say \
+                 --time {name}"
+            );
+        }
+        Ok(chosen)
+    }
+
+    fn chosen(&self, header: &[String]) -> Result<Vec<(Role, usize)>, String> {
         let reviews = header.iter().any(|name| self.tells_of_reviews(name));
         let mut best: [Option<(usize, usize)>; 8] = [None; 8];
         for (at, name) in header.iter().enumerate() {
@@ -225,7 +274,7 @@ mod tests {
 
     fn choose(wanted: &Wanted, header: &str) -> Result<String, String> {
         let header: Vec<String> = header.split(',').map(String::from).collect();
-        let chosen = wanted.choose(&header)?;
+        let chosen = wanted.chosen(&header)?;
         let chosen = chosen.iter().map(|(role, at)| format!("{}={}", role.name(), header[*at]));
         Ok(chosen.collect::<Vec<_>>().join(" "))
     }
@@ -239,6 +288,11 @@ mod tests {
             "user=userId item=movieId time=timestamp"
         );
         assert_eq!(found("USER-ID,sku,Title"), "user=USER-ID item=sku title=Title");
+        // It may as well be the user's.
+        assert_eq!(
+            found("customer,name,item,item_name"),
+            "user=customer item=item title=item_name"
+        );
         // The more telling name wins, wherever it stands.
         assert_eq!(found("user,asin,parent_asin"), "user=user item=parent_asin");
     }

@@ -65,6 +65,8 @@ pub(super) struct Objects<'w> {
     found: [Option<usize>; 8],
     /// The names under which they were found.
     names: [String; 8],
+    /// The name of a time that is null.
+    null_time: Option<String>,
     /// What keys are good for, for those seen before: lines are much alike.
     keys: HashMap<String, Use>,
 }
@@ -79,7 +81,7 @@ impl<'w> Objects<'w> {
     /// A reader of objects.
     pub(super) fn new(wanted: &'w Wanted) -> Self {
         let [texts, names] = std::array::from_fn(|_| std::array::from_fn(|_| String::new()));
-        Self { wanted, texts, found: [None; 8], names, keys: HashMap::new() }
+        Self { wanted, texts, found: [None; 8], names, null_time: None, keys: HashMap::new() }
     }
 
     fn use_of(&mut self, key: &str) -> Use {
@@ -99,6 +101,10 @@ impl<'w> Objects<'w> {
         if let Some(role) = self.wanted.musts().find(|&role| !self.has(role)) {
             return Err((None, None, self.wanted.absent(role)));
         }
+        // A row that lacks its time is not one of a log without times.
+        if let Some(name) = self.null_time.take().filter(|_| !self.has(Role::Time)) {
+            return Err((None, Some(name), "is null".into()));
+        }
         take(&self.record()).map_err(|Wrong { role, what }| {
             let name = role.map(|role| self.names[role as usize].clone());
             (None, name.filter(|name| !name.is_empty()), what)
@@ -108,6 +114,7 @@ impl<'w> Objects<'w> {
     /// Reads the fields of an object, for [`Objects::record`].
     pub(super) fn fields(&mut self, json: &str) -> Result<(), At> {
         self.found = [None; 8];
+        self.null_time = None;
         self.names.iter_mut().for_each(String::clear);
         let mut wrong = None;
         let mut reviews = false;
@@ -186,7 +193,12 @@ impl<'de> Visitor<'de> for Fields<'_, '_> {
             text.clear();
             match text_of(role, raw.get(), text) {
                 Ok(true) => self.objects.found[role as usize] = Some(rank),
-                Ok(false) => continue,
+                Ok(false) => {
+                    if role == Role::Time {
+                        self.objects.null_time = Some(key.into_owned());
+                    }
+                    continue;
+                }
                 Err(what) => *self.wrong = Some((role, what)),
             }
             let name = &mut self.objects.names[role as usize];

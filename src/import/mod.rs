@@ -193,6 +193,7 @@ struct Gathered {
 impl Gathered {
     /// Reads the interactions of `request`.
     fn read(request: &Request, counter: &Counter, show: &mut dyn FnMut(u64)) -> Result<Self> {
+        request.columns.check()?;
         let plan = Plan::of(request, counter)?;
         if plan.items.is_empty() && request.all_items {
             invalid!("--all-items keeps the items of a file of items; name one with --items");

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::iter;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
@@ -24,8 +24,9 @@ use super::record::{Record, Role, Take, Wrong};
 use super::source::Counter;
 use crate::{Error, guard, invalid};
 
-/// How long a file may yield nothing.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How often, and how long, a file is waited for that yields nothing. A process that is stopped meanwhile, and goes on,
+/// has waited once.
+const PATIENCE: (u32, Duration) = (100, Duration::from_millis(100));
 
 /// Rows that are handed over together.
 const ROWS: usize = 256;
@@ -70,7 +71,7 @@ pub(super) fn read(
     let metadata = reader.metadata().file_metadata();
     let fields = metadata.schema().get_fields();
     let header: Vec<String> = fields.iter().map(|field| field.name().to_string()).collect();
-    let chosen = match wanted.choose(&header) {
+    let chosen = match wanted.choose(path, &header) {
         Ok(chosen) => chosen,
         Err(what) => invalid!("{}: {what}", path.display()),
     };
@@ -100,7 +101,9 @@ pub(super) fn read(
         }
         let read = record_of(row, &chosen, &places, &mut texts);
         let taken = read.and_then(|()| {
-            let lacking = wanted.musts().find(|&role| texts[role as usize].is_none());
+            // A row that lacks its time is not one of a log without times.
+            let time = chosen.iter().map(|&(role, _)| role).filter(|&role| role == Role::Time);
+            let lacking = wanted.musts().chain(time).find(|&role| texts[role as usize].is_none());
             if let Some(role) = lacking {
                 return Err(Wrong::field(role, "is null"));
             }
@@ -129,10 +132,13 @@ fn within<T: Send + 'static>(work: impl FnOnce(SyncSender<T>) + Send + 'static) 
 
 /// The next that is sent.
 fn next<T>(receiver: &Receiver<T>) -> Result<T, String> {
-    let patience = PATIENCE.as_secs();
-    receiver
-        .recv_timeout(PATIENCE)
-        .map_err(|_| format!("nothing of it could be read in {patience} seconds: it is damaged"))
+    let (times, wait) = PATIENCE;
+    let mut waits = (0..times).map(|_| receiver.recv_timeout(wait));
+    let found = waits.find(|waited| !matches!(waited, Err(RecvTimeoutError::Timeout)));
+    found.and_then(Result::ok).ok_or_else(|| {
+        let seconds = (times * wait).as_secs();
+        format!("nothing of it could be read in {seconds} seconds: it is damaged, or its disk stands still")
+    })
 }
 
 /// Sends the rows of a file, some at a time, and at the end none; until nobody listens any more.
@@ -191,6 +197,7 @@ fn record_of(
 
 fn text_of(role: Role, field: Field) -> Result<Option<String>, String> {
     let is_text = Role::TEXTS.contains(&role);
+    let is_id = matches!(role, Role::User | Role::Item);
     Ok(Some(match field {
         Field::Null => return Ok(None),
         Field::Str(text) => text,
@@ -206,11 +213,16 @@ fn text_of(role: Role, field: Field) -> Result<Option<String>, String> {
         | Field::UShort(_)
         | Field::UInt(_)
         | Field::ULong(_) => field.to_string(),
+        Field::Decimal(ref decimal) => plain_decimal(decimal.data(), decimal.scale())
+            .filter(|text| !text.contains('.') || !is_id)
+            .ok_or_else(|| {
+                format!("{field} is a decimal fraction; ids are texts or whole numbers")
+            })?,
         // A whole number keeps its point: the others of the column have one.
         Field::Float(value) if role == Role::Time => format!("{value:?}"),
         Field::Double(value) if role == Role::Time => format!("{value:?}"),
-        Field::Float(value) if !matches!(role, Role::User | Role::Item) => value.to_string(),
-        Field::Double(value) if !matches!(role, Role::User | Role::Item) => value.to_string(),
+        Field::Float(value) if !is_id => value.to_string(),
+        Field::Double(value) if !is_id => value.to_string(),
         Field::TimestampMillis(time) | Field::TimestampMicros(time) if role == Role::Time => {
             time.to_string()
         }
@@ -225,8 +237,27 @@ fn text_of(role: Role, field: Field) -> Result<Option<String>, String> {
                 "{field} is a floating-point number; ids are texts or whole numbers, which keep every digit"
             ));
         }
-        _ => return Err(format!("holds a value that cannot be the {}", role.name())),
+        other => {
+            let kind = format!("{other:?}");
+            let kind = kind.split('(').next().unwrap_or_default();
+            return Err(format!("holds a {kind}, which cannot be the {}", role.name()));
+        }
     }))
+}
+
+/// A decimal number of `bytes`, most significant first, in two's complement, of which `scale` digits stand behind the
+/// point; `None` where there are more than 38.
+fn plain_decimal(bytes: &[u8], scale: i32) -> Option<String> {
+    let scale = usize::try_from(scale).ok().filter(|&scale| scale <= 38)?;
+    let fill = if bytes.first().is_some_and(|first| first >> 7 == 1) { u8::MAX } else { 0 };
+    let mut whole = [fill; 16];
+    whole.get_mut(16usize.checked_sub(bytes.len())?..)?.copy_from_slice(bytes);
+    let value = i128::from_be_bytes(whole);
+    let sign = if value < 0 { "-" } else { "" };
+    let digits = format!("{:0>1$}", value.unsigned_abs(), scale + 1);
+    let (before, after) = digits.split_at(digits.len() - scale);
+    let point = if scale > 0 { "." } else { "" };
+    Some(format!("{sign}{before}{point}{after}"))
 }
 
 fn flatten(elements: &[Field], parts: &mut Vec<String>) -> Result<(), String> {
@@ -243,6 +274,8 @@ fn flatten(elements: &[Field], parts: &mut Vec<String>) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use ::parquet::data_type::Decimal;
+
     use super::*;
 
     #[test]
@@ -251,5 +284,20 @@ mod tests {
         assert_eq!([of(1_700_000_000.0), of(1_700_000_000.5)], ["1700000000.0", "1700000000.5"]);
         let rating = text_of(Role::Rating, Field::Double(5.0)).unwrap();
         assert_eq!(rating.as_deref(), Some("5"));
+    }
+
+    #[test]
+    fn decimals_keep_every_digit() {
+        let of = |value: i64, scale| plain_decimal(&value.to_be_bytes(), scale).unwrap();
+        assert_eq!(
+            [of(45, 1), of(-5, 2), of(0, 1), of(9_007_199_254_740_993, 0)],
+            ["4.5", "-0.05", "0.0", "9007199254740993"]
+        );
+        assert_eq!(plain_decimal(&[0xff], 0).as_deref(), Some("-1"));
+        assert_eq!(plain_decimal(&[1; 17], 0), None);
+        let of = |role, scale| text_of(role, Field::Decimal(Decimal::from_i64(70, 18, scale)));
+        assert_eq!(of(Role::User, 0).unwrap().as_deref(), Some("70"));
+        assert_eq!(of(Role::Rating, 1).unwrap().as_deref(), Some("7.0"));
+        assert!(of(Role::Item, 1).unwrap_err().contains("decimal fraction"));
     }
 }

@@ -223,6 +223,11 @@ fn look(path: &Path, request: &Request, counter: &Counter) -> Result<Shape> {
         Ok(Shape::Objects)
     } else if numbers {
         Ok(Shape::Sequences)
+    } else if line.matches("::").count() > 1 {
+        let path = path.display();
+        invalid!(
+            "{path}: has :: between fields; put tabs there: sed 's/::/\\t/g' {path} > {path}.tsv"
+        );
     } else if line.contains(['\t', ',', ';', '|']) {
         Ok(shape_of(Format::Csv, request))
     } else {

@@ -16,6 +16,8 @@ pub struct Appended {
     pub users: u64,
     /// New items.
     pub items: u64,
+    /// Interactions passed over because their user's last one there came after them.
+    pub earlier: u64,
 }
 
 /// What was read, left out and written.
@@ -62,7 +64,7 @@ pub struct Report {
     pub tied_share: f64,
     /// Items in the files of items.
     pub listed_items: u64,
-    /// Items listed again: the first stands.
+    /// Items listed again that say nothing new: the first text of each kind stands.
     pub listed_twice: u64,
     /// Items listed that are in no interaction kept; they are left out, unless all are asked for.
     pub unused_items: u64,
@@ -133,9 +135,12 @@ impl fmt::Display for Report {
                 line("listed again, passed over", self.listed_twice.to_string())?;
             }
         }
+        if let Some(Appended { earlier: earlier @ 1.., .. }) = self.appended {
+            line("earlier, passed over", earlier.to_string())?;
+        }
         let new = self
             .appended
-            .map(|Appended { interactions, users, items }| [interactions, users, items]);
+            .map(|Appended { interactions, users, items, .. }| [interactions, users, items]);
         let total = |count: u64, at: usize| match new {
             Some(new) => format!("{count}, {} of them new", new[at]),
             None => count.to_string(),

@@ -18,6 +18,10 @@ const HEAD: u64 = 64 << 10;
 /// reading it would take memory without end.
 pub const LONGEST_LINE: usize = 16 << 20;
 
+/// What is said of bytes that are none.
+pub(super) const NO_UTF8: &str =
+    "is no UTF-8; what Windows wrote becomes so by iconv -f WINDOWS-1252 -t UTF-8";
+
 /// How many bytes were read from disk, of all files together.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Counter(Arc<AtomicU64>);
@@ -95,6 +99,9 @@ impl Input {
         if head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]) {
             invalid!("{path}: is UTF-16; make it UTF-8: iconv -f UTF-16 -t UTF-8 {path}");
         }
+        if head.starts_with(b"PK\x03\x04") {
+            invalid!("{path}: is a zip archive or a workbook; unpack it, or save it as CSV");
+        }
         if let Some(at) = memchr::memchr(0, head) {
             invalid!(
                 "{path}: has a zero byte at {at}, so it is no UTF-8 text (UTF-16 without its mark, or binary); \
@@ -125,8 +132,9 @@ impl Line<'_> {
     pub(super) fn text(&self) -> std::result::Result<&str, (Option<usize>, String)> {
         match self {
             Self::TooLong => Err((None, too_long())),
-            Self::Bytes(bytes) => std::str::from_utf8(bytes)
-                .map_err(|e| (Some(e.valid_up_to() + 1), "is no UTF-8".into())),
+            Self::Bytes(bytes) => {
+                std::str::from_utf8(bytes).map_err(|e| (Some(e.valid_up_to() + 1), NO_UTF8.into()))
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 use super::columns::Wanted;
 use super::faults::{Faults, Place};
 use super::record::{Record, Role, Take};
-use super::source::{Input, LONGEST_LINE, read_some};
+use super::source::{Input, LONGEST_LINE, NO_UTF8, read_some};
 use crate::invalid;
 
 /// The most fields of a row. A file of delimiters alone, packed to almost nothing, would have fields without end.
@@ -43,7 +43,9 @@ struct Rows {
 
 impl Rows {
     fn new(input: Input, dialect: Dialect) -> Self {
-        let delimiter = dialect.delimiter.unwrap_or_else(|| likely_delimiter(input.head()));
+        let likely =
+            || declared_delimiter(input.head()).unwrap_or_else(|| likely_delimiter(input.head()));
+        let delimiter = dialect.delimiter.unwrap_or_else(likely);
         let core = ReaderBuilder::new().delimiter(delimiter).quoting(dialect.quotes).build();
         Self {
             input,
@@ -124,9 +126,18 @@ impl Rows {
     }
 }
 
-/// What the first line has most of.
+/// What the first line says that delimits, as spreadsheets write it: `sep=;`.
+fn declared_delimiter(head: &[u8]) -> Option<u8> {
+    match head.strip_prefix(b"sep=")? {
+        [delimiter, b'\r' | b'\n', ..] => Some(*delimiter),
+        _ => None,
+    }
+}
+
+/// What the first line that is not empty has most of.
 fn likely_delimiter(head: &[u8]) -> u8 {
-    let line = &head[..memchr::memchr(b'\n', head).unwrap_or(head.len())];
+    let empty = head.iter().take_while(|b| matches!(b, b'\n' | b'\r')).count();
+    let line = head[empty..].split(|&b| b == b'\n').next().unwrap_or_default();
     let count = |delimiter: &u8| memchr::memchr_iter(*delimiter, line).count();
     // The first of the likeliest wins: `max_by_key` would take the last.
     b"|\t;,".iter().max_by_key(|d| count(d)).copied().unwrap_or(b',')
@@ -142,19 +153,20 @@ pub(super) fn read(
 ) -> crate::Result<()> {
     input.check_text()?;
     let path = input.path.clone();
+    let declared = dialect.delimiter.is_none() && declared_delimiter(input.head()).is_some();
     let mut rows = Rows::new(input, dialect);
-    if !rows.next()? {
+    if (declared && !rows.next()?) || !rows.next()? {
         invalid!("{}: is empty", path.display());
     }
     let mut header = Vec::new();
     for at in 0..rows.fields {
         let Some(name) = rows.field(at) else {
-            invalid!("{}:{}: column {}: the header is no UTF-8", path.display(), rows.line, at + 1);
+            invalid!("{}:{}: column {}: {NO_UTF8}", path.display(), rows.line, at + 1);
         };
         let name = if dialect.typed { name.split(':').next().unwrap_or(name) } else { name };
         header.push(if dialect.header { name.trim().to_string() } else { (at + 1).to_string() });
     }
-    let chosen = match wanted.choose(&header) {
+    let chosen = match wanted.choose(&path, &header) {
         Ok(chosen) => chosen,
         Err(what) => invalid!("{}:{}: {what}", path.display(), rows.line),
     };
@@ -187,7 +199,7 @@ fn row(
     }
     let mut record = Record::default();
     for &(role, at) in chosen {
-        let text = rows.field(at).ok_or_else(|| (Some(at), "is no UTF-8".to_string()))?;
+        let text = rows.field(at).ok_or_else(|| (Some(at), NO_UTF8.to_string()))?;
         record.set(role, Some(text));
     }
     take(&record).map_err(|wrong| {

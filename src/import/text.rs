@@ -22,10 +22,13 @@ fn once(text: &str) -> String {
     let decoded = html_escape::decode_html_entities(text);
     let mut clean = String::with_capacity(decoded.len());
     let mut rest: &str = &decoded;
+    // A comment that begins after this does not end: or each `<!--` would look through all the rest.
+    let last_end = decoded.rfind("-->").unwrap_or(0);
     while let Some(at) = rest.find('<') {
         let (before, tag) = rest.split_at(at);
         push_words(&mut clean, before);
-        if let Some(length) = tag_length(tag) {
+        let may_end = decoded.len() - tag.len() < last_end;
+        if let Some(length) = tag_length(tag, may_end) {
             push_space(&mut clean);
             rest = &tag[length..];
         } else {
@@ -38,14 +41,15 @@ fn once(text: &str) -> String {
     clean
 }
 
-/// How long the tag is that `text` begins with: `<`, a letter, `/` or `!`, and all to the next `>`.
-fn tag_length(text: &str) -> Option<usize> {
+/// How long the tag is that `text` begins with: `<`, a letter, `/` or `!`, and all to the next `>`; or a comment, if it
+/// may end.
+fn tag_length(text: &str, may_end: bool) -> Option<usize> {
     let second = text.as_bytes().get(1)?;
     if !second.is_ascii_alphabetic() && !b"/!".contains(second) {
         return None;
     }
     if let Some(comment) = text.strip_prefix("<!--") {
-        return Some(4 + comment.find("-->")? + 3);
+        return may_end.then(|| comment.find("-->")).flatten().map(|at| 4 + at + 3);
     }
     let end = text[1..].find(['<', '>'])? + 1;
     text[end..].starts_with('>').then_some(end + 1)

@@ -41,8 +41,16 @@ pub struct Placer<'a> {
     /// The codes that have a token, by level.
     used: Vec<Vec<u32>>,
     taken: BTreeSet<Vec<u32>>,
-    /// The next new code of each level, where the index grows.
-    new: Option<Vec<u32>>,
+    /// How each level grows, where the index does.
+    growth: Option<Vec<Growth>>,
+}
+
+/// How a level of an index grows.
+struct Growth {
+    /// Every item has a code of its own there.
+    one_each: bool,
+    /// The next new code.
+    next: u32,
 }
 
 impl<'a> Placer<'a> {
@@ -60,15 +68,18 @@ impl<'a> Placer<'a> {
             semantic,
             used: used.collect(),
             taken: items.clone().map(|item| index.item_codes(item).to_vec()).collect(),
-            new: None,
+            growth: None,
         }
     }
 
     /// The same in an index that may have new codes, since its model is trained on.
     #[must_use]
     pub fn growing(self) -> Self {
-        let next = |codes: &Vec<u32>| codes.last().map_or(0, |last| last + 1);
-        Self { new: Some(self.used.iter().map(next).collect()), ..self }
+        let growth = self.used.iter().map(|codes| Growth {
+            one_each: codes.len() == self.index.num_items(),
+            next: codes.last().map_or(0, |last| last + 1),
+        });
+        Self { growth: Some(growth.collect()), ..self }
     }
 
     /// Keeps the tuple of an item that was placed before.
@@ -113,16 +124,19 @@ impl<'a> Placer<'a> {
 
     /// A new code at `level`, where the index grows by one after `prefix`.
     fn new_code(&mut self, prefix: &[u32], level: usize) -> Option<u32> {
-        let new = self.new.as_mut()?;
-        let one_each = self.used[level].len() == self.index.num_items();
-        let is_free = |code: &&u32| !self.taken.contains(&[prefix, &[**code]].concat());
+        let is_free = |&code: &u32| !self.taken.contains(&[prefix, &[code]].concat());
         let is_last = level + 1 == self.used.len();
-        let full = is_last && !one_each && self.used[level].iter().find(is_free).is_none();
-        let code = new[level];
-        (one_each || full).then(|| {
-            new[level] += 1;
-            code
-        })
+        let growth = &mut self.growth.as_mut()?[level];
+        if !growth.one_each && (!is_last || self.used[level].iter().any(is_free)) {
+            return None;
+        }
+        let code = growth.next;
+        growth.next += 1;
+        if !growth.one_each {
+            // It has room under other prefixes.
+            self.used[level].push(code);
+        }
+        Some(code)
     }
 
     /// The code at `level` after `prefix`, under which there is room.
@@ -154,7 +168,7 @@ impl<'a> Placer<'a> {
 
     /// Whether a tuple that begins with `prefix` is left.
     fn has_room(&self, prefix: &[u32]) -> bool {
-        if self.new.is_some() && prefix.len() < self.used.len() {
+        if self.growth.is_some() && prefix.len() < self.used.len() {
             return true;
         }
         let used = &self.used[prefix.len()..];
@@ -241,6 +255,8 @@ mod tests {
         let mut placer = Placer::new(&index, z.slice(ndarray::s![..3, ..])).growing();
         let mut place = |z: f32| placer.place(&[z]).unwrap().codes;
         assert_eq!([place(0.0), place(8.0), place(0.0)], [[0, 2], [1, 1], [0, 3]]);
+        // What is new under one cluster is used under another.
+        assert_eq!([place(8.0), place(8.0), place(8.0)], [[1, 2], [1, 3], [1, 4]]);
     }
 
     #[test]

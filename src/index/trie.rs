@@ -89,6 +89,11 @@ impl Trie {
         self.codes.len()
     }
 
+    /// The number of leaves, one for each tuple of codes that items have.
+    pub fn num_leaves(&self) -> usize {
+        self.codes.len() - (self.first_child.len() - 1)
+    }
+
     /// The node of the empty prefix.
     pub fn root(&self) -> u32 {
         0

@@ -74,6 +74,15 @@ fn what_nobody_keeps_may_be_long() {
 }
 
 #[test]
+fn a_text_of_comments_without_end_is_read_in_one_go() {
+    // Each would look through all that follows: hours.
+    let title = "<!--".repeat(2 << 20);
+    let dataset =
+        imported("log.csv", format!("user,item,title\nu,a,{title}\nu,b,\nu,c,\n").as_bytes());
+    assert_eq!(dataset.unwrap().items[0].title, title);
+}
+
+#[test]
 fn an_id_is_no_text() {
     let id = "x".repeat(5000);
     let error = imported("log.csv", format!("user,item\n{id},a\n").as_bytes()).unwrap_err();

@@ -177,7 +177,7 @@ fn dataset(dir: &Path, bytes: &[u8]) -> Result<()> {
     let found = validate(dir).map_err(llmbs::Error::from);
     let new = dir.join("new.json");
     let new = if new.exists() {
-        NewItems::read(&new).and_then(|items| items.after(3)).map(drop)
+        NewItems::read(&new).and_then(|items| items.after(3, false)).map(drop)
     } else {
         Ok(())
     };

@@ -57,7 +57,7 @@ fn who_and_what_is_there_keeps_its_number_and_new_ones_get_the_next() {
         "x: Xylophone |  |  | \ny: Yak |  |  | \nz: Zither |  |  | \nw: Wand |  |  | "
     );
     let report = &got.report;
-    assert_eq!(report.appended, Some(Appended { interactions: 4, users: 1, items: 1 }));
+    assert_eq!(report.appended, Some(Appended { interactions: 4, users: 1, items: 1, earlier: 0 }));
     assert_eq!((report.duplicates, report.rows, report.interactions), (2, 6, 9));
     assert_eq!((report.users, report.short_users, report.items), (3, 1, 4));
     let text = report.to_string();
@@ -74,7 +74,10 @@ fn who_and_what_is_there_keeps_its_number_and_new_ones_get_the_next() {
     let before = bytes(dir.path());
     let again = try_append(dir.path(), "tuesday.csv", |_| ()).unwrap();
     assert!(!left.exists());
-    assert_eq!(again.report.appended, Some(Appended { interactions: 0, users: 0, items: 0 }));
+    assert_eq!(
+        again.report.appended,
+        Some(Appended { interactions: 0, users: 0, items: 0, earlier: 0 })
+    );
     assert_eq!(bytes(dir.path()), before);
     // Items that nobody took, where they are asked for.
     let all = |request: &mut Request| {
@@ -131,6 +134,58 @@ fn what_cannot_be_appended_is_named_and_changes_nothing() {
     let error = try_append(dir.path(), "tuesday.csv", |_| ()).unwrap_err();
     assert!(error.contains("out/Shop: holds notes.txt"), "{error}");
     assert!(!dir.path().join("out/.Shop.llmbs").exists());
+}
+
+#[test]
+fn what_came_earlier_is_passed_over_where_that_is_asked_for() {
+    let dir = monday();
+    // B took w before their last item there, as one that a core left out.
+    write(dir.path(), "tuesday.csv", b"user,item,time\nB,w,1003\nB,x,1004\nB,v,2000\n");
+    let error = try_append(dir.path(), "tuesday.csv", |_| ()).unwrap_err();
+    assert!(error.contains("--lenient"), "{error}");
+    let got = try_append(dir.path(), "tuesday.csv", |request| request.lenient = true).unwrap();
+    assert_eq!(got.users, "A: x y z\nB: y x v");
+    let appended = got.report.appended.unwrap();
+    assert_eq!((appended.interactions, appended.items, appended.earlier), (1, 1, 1));
+    assert!(got.report.to_string().contains("earlier, passed over       1\n"));
+}
+
+#[test]
+fn what_is_taken_again_is_told_by_its_time() {
+    let keep = |request: &mut Request| request.keep_duplicates = true;
+    let dir = monday();
+    let tuesday = "user,item,time\nA,z,1003\nA,z,2000\nA,z,2000\nA,x,2001\n";
+    write(dir.path(), "tuesday.csv", tuesday.as_bytes());
+    for interactions in [3, 0] {
+        let got = try_append(dir.path(), "tuesday.csv", keep).unwrap();
+        assert_eq!(got.users, "A: x y z z z x\nB: y x");
+        assert_eq!(got.report.appended.unwrap().interactions, interactions);
+    }
+}
+
+#[test]
+fn what_another_program_wrote_is_not_lost() {
+    let item = r#""title": "", "description": "", "brand": "", "categories": """#;
+    let wish = r#"{"querys": [], "item": 0, "inters": [0]}"#;
+    for (file, text, expected) in [
+        ("item", format!(r#"{{"0": {{{item}, "price": 3}}}}"#), "\"price\" of items"),
+        ("item", format!(r#"{{"0": {{{item}, "asin": "x"}}}}"#), "\"asin\" of items"),
+        ("user", r#"{"user_vague_intention": {"test": {}}}"#.into(), "has \"test\""),
+        ("user", r#"{"more": {}}"#.into(), "has \"more\""),
+        (
+            "user",
+            format!(r#"{{"user_vague_intention": {{"train": {{"0": {wish}}}}}}}"#),
+            "\"inters\"",
+        ),
+    ] {
+        let dir = monday();
+        write(dir.path(), &format!("out/Shop/Shop.{file}.json"), text.as_bytes());
+        write(dir.path(), "tuesday.csv", b"user,item,time\nB,z,2000\n");
+        let before = bytes(dir.path());
+        let error = try_append(dir.path(), "tuesday.csv", |_| ()).unwrap_err();
+        assert!(error.contains(expected) && error.contains("would be lost"), "{error}");
+        assert_eq!(bytes(dir.path()), before);
+    }
 }
 
 #[test]

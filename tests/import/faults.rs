@@ -107,6 +107,10 @@ fn a_bad_line_of_json_is_named_with_its_place() {
             "log.jsonl:2: has no time, but the first row has one",
         ),
         (
+            "{\"user\": \"v\", \"item\": \"c\", \"time\": null}",
+            "log.jsonl:2: field \"time\": is null",
+        ),
+        (
             "{\"user\": \"v\", \"item\": \"c\", \"time\": \"x\"}",
             "log.jsonl:2: field \"time\": \"x\" is no time; whole seconds or milliseconds, or ISO 8601 such as 2024-05-31T12:00:00Z",
         ),
@@ -133,6 +137,12 @@ fn a_line_that_is_skipped_decides_nothing_for_the_others() {
         let times = std::fs::read_to_string(dir.path().join("out/Shop/Shop.times.json")).unwrap();
         assert!(times.contains("[1700000000,1700000001]"), "{first}: {times}");
     }
+    let row = |item: &str, time: &str| {
+        format!("{{\"user\": \"u\", \"item\": \"{item}\", \"time\": {time}}}\n")
+    };
+    let dir = folder(&[("log.jsonl", &(row("x", "null") + &row("a", "1") + &row("b", "2")))]);
+    let got = try_import(dir.path(), |r| (r.sources, r.lenient) = (vec!["log.jsonl".into()], true));
+    assert_eq!(got.unwrap().users, "u: a b");
 }
 
 #[test]
@@ -193,7 +203,9 @@ fn what_is_no_utf8_text_is_told_apart() {
     let error = error_with("log.csv", b"user,item\nu,caf\xe9\n", |_| ());
     assert!(error.starts_with("log.csv:2: column 2 (item): is no UTF-8"), "{error}");
     let error = error_with("log.csv", b"user,it\xe9m\nu,a\n", |_| ());
-    assert_eq!(error, "log.csv:1: column 2: the header is no UTF-8");
+    assert!(error.starts_with("log.csv:1: column 2: is no UTF-8; what Windows wrote"), "{error}");
+    let error = error_with("log.csv", b"PK\x03\x04\0\0", |_| ());
+    assert_eq!(error, "log.csv: is a zip archive or a workbook; unpack it, or save it as CSV");
     let error = error_with("log.jsonl", b"{\"user\": \"\xe9\"}\n", |_| ());
     assert!(error.starts_with("log.jsonl:1:11: is no UTF-8"), "{error}");
 }
@@ -215,6 +227,13 @@ fn files_that_say_nothing_or_too_little_say_so() {
     );
     let error = error_with("log.txt", b"hello\n", |_| ());
     assert_eq!(error, "log.txt: its format cannot be told; name it with --format");
+    let error = error_with("ratings.dat", b"1::1193::5::978300760\n", |_| ());
+    assert!(error.contains("sed 's/::/\\t/g' ratings.dat > ratings.dat.tsv"), "{error}");
+    let error = error_with("log.csv", b"user,what\nu,a\n", |r| {
+        r.columns.set(Role::Item, Some("what".into()));
+        r.columns.set(Role::Title, Some("what".into()));
+    });
+    assert!(error.starts_with("--item and --title name the same column, \"what\""), "{error}");
     let error = error_with("log.csv", b"user,item\nu,a\n", |r| {
         r.columns.set(Role::Time, Some("when".into()));
     });

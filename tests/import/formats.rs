@@ -26,6 +26,9 @@ fn csv_with_any_usual_delimiter_line_ends_and_marks() {
     assert_eq!(users_of("log.csv", &CSV.replace('\n', "\r\n")), USERS);
     assert_eq!(users_of("log.csv", &format!("\u{feff}{}", CSV.trim_end())), USERS);
     assert_eq!(users_of("LOG.CSV", &CSV.replace('\n', "\n\n\r\n")), USERS);
+    // As spreadsheets begin them, and with an empty line before the header.
+    assert_eq!(users_of("log.csv", &format!("sep=;\r\n{}", CSV.replace(',', ";"))), USERS);
+    assert_eq!(users_of("log.csv", &format!("\n{}", CSV.replace(',', ";"))), USERS);
 }
 
 #[test]
@@ -100,11 +103,11 @@ fn json_lines_keep_ids_as_they_are_spelt() {
 
 #[test]
 fn texts_stand_beside_interactions_or_in_a_second_file() {
-    let log = "user,item,name,brand,genres\nu,a,Soap,,Bath\nu,b,,,\nv,a,Other,B,x\n";
+    let log = "user,item,title,brand,genres\nu,a,Soap,,Bath\nu,b,,,\nv,a,Other,B,x\n";
     let items = "{\"id\": \"b\", \"title\": \"Foam\", \"categories\": [\"Bath\", [\"Foam\", \"Bath\"]]}\n{\"id\": \"z\"}\n";
     let dir = folder(&[("log.csv", log), ("items.jsonl", items)]);
     let got = import(dir.path(), "log.csv");
-    assert_eq!(got.items, "a: Soap |  |  | Bath\nb:  |  |  | ");
+    assert_eq!(got.items, "a: Soap |  | B | Bath\nb:  |  |  | ");
     assert_eq!(got.report.items_without_text, 1);
     let got = try_import(dir.path(), |r| {
         r.sources = vec!["log.csv".into()];
@@ -252,11 +255,11 @@ fn sequences_of_p5_and_of_s3rec() {
     assert_eq!(import(dir.path(), "s3/Beauty.txt").users, "1: z x y\n2: x");
 }
 
-fn parquet(path: &Path) {
+fn parquet(path: &Path, compression: Compression) {
     let schema = "message log { required binary user_id (UTF8); required int64 item_id; optional int64 timestamp
         (TIMESTAMP(MILLIS, true)); optional double rating; optional binary title (UTF8); }";
     let schema = Arc::new(parse_message_type(schema).unwrap());
-    let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+    let properties = WriterProperties::builder().set_compression(compression).build();
     let mut writer =
         SerializedFileWriter::new(File::create(path).unwrap(), schema, Arc::new(properties))
             .unwrap();
@@ -296,9 +299,12 @@ fn parquet(path: &Path) {
 #[test]
 fn parquet_by_row() {
     let dir = folder(&[]);
-    parquet(&dir.path().join("log.parquet"));
+    for compression in [Compression::LZ4_RAW, Compression::SNAPPY] {
+        parquet(&dir.path().join("log.parquet"), compression);
+        let users = import(dir.path(), "log.parquet").users;
+        assert_eq!(users, "u1: 9007199254740993\n007: 5 6");
+    }
     let got = import(dir.path(), "log.parquet");
-    assert_eq!(got.users, "u1: 9007199254740993\n007: 5 6");
     assert_eq!(got.items, "9007199254740993: Soap |  |  | \n5:  |  |  | \n6:  |  |  | ");
     assert_eq!((got.report.rows, got.report.duplicates, got.report.tied), (4, 1, 2));
     let rated = |lenient: bool| {
@@ -322,7 +328,7 @@ fn parquet_by_row() {
 fn broken_parquet_is_an_error_and_no_panic() {
     let dir = folder(&[]);
     let path = dir.path().join("log.parquet");
-    parquet(&path);
+    parquet(&path, Compression::SNAPPY);
     let whole = std::fs::read(&path).unwrap();
     let mut failed = 0;
     for at in (0..whole.len()).step_by(3) {

@@ -196,6 +196,13 @@ fn what_a_format_cannot_hold_is_changed_and_counted_or_refused() {
         let error = export(&tabbed, target, &dir.path().join("x"), false).unwrap_err().to_string();
         assert!(error.contains("shop: the id \"a\\tb\" is empty or has a"), "{error}");
     }
+    // The second item goes by its number, which is what the first is called.
+    let half = vec![item("1", ""), Item::default()];
+    let merged = Dataset::new("shop", vec![user("u")], half).unwrap();
+    for target in TARGETS {
+        let error = export(&merged, target, &dir.path().join("x"), false).unwrap_err().to_string();
+        assert!(error.contains("shop: two items are called \"1\""), "{error}");
+    }
     assert!(!dir.path().join("x").exists());
 }
 

@@ -163,6 +163,18 @@ fn items_that_nobody_took_are_kept_if_asked_in_the_order_of_their_file() {
 }
 
 #[test]
+fn of_each_kind_the_first_text_that_says_anything_stands() {
+    let log = "user,item,title,brand\nu,a,,\nv,a,Rose soap,\nw,a,Other,<br>\nu,b,,\nv,a,,Rosa\n";
+    let got = with(log, "", |_| ()).unwrap();
+    assert_eq!(got.items, "a: Rose soap |  | Rosa | \nb:  |  |  | ");
+    let got = with(log, "", |r| r.drop_textless = true).unwrap();
+    assert_eq!((got.users.as_str(), got.report.duplicates), ("u: a\nv: a\nw: a", 1));
+    let items = "{\"id\": \"a\", \"title\": \"\"}\n{\"id\": \"a\", \"title\": \"A\"}\n{\"id\": \"a\", \"title\": \"B\"}\n";
+    let got = with("user,item\nu,a\n", items, |_| ()).unwrap();
+    assert_eq!((got.items.as_str(), got.report.listed_twice), ("a: A |  |  | ", 1));
+}
+
+#[test]
 fn texts_are_cleaned_or_left_as_they_are() {
     let items = "{\"id\": \"a\", \"title\": \"  Tom &amp;amp; <b>Jerry</b>\\n\u{2028}x \"}\n";
     let got = with("user,item\nu,a\n", items, |_| ()).unwrap();

@@ -77,7 +77,7 @@ struct ColumnArgs {
     /// Column of the rating, which --min-rating needs [default: rating, overall, stars, score]
     #[arg(long, value_name = "COLUMN")]
     rating: Option<String>,
-    /// Column of the item's title [default: title, name, …]
+    /// Column of the item's title [default: title, product_name, …; name in the files of --items]
     #[arg(long, value_name = "COLUMN")]
     title: Option<String>,
     /// Column of its description [default: description, desc]

@@ -72,7 +72,7 @@ pub(super) fn run(command: &DataCommand, config: &RunConfig) -> anyhow::Result<(
     match command {
         DataCommand::Stats { json } => {
             let stats = Stats::of(&load_dataset(config)?);
-            if *json { show::json(&stats) } else { out(&stats.to_string()) }
+            if *json { show::json(&stats) } else { out(&format!("{stats}\n")) }
         }
         // They run without a configuration, or in a run.
         DataCommand::Import(_) | DataCommand::Validate { .. } | DataCommand::Samples(_) => Ok(()),

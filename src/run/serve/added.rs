@@ -159,7 +159,7 @@ impl Run {
             tracing::info!("{}: its items were added before", file.display());
             return Ok(placed);
         }
-        let items = items.after(first)?;
+        let items = items.after(first, self.dataset.has_numeric_raw_ids())?;
         check(file, &items, catalogue.dataset(), &self.config.index.semantic.fields)?;
 
         if let Some(path) = &self.config.index.semantic.embeddings {
@@ -207,7 +207,8 @@ impl Run {
     /// was killed as it ended.
     fn added_last(&self, items: &NewItems, added: &Added, first: ItemId) -> Option<Vec<AddedItem>> {
         let before = added.items.len().checked_sub(items.len())?;
-        let items = items.after(first - items.len() as ItemId).ok()?;
+        let first = first - items.len() as ItemId;
+        let items = items.after(first, self.dataset.has_numeric_raw_ids()).ok()?;
         let last = added.items.iter().skip(before);
         let same = last.clone().map(|(_, entry)| entry.item()).eq(items);
         same.then(|| last.map(|(&id, entry)| self.placed(id, entry)).collect())
