@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::program::{fails, run, tiny, train};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const SPEC: &str = r#"
 seeds = [1, 2]
@@ -234,6 +234,30 @@ fn what_cannot_be_run_is_told_before_anything_is_trained() {
     fails(dir, &["--run", "one", "ablate", "one.toml"], &["one: is a run"]);
 }
 
+/// Where the history is left out, every target stands in the list that is served where the evaluation found it.
+fn assert_served_as_ranked(
+    dir: &Path,
+    history_of: &dyn Fn(&Value) -> Vec<u64>,
+    lines: &str,
+    folder: &str,
+) {
+    let ranked: Vec<Value> =
+        lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let requests: Vec<String> =
+        ranked.iter().map(|r| json!({"history": history_of(r)}).to_string()).collect();
+    fs::write(dir.join("asked.jsonl"), requests.join("\n")).unwrap();
+    let asked = ["recommend", "--batch", "asked.jsonl", "--top", "20", "--exclude-history"];
+    let asked = [&SASREC[..], &asked, &["--adapter", "off", "--json", "--fuse", folder]].concat();
+    let (answers, _) = run(dir, &asked, 0);
+    assert_eq!(answers.lines().count(), ranked.len());
+    for (answer, ranked) in answers.lines().zip(&ranked) {
+        let answer: Value = serde_json::from_str(answer).unwrap();
+        let mut items = answer["items"].as_array().unwrap().iter();
+        let place = items.position(|item| item["item"] == ranked["target"]).map(|at| at + 1);
+        assert_eq!(json!(place), ranked["rank_history_excluded"], "{ranked}");
+    }
+}
+
 #[test]
 fn a_model_is_ranked_together_with_a_baseline() {
     let dir = tiny();
@@ -277,9 +301,12 @@ fn a_model_is_ranked_together_with_a_baseline() {
         fs::read_to_string(results.join("test-off-b20-fused-sasrec-42.predictions.jsonl")).unwrap();
     let ranked: Value = serde_json::from_str(line.lines().next().unwrap()).unwrap();
     run(dir, &["data", "synth", "--out", "Shop"], 0);
-    let history = file(dir.join("Shop/Shop.inter.json"));
-    let history = history[ranked["user"].as_str().unwrap()].as_array().unwrap();
-    let history: Vec<String> = history.iter().rev().skip(1).rev().map(Value::to_string).collect();
+    let taken = file(dir.join("Shop/Shop.inter.json"));
+    let history_of = |ranked: &Value| -> Vec<u64> {
+        let taken = taken[ranked["user"].as_str().unwrap()].as_array().unwrap();
+        taken[..taken.len() - 1].iter().map(|item| item.as_u64().unwrap()).collect()
+    };
+    let history: Vec<String> = history_of(&ranked).iter().map(ToString::to_string).collect();
     let history = history.join(",");
     let asked = ["recommend", "--history", &history, "--top", "8", "--adapter", "off", "--json"];
     let recommend = [&SASREC[..], &asked, &["--fuse", folder]].concat();
@@ -291,6 +318,7 @@ fn a_model_is_ranked_together_with_a_baseline() {
             item["score"].as_f64().unwrap() - ranked["scores"][place].as_f64().unwrap();
         assert!(difference.abs() < 1e-4, "{json}");
     }
+    assert_served_as_ranked(dir, &history_of, &line, folder);
     fs::remove_file(results.join("valid-off-b20-fused-sasrec-42.json")).unwrap();
     fs::remove_file(results.join("test-off-b20-fused-sasrec-42.json")).unwrap();
     let expected = ["has chosen the weight", "eval --split test --adapter off --beam 20 --fuse"];

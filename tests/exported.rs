@@ -107,6 +107,18 @@ fn a_run_is_used_whatever_becomes_of_its_dataset() {
     fails(dir, &of(&HISTORY), &["shop"]);
 }
 
+/// The model card of the run, if one of its results were that of another adapter.
+fn card_of_another_adapter(dir: &Path) -> String {
+    let result = dir.join("run/eval/test-on-b20.json");
+    let kept = fs::read(&result).unwrap();
+    let mut fields: Value = llmbs::sealed::read(&result, "").unwrap();
+    fields["settings"]["adapter_digest"] = "another".into();
+    llmbs::sealed::write(&result, &fields).unwrap();
+    run(dir, &["--run", "run", "export", "--out", "replaced"], 0);
+    fs::write(&result, kept).unwrap();
+    fs::read_to_string(dir.join("replaced/README.md")).unwrap()
+}
+
 #[test]
 fn an_exported_folder_answers_as_the_run_did() {
     let folder = tiny();
@@ -148,6 +160,7 @@ fn an_exported_folder_answers_as_the_run_did() {
     );
     let card = fs::read_to_string(dir.join("plain/README.md")).unwrap();
     assert!(card.contains("| test | on |") && card.contains("60 items"), "{card}");
+    assert_eq!(card_of_another_adapter(dir).matches("| test |").count(), 1);
     run(dir, &of(&["export", "--out", "users", "--with-users"]), 0);
     run(dir, &of(&["export", "--out", "merged", "--merged"]), 0);
     run(dir, &of(&["export", "--out", "half", "--merged", "--dtype", "bf16"]), 0);

@@ -148,15 +148,23 @@ fn what_is_missing_is_said_with_the_command_that_makes_it() {
 
 #[test]
 fn results_of_models_that_were_replaced_are_named_and_not_shown() {
-    let manifest = copied("replaced").join("manifest.json");
+    let folder = copied("replaced");
+    let manifest = folder.join("manifest.json");
+    // One that a killed process was replacing is no other seed.
+    let sasrec = folder.join("baseline/sasrec");
+    fs::create_dir(sasrec.join("seed-1.old")).unwrap();
+    for file in ["test.json", "test.predictions.jsonl"] {
+        fs::copy(sasrec.join("seed-1").join(file), sasrec.join("seed-1.old").join(file)).unwrap();
+    }
     let mut fields: Value = llmbs::sealed::read(&manifest, "").unwrap();
     fields["stages"]["initial"]["outputs"]["initial/model.safetensors"] = "another".into();
     llmbs::sealed::write(&manifest, &fields).unwrap();
     let page = page(&["runs/replaced"], "replaced.html");
-    let named =
-        "runs/replaced/eval/test-off-b20.json: is not shown, since its models were trained again";
-    assert_has(&page, &[named, "no result of its models is kept", "sasrec, mean of seeds 1, 2"]);
-    assert!(!page.contains("adapter off"), "{page}");
+    let named = "runs/replaced/eval/test-off-b20.json: is not shown, since its models were made again: run \
+                 `llmbs --run runs/replaced eval --split test --adapter off --beam 20`, or remove it";
+    let named = named.replace("`llmbs", "<code>llmbs").replace("20`", "20</code>");
+    assert_has(&page, &[&named, "no result of its models is kept", "sasrec, mean of seeds 1, 2"]);
+    assert!(!page.contains("adapter off, beam 20"), "{page}");
 }
 
 #[test]
@@ -177,7 +185,7 @@ fn models_of_other_settings_are_no_seeds_of_one_and_a_replaced_one_ranks_no_more
     fields["model_sha256"] = "another".into();
     llmbs::sealed::write(&training, &fields).unwrap();
     let page = page_of("replaced-baseline.html");
-    let named = "eval/test-off-b20-fused-popularity-4.json: is not shown, since its models were trained again";
+    let named = "eval/test-off-b20-fused-popularity-4.json: is not shown, since its models were made again: remove it";
     assert_has(&page, &[named]);
     assert!(!page.contains("with popularity seed 4"), "{page}");
 }

@@ -311,6 +311,23 @@ fn a_model_is_replaced_under_load_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_service_that_is_stopped_does_not_wait_for_a_model() {
+    let stuck = SHOP.join("runs/stuck");
+    let copied =
+        Command::new("cp").args(["-r", "runs/a", "runs/stuck"]).current_dir(&*SHOP).status();
+    assert!(copied.unwrap().success());
+    let mut service = Service::start("runs/stuck");
+    // What the next model is read from does not end.
+    let pipe = stuck.join("added.json");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    service.signal("-HUP");
+    // Opened once somebody reads it.
+    let _held = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    service.signal("-TERM");
+    assert_eq!(service.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
 fn a_service_that_is_stopped_answers_what_is_under_way() {
     let mut service = Service::start("runs/a");
     let bytes = post(&json!({"history": [5, 17]}).to_string());

@@ -90,11 +90,16 @@ pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::R
         .collect();
     if let Some(other) = &args.compare {
         // Before minutes are spent on this run's evaluation.
-        for &request in requests.iter().flatten() {
-            if let Some(before) = run.before(request, other)? {
-                evaluation(run, before, args.force, bars)?;
+        for (nth, of_adapter) in requests.iter().enumerate() {
+            for &request in of_adapter {
+                // Of the model before there is one result, with or without an adapter here.
+                if nth == 0
+                    && let Some(before) = run.before(request, other)?
+                {
+                    evaluation(run, before, args.force, bars)?;
+                }
+                run.check_comparable(request, other)?;
             }
-            run.check_comparable(request, other)?;
         }
     }
     // By adapter, then by beam.

@@ -49,8 +49,9 @@ use show::out;
 
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
+    // As long as the program itself, and the threads that open a run for it.
+    let args: &'static Args = match Args::try_parse() {
+        Ok(args) => Box::leak(Box::new(args)),
         Err(e) => return unparsed(&e),
     };
     bound_candle(args.threads);
@@ -86,12 +87,12 @@ pub fn main() -> ExitCode {
             "requests are answered by one process, and the other ranks would wait at full load: start `llmbs serve` alone"
         )),
         // A thread that waits for connections must not be one of the pool.
-        Command::Serve(asked) => serve::run(asked, &|| {
-            let (config, run_dir) = configuration(&args)?;
-            open(&args, &run_dir, config)
+        Command::Serve(asked) => serve::run(asked, || {
+            let (config, run_dir) = configuration(args)?;
+            open(args, &run_dir, config)
         }),
         // From inside the pool, a parallel loop begins without waking another thread first.
-        _ => rayon::scope(|_| run(&args)),
+        _ => rayon::scope(|_| run(args)),
     });
     let code = match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,7 @@
 //! `llmbs serve`: recommendations over HTTP.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use clap::Args as ClapArgs;
 
@@ -26,10 +27,10 @@ pub(super) struct ServeArgs {
 /// Serves the run that `open` opens, now and whenever it is to be opened anew.
 pub(super) fn run(
     args: &ServeArgs,
-    open: &(dyn Fn() -> anyhow::Result<Run> + Sync),
+    open: impl Fn() -> anyhow::Result<Run> + Send + Sync + 'static,
 ) -> anyhow::Result<()> {
     let adapter = args.adapter.map(|switch| switch == Switch::On);
     let options = ServiceOptions { beam: args.beam, adapter };
-    let open = || open().map_err(|e| Error::Invalid(format!("{e:#}")));
-    Ok(server::serve(args.addr, options, &open)?)
+    let open = move || open().map_err(|e| Error::Invalid(format!("{e:#}")));
+    Ok(server::serve(args.addr, options, Arc::new(open))?)
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::metrics::{DEPTH, Metrics, rank_of};
 use super::protocol::Protocol;
 use crate::data::{Dataset, ItemId};
-use crate::decode::{BeamSearch, Found, FreePath, Ranked, search_freely};
+use crate::decode::{BeamSearch, Found, FreePath, search_freely};
 use crate::index::Trie;
 use crate::inference::{BatchScorer, ItemVocabulary, LlamaScorer};
 use crate::model::Llama;
@@ -172,64 +172,72 @@ pub struct LegalRate {
 }
 
 impl LegalRate {
-    /// The rate of the code sequences found for each user, best first, and what they are worth to find `targets`.
-    fn of(found: &[Vec<FreePath>], trie: &Trie, targets: &[ItemId]) -> Self {
-        let named = |path: &FreePath| {
-            let mut codes = path.codes.iter();
-            codes
-                .try_fold(trie.root(), |node, &code| trie.child(node, code))
-                .and_then(|n| trie.item(n))
-        };
-        let named: Vec<Vec<Option<ItemId>>> =
-            found.iter().map(|beams| beams.iter().map(named).collect()).collect();
-        let share = |beams: &mut dyn Iterator<Item = &Option<ItemId>>| {
-            let (all, legal) = beams
-                .fold((0, 0), |(all, legal), item| (all + 1, legal + usize::from(item.is_some())));
-            legal as f64 / all.max(1) as f64
-        };
-        let rank = |(beams, &target): (&Vec<Option<ItemId>>, _)| {
-            rank_of(&Some(target), beams.iter().copied())
-        };
-        let ranks: Vec<Option<usize>> = named.iter().zip(targets).map(rank).collect();
+    /// The rate over users, of each what was found.
+    fn of(users: &[Written]) -> Self {
+        let sum = |of: fn(&Written) -> usize| users.iter().map(of).sum::<usize>() as f64;
+        let ranks: Vec<Option<usize>> = users.iter().map(|user| user.rank).collect();
         Self {
-            share: share(&mut named.iter().flatten()),
-            first: share(&mut named.iter().filter_map(|beams| beams.first())),
-            users: found.len(),
+            share: sum(|user| user.legal) / sum(|user| user.beams).max(1.0),
+            first: sum(|user| usize::from(user.first_is_legal)) / users.len().max(1) as f64,
+            users: users.len(),
             metrics: Some(Metrics::of(&ranks)),
             metrics_with_trie: None,
         }
     }
 }
 
-impl Recommender<'_> {
-    /// The best items after each of `histories` (none empty), best first.
-    ///
-    /// `on_batch` hears how many histories are done.
-    pub fn recommend(
-        &self,
-        histories: &[&[ItemId]],
-        on_batch: &mut dyn FnMut(usize),
-    ) -> Result<Vec<Vec<Ranked>>> {
-        let mut all = Vec::with_capacity(histories.len());
-        self.in_batches(histories, &mut keep(&mut all, on_batch), |scorer, users| {
-            self.search.run(self.trie, users.len(), scorer)
-        })?;
-        Ok(all)
-    }
+/// What a search without the trie found for a user.
+struct Written {
+    beams: usize,
+    /// How many of them name an item.
+    legal: usize,
+    /// Whether the best does.
+    first_is_legal: bool,
+    /// Where the target stands.
+    rank: Option<usize>,
+}
 
-    /// How much of what a search as wide as this one finds without the trie names an item; `targets` has the item
-    /// that is sought after each of `histories`.
+impl Written {
+    /// Of code sequences, best first.
+    fn of(found: &[FreePath], trie: &Trie, target: ItemId) -> Self {
+        let named = |path: &FreePath| {
+            let mut codes = path.codes.iter();
+            codes
+                .try_fold(trie.root(), |node, &code| trie.child(node, code))
+                .and_then(|node| trie.item(node))
+        };
+        let named: Vec<Option<ItemId>> = found.iter().map(named).collect();
+        Self {
+            beams: named.len(),
+            legal: named.iter().flatten().count(),
+            first_is_legal: named.first().is_some_and(Option::is_some),
+            rank: rank_of(&Some(target), named),
+        }
+    }
+}
+
+impl Recommender<'_> {
+    /// How much of what a search as wide as this one, which holds no more than there are items, finds without the trie
+    /// names an item; `targets` has the item that is sought after each of `histories`.
     pub fn legal_rate(
         &self,
         histories: &[&[ItemId]],
         targets: &[ItemId],
         on_batch: &mut dyn FnMut(usize),
     ) -> Result<LegalRate> {
-        let mut all = Vec::with_capacity(histories.len());
-        self.in_batches(histories, &mut keep(&mut all, on_batch), |scorer, users| {
-            search_freely(self.search.width, self.trie.num_levels(), users.len(), scorer)
+        let mut all: Vec<Written> = Vec::with_capacity(histories.len());
+        let width = self.search.width.min(self.trie.num_leaves());
+        let mut count = |found: Vec<Vec<FreePath>>| {
+            let targets = &targets[all.len()..];
+            let written = found.iter().zip(targets);
+            all.extend(written.map(|(found, &target)| Written::of(found, self.trie, target)));
+            on_batch(all.len());
+            Ok(())
+        };
+        self.in_batches(histories, &mut count, |scorer, users| {
+            search_freely(width, self.trie.num_levels(), users.len(), scorer)
         })?;
-        Ok(LegalRate::of(&all, self.trie, targets))
+        Ok(LegalRate::of(&all))
     }
 
     /// Gives away what `search` finds for the histories of each batch.
@@ -334,15 +342,6 @@ fn by_history(dataset: &Dataset, targets: &[usize], protocol: Protocol) -> Vec<u
     order
 }
 
-/// Keeps what is found in `all`, and tells how much that is.
-fn keep<T>(all: &mut Vec<T>, on_batch: &mut dyn FnMut(usize)) -> impl FnMut(Vec<T>) -> Result<()> {
-    |found| {
-        all.extend(found);
-        on_batch(all.len());
-        Ok(())
-    }
-}
-
 /// The baseline that shows everybody the items bought most often in training.
 #[derive(Debug, Clone)]
 pub struct Popularity {
@@ -399,7 +398,10 @@ mod tests {
         let index = ItemIndex::new(vec![level; 2], vec![0, 1, 2, 2, 2, 1]).unwrap();
         let path = |codes: &[u32]| FreePath { codes: codes.to_vec(), score: 0.0 };
         let found = [vec![path(&[0, 0]), path(&[0, 1])], vec![path(&[0, 1]), path(&[1, 0])]];
-        let rate = LegalRate::of(&found, &Trie::new(&index), &[0, 2]);
+        let trie = Trie::new(&index);
+        assert_eq!(trie.num_leaves(), 3);
+        let written = |(found, target): (&Vec<FreePath>, _)| Written::of(found, &trie, target);
+        let rate = LegalRate::of(&found.iter().zip([0, 2]).map(written).collect::<Vec<_>>());
         assert_eq!((rate.share, rate.first, rate.users), (0.5, 0.5, 2));
         // The first user's target stands first; the second's second, behind a beam that names none.
         assert_eq!(rate.metrics, Some(Metrics::of(&[Some(1), Some(2)])));

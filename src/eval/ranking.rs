@@ -66,8 +66,8 @@ pub fn evaluate_scores(
 
 /// What a scorer is asked for a target.
 pub(super) fn asked(dataset: &Dataset, protocol: Protocol, at: usize) -> History<'_> {
-    let user = protocol.target(dataset, at).user as u32;
-    History { user: Some(user), items: protocol.history(dataset, at) }
+    let user = dataset.as_trained(protocol.target(dataset, at).user as u32);
+    History { user, items: protocol.history(dataset, at) }
 }
 
 /// The `k` items of the highest scores that are not left out, best first, ties by item id.

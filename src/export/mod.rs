@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
@@ -142,6 +143,15 @@ impl<'d> Writer<'d> {
     fn check_ids(&self, target: Target) -> Result<()> {
         let spaces = target == Target::UserSequence;
         let users = self.dataset.users.iter().map(|user| Cow::Borrowed(user.id.as_str()));
+        let mut names = HashSet::new();
+        if let Some(twice) = self.item_names().into_iter().find(|name| !names.insert(name.clone()))
+        {
+            invalid!(
+                "{}: two items are called {twice:?}, one by its raw id and one, which has none, by its number: give \
+                 every item a raw id",
+                self.dataset.name
+            );
+        }
         for id in users.chain(self.item_names()) {
             let breaks = |c: char| c.is_control() || (spaces && c.is_whitespace());
             if id.is_empty() || id.contains(breaks) {

@@ -72,10 +72,13 @@ pub(super) fn section(runs: &[Reported]) -> Result<String> {
                 "{name}: no result of its models is kept: run `llmbs --run {folder} eval`"
             ));
         }
-        for path in &reported.stale {
+        for stale in &reported.stale {
+            let again = stale.command().map_or_else(String::new, |command| {
+                format!("run `llmbs --run {folder} {command}`, or ")
+            });
             html += &missing(&format!(
-                "{}: is not shown, since its models were trained again: run `llmbs --run {folder} eval`",
-                path.display()
+                "{}: is not shown, since its models were made again: {again}remove it",
+                stale.path.display()
             ));
         }
     }

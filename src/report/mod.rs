@@ -33,7 +33,7 @@ struct Reported {
     /// The rankings it keeps of the models that stand.
     rankings: Vec<StoredRanking>,
     /// The results it keeps of models that were replaced since.
-    stale: Vec<PathBuf>,
+    stale: Vec<StoredRanking>,
 }
 
 /// An ablation that is reported on.
@@ -129,7 +129,6 @@ fn open(name: String, folder: &Path) -> Result<Reported> {
     let run = Run::open_to_use(folder, config, Device::Cpu)?;
     let (rankings, stale): (Vec<_>, Vec<_>) =
         run.stored_rankings()?.into_iter().partition(|stored| stored.is_current);
-    let stale = stale.into_iter().map(|stored| stored.path).collect();
     Ok(Reported { name, folder: folder.display().to_string(), run, rankings, stale })
 }
 

@@ -5,21 +5,20 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use candle_core::DType;
-use serde_json::Value;
 
 use super::artifacts::{Trained, backbone, dtype, load_index};
 use super::lock::Lock;
 use super::manifest::{Import, Origin};
 use super::serve::ADDED;
 use super::stages::{FOLDER, index::BACKBONE};
-use super::{CONFIG, DATA, GIT_REVISION, Manifest, Record, Run, Stage};
+use super::{CONFIG, DATA, GIT_REVISION, Manifest, Ranker, Record, Run, Stage, Targets};
 use crate::config::RunConfig;
 use crate::data::{self, Dataset};
 use crate::files::{self, Place};
 use crate::index::{ItemIndex, OnCollision};
 use crate::inference::TokenOrder;
 use crate::model::{GgufType, LlamaConfig, Weights, adapter, save_folder, save_gguf};
-use crate::{Error, Result, invalid, sealed};
+use crate::{Result, invalid};
 
 /// The model as one file, for llama.cpp.
 const GGUF: &str = "model.gguf";
@@ -319,37 +318,24 @@ impl Run {
         Ok(text)
     }
 
-    /// A row for each evaluation of all users without the help of other models.
+    /// A row for each evaluation of all users by the models that stand, without the help of others.
     fn results(&self) -> Result<Vec<String>> {
-        let dir = self.dir.join("eval");
         let mut rows = Vec::new();
-        let Ok(entries) = std::fs::read_dir(&dir) else { return Ok(rows) };
-        for entry in entries {
-            let path = entry.map_err(Error::io(&dir))?.path();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if !name.ends_with(".json") || name.starts_with("text-") {
+        for stored in self.stored_rankings()?.into_iter().filter(|stored| stored.is_current) {
+            let Ranker::Model { adapter, beam, fused, before: None } = stored.ranker else {
                 continue;
+            };
+            let Targets { split, count, .. } = stored.targets;
+            if fused.is_empty() && count == self.dataset.targets(split).len() {
+                let figure = |name| stored.report.metrics.get(name).copied().unwrap_or_default();
+                rows.push(format!(
+                    "| {split} | {} | {beam} | {count} | {:.4} | {:.4} |\n",
+                    if adapter { "on" } else { "off" },
+                    figure("recall@10"),
+                    figure("ndcg@10")
+                ));
             }
-            let found: Value = sealed::read(&path, "evaluate again")?;
-            let (settings, metrics) = (&found["settings"], &found["metrics"]);
-            if !settings["limit"].is_null() || !settings["fusion"].is_null() {
-                continue;
-            }
-            let word =
-                |value: &Value| value.as_str().map_or_else(|| value.to_string(), String::from);
-            let figure =
-                |key: &str| metrics[key].as_f64().map_or_else(String::new, |f| format!("{f:.4}"));
-            rows.push(format!(
-                "| {} | {} | {} | {} | {} | {} |\n",
-                word(&settings["split"]),
-                word(&settings["adapter"]),
-                settings["beam"],
-                settings["targets"],
-                figure("recall@10"),
-                figure("ndcg@10")
-            ));
         }
-        rows.sort();
         Ok(rows)
     }
 }

@@ -16,7 +16,6 @@ use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::{self, Scope};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -34,12 +33,14 @@ use tokio::runtime;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{sleep, timeout};
 
-use crate::run::{Run, ServiceOptions};
+use crate::run::ServiceOptions;
 use crate::{Error, Result, interrupt, invalid};
 use http::{Shared, route_of, router};
 use metrics::Metrics;
 use signals::{Signal, Signals};
 use worker::Worker;
+
+pub use worker::Open;
 
 pub use answer::{Answer, Fallback, Outcome, answer};
 pub use request::{Fields, Limits, Name, Request, history};
@@ -65,27 +66,14 @@ const END_TIME: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// If the run cannot be opened or the address not be had at the beginning.
-pub fn serve(
-    address: SocketAddr,
-    options: ServiceOptions,
-    open: &(dyn Fn() -> Result<Run> + Sync),
-) -> Result<()> {
+pub fn serve(address: SocketAddr, options: ServiceOptions, open: Open) -> Result<()> {
     let failed = |e| Error::Invalid(format!("the service cannot be started: {e}"));
     let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
-    thread::scope(|scope| {
-        let served = runtime.block_on(serve_in(scope, address, options, open));
-        // What still holds a worker, which ends when nobody does.
-        drop(runtime);
-        served
-    })
+    // Nobody waits for a model that is still being loaded, or at work for those who were given up.
+    runtime.block_on(serve_in(address, options, open))
 }
 
-async fn serve_in<'scope, 'env>(
-    scope: &'scope Scope<'scope, 'env>,
-    address: SocketAddr,
-    options: ServiceOptions,
-    open: &'env (dyn Fn() -> Result<Run> + Sync),
-) -> Result<()> {
+async fn serve_in(address: SocketAddr, options: ServiceOptions, open: Open) -> Result<()> {
     // SIGHUP would end the program while it loads.
     let mut signals = Signals::take()?;
     // The address first: it is in use more often than a model is slow.
@@ -93,7 +81,7 @@ async fn serve_in<'scope, 'env>(
     let listener = listener.map_err(|e| Error::Invalid(format!("--addr {address}: {e}")))?;
     let address = listener.local_addr().map_err(|e| Error::Invalid(e.to_string()))?;
     let metrics = Arc::new(Metrics::new());
-    let load = || Worker::start(scope, open, options, metrics.clone());
+    let load = || Worker::start(open.clone(), options, metrics.clone());
     let worker = match load().await {
         Ok(worker) => worker?,
         Err(_) => invalid!("no thread could be started for the model"),

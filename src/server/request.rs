@@ -124,7 +124,12 @@ impl Form {
                     Whom::Text(text)
                 }
                 (_, Value::String(key)) => Whom::User(key),
-                ("user", Value::Number(key)) => Whom::User(key.to_string()),
+                // Some programs write every number with a point.
+                ("user", number @ Value::Number(_)) => {
+                    let key =
+                        whole(&number).map_or_else(|| number.to_string(), |key| key.to_string());
+                    Whom::User(key)
+                }
                 (name, other) => {
                     invalid!("{name} must be a string, found {}", short(&other.to_string()))
                 }
@@ -382,6 +387,11 @@ mod tests {
         let Query { wanted, user, options } = read(r#"{"user": "u"}"#).query.unwrap();
         assert_eq!((wanted, user), (Wanted::History(vec![0, 1, 2]), Some(0)));
         assert_eq!(options, defaults());
+        // Whether there is such a user or not, a whole number is one, however it is spelt.
+        for user in ["7", "7.0"] {
+            let request = read(&format!("{{\"user\": {user}}}"));
+            assert!(request.reason.unwrap().contains("no user \"7\""), "{user}");
+        }
         let text = r#"{"id": [1, 2], "history": ["A", 9, 1.0], "top": 3.0, "only": ["B", "A", 1, "no"],
                        "exclude": [], "exclude_history": false, "explain": true}"#;
         let Request { fields, unknown, reason, query, .. } = read(text);

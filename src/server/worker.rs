@@ -5,7 +5,7 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::{Builder, Scope};
+use std::thread::Builder;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -33,6 +33,9 @@ const DEFAULTS: RecommendOptions = RecommendOptions {
     exclude_history: false,
     explain: false,
 };
+
+/// Opens the run.
+pub type Open = Arc<dyn Fn() -> Result<Run> + Send + Sync>;
 
 /// A question to the model, and where its answer goes.
 pub(super) struct Job {
@@ -85,18 +88,17 @@ pub(super) struct Full;
 
 impl Worker {
     /// Opens the run on a thread of its own; the worker comes through the channel when it is ready.
-    pub(super) fn start<'scope, 'env>(
-        scope: &'scope Scope<'scope, 'env>,
-        open: &'env (dyn Fn() -> Result<Run> + Sync),
+    pub(super) fn start(
+        open: Open,
         options: ServiceOptions,
         metrics: Arc<Metrics>,
     ) -> oneshot::Receiver<Result<Self>> {
         let (ready, worker) = oneshot::channel();
         // Not a thread of the pool: one that waits there does no work. If no thread can be had, `ready` is
         // gone, which tells as much.
-        let _ = Builder::new().name("model".into()).spawn_scoped(scope, move || {
+        let _ = Builder::new().name("model".into()).spawn(move || {
             let mut ready = Some(ready);
-            if let Err(e) = work(open, options, &metrics, &mut ready)
+            if let Err(e) = work(&*open, options, &metrics, &mut ready)
                 && let Some(ready) = ready.take()
             {
                 let _ = ready.send(Err(e));

@@ -9,9 +9,7 @@ use serde_json::{Value, json};
 
 use super::baselines::{Baseline, Inputs, Network, TrainedBaseline};
 use super::kept::Kept;
-use super::result::{
-    BaselineSettings, Bootstrap, EvalResult, FusedModel, OverSeeds, Ranking, TrainingSummary,
-};
+use super::result::{BaselineSettings, Bootstrap, EvalResult, OverSeeds, Ranking, TrainingSummary};
 use crate::data::Split;
 use crate::embed::Around;
 use crate::eval::{ItemScorer, Metrics, Report, evaluate_scores};
@@ -71,7 +69,7 @@ pub(super) struct Training {
 const INDEX: &str = "index.json";
 
 /// The file of [`Training`].
-const TRAINING: &str = "training.json";
+pub(super) const TRAINING: &str = "training.json";
 
 impl Training {
     /// The digest of the settings: some change what a model ranks, and not the model.
@@ -90,7 +88,7 @@ impl Training {
         }
     }
 
-    fn read(path: &Path) -> Result<Self> {
+    pub(super) fn read(path: &Path) -> Result<Self> {
         sealed::read(path, "redo the baseline with --force")
     }
 }
@@ -471,22 +469,6 @@ impl Run {
 /// The folder of a baseline's models in the run folder `dir`.
 pub(super) fn folder(dir: &Path, baseline: Baseline) -> PathBuf {
     dir.join("baseline").join(baseline.name())
-}
-
-/// Whether the baseline of the run folder `dir` that ranked as `fused` is still the one that stands there, if there is
-/// one of its name and seed.
-pub(super) fn is_standing(dir: &Path, fused: &FusedModel) -> Result<bool> {
-    let Some(baseline) = Baseline::named(&fused.model) else { return Ok(true) };
-    let path = folder(dir, baseline).join(format!("seed-{}", fused.seed)).join(TRAINING);
-    if !path.exists() {
-        return Ok(true);
-    }
-    let training = Training::read(&path)?;
-    Ok(training.model_sha256 == fused.digest
-        && fused
-            .settings_digest
-            .as_ref()
-            .is_none_or(|then| training.settings_digest().is_ok_and(|now| now == *then)))
 }
 
 /// Where the result of a split stands in a baseline's folder.

@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use super::EvalRequest;
 use super::baseline::{self, is_baseline};
 use super::kept::Kept;
+use super::standing::is_of_its_models;
 use crate::eval::{self, Difference, PERMUTATIONS, PerMetric, Prediction};
 use crate::run::{MANIFEST, Manifest, Run, Stage};
 use crate::{Error, Result, invalid};
@@ -92,7 +93,7 @@ impl Run {
         }
         Ok(match self.before(request, other)? {
             Some(before) => before.kept(&self.dir),
-            None => EvalRequest { fuse: &[], ..request }.kept(other),
+            None => of_other(request, other)?.kept(other),
         })
     }
 
@@ -100,7 +101,9 @@ impl Run {
     fn other_settings(&self, request: EvalRequest<'_>, other: &Path) -> Result<(Value, Value)> {
         let kept = self.kept_of(request, other)?;
         let others = self.others(request)?;
-        let request = EvalRequest { fuse: &[], ..request };
+        let mine = self.eval_settings(EvalRequest { fuse: &[], ..request }, others.settings(self));
+        let mine = serde_json::to_value(mine).map_err(|e| Error::Invalid(e.to_string()))?;
+        let request = of_other(request, other)?;
         let command = request.command();
         let dir = other.display();
         if is_baseline(other) && !kept.result.exists() {
@@ -124,8 +127,6 @@ impl Run {
         }
         let found = kept.read()?;
         let theirs = found["settings"].clone();
-        let mine = self.eval_settings(request, others.settings(self));
-        let mine = serde_json::to_value(mine).map_err(|e| Error::Invalid(e.to_string()))?;
         if theirs["interactions_fingerprint"].is_null() {
             invalid!(
                 "{dir}: its evaluation {} is of an older version of this program: run `llmbs --run {dir} {command} \
@@ -148,7 +149,8 @@ impl Run {
                 );
             }
         }
-        if !is_of_its_models(other, &theirs)? {
+        let index = if theirs["before"].is_null() { other } else { &self.dir };
+        if !is_of_its_models(other, index, &theirs)? {
             invalid!(
                 "{dir}: its models were trained again after the evaluation {}, {MANIFEST} there says: run `llmbs \
                  --run {dir} {command}` first",
@@ -159,20 +161,41 @@ impl Run {
     }
 }
 
-/// Whether the models that stand in a run folder are those an evaluation was made with.
-pub(super) fn is_of_its_models(dir: &Path, settings: &Value) -> Result<bool> {
-    let path = dir.join(MANIFEST);
-    if !path.exists() {
-        // The evaluation alone was copied here.
-        return Ok(true);
+/// What of `request` is asked of the model in `other`: its adapter where it has one, and nobody beside it.
+fn of_other<'e>(request: EvalRequest<'e>, other: &Path) -> Result<EvalRequest<'e>> {
+    let path = other.join(MANIFEST);
+    let has_adapter = !path.exists() || Manifest::read(&path)?.stages.contains_key(&Stage::Anneal);
+    Ok(EvalRequest { fuse: &[], adapter: request.adapter && has_adapter, ..request })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RunConfig;
+    use crate::data::{Dataset, Split};
+    use crate::run::Record;
+
+    #[test]
+    fn a_run_without_an_adapter_is_compared_as_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut manifest =
+            Manifest::begun(&RunConfig::default(), &Dataset::of_items("shop", Vec::new()));
+        let fuse = [PathBuf::from("another")];
+        let asked = EvalRequest {
+            split: Split::Test,
+            adapter: true,
+            beam: 20,
+            limit: None,
+            fuse: &fuse,
+            before: None,
+        };
+        for has_adapter in [false, true] {
+            if has_adapter {
+                manifest.stages.insert(Stage::Anneal, Record::default());
+            }
+            manifest.write(dir.path()).unwrap();
+            let of = of_other(asked, dir.path()).unwrap();
+            assert_eq!((of.adapter, of.fuse.len(), of.beam), (has_adapter, 0, 20));
+        }
     }
-    let manifest = Manifest::read(&path)?;
-    let files = [
-        (Stage::Initial, "initial/model.safetensors", "model_digest"),
-        (Stage::Anneal, "anneal/adapter_model.safetensors", "adapter_digest"),
-    ];
-    Ok(files.into_iter().all(|(stage, file, key)| {
-        let standing = manifest.stages.get(&stage).and_then(|record| record.outputs.get(file));
-        settings[key].as_str().is_none_or(|used| standing.is_some_and(|found| found == used))
-    }))
 }

@@ -53,7 +53,10 @@ impl Others<'_> {
         searches: &mut Searches<'_>,
         monitor: &mut dyn Monitor,
     ) -> Result<Together> {
-        let loaded = self.runs.iter().map(|other| Generator::load(other, request.adapter));
+        let loaded = self
+            .runs
+            .iter()
+            .map(|other| Generator::load(other, request.adapter && other.has_adapter()));
         let loaded: Vec<Generator> = loaded.collect::<Result<_>>()?;
         let others = loaded.iter().map(|generator| generator.recommender(run, request.beam));
         let generators: Vec<Recommender<'_>> = [own].into_iter().chain(others).collect();
@@ -116,6 +119,7 @@ impl Run {
                 let (asked, training) = self.trained_in(dir)?;
                 let model = FusedModel {
                     model: asked.baseline.name().into(),
+                    run: None,
                     seed: asked.seed,
                     digest: training.model_sha256.clone(),
                     settings_digest: Some(training.settings_digest()?),
@@ -125,11 +129,16 @@ impl Run {
                 model
             } else {
                 let other = self.other_run(dir, request.adapter)?;
-                let model = other.fused_model(request.adapter);
+                let run = Some(dir.display().to_string());
+                let model = FusedModel { run, ..other.fused_model(request.adapter) };
                 runs.push(other);
                 model
             };
-            if let Some((same, _)) = models.iter().find(|(_, found)| *found == model) {
+            let is_same = |found: &FusedModel| {
+                FusedModel { run: None, ..found.clone() }
+                    == FusedModel { run: None, ..model.clone() }
+            };
+            if let Some((same, _)) = models.iter().find(|(_, found)| is_same(found)) {
                 invalid!(
                     "{} and {}: both hold one model, {model}; name each model once",
                     same.display(),
@@ -208,7 +217,7 @@ impl Run {
                 dir.display()
             );
         }
-        other.require_model(adapter)?;
+        other.require_model(adapter && other.has_adapter())?;
         Ok(other)
     }
 
@@ -216,6 +225,7 @@ impl Run {
         let digest = |stage, file| self.manifest.output(stage, file).map(String::from);
         FusedModel {
             model: "llmbs".into(),
+            run: None,
             seed: self.config.seed,
             digest: digest(Stage::Initial, "model.safetensors").unwrap_or_default(),
             settings_digest: None,

@@ -11,6 +11,7 @@ mod kept;
 mod published;
 mod request;
 mod result;
+mod standing;
 mod stored;
 mod text;
 mod validation;

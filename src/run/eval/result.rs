@@ -160,6 +160,8 @@ pub struct FusionSettings {
 #[expect(missing_docs, reason = "docs/evaluation.md has a line on each")]
 pub struct FusedModel {
     pub model: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
     pub seed: u64,
     pub digest: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]

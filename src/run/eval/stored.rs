@@ -4,11 +4,12 @@ use std::cmp::Reverse;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::baseline::{folder, is_standing};
+use super::baseline::folder;
 use super::baselines::Baseline;
-use super::compare::is_of_its_models;
 use super::kept::Kept;
+use super::request::EvalRequest;
 use super::result::{BaselineSettings, EvalSettings, FusedModel, Ranking, TextReport};
+use super::standing::{is_of_its_models, is_standing};
 use crate::data::{Split, SplitRule};
 use crate::eval::{LegalRate, Metrics, Prediction, Report};
 use crate::run::Run;
@@ -74,6 +75,18 @@ pub struct Targets {
 }
 
 impl StoredRanking {
+    /// The words that make it anew, after `llmbs`, where the run's own model alone ranked for all targets.
+    pub fn command(&self) -> Option<String> {
+        match &self.ranker {
+            &Ranker::Model { adapter, beam, ref fused, before: None } if fused.is_empty() => {
+                let (split, limit) = (self.targets.split, None);
+                let request = EvalRequest { split, adapter, beam, limit, fuse: &[], before: None };
+                Some(request.command())
+            }
+            _ => None,
+        }
+    }
+
     /// What was recommended, a line a target; `None` where these lines are not kept.
     ///
     /// # Errors
@@ -86,11 +99,10 @@ impl StoredRanking {
     fn of_model(dir: &Path, path: PathBuf) -> Result<Self> {
         let ranking: Ranking<EvalSettings> = read(&path)?;
         let settings = ranking.settings;
-        // That of another run's model is made anew whenever it is asked for with other models.
-        let is_current = settings.before.is_some() || {
-            let wrong = |e| Error::Invalid(format!("{}: {e}", path.display()));
-            is_of_its_models(dir, &serde_json::to_value(&settings).map_err(wrong)?)?
-        };
+        let wrong = |e| Error::Invalid(format!("{}: {e}", path.display()));
+        let models = settings.before.as_ref().map_or(dir, Path::new);
+        let is_current =
+            is_of_its_models(models, dir, &serde_json::to_value(&settings).map_err(wrong)?)?;
         let fused = settings.fusion.map_or_else(Vec::new, |fusion| fusion.models);
         let standing = fused.iter().map(|model| is_standing(dir, model));
         let is_current =
@@ -176,7 +188,12 @@ impl Run {
         found.sort_by_key(&place);
         for baseline in Baseline::ALL {
             let mut of_baseline = Vec::new();
-            for seed in names_in(&folder(&self.dir, baseline))? {
+            // One that is being replaced, or was when a process was killed, has another name meanwhile.
+            let is_seed = |dir: &PathBuf| {
+                let name = dir.file_name().and_then(|name| name.to_str()?.strip_prefix("seed-"));
+                name.is_some_and(|seed| seed.parse::<u64>().is_ok())
+            };
+            for seed in names_in(&folder(&self.dir, baseline))?.into_iter().filter(is_seed) {
                 for split in [Split::Test, Split::Valid] {
                     let path = Kept::new(&seed, &split.to_string()).result;
                     if path.exists() {

@@ -121,11 +121,14 @@ impl<'a> Generator<'a> {
         Ok(())
     }
 
-    /// A beam narrower than the list could not fill it, nor could one that excluded items may take up.
+    /// A beam narrower than the list could not fill it.
+    pub(super) fn beam(&self, asked: &Asked<'_>) -> usize {
+        self.options.beam.unwrap_or(self.run.config.eval.beam).max(asked.top)
+    }
+
+    /// Nor could one that excluded items may take up.
     pub(super) fn width(&self, asked: &Asked<'_>) -> usize {
-        let beam = self.options.beam.unwrap_or(self.run.config.eval.beam);
-        let wide = beam.max(asked.top) + asked.pick.excluded.len();
-        wide.min(asked.pick.offer.offered_as.len())
+        (self.beam(asked) + asked.pick.excluded.len()).min(asked.pick.offer.offered_as.len())
     }
 
     /// What all of `asked`, of one kind, begin with: the instruction, or as much of it as they share

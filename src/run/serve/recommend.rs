@@ -227,7 +227,8 @@ impl<'a> Service<'a> {
         let Pick { options, offer, excluded, .. } = &pick;
         let top = options.top.min(offer.num_items - excluded.len());
         let stand_ins = seen.iter().map(|&item| self.catalogue.stand_in(item)).collect();
-        Ok(Asked { at, wanted, user: *user, seen, stand_ins, top, pick, tokens })
+        let user = user.and_then(|user| self.catalogue.dataset().as_trained(user));
+        Ok(Asked { at, wanted, user, seen, stand_ins, top, pick, tokens })
     }
 
     fn check_history(&self, history: &[ItemId]) -> Result<()> {

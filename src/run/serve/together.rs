@@ -28,9 +28,12 @@ impl Baselines {
         asked: &mut [Asked<'_>],
         found: &mut dyn FnMut(&Asked<'_>, &[Ranked]),
     ) -> Result<()> {
-        let mut generated = BTreeMap::new();
+        let mut generated: BTreeMap<usize, Vec<Ranked>> = BTreeMap::new();
         generator.rank(asked, &mut |asked, ranked| {
-            generated.insert(asked.at, ranked.to_vec());
+            // As many as an evaluation keeps: what is beyond them has probability 0 there, too.
+            let excluded = &asked.pick.excluded;
+            let kept = ranked.iter().filter(|ranked| !excluded.contains(&ranked.item));
+            generated.insert(asked.at, kept.take(generator.beam(asked)).copied().collect());
         })?;
         let of = |asked: &Asked<'_>| generated.get(&asked.at).map_or(&[][..], Vec::as_slice);
         let has_history = |asked: &&Asked<'_>| matches!(asked.wanted, Wanted::History(_));

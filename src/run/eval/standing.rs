@@ -1,0 +1,88 @@
+//! Whether a result is that of what stands in a run folder now.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::baseline::{TRAINING, Training, folder};
+use super::baselines::Baseline;
+use super::result::FusedModel;
+use crate::Result;
+use crate::run::{MANIFEST, Manifest, Stage};
+
+/// Whether the models that stand in the run folder `models`, and the index in `index`, are those an evaluation was made
+/// with.
+pub(super) fn is_of_its_models(models: &Path, index: &Path, settings: &Value) -> Result<bool> {
+    let files = [
+        (index, Stage::Index, "index/index.json", "index_digest"),
+        (models, Stage::Initial, "initial/model.safetensors", "model_digest"),
+        (models, Stage::Anneal, "anneal/adapter_model.safetensors", "adapter_digest"),
+    ];
+    for (dir, stage, file, key) in files {
+        let path = dir.join(MANIFEST);
+        let Some(used) = settings[key].as_str() else { continue };
+        // Without a manifest the evaluation alone was copied here.
+        if path.exists() {
+            let manifest = Manifest::read(&path)?;
+            let record = manifest.stages.get(&stage);
+            if record.and_then(|record| record.outputs.get(file)).is_none_or(|now| now != used) {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// Whether what ranked as `fused` with the model of the run folder `dir` is still what stands there, if there is one of
+/// its name and seed, or of the run that it is of.
+pub(super) fn is_standing(dir: &Path, fused: &FusedModel) -> Result<bool> {
+    let Some(baseline) = Baseline::named(&fused.model) else {
+        let run = Path::new(fused.run.as_deref().unwrap_or_default());
+        let used = json!({"model_digest": fused.digest, "adapter_digest": fused.adapter_digest});
+        return is_of_its_models(run, run, &used);
+    };
+    let path = folder(dir, baseline).join(format!("seed-{}", fused.seed)).join(TRAINING);
+    if !path.exists() {
+        return Ok(true);
+    }
+    let training = Training::read(&path)?;
+    Ok(training.model_sha256 == fused.digest
+        && fused
+            .settings_digest
+            .as_ref()
+            .is_none_or(|then| training.settings_digest().is_ok_and(|now| now == *then)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RunConfig;
+    use crate::data::Dataset;
+    use crate::run::Record;
+
+    #[test]
+    fn a_result_is_that_of_an_index_and_a_model() {
+        let dir = tempfile::tempdir().unwrap();
+        let used = json!({"index_digest": "i", "model_digest": "m", "adapter_digest": null});
+        let is = |settings: &Value| is_of_its_models(dir.path(), dir.path(), settings).unwrap();
+        assert!(is(&used), "nothing but the result is there");
+        let dataset = Dataset::of_items("shop", Vec::new());
+        let mut manifest = Manifest::begun(&RunConfig::default(), &dataset);
+        let mut put = |stage: Stage, file: &str, digest: &str| {
+            let outputs = [(file.to_string(), digest.to_string())].into();
+            manifest.stages.insert(stage, Record { outputs, ..Record::default() });
+            manifest.write(dir.path()).unwrap();
+        };
+        put(Stage::Index, "index/index.json", "i");
+        assert!(!is(&used));
+        put(Stage::Initial, "initial/model.safetensors", "m");
+        assert!(is(&used));
+        assert!(!is(&json!({"model_digest": "m", "adapter_digest": "a"})));
+        put(Stage::Index, "index/index.json", "another");
+        assert!(!is(&used));
+        // Of another run's model beside an index from elsewhere.
+        let nowhere = dir.path().join("nowhere");
+        assert!(is_of_its_models(dir.path(), &nowhere, &used).unwrap());
+        assert!(!is_of_its_models(&nowhere, dir.path(), &used).unwrap());
+    }
+}
