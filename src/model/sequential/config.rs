@@ -24,7 +24,7 @@ pub struct TrainingConfig {
     /// Weight decay of AdamW.
     pub weight_decay: f64,
     /// What the values of matrix products are rounded to before they are multiplied; sums and weights
-    /// stay in f32. `bf16` takes effect on CPUs with AVX512-BF16, and on a GPU.
+    /// stay in f32. `bf16` takes effect on CPUs with AVX512-BF16.
     pub precision: Precision,
 }
 

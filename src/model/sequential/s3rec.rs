@@ -161,8 +161,8 @@ impl Sequential for S3Rec {
     }
 
     fn values_per_token(&self) -> usize {
-        // Four passes, and the scores of all attributes twice.
-        4 * self.transformer.values_per_token() + 6 * self.attributes.count
+        // Four passes, and of all attributes the scores, what becomes of them and the gradients, twice.
+        4 * self.transformer.values_per_token() + 20 * self.attributes.count
     }
 
     fn states(&self, histories: &[History<'_>], dropout: Option<Masks>) -> Result<Tensor> {

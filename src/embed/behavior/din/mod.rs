@@ -208,7 +208,9 @@ impl Epochs for Training<'_> {
         }
         self.order = order;
         let samples_per_s = num_samples as f64 / start.elapsed().as_secs_f64();
+        // Ranks may differ in its last bits, and go on or end by it together.
         let measured = holdout_auc(&self.din, &self.holdout, &Device::Cpu)?;
+        let measured = self.ranks.broadcast_value(measured)?;
         let loss = self.ranks.sums(&[loss_sum])[0] / num_samples as f64;
         let report = EpochReport { epoch, loss, measured, samples_per_s };
         (self.progress)(&Progress::Epoch(report));
