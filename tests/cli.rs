@@ -200,7 +200,7 @@ fn runs_are_compared_user_by_user_or_refused_with_the_reason() {
         ("interactions_fingerprint", "its dataset is not this run's"),
         ("targets", "its number of targets is not this run's"),
         ("split_rule", "its division of the data is not this run's"),
-        ("model_digest", "its models were trained again"),
+        ("model_digest", "its models were made again"),
     ] {
         let mut changed = other.clone();
         changed["settings"][key] = "of another".into();

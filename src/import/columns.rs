@@ -24,22 +24,6 @@ impl Columns {
     pub fn get(&self, role: Role) -> Option<&str> {
         self.names[role as usize].as_deref()
     }
-
-    /// # Errors
-    /// If a column is named for two roles.
-    pub(super) fn check(&self) -> crate::Result<()> {
-        let named = || Role::ALL.into_iter().filter_map(|role| Some((role, self.get(role)?)));
-        for (at, (role, name)) in named().enumerate() {
-            if let Some((other, _)) = named().skip(at + 1).find(|(_, other)| *other == name) {
-                let (role, other) = (role.name(), other.name());
-                invalid!(
-                    "--{role} and --{other} name the same column, {name:?}: a column has one part; copy it under \
-                     another name"
-                );
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Usual names, most telling first, without case and punctuation.
@@ -139,6 +123,22 @@ impl Wanted {
         Self { roles, interactions: false, item }
     }
 
+    /// Refuses a column that is named for two roles, of which it would play one.
+    pub(super) fn check(&self) -> crate::Result<()> {
+        let named =
+            || self.roles.iter().filter_map(|(role, name, _)| Some((*role, name.as_ref()?)));
+        for (at, (role, name)) in named().enumerate() {
+            if let Some((other, _)) = named().skip(at + 1).find(|(_, other)| *other == name) {
+                let (role, other) = (self.option(role), self.option(other));
+                invalid!(
+                    "{role} and {other} name the same column, {name:?}: a column has one part; copy it under another \
+                     name"
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// The roles that a row may not lack. A text it may, though its column was named.
     pub(super) fn musts(&self) -> impl Iterator<Item = Role> {
         let must = self.roles.iter().filter(|(role, _, must)| *must && !Role::TEXTS.contains(role));
@@ -189,18 +189,21 @@ impl Wanted {
         header: &[String],
     ) -> Result<Vec<(Role, usize)>, String> {
         let chosen = self.chosen(header)?;
-        let (file, name) = (path.display(), |at: usize| shown(&header[at]));
-        let unread = (0..header.len()).filter(|at| chosen.iter().all(|(_, other)| other != at));
-        let unread: Vec<String> = unread.map(name).collect();
-        let roles: Vec<String> =
-            chosen.iter().map(|&(role, at)| format!("{} {}", role.name(), name(at))).collect();
-        tracing::info!("{file}: {}; not read: {}", roles.join(", "), unread.join(", "));
-        let is_time = |name: &&String| {
-            let plain = simplified(name);
-            ["date", "time", "at"].iter().any(|ending| plain.ends_with(ending))
-        };
-        let timed = chosen.iter().any(|(role, _)| *role == Role::Time);
-        if let Some(name) = unread.iter().find(is_time).filter(|_| self.interactions && !timed) {
+        let is_read = |at: usize| chosen.iter().any(|(_, other)| *other == at);
+        let unread = header.iter().enumerate().filter(|(at, _)| !is_read(*at));
+        let unread: Vec<&String> = unread.map(|(_, name)| name).collect();
+        let file = path.display();
+        let roles = chosen.iter().map(|&(role, at)| format!("{} {}", role.name(), header[at]));
+        let roles: Vec<String> = roles.collect();
+        let (roles, rest) = (listed(&roles), listed(&unread));
+        let rest = if rest.is_empty() { rest } else { format!("; not read: {rest}") };
+        tracing::info!("{file}: {roles}{rest}");
+        let has_time = chosen.iter().any(|(role, _)| *role == Role::Time);
+        if let Some(name) = unread.iter().find(|name| tells_a_time(name))
+            && self.interactions
+            && !has_time
+        {
+            let name = shown(name);
             tracing::warn!(
                 "{file}: no column is taken for the time, so interactions stay in file order; where {name} is it, say \
                  --time {name}"
@@ -232,11 +235,7 @@ impl Wanted {
     }
 
     fn missing(&self, role: Role, named: Option<&str>, header: &[String]) -> String {
-        let mut columns: Vec<String> = header.iter().take(MOST_NAMED).map(|n| shown(n)).collect();
-        if header.len() > MOST_NAMED {
-            columns.push(format!("and {} more", header.len() - MOST_NAMED));
-        }
-        let columns = columns.join(", ");
+        let columns = listed(header);
         if let Some(name) = named {
             return format!("there is no column {name:?}; the columns are {columns}");
         }
@@ -261,6 +260,23 @@ impl Wanted {
         let key = role == Role::Item && !self.interactions;
         if key { "--item-key".into() } else { format!("--{}", role.name()) }
     }
+}
+
+/// Some names in a line, the first of many.
+fn listed(names: &[impl AsRef<str>]) -> String {
+    let mut first: Vec<String> =
+        names.iter().take(MOST_NAMED).map(|name| shown(name.as_ref())).collect();
+    if names.len() > MOST_NAMED {
+        first.push(format!("and {} more", names.len() - MOST_NAMED));
+    }
+    first.join(", ")
+}
+
+/// Whether a column of this name may well hold times.
+fn tells_a_time(name: &str) -> bool {
+    let plain = simplified(name);
+    let ends = |endings: &[&str], of: &str| endings.iter().any(|ending| of.ends_with(ending));
+    ends(&["date", "time", "timestamp"], &plain) || ends(&["_at", "At"], name)
 }
 
 /// A name without case and punctuation: `user_id`, `userId` and `User-ID` are one.
@@ -295,6 +311,27 @@ mod tests {
         );
         // The more telling name wins, wherever it stands.
         assert_eq!(found("user,asin,parent_asin"), "user=user item=parent_asin");
+    }
+
+    #[test]
+    fn a_column_has_one_part_in_a_file_and_may_have_another_in_the_next() {
+        let mut columns = Columns::default();
+        columns.set(Role::Item, Some("2".into()));
+        columns.set(Role::Title, Some("2".into()));
+        Wanted::interactions(&columns, false, Texts::Elsewhere).check().unwrap();
+        Wanted::items(&columns).check().unwrap();
+        let both = Wanted::interactions(&columns, false, Texts::Named).check().unwrap_err();
+        assert!(both.to_string().starts_with("--item and --title name the same column"), "{both}");
+        columns.item_key = Some("2".into());
+        let both = Wanted::items(&columns).check().unwrap_err().to_string();
+        assert!(both.starts_with("--item-key and --title name"), "{both}");
+    }
+
+    #[test]
+    fn what_may_be_a_time_is_told_by_its_name() {
+        let found = ["order_date", "soldAt", "created_at", "Event Time"].map(tells_a_time);
+        assert_eq!(found, [true; 4]);
+        assert_eq!(["format", "seat", "user", "dated"].map(tells_a_time), [false; 4]);
     }
 
     #[test]

@@ -193,7 +193,6 @@ struct Gathered {
 impl Gathered {
     /// Reads the interactions of `request`.
     fn read(request: &Request, counter: &Counter, show: &mut dyn FnMut(u64)) -> Result<Self> {
-        request.columns.check()?;
         let plan = Plan::of(request, counter)?;
         if plan.items.is_empty() && request.all_items {
             invalid!("--all-items keeps the items of a file of items; name one with --items");
@@ -349,6 +348,7 @@ fn read_interactions(
         _ => Texts::Usual,
     };
     let wanted = Wanted::interactions(&request.columns, request.min_rating.is_some(), texts);
+    wanted.check()?;
     for file in &plan.sources {
         let mut since = 0;
         let mut take = |record: &record::Record<'_>| {
@@ -377,6 +377,7 @@ fn read_items(
         columns.item_key = Some("1".into());
     }
     let wanted = Wanted::items(&columns);
+    wanted.check()?;
     let keep = Keep { counts, all: request.all_items };
     for file in &plan.items {
         let mut since = 0;

@@ -152,7 +152,7 @@ impl Run {
         let index = if theirs["before"].is_null() { other } else { &self.dir };
         if !is_of_its_models(other, index, &theirs)? {
             invalid!(
-                "{dir}: its models were trained again after the evaluation {}, {MANIFEST} there says: run `llmbs \
+                "{dir}: its models were made again after the evaluation {}, {MANIFEST} there says: run `llmbs \
                  --run {dir} {command}` first",
                 request.name()
             );

@@ -73,6 +73,8 @@ impl Run {
             Some(before) => Generator::before(self, &self.open_before(before)?)?,
             None => Generator::load(self, request.adapter)?,
         };
+        // Before it is asked whether the memory suffices: they are part of what is taken.
+        let beside = others.load(request)?;
         let recommender = generator.recommender(self, request.beam);
         let targets = self.targets_of(request);
         let protocol = self.protocol(request.split);
@@ -80,7 +82,7 @@ impl Run {
         let needs = Needs {
             memory: ANY_WORK
                 + recommender.bytes(&self.dataset, &targets, protocol)
-                + LINE_BYTES * targets.len() as u64,
+                + LINE_BYTES * others.lists(self, targets.len()) as u64,
             disk: 3 * LINE_BYTES * targets.len() as u64,
         };
         let predicted = memory_bytes() + needs.memory;
@@ -91,7 +93,8 @@ impl Run {
             let found = searches.search(0, &recommender, &targets, request.split, monitor)?;
             Together { evaluation: Evaluation::of(&self.dataset, protocol, found), weight: None }
         } else {
-            others.evaluate(self, request, recommender, &targets, &mut searches, monitor)?
+            let models = (recommender, beside.as_slice());
+            others.evaluate(self, request, models, &targets, &mut searches, monitor)?
         };
         let seconds = start.elapsed().as_secs_f64();
         let Some(kept) = kept else { return Ok(None) };

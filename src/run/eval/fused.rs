@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::baseline::{BaselineRequest, Training, is_baseline};
+use super::baselines::Baseline;
 use super::generator::Generator;
 use super::journal::Searches;
 use super::request::EvalRequest;
@@ -43,21 +44,30 @@ impl Others<'_> {
         })
     }
 
-    /// The evaluation of `own`, the model of `run`, together with these.
+    /// The models of the runs.
+    pub(super) fn load(&self, request: EvalRequest<'_>) -> Result<Vec<Generator>> {
+        let load = |other: &Run| Generator::load(other, request.adapter && other.has_adapter());
+        self.runs.iter().map(load).collect()
+    }
+
+    /// How many lists are kept of an evaluation of so many `targets` of `run`: those of each model, and where a weight is
+    /// chosen, all of validation, too.
+    pub(super) fn lists(&self, run: &Run, targets: usize) -> usize {
+        let chooses = !self.baselines.is_empty();
+        let validation = if chooses { run.dataset.targets(Split::Valid).len() } else { 0 };
+        (1 + self.runs.len()) * (targets + validation)
+    }
+
+    /// The evaluation of `own`, the model of `run`, together with these, of which `loaded` are those of runs.
     pub(super) fn evaluate(
         &self,
         run: &Run,
         request: EvalRequest<'_>,
-        own: Recommender<'_>,
+        (own, loaded): (Recommender<'_>, &[Generator]),
         targets: &[usize],
         searches: &mut Searches<'_>,
         monitor: &mut dyn Monitor,
     ) -> Result<Together> {
-        let loaded = self
-            .runs
-            .iter()
-            .map(|other| Generator::load(other, request.adapter && other.has_adapter()));
-        let loaded: Vec<Generator> = loaded.collect::<Result<_>>()?;
         let others = loaded.iter().map(|generator| generator.recommender(run, request.beam));
         let generators: Vec<Recommender<'_>> = [own].into_iter().chain(others).collect();
         let scorers = self
@@ -129,16 +139,11 @@ impl Run {
                 model
             } else {
                 let other = self.other_run(dir, request.adapter)?;
-                let run = Some(dir.display().to_string());
-                let model = FusedModel { run, ..other.fused_model(request.adapter) };
+                let model = other.fused_model(request.adapter);
                 runs.push(other);
                 model
             };
-            let is_same = |found: &FusedModel| {
-                FusedModel { run: None, ..found.clone() }
-                    == FusedModel { run: None, ..model.clone() }
-            };
-            if let Some((same, _)) = models.iter().find(|(_, found)| is_same(found)) {
+            if let Some((same, _)) = models.iter().find(|(_, found)| *found == model) {
                 invalid!(
                     "{} and {}: both hold one model, {model}; name each model once",
                     same.display(),
@@ -147,7 +152,11 @@ impl Run {
             }
             models.push((dir, model));
         }
-        let models = models.into_iter().skip(1).map(|(_, model)| model).collect();
+        let placed = |(dir, model): (&Path, FusedModel)| {
+            let is_run = Baseline::named(&model.model).is_none();
+            FusedModel { run: is_run.then(|| dir.display().to_string()), ..model }
+        };
+        let models = models.into_iter().skip(1).map(placed).collect();
         Ok(Others { baselines, runs, models })
     }
 

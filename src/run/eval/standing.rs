@@ -37,7 +37,7 @@ pub(super) fn is_of_its_models(models: &Path, index: &Path, settings: &Value) ->
 /// its name and seed, or of the run that it is of.
 pub(super) fn is_standing(dir: &Path, fused: &FusedModel) -> Result<bool> {
     let Some(baseline) = Baseline::named(&fused.model) else {
-        let run = Path::new(fused.run.as_deref().unwrap_or_default());
+        let Some(run) = fused.run.as_deref().map(Path::new) else { return Ok(true) };
         let used = json!({"model_digest": fused.digest, "adapter_digest": fused.adapter_digest});
         return is_of_its_models(run, run, &used);
     };
@@ -80,6 +80,19 @@ mod tests {
         assert!(!is(&json!({"model_digest": "m", "adapter_digest": "a"})));
         put(Stage::Index, "index/index.json", "another");
         assert!(!is(&used));
+        let fused = |run: Option<&Path>, digest: &str| {
+            let fused = FusedModel {
+                model: "llmbs".into(),
+                run: run.map(|run| run.display().to_string()),
+                seed: 1,
+                digest: digest.into(),
+                settings_digest: None,
+                adapter_digest: None,
+            };
+            is_standing(Path::new("elsewhere"), &fused).unwrap()
+        };
+        assert!(fused(Some(dir.path()), "m") && !fused(Some(dir.path()), "another"));
+        assert!(fused(None, "another"), "an older result does not say where it was");
         // Of another run's model beside an index from elsewhere.
         let nowhere = dir.path().join("nowhere");
         assert!(is_of_its_models(dir.path(), &nowhere, &used).unwrap());
