@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::artifacts::{Trained, backbone, load_index};
 use super::manifest::{self, Follows, Manifest, Origin};
 use super::stages::index::read_grown;
-use super::{MANIFEST, Run, Stage, config_of};
+use super::{Run, Stage, config_of};
 use crate::config::RunConfig;
 use crate::data::{Item, ItemId};
 use crate::index::ItemIndex;
@@ -218,8 +218,8 @@ impl Run {
     /// Whether the model of this run goes on from that of the run in the folder `other`.
     pub(super) fn goes_on_from(&self, other: &Path) -> Result<bool> {
         let Some(follows) = self.manifest.follows(Stage::Initial) else { return Ok(false) };
-        let path = other.join(MANIFEST);
-        Ok(path.exists() && Self::read_of(&Manifest::read(&path)?, &Stage::ALL) == follows.files)
+        let manifest = Manifest::of(other)?;
+        Ok(manifest.is_some_and(|run| Self::read_of(&run, &Stage::ALL) == follows.files))
     }
 
     /// The digests of the index and the models among the files of `stages`.

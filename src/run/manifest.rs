@@ -208,6 +208,12 @@ impl Manifest {
         }
     }
 
+    /// That of the run folder `dir`, where there is one.
+    pub(super) fn of(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join(MANIFEST);
+        path.exists().then(|| Self::read(&path)).transpose()
+    }
+
     /// Reads `manifest.json`.
     pub(super) fn read(path: &Path) -> Result<Self> {
         let mut manifest: Self = sealed::read(path, "choose another folder with --run")?;

@@ -102,8 +102,7 @@ impl Run {
     /// As those of [`Run::open`].
     pub fn open_to_use(dir: &Path, config: RunConfig, device: Device) -> Result<Self> {
         Self::open_with(dir, config, device, &|config| {
-            let path = dir.join(MANIFEST);
-            let found = path.exists().then(|| Manifest::read(&path)).transpose()?;
+            let found = Manifest::of(dir)?;
             let record = found.as_ref().and_then(|manifest| manifest.stages.get(&Stage::Index));
             match record.filter(|record| stages::index::has_copy(dir, record)) {
                 Some(record) => {

@@ -163,8 +163,8 @@ impl Run {
 
 /// What of `request` is asked of the model in `other`: its adapter where it has one, and nobody beside it.
 fn of_other<'e>(request: EvalRequest<'e>, other: &Path) -> Result<EvalRequest<'e>> {
-    let path = other.join(MANIFEST);
-    let has_adapter = !path.exists() || Manifest::read(&path)?.stages.contains_key(&Stage::Anneal);
+    let manifest = Manifest::of(other)?;
+    let has_adapter = manifest.is_none_or(|run| run.stages.contains_key(&Stage::Anneal));
     Ok(EvalRequest { fuse: &[], adapter: request.adapter && has_adapter, ..request })
 }
 

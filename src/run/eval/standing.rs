@@ -8,29 +8,22 @@ use super::baseline::{TRAINING, Training, folder};
 use super::baselines::Baseline;
 use super::result::FusedModel;
 use crate::Result;
-use crate::run::{MANIFEST, Manifest, Stage};
+use crate::run::{Manifest, Stage};
 
 /// Whether the models that stand in the run folder `models`, and the index in `index`, are those an evaluation was made
 /// with.
 pub(super) fn is_of_its_models(models: &Path, index: &Path, settings: &Value) -> Result<bool> {
+    let (models, index) = (Manifest::of(models)?, Manifest::of(index)?);
     let files = [
-        (index, Stage::Index, "index/index.json", "index_digest"),
-        (models, Stage::Initial, "initial/model.safetensors", "model_digest"),
-        (models, Stage::Anneal, "anneal/adapter_model.safetensors", "adapter_digest"),
+        (index.as_ref(), Stage::Index, "index.json", "index_digest"),
+        (models.as_ref(), Stage::Initial, "model.safetensors", "model_digest"),
+        (models.as_ref(), Stage::Anneal, "adapter_model.safetensors", "adapter_digest"),
     ];
-    for (dir, stage, file, key) in files {
-        let path = dir.join(MANIFEST);
-        let Some(used) = settings[key].as_str() else { continue };
+    Ok(files.into_iter().all(|(manifest, stage, file, key)| {
         // Without a manifest the evaluation alone was copied here.
-        if path.exists() {
-            let manifest = Manifest::read(&path)?;
-            let record = manifest.stages.get(&stage);
-            if record.and_then(|record| record.outputs.get(file)).is_none_or(|now| now != used) {
-                return Ok(false);
-            }
-        }
-    }
-    Ok(true)
+        let (Some(used), Some(manifest)) = (settings[key].as_str(), manifest) else { return true };
+        manifest.output(stage, file).is_some_and(|now| now == used)
+    }))
 }
 
 /// Whether what ranked as `fused` with the model of the run folder `dir` is still what stands there, if there is one of

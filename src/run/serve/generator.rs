@@ -121,12 +121,12 @@ impl<'a> Generator<'a> {
         Ok(())
     }
 
-    /// A beam narrower than the list could not fill it.
+    /// How many of the items that are not excluded a search keeps: a narrower one could not fill the list.
     pub(super) fn beam(&self, asked: &Asked<'_>) -> usize {
         self.options.beam.unwrap_or(self.run.config.eval.beam).max(asked.top)
     }
 
-    /// Nor could one that excluded items may take up.
+    /// How wide it searches for that, since excluded items take up room.
     pub(super) fn width(&self, asked: &Asked<'_>) -> usize {
         (self.beam(asked) + asked.pick.excluded.len()).min(asked.pick.offer.offered_as.len())
     }
