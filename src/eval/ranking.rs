@@ -12,6 +12,8 @@ use crate::model::sequential::{History, Sequential};
 
 /// Users scored together.
 const BATCH: usize = 256;
+/// Scores looked at together for one that is high enough.
+const BLOCK: usize = 64;
 
 /// Scores every item after each of some histories: (histories, items), row by row.
 pub trait ItemScorer: Send + Sync {
@@ -73,13 +75,21 @@ pub(super) fn asked(dataset: &Dataset, protocol: Protocol, at: usize) -> History
 /// The `k` items of the highest scores that are not left out, best first, ties by item id.
 pub(super) fn top(scores: &[f32], k: usize, items: &[Item], left_out: &[ItemId]) -> Vec<Ranked> {
     let mut best: Vec<Ranked> = Vec::with_capacity(k + 1);
-    for ((&score, item), _) in scores.iter().zip(0..).zip(items).filter(|(_, item)| !item.is_gap) {
-        // Items come by id, so one that only draws level stands behind.
-        let enters = best.len() < k || best.last().is_some_and(|last| score > last.score);
-        if enters && !left_out.contains(&item) {
-            let place = best.partition_point(|ranked| ranked.score >= score);
-            best.insert(place, Ranked { item, score });
-            best.truncate(k);
+    for (block, first) in scores.chunks(BLOCK).zip((0..).step_by(BLOCK)) {
+        // Hardly a block has an item that enters; what else is known of the others is not looked at. They are counted
+        // because vector instructions can do that.
+        let bar = best.last().map_or(f32::INFINITY, |last| last.score);
+        if best.len() == k && block.iter().filter(|score| **score > bar).count() == 0 {
+            continue;
+        }
+        for (&score, item) in block.iter().zip(first..) {
+            // Items come by id, so one that only draws level stands behind.
+            let enters = best.len() < k || best.last().is_some_and(|last| score > last.score);
+            if enters && !items[item as usize].is_gap && !left_out.contains(&item) {
+                let place = best.partition_point(|ranked| ranked.score >= score);
+                best.insert(place, Ranked { item, score });
+                best.truncate(k);
+            }
         }
     }
     best

@@ -1,6 +1,5 @@
 //! Cross-entropy over a vocabulary without its logits ever being there all at once.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use candle_core::backend::BackendStorage;
@@ -9,22 +8,18 @@ use candle_core::{
 };
 use rayon::prelude::*;
 
+use super::activation::{sigmoid_of, softplus, softplus_of};
 use super::cpu::{self, with_float, zeros_if};
 use super::cuda::{self, View};
 use super::embedding::check_ids;
-use super::kernels::{Float, Mat, MatMut, Precision, Stored, Threads, Update, matmul};
+use super::kernels::{Float, Mat, MatMut, Precision, Threads, Update, matmul, sum_of, vectorize};
 use super::log_softmax::{log_sum_exp, probabilities};
-use super::pool::Pool;
-use super::{fused, linear};
+use super::{fused, fused_on_cpu, linear};
 
 /// Bytes of logits held at a time.
 const CHUNK_BYTES: usize = 8 << 20;
 /// Rows a chunk has at least: each chunk reads the whole weight and adds to its whole gradient.
 const MIN_CHUNK_ROWS: usize = 64;
-/// Bytes of logits held at a time by [`loss_and_gradients`].
-const PART_BYTES: usize = 16 << 20;
-/// Columns a part has at least.
-const MIN_PART_COLUMNS: usize = 256;
 
 /// The negative log-likelihood of each target under softmax(`hidden` * `weight`^T).
 ///
@@ -55,11 +50,66 @@ pub fn cross_entropy(
     }
     check_ids("cross_entropy", targets, vocab)?;
     if fused(&[hidden, weight]) {
-        let op = CrossEntropy { targets: targets.into(), precision };
+        let op = CrossEntropy { truth: Truth::One(targets.into()), precision };
         hidden.contiguous()?.apply_op2(&weight.contiguous()?, op)
     } else {
         composed_cross_entropy(hidden, weight, targets)
     }
+}
+
+/// The negative log-likelihood of each row's choice among the whole vocabulary, where an id is chosen with the
+/// probability sigmoid(`hidden` * `weight`^T) whatever else is.
+///
+/// # Shapes
+/// - `hidden`: (n, hidden)
+/// - `weight`: (vocab, hidden)
+/// - `chosen`: n sets of ids, each id once
+/// - output: (n)
+///
+/// `precision` is that of the products, as in [`linear`].
+///
+/// # Errors
+/// Shapes that do not fit, or an id that is not below the vocabulary size.
+pub fn binary_cross_entropy(
+    hidden: &Tensor,
+    weight: &Tensor,
+    chosen: &[Vec<u32>],
+    precision: Precision,
+) -> Result<Tensor> {
+    let ((n, width), (vocab, weight_width)) = (hidden.dims2()?, weight.dims2()?);
+    if width != weight_width || n != chosen.len() {
+        bail!(
+            "binary_cross_entropy: hidden {:?}, weight {:?} and {} sets of ids",
+            hidden.dims(),
+            weight.dims(),
+            chosen.len()
+        );
+    }
+    for ids in chosen {
+        check_ids("binary_cross_entropy", ids, vocab)?;
+    }
+    if fused_on_cpu(&[hidden, weight]) {
+        let op = CrossEntropy { truth: Truth::Several(chosen.into()), precision };
+        hidden.contiguous()?.apply_op2(&weight.contiguous()?, op)
+    } else {
+        composed_binary_cross_entropy(hidden, weight, chosen)
+    }
+}
+
+fn composed_binary_cross_entropy(
+    hidden: &Tensor,
+    weight: &Tensor,
+    chosen: &[Vec<u32>],
+) -> Result<Tensor> {
+    let logits = linear(hidden, weight, Precision::Full)?;
+    let mut truth = vec![0f32; logits.elem_count()];
+    for (row, ids) in truth.chunks_mut(weight.dim(0)?.max(1)).zip(chosen) {
+        for &id in ids {
+            row[id as usize] = 1.0;
+        }
+    }
+    let truth = Tensor::from_vec(truth, logits.shape(), logits.device())?;
+    (softplus(&logits)? - (logits * truth.to_dtype(hidden.dtype())?)?)?.sum(D::Minus1)
 }
 
 fn composed_cross_entropy(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> Result<Tensor> {
@@ -71,13 +121,78 @@ fn composed_cross_entropy(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> 
 }
 
 struct CrossEntropy {
-    targets: Arc<[u32]>,
+    truth: Truth,
     precision: Precision,
+}
+
+/// What is true of each row.
+enum Truth {
+    /// One id of all.
+    One(Arc<[u32]>),
+    /// Any ids.
+    Several(Arc<[Vec<u32>]>),
+}
+
+impl Truth {
+    fn rows(&self) -> usize {
+        match self {
+            Self::One(targets) => targets.len(),
+            Self::Several(chosen) => chosen.len(),
+        }
+    }
+
+    /// The loss of a row with these logits.
+    fn loss<T: Float>(&self, row: usize, logits: &[T]) -> T {
+        match self {
+            Self::One(targets) => log_sum_exp(logits) - logits[targets[row] as usize],
+            Self::Several(chosen) => {
+                let all = vectorize(
+                    #[inline(always)]
+                    || sum_of(logits, softplus_of),
+                );
+                chosen[row].iter().fold(all, |loss, &id| loss - logits[id as usize])
+            }
+        }
+    }
+
+    /// Turns logits into `grad` times the gradient that the loss of a row has in them.
+    fn gradient<T: Float>(&self, row: usize, logits: &mut [T], loss: T, grad: T) {
+        match self {
+            Self::One(targets) => {
+                let target = targets[row] as usize;
+                // The loss is log-sum-exp minus the target's logit, so it need not be summed again.
+                probabilities(logits, loss + logits[target], grad);
+                logits[target] -= grad;
+            }
+            Self::Several(chosen) => {
+                vectorize(
+                    #[inline(always)]
+                    || {
+                        for logit in logits.iter_mut() {
+                            *logit = grad * sigmoid_of(*logit);
+                        }
+                    },
+                );
+                chosen[row].iter().for_each(|&id| logits[id as usize] -= grad);
+            }
+        }
+    }
+
+    /// The one true id of each row: what the paths of a GPU serve.
+    fn targets(&self) -> Result<&[u32]> {
+        match self {
+            Self::One(targets) => Ok(targets),
+            Self::Several(_) => bail!("binary-cross-entropy is fused on the CPU alone"),
+        }
+    }
 }
 
 impl CustomOp2 for CrossEntropy {
     fn name(&self) -> &'static str {
-        "cross-entropy"
+        match self.truth {
+            Truth::One(_) => "cross-entropy",
+            Truth::Several(_) => "binary-cross-entropy",
+        }
     }
 
     fn cpu_fwd(
@@ -92,7 +207,7 @@ impl CustomOp2 for CrossEntropy {
             let hidden = cpu::slice::<T>(hidden, hidden_layout)?;
             let weight = Mat::new(cpu::slice(weight, weight_layout)?, vocab, width);
             let losses = self.forward(hidden, weight, (vocab, width));
-            Ok((T::to_cpu_storage_owned(losses), self.targets.len().into()))
+            Ok((T::to_cpu_storage_owned(losses), self.truth.rows().into()))
         })
     }
 
@@ -104,8 +219,8 @@ impl CustomOp2 for CrossEntropy {
         weight_layout: &Layout,
     ) -> Result<(CudaStorage, Shape)> {
         let (hidden, weight) = (View::new(hidden, hidden_layout), View::new(weight, weight_layout));
-        let losses = cuda::cross_entropy(hidden, weight, &self.targets, self.precision)?;
-        Ok((losses, self.targets.len().into()))
+        let losses = cuda::cross_entropy(hidden, weight, self.truth.targets()?, self.precision)?;
+        Ok((losses, self.truth.rows().into()))
     }
 
     fn bwd(
@@ -118,7 +233,7 @@ impl CustomOp2 for CrossEntropy {
         let grad = grad.contiguous()?;
         if grad.device().is_cuda() {
             let inputs = [hidden, weight, losses, &grad];
-            return cuda::cross_entropy_backward(inputs, &self.targets, self.precision);
+            return cuda::cross_entropy_backward(inputs, self.truth.targets()?, self.precision);
         }
         let inputs =
             [cpu::values(hidden), cpu::values(weight), cpu::values(losses), cpu::values(&grad)];
@@ -153,7 +268,7 @@ impl CrossEntropy {
         (vocab, width): (usize, usize),
     ) -> Vec<T> {
         let rows = chunk_rows::<T>(vocab);
-        let mut losses = vec![T::zero(); self.targets.len()];
+        let mut losses = vec![T::zero(); self.truth.rows()];
         let mut logits = vec![T::zero(); rows.min(losses.len()) * vocab];
         for (chunk, losses) in losses.chunks_mut(rows).enumerate() {
             let (first, n) = (chunk * rows, losses.len());
@@ -161,10 +276,8 @@ impl CrossEntropy {
             let hidden = Mat::new(&hidden[first * width..(first + n) * width], n, width);
             let mut view = MatMut::new(logits, n, vocab);
             matmul(&mut view, hidden, weight.t(), Update::Overwrite, Threads::All, self.precision);
-            let rows = logits.par_chunks(vocab).zip(&self.targets[first..first + n]);
-            losses.par_iter_mut().zip(rows).for_each(|(loss, (row, &target))| {
-                *loss = log_sum_exp(row) - row[target as usize];
-            });
+            let rows = losses.par_iter_mut().zip(logits.par_chunks(vocab)).enumerate();
+            rows.for_each(|(i, (loss, logits))| *loss = self.truth.loss(first + i, logits));
         }
         losses
     }
@@ -178,7 +291,7 @@ impl CrossEntropy {
         weight_grad: Option<&mut [T]>,
     ) {
         let rows = chunk_rows::<T>(vocab);
-        let count = self.targets.len();
+        let count = self.truth.rows();
         let weight = Mat::new(weight, vocab, width);
         let mut weight_grad = weight_grad.map(|g| MatMut::new(g, vocab, width));
         let mut logits = vec![T::zero(); rows.min(count) * vocab];
@@ -188,9 +301,9 @@ impl CrossEntropy {
             let hidden = Mat::new(&hidden[first * width..(first + n) * width], n, width);
             let mut view = MatMut::new(logits, n, vocab);
             matmul(&mut view, hidden, weight.t(), Update::Overwrite, Threads::All, self.precision);
-            logits.par_chunks_mut(vocab).enumerate().for_each(|(i, row)| {
-                let target = self.targets[first + i] as usize;
-                logits_gradient(row, target, losses[first + i], grad[first + i]);
+            logits.par_chunks_mut(vocab).enumerate().for_each(|(i, logits)| {
+                let row = first + i;
+                self.truth.gradient(row, logits, losses[row], grad[row]);
             });
             let change = Mat::new(logits, n, vocab);
             if let Some(hidden_grad) = &mut hidden_grad {
@@ -203,153 +316,6 @@ impl CrossEntropy {
             }
         }
     }
-}
-
-/// Distributions that probabilities are drawn to beside their targets.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct SoftTargets<'a> {
-    /// Their share of what is drawn to; the targets have the rest.
-    pub(crate) weight: f32,
-    /// The first id of the vocabulary at hand.
-    pub(crate) first: u32,
-    /// A distribution a row: ids, ascending, with their shares.
-    pub(crate) rows: &'a [Vec<(u32, f32)>],
-}
-
-impl<'a> SoftTargets<'a> {
-    /// The ids of `part` in the distribution of a row, counted from its first, with their shares.
-    fn of_part(&self, row: usize, part: &Range<usize>) -> impl Iterator<Item = (usize, f32)> + 'a {
-        let place = |id: u32| (id - self.first) as usize;
-        let row = self.rows[row].as_slice();
-        let from = row.partition_point(|&(id, _)| place(id) < part.start);
-        let to = row.partition_point(|&(id, _)| place(id) < part.end);
-        let (first, start) = (self.first, part.start);
-        row[from..to].iter().map(move |&(id, share)| ((id - first) as usize - start, share))
-    }
-}
-
-/// The sum of the losses of rows `hidden`, and the gradients of `scale` times that sum: `hidden_grad` is
-/// overwritten, `weight_grad` overwritten or added to.
-///
-/// Logits are there for a part of the vocabulary at a time. Where that is not all of it, a first pass sums
-/// their exponentials and a second computes them again: one more product, but the weight and its gradient
-/// are gone through only once a pass.
-#[expect(clippy::too_many_arguments, reason = "what a loss reads and what it writes")]
-pub(super) fn loss_and_gradients<S: Stored<Wide = f32>, W: Stored<Wide = f32>>(
-    hidden: Mat<'_, S>,
-    weight: Mat<'_, W>,
-    targets: &[u32],
-    soft: Option<SoftTargets<'_>>,
-    scale: f32,
-    hidden_grad: &mut [f32],
-    mut weight_grad: Option<WeightGrad<'_>>,
-    precision: Precision,
-    pool: &Pool<f32>,
-) -> f64 {
-    if targets.is_empty() {
-        return 0.0;
-    }
-    let (rows, width, vocab) = (targets.len(), weight.cols, weight.rows);
-    let columns = part_columns(rows, vocab);
-    let parts: Vec<_> =
-        (0..vocab).step_by(columns).map(|first| first..vocab.min(first + columns)).collect();
-    let mut logits = pool.take(rows * columns);
-    let fill = |logits: &mut [f32], part: &Range<usize>| {
-        let part = weight.lines(part.clone());
-        let mut view = MatMut::new(logits, rows, part.rows);
-        matmul(&mut view, hidden, part.t(), Update::Overwrite, Threads::All, precision);
-    };
-    let hard = 1.0 - soft.map_or(0.0, |soft| soft.weight);
-    // The logarithm of the summed exponentials, and the logit that is drawn to, a mean of logits.
-    let mut sums = vec![(f32::NEG_INFINITY, 0.0f32); rows];
-    for part in &parts {
-        let logits = &mut logits[..rows * part.len()];
-        fill(logits, part);
-        let lines = logits.par_chunks(part.len()).zip(targets).enumerate();
-        lines.zip(&mut sums).for_each(|((row, (line, &target)), (total, picked))| {
-            *total = log_add_exp(*total, log_sum_exp(line));
-            if part.contains(&(target as usize)) {
-                *picked += hard * line[target as usize - part.start];
-            }
-            if let Some(soft) = &soft {
-                let drawn_to = soft.of_part(row, part).map(|(at, share)| share * line[at]);
-                *picked += soft.weight * drawn_to.sum::<f32>();
-            }
-        });
-    }
-    // Backwards: the logits of the last part are still there.
-    for (i, part) in parts.iter().enumerate().rev() {
-        let logits = &mut logits[..rows * part.len()];
-        let last = i + 1 == parts.len();
-        if !last {
-            fill(logits, part);
-        }
-        let lines = logits.par_chunks_mut(part.len()).zip(targets).enumerate();
-        lines.zip(&sums).for_each(|((row, (line, &target)), &(total, _))| {
-            probabilities(line, total, scale);
-            if part.contains(&(target as usize)) {
-                line[target as usize - part.start] -= hard * scale;
-            }
-            if let Some(soft) = &soft {
-                for (at, share) in soft.of_part(row, part) {
-                    line[at] -= soft.weight * scale * share;
-                }
-            }
-        });
-        let change = Mat::new(logits, rows, part.len());
-        let update = if last { Update::Overwrite } else { Update::Add };
-        let weight = weight.lines(part.clone());
-        let mut view = MatMut::new(hidden_grad, rows, width);
-        matmul(&mut view, change, weight, update, Threads::All, precision);
-        if let Some(grad) = &mut weight_grad {
-            let first = part.start.max(grad.first_row).min(part.end);
-            let trained = change.columns_from(first - part.start);
-            let lines =
-                first.saturating_sub(grad.first_row)..part.end.saturating_sub(grad.first_row);
-            let values = &mut grad.values[lines.start * width..lines.end * width];
-            let mut view = MatMut::new(values, lines.len(), width);
-            matmul(&mut view, trained.t(), hidden, grad.update, Threads::All, precision);
-        }
-    }
-    sums.iter().map(|&(total, picked)| f64::from(total - picked)).sum()
-}
-
-/// Ids whose logits [`loss_and_gradients`] holds at a time.
-pub(super) fn part_columns(rows: usize, vocab: usize) -> usize {
-    (PART_BYTES / (rows.max(1) * size_of::<f32>())).max(MIN_PART_COLUMNS).min(vocab)
-}
-
-/// `ln(exp(a) + exp(b))` of a finite `b`.
-fn log_add_exp(a: f32, b: f32) -> f32 {
-    let (low, high) = if a < b { (a, b) } else { (b, a) };
-    if low == f32::NEG_INFINITY { high } else { high + Float::exp(low - high).ln_1p() }
-}
-
-/// The gradient of the rows of a weight from `first_row` on, and whether there is something to add to.
-#[derive(Debug)]
-pub(crate) struct WeightGrad<'a> {
-    /// (rows - `first_row`, width)
-    pub(crate) values: &'a mut [f32],
-    pub(crate) first_row: usize,
-    pub(crate) update: Update,
-}
-
-impl<'a> WeightGrad<'a> {
-    /// The gradient of some rows of the weight, counted from the first of them.
-    pub(super) fn lines(self, lines: &Range<usize>, width: usize) -> WeightGrad<'a> {
-        let values = self.values;
-        let part = lines.start.saturating_sub(self.first_row) * width
-            ..lines.end.saturating_sub(self.first_row) * width;
-        let first_row = self.first_row.saturating_sub(lines.start).min(lines.len());
-        WeightGrad { values: &mut values[part], first_row, update: self.update }
-    }
-}
-
-/// Turns logits into `grad * (probabilities - one_hot(target))`.
-fn logits_gradient<T: Float>(row: &mut [T], target: usize, loss: T, grad: T) {
-    // The loss is log-sum-exp minus the target's logit, so it need not be summed again.
-    probabilities(row, loss + row[target], grad);
-    row[target] -= grad;
 }
 
 #[cfg(test)]
@@ -393,6 +359,22 @@ mod tests {
         for loss in values(&losses.unwrap()) {
             assert!((loss - 8f64.ln()).abs() < 1e-12);
         }
+    }
+
+    #[test]
+    fn any_choice_of_the_vocabulary() {
+        let chosen = [vec![0, 10], vec![], vec![3], vec![4, 3, 9], vec![5]];
+        check(&[random((5, 7), 1), random((11, 7), 2)], |t| {
+            binary_cross_entropy(&t[0], &t[1], &chosen, Precision::Full)
+        });
+        let (n, vocab) = (70, 40_000);
+        let chosen: Vec<Vec<u32>> = (0..n as u32).map(|i| vec![i, 39_999 - i * 37]).collect();
+        let inputs = [random((n, 3), 1), random((vocab, 3), 2)];
+        let losses = |t: &[Tensor]| binary_cross_entropy(&t[0], &t[1], &chosen, Precision::Full);
+        fused_equals_composed(&inputs, losses);
+        same_on_any_threads(&inputs, losses);
+        let error = binary_cross_entropy(&inputs[0], &inputs[1], &chosen[1..], Precision::Full);
+        assert!(error.unwrap_err().to_string().contains("69 sets of ids"));
     }
 
     #[test]

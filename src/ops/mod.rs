@@ -13,6 +13,7 @@
     reason = "only what is inlined into `kernels::vectorize` is compiled for the machine's vector instructions"
 )]
 
+mod activation;
 mod attention;
 mod ceiling;
 #[cfg(test)]
@@ -28,10 +29,12 @@ mod layer_norm;
 mod linear;
 mod log_softmax;
 mod lora;
+mod places;
 mod pool;
 mod rms_norm;
 mod rope;
 pub(crate) mod slices;
+mod soft_cross_entropy;
 mod swiglu;
 
 use std::cell::Cell;
@@ -39,9 +42,10 @@ use std::marker::PhantomData;
 
 use candle_core::{DType, Tensor};
 
+pub use activation::{sigmoid, softplus};
 pub use attention::{Row, Rows, attention, biased_attention};
 pub use ceiling::matmul_flops;
-pub use cross_entropy::cross_entropy;
+pub use cross_entropy::{binary_cross_entropy, cross_entropy};
 pub(crate) use cuda::AdamWStep;
 pub use dropout::dropout;
 pub(crate) use dropout::key_after;
@@ -52,6 +56,7 @@ pub use layer_norm::layer_norm;
 pub use linear::linear;
 pub use log_softmax::{log_softmax_rows, log_sum_exp_rows};
 pub use lora::{LowRank, lora_linear};
+pub use places::{add_at_places, sum_over_places};
 pub use rms_norm::rms_norm;
 pub use rope::rope;
 pub use swiglu::swiglu;

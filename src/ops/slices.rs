@@ -16,10 +16,10 @@ use super::dropout::Mask;
 use super::kernels::{Float, Mat, MatMut, Precision, Threads, dot, matmul};
 
 pub(crate) use super::attention::HeadShape;
-pub(crate) use super::cross_entropy::{SoftTargets, WeightGrad};
 pub(crate) use super::kernels::{Stored, Update, vectorize};
 pub(crate) use super::log_softmax::log_sum_exp;
 pub(crate) use super::pool::{Buffer, Pool};
+pub(crate) use super::soft_cross_entropy::{SoftTargets, WeightGrad};
 
 /// Values a task works on.
 const BLOCK: usize = 1 << 13;
@@ -272,7 +272,7 @@ pub(crate) fn embedding_backward(
 
 /// Bytes of logits that [`cross_entropy`] of `rows` over `vocab` ids holds.
 pub(crate) fn logit_bytes(rows: usize, vocab: usize) -> usize {
-    rows * super::cross_entropy::part_columns(rows, vocab) * size_of::<f32>()
+    rows * super::soft_cross_entropy::part_columns(rows, vocab) * size_of::<f32>()
 }
 
 /// The sum of the cross-entropies of `hidden` over the ids of `vocabulary` alone, whose gradients are those
@@ -305,7 +305,7 @@ pub(crate) fn cross_entropy<X: Activation>(
     let hidden = Mat::new(hidden, targets.len(), width);
     let lines = vocabulary.start as usize..vocabulary.end as usize;
     let weight_grad = weight_grad.map(|grad| grad.lines(&lines, width));
-    Ok(with_stored!(weight, w => super::cross_entropy::loss_and_gradients(
+    Ok(with_stored!(weight, w => super::soft_cross_entropy::loss_and_gradients(
         hidden,
         Mat::new(w, vocab, width).lines(lines),
         &targets,

@@ -6,6 +6,7 @@ use candle_core::{
 };
 use rayon::prelude::*;
 
+use super::activation::sigmoid_of;
 use super::cpu::{self, with_float, zeros_if};
 use super::cuda::{self, View};
 use super::fused;
@@ -90,13 +91,8 @@ impl CustomOp2 for SwiGlu {
     }
 }
 
-#[inline(always)]
-fn sigmoid<T: Float>(x: T) -> T {
-    T::one() / (T::one() + (-x).exp())
-}
-
 pub(super) fn forward<S: Stored>(y: &mut [S], gate: &[S], up: &[S]) {
-    fill(y, [gate, up, up], |gate, up, _| gate * sigmoid(gate) * up);
+    fill(y, [gate, up, up], |gate, up, _| gate * sigmoid_of(gate) * up);
 }
 
 /// The gradients of the gate and of `up`, where wanted.
@@ -109,12 +105,12 @@ fn backward<T: Float>(
     let mut up_grad = zeros_if(up_tracked, inputs[0].len());
     if let Some(out) = &mut gate_grad {
         fill(out, inputs, |gate, up, grad| {
-            let s = sigmoid(gate);
+            let s = sigmoid_of(gate);
             grad * up * s * (T::one() + gate * (T::one() - s))
         });
     }
     if let Some(out) = &mut up_grad {
-        fill(out, inputs, |gate, _, grad| grad * gate * sigmoid(gate));
+        fill(out, inputs, |gate, _, grad| grad * gate * sigmoid_of(gate));
     }
     (gate_grad, up_grad)
 }
@@ -128,7 +124,7 @@ pub(super) fn backward_in_place<S: Stored>(gate: &mut [S], up: &mut [S], grad: &
             || {
                 for ((gate, up), &grad) in gate.iter_mut().zip(up).zip(grad) {
                     let (g, u, grad) = (gate.widen(), up.widen(), grad.widen());
-                    let (s, one) = (sigmoid(g), S::Wide::ONE);
+                    let (s, one) = (sigmoid_of(g), S::Wide::ONE);
                     *gate = S::narrow(grad * u * s * (one + g * (one - s)));
                     *up = S::narrow(grad * g * s);
                 }

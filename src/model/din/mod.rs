@@ -15,10 +15,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
-use candle_nn::ops::sigmoid;
 
 use super::init::FirstValues;
 use crate::nn::Params;
+use crate::ops;
 use crate::ranks::Ranks;
 
 /// Share of the last batch in the running statistics.
@@ -78,11 +78,10 @@ impl DinBatch {
 
 /// Mean binary cross-entropy of `logits` against `labels` in {0, 1}, both (samples).
 ///
-/// `max(x, 0) - x y + ln(1 + exp(-|x|))` takes the exponential of nothing positive, so that no logit
-/// overflows; candle-nn's takes the logarithm of a sigmoid that has already rounded to 0 or 1.
+/// `ln(1 + exp(x)) - x y`: no logit overflows, where candle-nn's takes the logarithm of a sigmoid that has already
+/// rounded to 0 or 1.
 pub fn binary_cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
-    let softplus = (logits.abs()?.neg()?.exp()? + 1.0)?.log()?;
-    ((logits.relu()? - (logits * labels)?)? + softplus)?.mean_all()
+    (ops::softplus(logits)? - (logits * labels)?)?.mean_all()
 }
 
 /// A column of ones, (rows, 1).
@@ -182,7 +181,7 @@ struct Dice {
 
 impl Dice {
     fn forward(&self, s: &Tensor, statistics: &mut Statistics<'_>) -> Result<Tensor> {
-        let gated = (sigmoid(&self.norm.forward(s, statistics)?)? * s)?;
+        let gated = (ops::sigmoid(&self.norm.forward(s, statistics)?)? * s)?;
         &gated + ((s - &gated)? * spread(&self.alpha, s.dim(0)?)?)?
     }
 }

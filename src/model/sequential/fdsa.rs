@@ -105,7 +105,7 @@ impl Fdsa {
         let scores = (scores + missing.to_dtype(rows.dtype())?)?;
         let shares = softmax(&scores)?;
         let rows = rows.reshape((items.len(), most, self.config.transformer.dim))?;
-        rows.broadcast_mul(&shares.unsqueeze(2)?)?.sum(1)
+        ops::sum_over_places(&rows.broadcast_mul(&shares.unsqueeze(2)?)?)
     }
 }
 

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::layers::{Affine, Builder, Drops, Masks, sigmoid};
+use super::layers::{Affine, Builder, Drops, Masks};
 use super::{Core, History, Items, Sequential, TrainingConfig, check};
 use crate::ops::{self, Precision};
 
@@ -49,8 +49,8 @@ impl Gru {
         let of_state = self.state.forward(h, precision)?;
         let width = h.dim(1)?;
         let part = |t: &Tensor, i: usize| t.narrow(1, i * width, width);
-        let reset = sigmoid(&(part(gates, 0)? + part(&of_state, 0)?)?)?;
-        let update = sigmoid(&(part(gates, 1)? + part(&of_state, 1)?)?)?;
+        let reset = ops::sigmoid(&(part(gates, 0)? + part(&of_state, 0)?)?)?;
+        let update = ops::sigmoid(&(part(gates, 1)? + part(&of_state, 1)?)?)?;
         let new = (part(gates, 2)? + (reset * part(&of_state, 2)?)?)?.tanh()?;
         // n + z (h - n)
         &new + (update * (h - &new)?)?

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::layers::{Builder, Drops, Masks, sigmoid};
+use super::layers::{Builder, Drops, Masks, biased};
 use super::recent::{Recent, Users, longest};
 use super::{Core, History, Items, Sequential, TrainingConfig, check};
 use crate::ops;
@@ -100,15 +100,16 @@ impl Sequential for Hgn {
 
         let rows = x.reshape((tokens * history, dim))?;
         let of_items = project(&rows, &self.feature[0])?.reshape((tokens, history, dim))?;
-        let of_user = project(&user, &self.feature[1])?.broadcast_add(&self.feature_bias)?;
-        let gate = sigmoid(&of_items.broadcast_add(&of_user.unsqueeze(1)?)?)?;
+        let of_user = biased(&project(&user, &self.feature[1])?, &self.feature_bias)?;
+        let gate = ops::sigmoid(&ops::add_at_places(&of_items, &of_user)?)?;
         let features = (&x * gate)?;
 
         let rows = features.reshape((tokens * history, dim))?;
         let of_items = project(&rows, &self.instance[0])?.reshape((tokens, history))?;
-        let gate = sigmoid(&(of_items + project(&user, &self.instance[1])?)?)?.unsqueeze(2)?;
+        let gate = ops::sigmoid(&(of_items + project(&user, &self.instance[1])?)?)?.unsqueeze(2)?;
         let gate = (gate * recent.there(&x)?)?;
-        let chosen = features.broadcast_mul(&gate)?.sum(1)?.broadcast_div(&gate.sum(1)?)?;
-        (user + chosen)? + x.sum(1)?
+        let chosen = ops::sum_over_places(&features.broadcast_mul(&gate)?)?;
+        let chosen = chosen.broadcast_div(&gate.sum(1)?)?;
+        (user + chosen)? + ops::sum_over_places(&x)?
     }
 }

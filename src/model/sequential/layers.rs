@@ -79,8 +79,13 @@ pub(super) struct Affine {
 impl Affine {
     /// (rows, in) -> (rows, out)
     pub(super) fn forward(&self, x: &Tensor, precision: Precision) -> Result<Tensor> {
-        ops::linear(x, &self.weight, precision)?.broadcast_add(&self.bias)
+        biased(&ops::linear(x, &self.weight, precision)?, &self.bias)
     }
+}
+
+/// `x` (rows, width) with `bias` (width) added to every row.
+pub(super) fn biased(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    ops::add_at_places(&x.unsqueeze(0)?, &bias.unsqueeze(0)?)?.squeeze(0)
 }
 
 /// Layer normalisation.
@@ -130,11 +135,6 @@ impl Drops {
     pub(super) fn mask(self, site: u64, p: f64) -> Option<Dropout> {
         self.0.map(|Masks { key, before }| Dropout { p, key, before }.site(site))
     }
-}
-
-/// `1 / (1 + exp(-x))`
-pub(super) fn sigmoid(x: &Tensor) -> Result<Tensor> {
-    (x.neg()?.exp()? + 1.0)?.recip()
 }
 
 /// The softmax over the last dimension.

@@ -259,7 +259,7 @@ pub trait Sequential: Debug + Send + Sync {
                 None => Ok(product),
             }
         };
-        softplus(&score(targets)?.neg()?)? + softplus(&score(others)?)?
+        ops::softplus(&score(targets)?.neg()?)? + ops::softplus(&score(others)?)?
     }
 
     /// A deep copy of the parameters by name, for a file.
@@ -315,11 +315,6 @@ fn with_column(states: &Tensor, weight: &Tensor, added: &Tensor) -> Result<(Tens
 /// The values of `vector` (n) at `places`.
 fn gather(vector: &Tensor, places: &[u32]) -> Result<Tensor> {
     ops::embedding(&vector.unsqueeze(1)?, places)?.squeeze(1)
-}
-
-/// `ln(1 + exp(x))`, which takes the exponential of nothing positive.
-fn softplus(x: &Tensor) -> Result<Tensor> {
-    x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::layers::{Builder, Drops, Masks, STD};
 use super::transformer::{Sight, Transformer, TransformerConfig};
 use super::{
     Attributes, Core, History, Items, PRETRAINING, Pretraining, Puzzle, Sequential, TrainingConfig,
-    check, ends, packed, softplus,
+    check, ends, packed,
 };
 use crate::ops;
 
@@ -118,26 +118,16 @@ impl S3Rec {
     /// The binary cross-entropy, summed, of all attributes of `items` from `x` (items, dim), which `between` takes to
     /// attributes. What nothing is known of counts nothing.
     fn attributes_told(&self, x: &Tensor, items: &[u32], between: &Tensor) -> Result<Tensor> {
-        let count = self.attributes.count;
-        let (mut known, mut truth) = (Vec::new(), Vec::new());
-        for (place, &item) in (0u32..).zip(items) {
-            let own = &self.attributes.of_items[item as usize];
-            if !own.is_empty() {
-                known.push(place);
-                let first = truth.len();
-                truth.resize(first + count, 0f32);
-                for &attribute in own {
-                    truth[first + attribute as usize] = 1.0;
-                }
-            }
-        }
-        if known.is_empty() {
+        let own = |item: u32| &self.attributes.of_items[item as usize];
+        let known = (0u32..).zip(items).filter(|(_, item)| !own(**item).is_empty());
+        let (places, own): (Vec<u32>, Vec<Vec<u32>>) =
+            known.map(|(place, item)| (place, own(*item).clone())).unzip();
+        if places.is_empty() {
             return Tensor::zeros((), x.dtype(), x.device());
         }
-        let truth = Tensor::from_vec(truth, (known.len(), count), x.device())?;
-        let x = ops::linear(&ops::embedding(x, &known)?, between, self.core.precision)?;
-        let scores = ops::linear(&x, &self.attribute_table, self.core.precision)?;
-        (softplus(&scores)? - scores * truth.to_dtype(x.dtype())?)?.sum_all()
+        let precision = self.core.precision;
+        let x = ops::linear(&ops::embedding(x, &places)?, between, precision)?;
+        ops::binary_cross_entropy(&x, &self.attribute_table, &own, precision)?.sum_all()
     }
 
     /// `-log sigmoid(own - other)`, summed, of how well `x` (n, dim), which `between` takes to them, agrees with rows
@@ -151,7 +141,7 @@ impl S3Rec {
     ) -> Result<Tensor> {
         let x = ops::linear(x, between, self.core.precision)?;
         let ahead = (x * (own - other)?)?.sum(1)?;
-        softplus(&ahead.neg()?)?.sum_all()
+        ops::softplus(&ahead.neg()?)?.sum_all()
     }
 }
 
@@ -161,8 +151,8 @@ impl Sequential for S3Rec {
     }
 
     fn values_per_token(&self) -> usize {
-        // Four passes, and of all attributes the scores, what becomes of them and the gradients, twice.
-        4 * self.transformer.values_per_token() + 20 * self.attributes.count
+        // Four passes.
+        4 * self.transformer.values_per_token()
     }
 
     fn states(&self, histories: &[History<'_>], dropout: Option<Masks>) -> Result<Tensor> {
