@@ -3,10 +3,11 @@
     sequential_torch.py INTER.json NAME [EPOCHS] [THREADS]
 
 INTER.json maps users to item ids in time order; the last two items of each are left out, as in llmbs. NAME is gru4rec,
-caser, hgn, sasrec, bert4rec or fdsa. Sizes, loss (a softmax over the step's targets and 64 items drawn) and batches are
-those of llmbs' defaults: 256 sequences, here padded to the longest; caser and hgn see the places that are asked alone.
-Attributes of fdsa are drawn at random, six an item. The last line is the median of the seconds of an epoch, and the
-training targets a second."""
+caser, hgn, sasrec, bert4rec, fdsa or s3rec, of which the pre-training is timed: what follows is a sasrec. Sizes, loss (a
+softmax over the step's targets and 64 items drawn) and batches are those of llmbs' defaults: 256 sequences, here padded
+to the longest; caser and hgn see the places that are asked alone. Attributes are drawn at random, six an item of as many
+as the texts of Amazon Beauty have. The last line is the median of the seconds of an epoch, and the training targets a
+second."""
 import json
 import random
 import statistics
@@ -18,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 HISTORY, BATCH, NEGATIVES, DIM, RECENT = 50, 256, 64, 64, 5
-ATTRIBUTES, OF_AN_ITEM = 1000, 6
+ATTRIBUTES, OF_AN_ITEM = 3639, 6
 
 
 class Gru4Rec(nn.Module):
@@ -131,14 +132,58 @@ class Fdsa(SasRec):
         return self.output(torch.cat([super().forward(rows, users, asked), known], 1))
 
 
+class S3Rec(SasRec):
+    def __init__(self, num_items, num_users):
+        super().__init__(num_items, num_users)
+        self.hidden = num_items + 1
+        self.known = torch.randint(0, ATTRIBUTES, (num_items + 2, OF_AN_ITEM))
+        self.attributes = nn.Embedding(ATTRIBUTES, DIM)
+        self.between = nn.ModuleList(nn.Linear(DIM, DIM, bias=False) for _ in range(4))
+
+    def both_ways(self, rows):
+        x = functional.dropout(self.items(rows) + self.positions[-rows.shape[1]:], 0.5)
+        return self.norm(self.encoder(x, src_key_padding_mask=rows == 0))
+
+    def attributes_told(self, x, items, between):
+        truth = torch.zeros(len(items), ATTRIBUTES).scatter_(1, self.known[items], 1)
+        scores = between(x) @ self.attributes.weight.T
+        return functional.binary_cross_entropy_with_logits(scores, truth, reduction="sum")
+
+    def loss(self, rows):
+        """The summed loss of padded rows: attributes, hidden items, their attributes, and a segment of each row."""
+        there = rows > 0
+        hidden = there & (torch.rand(rows.shape) < 0.2)
+        hidden[:, -1] |= ~hidden.any(1)
+        own, seen = rows[hidden], rows[there & ~hidden]
+        states = self.both_ways(rows.masked_fill(hidden, self.hidden))[hidden]
+        of_attributes, of_items, of_both, of_segments = self.between
+        loss = 0.2 * self.attributes_told(self.items(seen), seen, of_attributes)
+        loss = loss + self.attributes_told(states, own, of_both)
+        others = torch.randint(1, self.hidden, own.shape)
+        ahead = (of_items(states) * (self.items(own) - self.items(others))).sum(1)
+        loss = loss - functional.logsigmoid(ahead).sum()
+        lengths = there.sum(1)
+        length = 1 + (torch.rand(len(rows)) * (lengths // 2)).long()
+        first = rows.shape[1] - lengths + (torch.rand(len(rows)) * (lengths - length + 1)).long()
+        at = torch.arange(rows.shape[1])
+        segment = (at >= first[:, None]) & (at < (first + length)[:, None])
+        drawn = torch.randint(1, self.hidden, rows.shape)
+        hide = torch.full_like(rows, self.hidden)
+        around = rows.masked_fill(segment, self.hidden)
+        alone = [torch.where(segment, shown, hide) * there for shown in (rows, drawn)]
+        around, own, other = (self.both_ways(view)[:, -1] for view in (around, *alone))
+        return loss - 0.5 * functional.logsigmoid((of_segments(around) * (own - other)).sum(1)).sum()
+
+
 NETWORKS = {
-    "gru4rec": Gru4Rec, "caser": Caser, "hgn": Hgn, "sasrec": SasRec, "bert4rec": Bert4Rec, "fdsa": Fdsa}
+    "gru4rec": Gru4Rec, "caser": Caser, "hgn": Hgn, "sasrec": SasRec, "bert4rec": Bert4Rec, "fdsa": Fdsa,
+    "s3rec": S3Rec}
 
 
 def batch_of(sequences, users, name, mask):
     """Rows with item i as i + 1, zeros before them; targets where there are any, else zeros."""
     asked = [sequences[user][-(HISTORY + 1):] for user in users]
-    longest = max(map(len, asked)) - (name != "bert4rec")
+    longest = max(map(len, asked)) - (name not in ("bert4rec", "s3rec"))
     rows, targets = torch.zeros(2, len(users), longest, dtype=torch.long)
     for at, items in enumerate(asked):
         items = torch.tensor(items) + 1
@@ -147,6 +192,8 @@ def batch_of(sequences, users, name, mask):
             hidden[-1] |= not hidden.any()
             rows[at, -len(items):] = torch.where(hidden, mask, items)
             targets[at, -len(items):] = torch.where(hidden, items, 0)
+        elif name == "s3rec":
+            rows[at, -len(items):], targets[at, -len(items) + 1:] = items, items[1:]
         elif len(items) > 1:
             rows[at, -len(items) + 1:], targets[at, -len(items) + 1:] = items[:-1], items[1:]
     return rows, targets
@@ -170,12 +217,15 @@ def main():
         for first in range(0, len(order), BATCH):
             users = order[first:first + BATCH]
             rows, targets = batch_of(sequences, users, name, num_items + 1)
-            states = network(rows, torch.tensor(users), targets > 0)
             own = targets[targets > 0]
-            drawn = torch.randint(1, num_items + 1, (NEGATIVES,))
-            candidates, places = torch.unique(torch.cat([own, drawn]), return_inverse=True)
-            scores = states @ network.items(candidates).T
-            loss = functional.cross_entropy(scores, places[:len(own)])
+            if name == "s3rec":
+                loss = network.loss(rows) / len(own)
+            else:
+                states = network(rows, torch.tensor(users), targets > 0)
+                drawn = torch.randint(1, num_items + 1, (NEGATIVES,))
+                candidates, places = torch.unique(torch.cat([own, drawn]), return_inverse=True)
+                scores = states @ network.items(candidates).T
+                loss = functional.cross_entropy(scores, places[:len(own)])
             adam.zero_grad()
             loss.backward()
             adam.step()
