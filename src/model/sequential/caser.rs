@@ -104,6 +104,10 @@ impl Sequential for Caser {
         4 * self.config.history * (self.config.history * self.config.dim + self.config.horizontal)
     }
 
+    fn looks_back(&self) -> usize {
+        self.config.history
+    }
+
     fn states(&self, histories: &[History<'_>], dropout: Option<Masks>) -> Result<Tensor> {
         check("caser", self.core.history, histories)?;
         let recent = Recent::of(histories, self.config.history);

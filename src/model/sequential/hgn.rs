@@ -90,6 +90,10 @@ impl Sequential for Hgn {
         12 * self.config.history * self.config.dim
     }
 
+    fn looks_back(&self) -> usize {
+        self.config.history
+    }
+
     fn states(&self, histories: &[History<'_>], dropout: Option<Masks>) -> Result<Tensor> {
         check("hgn", self.core.history, histories)?;
         let recent = Recent::of(histories, self.config.history);

@@ -166,7 +166,7 @@ pub trait Sequential: Debug + Send + Sync {
     fn last_states(&self, histories: &[History<'_>]) -> Result<Tensor> {
         let hidden = self.hidden().map(|_| self.num_items() as u32);
         let with_hidden = |history: &History<'_>| {
-            let last = history.last(self.reads());
+            let last = history.last(self.looks_back());
             last.items.iter().copied().chain(hidden).collect()
         };
         let asked: Vec<Vec<u32>> = histories.iter().map(with_hidden).collect();
@@ -182,6 +182,11 @@ pub trait Sequential: Debug + Send + Sync {
     /// The most items of a history that the next is told from: a hidden one takes the place of one.
     fn reads(&self) -> usize {
         self.history() - usize::from(self.hidden().is_some())
+    }
+
+    /// The most items of a history that its last state depends on.
+    fn looks_back(&self) -> usize {
+        self.reads()
     }
 
     /// The share of the items that are hidden in training, of a network that is trained to find those rather than the

@@ -211,14 +211,19 @@ fn a_batch_gives_what_its_histories_give_alone() {
 }
 
 #[test]
-fn scores_are_those_of_the_last_items_that_are_read() {
+fn the_last_state_is_that_of_the_last_items_that_are_read() {
     for (name, network) in all() {
         let most = network.history();
         let long: Vec<u32> = (0..most as u32 + 3).map(|i| (i * i) % ITEMS as u32).collect();
         let reads = network.reads();
         assert_eq!(reads, if network.hidden().is_some() { most - 1 } else { most });
-        let scores = |items| network.scores(&[History::of(items)]).unwrap();
-        assert_close(name, &scores(&long), &scores(&long[long.len() - reads..]));
+        let last = |items| network.last_states(&[History::of(items)]).unwrap();
+        assert_close(name, &last(&long), &last(&long[long.len() - reads..]));
+        if network.hidden().is_none() {
+            let read = [History::of(&long[long.len() - reads..])];
+            let state = network.states(&read, None).unwrap().narrow(0, reads - 1, 1).unwrap();
+            assert_close(name, &last(&long), &state);
+        }
         let error = network.states(&[History::of(&long)], None).unwrap_err().to_string();
         assert!(error.contains(&format!("expected 1 to {most}")), "{name}: {error}");
         assert!(network.states(&[History::of(&[])], None).is_err());
