@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Times `llmbs index` beside Hugging Face transformers at embedding item texts, in turns on this machine, and
 compares what they give.
 

@@ -7,7 +7,7 @@ caser, hgn, sasrec, bert4rec, fdsa or s3rec, of which the pre-training is timed:
 softmax over the step's targets and 64 items drawn) and batches are those of llmbs' defaults: 256 sequences, here padded
 to the longest; caser and hgn see the places that are asked alone. Attributes are drawn at random, six an item of as many
 as the texts of Amazon Beauty have. The last line is the median of the seconds of an epoch, and the training targets a
-second."""
+second, of pre-training the sequences."""
 import json
 import random
 import statistics
@@ -229,11 +229,11 @@ def main():
             adam.zero_grad()
             loss.backward()
             adam.step()
-            count += len(own)
+            count += len(users) if name == "s3rec" else len(own)
         seconds.append(time.perf_counter() - start)
         print(f"epoch {epoch + 1}: loss {loss.item():.4f}, {seconds[-1]:.1f} s")
     median = statistics.median(seconds)
-    print(f"{name}: {median:.2f} s an epoch, {count / median:.0f} targets/s")
+    print(f"{name}: {median:.2f} s an epoch, {count / median:.0f} {'sequences' if name == 's3rec' else 'targets'}/s")
 
 
 if __name__ == "__main__":

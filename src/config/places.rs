@@ -2,6 +2,8 @@
 
 use std::path::{Path, absolute};
 
+use crate::model::BackboneSource;
+
 /// Settings that name a file or a folder.
 const PATHS: [&str; 3] = ["data.path", "index.semantic.embeddings", "index.behavior.embeddings"];
 
@@ -18,8 +20,9 @@ pub(super) fn make_absolute(table: &mut toml::Table, folder: &Path) {
     for key in PATHS.into_iter().chain([PATH_OR_HUB_ID]) {
         let Some(toml::Value::String(path)) = value_of(table, key) else { continue };
         let place = folder.join(&*path);
+        let on_hub = key == PATH_OR_HUB_ID && !place.exists() && BackboneSource::may_be_hub(path);
         // An empty path says that one is to be given.
-        if path.is_empty() || (key == PATH_OR_HUB_ID && !place.exists()) {
+        if path.is_empty() || on_hub {
             continue;
         }
         if let Some(place) = absolute(&place).ok().and_then(|p| p.to_str().map(String::from)) {

@@ -26,11 +26,10 @@ impl BackboneSource {
         if path.is_dir() {
             return Ok(Self::Folder(path.into()));
         }
-        let is_gguf = path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
-        if is_gguf && path.is_file() {
+        if is_gguf(path) && path.is_file() {
             return Ok(Self::Gguf(path.into()));
         }
-        if !is_gguf && !path.exists() && is_hub_id(source) {
+        if !path.exists() && Self::may_be_hub(source) {
             return Ok(Self::Hub(source.into()));
         }
         let found = if path.exists() { "is a file of another kind" } else { "does not exist" };
@@ -39,6 +38,15 @@ impl BackboneSource {
              in .gguf, or a hub id (owner/name)"
         )
     }
+
+    /// Whether `source` names a repository on the hub, if nothing on disk.
+    pub fn may_be_hub(source: &str) -> bool {
+        !is_gguf(Path::new(source)) && is_hub_id(source)
+    }
+}
+
+fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
 }
 
 /// The files of the backbone `source` on this machine, by name; of one on the hub, none: it stands under one commit.

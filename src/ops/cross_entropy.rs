@@ -73,7 +73,7 @@ pub fn cross_entropy(
 pub fn binary_cross_entropy(
     hidden: &Tensor,
     weight: &Tensor,
-    chosen: &[Vec<u32>],
+    chosen: Vec<Vec<u32>>,
     precision: Precision,
 ) -> Result<Tensor> {
     let ((n, width), (vocab, weight_width)) = (hidden.dims2()?, weight.dims2()?);
@@ -85,14 +85,14 @@ pub fn binary_cross_entropy(
             chosen.len()
         );
     }
-    for ids in chosen {
+    for ids in &chosen {
         check_ids("binary_cross_entropy", ids, vocab)?;
     }
     if fused_on_cpu(&[hidden, weight]) {
         let op = CrossEntropy { truth: Truth::Several(chosen.into()), precision };
         hidden.contiguous()?.apply_op2(&weight.contiguous()?, op)
     } else {
-        composed_binary_cross_entropy(hidden, weight, chosen)
+        composed_binary_cross_entropy(hidden, weight, &chosen, precision)
     }
 }
 
@@ -100,8 +100,9 @@ fn composed_binary_cross_entropy(
     hidden: &Tensor,
     weight: &Tensor,
     chosen: &[Vec<u32>],
+    precision: Precision,
 ) -> Result<Tensor> {
-    let logits = linear(hidden, weight, Precision::Full)?;
+    let logits = linear(hidden, weight, precision)?;
     let mut truth = vec![0f32; logits.elem_count()];
     for (row, ids) in truth.chunks_mut(weight.dim(0)?.max(1)).zip(chosen) {
         for &id in ids {
@@ -276,7 +277,7 @@ impl CrossEntropy {
             let hidden = Mat::new(&hidden[first * width..(first + n) * width], n, width);
             let mut view = MatMut::new(logits, n, vocab);
             matmul(&mut view, hidden, weight.t(), Update::Overwrite, Threads::All, self.precision);
-            let rows = losses.par_iter_mut().zip(logits.par_chunks(vocab)).enumerate();
+            let rows = losses.par_iter_mut().zip(logits.par_chunks(vocab.max(1))).enumerate();
             rows.for_each(|(i, (loss, logits))| *loss = self.truth.loss(first + i, logits));
         }
         losses
@@ -301,7 +302,7 @@ impl CrossEntropy {
             let hidden = Mat::new(&hidden[first * width..(first + n) * width], n, width);
             let mut view = MatMut::new(logits, n, vocab);
             matmul(&mut view, hidden, weight.t(), Update::Overwrite, Threads::All, self.precision);
-            logits.par_chunks_mut(vocab).enumerate().for_each(|(i, logits)| {
+            logits.par_chunks_mut(vocab.max(1)).enumerate().for_each(|(i, logits)| {
                 let row = first + i;
                 self.truth.gradient(row, logits, losses[row], grad[row]);
             });
@@ -365,16 +366,23 @@ mod tests {
     fn any_choice_of_the_vocabulary() {
         let chosen = [vec![0, 10], vec![], vec![3], vec![4, 3, 9], vec![5]];
         check(&[random((5, 7), 1), random((11, 7), 2)], |t| {
-            binary_cross_entropy(&t[0], &t[1], &chosen, Precision::Full)
+            binary_cross_entropy(&t[0], &t[1], chosen.to_vec(), Precision::Full)
         });
         let (n, vocab) = (70, 40_000);
-        let chosen: Vec<Vec<u32>> = (0..n as u32).map(|i| vec![i, 39_999 - i * 37]).collect();
+        let mut chosen: Vec<Vec<u32>> = (0..n as u32).map(|i| vec![i, 39_999 - i * 37]).collect();
         let inputs = [random((n, 3), 1), random((vocab, 3), 2)];
-        let losses = |t: &[Tensor]| binary_cross_entropy(&t[0], &t[1], &chosen, Precision::Full);
+        let losses =
+            |t: &[Tensor]| binary_cross_entropy(&t[0], &t[1], chosen.clone(), Precision::Full);
         fused_equals_composed(&inputs, losses);
         same_on_any_threads(&inputs, losses);
-        let error = binary_cross_entropy(&inputs[0], &inputs[1], &chosen[1..], Precision::Full);
-        assert!(error.unwrap_err().to_string().contains("69 sets of ids"));
+        let refused = |chosen: &[Vec<u32>]| {
+            let losses =
+                binary_cross_entropy(&inputs[0], &inputs[1], chosen.to_vec(), Precision::Full);
+            losses.unwrap_err().to_string()
+        };
+        assert!(refused(&chosen[1..]).contains("69 sets of ids"));
+        chosen[3] = vec![vocab as u32];
+        assert!(refused(&chosen).contains("id 40000"));
     }
 
     #[test]

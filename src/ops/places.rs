@@ -23,20 +23,25 @@ pub fn sum_over_places(x: &Tensor) -> Result<Tensor> {
     if fused_on_cpu(&[x]) { x.contiguous()?.apply_op1(Sum) } else { x.sum(1) }
 }
 
-/// `x` with the values of a group added at all of its places.
+/// `x` with the values of a group added at all of its places. Without a dimension of groups, with a bias for example,
+/// there is one.
 ///
 /// # Shapes
-/// - `x`, output: (groups, places, width)
-/// - `values`: (groups, width)
+/// - `x`, output: (groups, places, width) or (places, width)
+/// - `values`: (groups, width) or (width)
 pub fn add_at_places(x: &Tensor, values: &Tensor) -> Result<Tensor> {
-    let (groups, _, width) = x.dims3()?;
-    if values.dims() != [groups, width] {
+    let fits = match *x.dims() {
+        [groups, _, width] => values.dims() == [groups, width],
+        [_, width] => values.dims() == [width],
+        _ => false,
+    };
+    if !fits {
         bail!("add_at_places: x {:?} and values {:?}", x.dims(), values.dims());
     }
     if fused_on_cpu(&[x, values]) {
         x.contiguous()?.apply_op2(&values.contiguous()?, Add)
     } else {
-        x.broadcast_add(&values.unsqueeze(1)?)
+        x.broadcast_add(&values.unsqueeze(values.rank() - 1)?)
     }
 }
 
@@ -74,11 +79,10 @@ impl CustomOp2 for Add {
         values: &CpuStorage,
         values_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let (_, places, width) = x_layout.shape().dims3()?;
+        let width = values_layout.dims().last().copied().unwrap_or(0);
         with_float!(x.dtype(), T => {
-            let x = cpu::slice::<T>(x, x_layout)?;
-            let values = cpu::slice::<T>(values, values_layout)?;
-            Ok((T::to_cpu_storage_owned(add(x, values, places, width)), x_layout.shape().clone()))
+            let y = add(cpu::slice::<T>(x, x_layout)?, cpu::slice(values, values_layout)?, width);
+            Ok((T::to_cpu_storage_owned(y), x_layout.shape().clone()))
         })
     }
 
@@ -90,21 +94,35 @@ impl CustomOp2 for Add {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
-        let of_values = values.track_op().then(|| sum_over_places(&grad.detach())).transpose()?;
+        let sums = || match grad.rank() {
+            2 => sum_over_places(&grad.detach().unsqueeze(0)?)?.squeeze(0),
+            _ => sum_over_places(&grad.detach()),
+        };
+        let of_values = values.track_op().then(sums).transpose()?;
         Ok((x.track_op().then_some(grad), of_values))
     }
 }
 
-fn add<T: Float>(x: &[T], values: &[T], places: usize, width: usize) -> Vec<T> {
-    let mut y = x.to_vec();
+fn add<T: Float>(x: &[T], values: &[T], width: usize) -> Vec<T> {
+    let mut y = vec![T::ZERO; x.len()];
     if y.is_empty() {
         return y;
     }
-    y.par_chunks_mut(width).enumerate().with_min_len(BLOCK).for_each(|(row, y)| {
-        let of_group = &values[row / places * width..][..width];
-        for (y, &value) in y.iter_mut().zip(of_group) {
-            *y += value;
-        }
+    let places = x.len() / values.len();
+    let blocks = y.par_chunks_mut(BLOCK * width).zip(x.par_chunks(BLOCK * width)).enumerate();
+    blocks.for_each(|(block, (y, x))| {
+        vectorize(
+            #[inline(always)]
+            || {
+                let rows = y.chunks_exact_mut(width).zip(x.chunks_exact(width));
+                for ((y, x), row) in rows.zip(block * BLOCK..) {
+                    let of_group = &values[row / places * width..][..width];
+                    for ((y, &x), &value) in y.iter_mut().zip(x).zip(of_group) {
+                        *y = x + value;
+                    }
+                }
+            },
+        );
     });
     y
 }
@@ -159,6 +177,18 @@ mod tests {
             check(&inputs[..1], |t| sum_over_places(&t[0]));
             check(&inputs, |t| add_at_places(&t[0], &t[1]));
         }
+        check(&[random((4, 5), 1), random(5, 2)], |t| add_at_places(&t[0], &t[1]));
+    }
+
+    #[test]
+    fn without_places_or_groups_there_is_nothing() {
+        for (groups, places, width) in [(2, 0, 3), (0, 2, 3), (2, 3, 0)] {
+            let (x, values) = (random((groups, places, width), 1), random((groups, width), 2));
+            let sums = sum_over_places(&x).unwrap();
+            assert_eq!(sums.dims(), [groups, width]);
+            assert!(crate::ops::check::values(&sums).iter().all(|sum| *sum == 0.0));
+            assert_eq!(add_at_places(&x, &values).unwrap().dims(), x.dims());
+        }
     }
 
     #[test]
@@ -176,5 +206,6 @@ mod tests {
     fn values_of_other_groups_are_named() {
         let error = add_at_places(&random((2, 3, 4), 1), &random((3, 4), 2)).unwrap_err();
         assert!(error.to_string().contains("x [2, 3, 4] and values [3, 4]"), "{error}");
+        add_at_places(&random((3, 4), 1), &random(3, 2)).unwrap_err();
     }
 }

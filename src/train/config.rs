@@ -30,7 +30,7 @@ pub struct StageConfig {
     /// Dropout on embeddings and residual branches.
     pub dropout: f64,
     /// Keep only the input of every block for the backward pass, which computes the rest again: less
-    /// memory, about a third more work. On the CPU only.
+    /// memory, about a third more work.
     pub checkpointing: bool,
     /// Decay of the moving average of the weights that is validated and kept; 0 keeps the weights
     /// themselves.

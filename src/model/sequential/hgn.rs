@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::layers::{Builder, Drops, Masks, biased};
+use super::layers::{Builder, Drops, Masks};
 use super::recent::{Recent, Users, longest};
 use super::{Core, History, Items, Sequential, TrainingConfig, check};
 use crate::ops;
@@ -104,7 +104,7 @@ impl Sequential for Hgn {
 
         let rows = x.reshape((tokens * history, dim))?;
         let of_items = project(&rows, &self.feature[0])?.reshape((tokens, history, dim))?;
-        let of_user = biased(&project(&user, &self.feature[1])?, &self.feature_bias)?;
+        let of_user = ops::add_at_places(&project(&user, &self.feature[1])?, &self.feature_bias)?;
         let gate = ops::sigmoid(&ops::add_at_places(&of_items, &of_user)?)?;
         let features = (&x * gate)?;
 
@@ -113,7 +113,7 @@ impl Sequential for Hgn {
         let gate = ops::sigmoid(&(of_items + project(&user, &self.instance[1])?)?)?.unsqueeze(2)?;
         let gate = (gate * recent.there(&x)?)?;
         let chosen = ops::sum_over_places(&features.broadcast_mul(&gate)?)?;
-        let chosen = chosen.broadcast_div(&gate.sum(1)?)?;
+        let chosen = chosen.broadcast_div(&ops::sum_over_places(&gate)?)?;
         (user + chosen)? + ops::sum_over_places(&x)?
     }
 }

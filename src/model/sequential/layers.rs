@@ -79,13 +79,8 @@ pub(super) struct Affine {
 impl Affine {
     /// (rows, in) -> (rows, out)
     pub(super) fn forward(&self, x: &Tensor, precision: Precision) -> Result<Tensor> {
-        biased(&ops::linear(x, &self.weight, precision)?, &self.bias)
+        ops::add_at_places(&ops::linear(x, &self.weight, precision)?, &self.bias)
     }
-}
-
-/// `x` (rows, width) with `bias` (width) added to every row.
-pub(super) fn biased(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    ops::add_at_places(&x.unsqueeze(0)?, &bias.unsqueeze(0)?)?.squeeze(0)
 }
 
 /// Layer normalisation.

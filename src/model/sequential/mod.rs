@@ -179,7 +179,7 @@ pub trait Sequential: Debug + Send + Sync {
         ops::embedding(&self.states(&asked, None)?.detach(), &ends)
     }
 
-    /// The most items of a history that the next is told from: a hidden one takes the place of one.
+    /// The most items that a window of training shows: a hidden one takes the place of one.
     fn reads(&self) -> usize {
         self.history() - usize::from(self.hidden().is_some())
     }

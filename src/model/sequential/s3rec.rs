@@ -127,7 +127,7 @@ impl S3Rec {
         }
         let precision = self.core.precision;
         let x = ops::linear(&ops::embedding(x, &places)?, between, precision)?;
-        ops::binary_cross_entropy(&x, &self.attribute_table, &own, precision)?.sum_all()
+        ops::binary_cross_entropy(&x, &self.attribute_table, own, precision)?.sum_all()
     }
 
     /// `-log sigmoid(own - other)`, summed, of how well `x` (n, dim), which `between` takes to them, agrees with rows
