@@ -74,9 +74,15 @@ fn a_signal_saves_the_step_and_the_same_command_goes_on() {
 #[test]
 fn what_cannot_be_saved_ends_at_once_and_harms_nothing() {
     let dir = tiny();
-    let words = ["--set", "index.behavior.din.epochs=10000", "index"];
-    let mut child = begin(dir.path(), &words);
-    wait_for(&mut child, &dir.path().join("runs/llmbs/manifest.json"), "running");
+    let epochs = ["--set", "index.behavior.din.epochs=10000"];
+    let patience = ["--set", "index.behavior.din.patience=10000", "index"];
+    let mut child = begin(dir.path(), &[&epochs[..], &patience].concat());
+    // The warm-up before it would be saved.
+    wait_for(
+        &mut child,
+        &dir.path().join("runs/llmbs/unfinished/index/din/key.json"),
+        "din.epochs",
+    );
     let (code, said) = end(child, "-INT");
     assert_eq!(code, Some(130), "{said}");
     assert!(said.contains("the same command begins again"), "{said}");
