@@ -174,6 +174,14 @@ mod tests {
         assert_eq!(top(&scores, 20, &items, &[]), sorted[..20]);
         assert_eq!(top(&scores, 500, &items, &[]), sorted);
         assert_eq!(top(&scores[..3], 20, &items, &[]).len(), 3);
+        // The only one of its block that enters, and the same left out.
+        let mut level = vec![1.0; 500];
+        level[450] = 2.0;
+        let found = |left_out: &[ItemId]| -> Vec<ItemId> {
+            top(&level, 3, &items, left_out).iter().map(|ranked| ranked.item).collect()
+        };
+        assert_eq!(found(&[]), [450, 0, 1]);
+        assert_eq!(found(&[450]), [0, 1, 2]);
         // Where no item has an id, nothing is ranked.
         items[sorted[0].item as usize].is_gap = true;
         assert_eq!(top(&scores, 20, &items, &[]), sorted[1..21]);
