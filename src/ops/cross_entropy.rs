@@ -383,6 +383,10 @@ mod tests {
         assert!(refused(&chosen[1..]).contains("69 sets of ids"));
         chosen[3] = vec![vocab as u32];
         assert!(refused(&chosen).contains("id 40000"));
+        let of_nothing = [random((2, 3), 1), random((0, 3), 2)];
+        fused_equals_composed(&of_nothing, |t| {
+            binary_cross_entropy(&t[0], &t[1], vec![vec![]; 2], Precision::Full)
+        });
     }
 
     #[test]

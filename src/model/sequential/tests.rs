@@ -211,7 +211,7 @@ fn a_batch_gives_what_its_histories_give_alone() {
 }
 
 #[test]
-fn the_last_state_is_that_of_the_last_items_that_are_read() {
+fn scores_are_those_of_the_last_items_that_are_read() {
     for (name, network) in all() {
         let most = network.history();
         let long: Vec<u32> = (0..most as u32 + 3).map(|i| (i * i) % ITEMS as u32).collect();
@@ -219,12 +219,13 @@ fn the_last_state_is_that_of_the_last_items_that_are_read() {
         assert_eq!(reads, if network.hidden().is_some() { most - 1 } else { most });
         let few = ["caser", "hgn"].contains(&name);
         assert_eq!(network.looks_back(), if few { 3 } else { reads }, "{name}");
-        let last = |items| network.last_states(&[History::of(items)]).unwrap();
-        assert_close(name, &last(&long), &last(&long[long.len() - reads..]));
+        let scores = |items| network.scores(&[History::of(items)]).unwrap();
+        let read = &long[long.len() - reads..];
+        assert_close(name, &scores(&long), &scores(read));
         if network.hidden().is_none() {
-            let read = [History::of(&long[long.len() - reads..])];
-            let state = network.states(&read, None).unwrap().narrow(0, reads - 1, 1).unwrap();
-            assert_close(name, &last(&long), &state);
+            let states = network.states(&[History::of(read)], None).unwrap();
+            let last = network.last_states(&[History::of(&long)]).unwrap();
+            assert_close(name, &last, &states.narrow(0, reads - 1, 1).unwrap());
         }
         let error = network.states(&[History::of(&long)], None).unwrap_err().to_string();
         assert!(error.contains(&format!("expected 1 to {most}")), "{name}: {error}");
