@@ -102,10 +102,9 @@ pub fn write(dir: &Path, name: &str, dataset: &Dataset) -> Result<(), DataError>
         &dir.join(format!("{name}{}", times::TIMES)),
         keys().zip(dataset.times.iter().flatten()),
     )?;
-    let texts = dir.join(format!("{name}{}", user_texts::USER));
     match &dataset.user_texts {
-        Some(of_users) => user_texts::write_user_texts(&texts, keys().cloned().zip(of_users))?,
-        None => remove(&texts)?,
+        Some(of_users) => user_texts::write_user_texts(dir, name, keys().zip(of_users))?,
+        None => remove(&dir.join(format!("{name}{}", user_texts::USER)))?,
     }
     let users = keys().zip(dataset.users.iter().map(|user| &user.items));
     replace(&dir.join(format!("{name}{INTER}")), users)

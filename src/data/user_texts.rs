@@ -3,6 +3,7 @@
 //! Of the searches those under `train` alone are read: the others tell what is to be predicted.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -84,13 +85,15 @@ pub fn read_user_texts(path: &Path) -> Result<HashMap<String, UserTexts>, DataEr
     Ok(users)
 }
 
-/// Writes what is said about users, by key.
-pub fn write_user_texts<'t>(
-    path: &Path,
-    users: impl Iterator<Item = (String, &'t UserTexts)>,
+/// Writes what is said about users, by key, as the dataset `name` in the folder `dir` has it.
+pub fn write_user_texts<'t, K: fmt::Display>(
+    dir: &Path,
+    name: &str,
+    users: impl Iterator<Item = (K, &'t UserTexts)>,
 ) -> Result<(), DataError> {
     let mut file = File::default();
     for (key, UserTexts { preferences, wish }) in users {
+        let key = key.to_string();
         if let Some(wish) = wish {
             file.user_vague_intention.train.insert(key.clone(), wish.clone());
         }
@@ -98,11 +101,12 @@ pub fn write_user_texts<'t>(
             file.user_explicit_preference.insert(key, Texts::Several(preferences.clone()));
         }
     }
-    let written = files::replace_with(path, |out| {
+    let path = dir.join(format!("{name}{USER}"));
+    let written = files::replace_with(&path, |out| {
         serde_json::to_writer(&mut *out, &file)?;
         std::io::Write::write_all(out, b"\n")
     });
-    written.map_err(|reason| DataError::Io { path: path.into(), reason })
+    written.map_err(|reason| DataError::Io { path, reason })
 }
 
 /// What is said about each of `users`, who still go by their keys; `None` where there is no such file.
@@ -141,10 +145,9 @@ mod tests {
         let of_9 = UserTexts { preferences: vec!["foam".into()], wish: None };
         assert_eq!(found, [of_7, UserTexts::default(), of_9]);
         // And written as it was read.
-        let again = dir.path().join("again.json");
         let keys = users().into_iter().map(|user| user.id);
-        write_user_texts(&again, keys.zip(&found)).unwrap();
-        assert_eq!(read(&again, &users()).unwrap().unwrap(), found);
+        write_user_texts(dir.path(), "Again", keys.zip(&found)).unwrap();
+        assert_eq!(read(&dir.path().join("Again.user.json"), &users()).unwrap().unwrap(), found);
         std::fs::write(&path, r#"{"user_explicit_preference": {"6": ["x"]}}"#).unwrap();
         let error = read(&path, &users()).unwrap_err().to_string();
         assert!(error.contains("Shop.user.json: user \"6\" has texts, but no"), "{error}");

@@ -175,8 +175,7 @@ impl<'d> Writer<'d> {
         let times = self.dataset.times.as_ref().map(|_| ".times.json");
         let texts = self.dataset.user_texts.as_ref().map(|_| ".user.json");
         if let Some(texts) = &self.dataset.user_texts {
-            let by_key = texts.iter().enumerate().map(|(at, texts)| (at.to_string(), texts));
-            data::write_user_texts(&dir.join(self.file(".user.json")), by_key)?;
+            data::write_user_texts(dir, self.name, texts.iter().enumerate())?;
         }
         let endings = [".inter.json", ".item.json", ".user2id", ".item2id"];
         let endings = endings.into_iter().chain(times).chain(texts);

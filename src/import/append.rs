@@ -198,10 +198,7 @@ impl Standing {
         let times = times.iter().flatten();
         place.build(|dir| {
             if let Some(texts) = user_texts {
-                let path = dir.join(format!("{name}.user.json"));
-                let of_user =
-                    (0..).zip(texts).map(|(user, texts): (usize, _)| (user.to_string(), texts));
-                data::write_user_texts(&path, of_user)?;
+                data::write_user_texts(dir, name, texts.iter().enumerate())?;
             }
             Ok(data::write_named(dir, name, named, || items.iter().cloned(), times)?)
         })

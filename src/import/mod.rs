@@ -323,10 +323,8 @@ fn write(
     let user_texts = texts_of_users(plan, collector, chosen)?;
     place.build(|dir| {
         if let Some(texts) = &user_texts {
-            let of_user =
-                |(at, (raw, _)): (usize, (&str, _))| Some((at.to_string(), texts.get(raw)?));
-            let path = dir.join(format!("{name}.user.json"));
-            data::write_user_texts(&path, users().enumerate().filter_map(of_user))?;
+            let of_user = |(number, (raw, _)): (usize, (&str, _))| Some((number, texts.get(raw)?));
+            data::write_user_texts(dir, name, users().enumerate().filter_map(of_user))?;
         }
         let times = sequences.times().into_iter().flatten().filter(|times| !times.is_empty());
         Ok(data::write_named(dir, name, users, items, times)?)
