@@ -2,14 +2,10 @@
 
 use candle_core::backend::BackendStorage;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, WithDType};
-use rayon::prelude::*;
 
 use super::cpu::{self, with_float};
 use super::fused_on_cpu;
-use super::kernels::{Float, vectorize};
-
-/// Values a task works on.
-const BLOCK: usize = 1 << 13;
+use super::kernels::Float;
 
 /// `1 / (1 + exp(-x))`
 pub fn sigmoid(x: &Tensor) -> Result<Tensor> {
@@ -47,8 +43,8 @@ impl CustomOp1 for Activation {
         with_float!(x.dtype(), T => {
             let x = cpu::slice::<T>(x, layout)?;
             let y = match self {
-                Self::Sigmoid => map([x, x], |x, _| sigmoid_of(x)),
-                Self::Softplus => map([x, x], |x, _| softplus_of(x)),
+                Self::Sigmoid => map([x], |[x]| sigmoid_of(x)),
+                Self::Softplus => map([x], |[x]| softplus_of(x)),
             };
             Ok((T::to_cpu_storage_owned(y), layout.shape().clone()))
         })
@@ -60,8 +56,8 @@ impl CustomOp1 for Activation {
         with_float!(x.dtype(), T => {
             let grad = grad.slice::<T>()?;
             let x_grad = match self {
-                Self::Sigmoid => map([y_values.slice()?, grad], |y, grad| grad * y * (T::ONE - y)),
-                Self::Softplus => map([x_values.slice()?, grad], |x, grad| grad * sigmoid_of(x)),
+                Self::Sigmoid => map([y_values.slice()?, grad], |[y, grad]| grad * y * (T::ONE - y)),
+                Self::Softplus => map([x_values.slice()?, grad], |[x, grad]| grad * sigmoid_of(x)),
             };
             Ok(Some(cpu::tensor(x_grad, x.shape())?))
         })
@@ -90,20 +86,10 @@ pub(super) fn softplus_of<T: Float>(x: T) -> T {
     above + T::from_f64(2.0) * ratio * series
 }
 
-/// `f(a[i], b[i])`, in parallel.
-fn map<T: Float>([a, b]: [&[T]; 2], f: impl Fn(T, T) -> T + Sync) -> Vec<T> {
-    let mut out = vec![T::ZERO; a.len()];
-    let inputs = a.par_chunks(BLOCK).zip(b.par_chunks(BLOCK));
-    out.par_chunks_mut(BLOCK).zip(inputs).for_each(|(out, (a, b))| {
-        vectorize(
-            #[inline(always)]
-            || {
-                for ((out, &a), &b) in out.iter_mut().zip(a).zip(b) {
-                    *out = f(a, b);
-                }
-            },
-        );
-    });
+/// What `f` makes of the values at each place of `inputs`.
+fn map<T: Float, const N: usize>(inputs: [&[T]; N], f: impl Fn([T; N]) -> T + Sync) -> Vec<T> {
+    let mut out = vec![T::ZERO; inputs[0].len()];
+    cpu::fill(&mut out, inputs, f);
     out
 }
 
@@ -126,7 +112,7 @@ mod tests {
     #[test]
     fn several_blocks_are_one() {
         for activation in BOTH {
-            let inputs = [(random((3, BLOCK), 1) * 4.0).unwrap()];
+            let inputs = [(random((3, cpu::BLOCK), 1) * 4.0).unwrap()];
             fused_equals_composed(&inputs, |t| activation(&t[0]));
             same_on_any_threads(&inputs, |t| activation(&t[0]));
         }

@@ -3,8 +3,12 @@
 use std::ops::Deref;
 
 use candle_core::{CpuStorage, Device, Layout, Result, Shape, Storage, Tensor, WithDType, bail};
+use rayon::prelude::*;
 
-use super::kernels::Float;
+use super::kernels::{Float, Stored, vectorize};
+
+/// Values a task works on where each is worked on alone.
+pub(super) const BLOCK: usize = 1 << 13;
 
 /// Evaluates an expression with `$T` as the float type of a dtype.
 macro_rules! with_float {
@@ -80,4 +84,24 @@ pub(super) fn tensor<T: Float>(values: Vec<T>, shape: impl Into<Shape>) -> Resul
 /// `len` zeros where `wanted`.
 pub(super) fn zeros_if<T: Float>(wanted: bool, len: usize) -> Option<Vec<T>> {
     wanted.then(|| vec![T::zero(); len])
+}
+
+/// `out[i] = f([a[i], b[i], …])`, in parallel.
+pub(super) fn fill<S: Stored, const N: usize>(
+    out: &mut [S],
+    inputs: [&[S]; N],
+    f: impl Fn([S::Wide; N]) -> S::Wide + Sync,
+) {
+    out.par_chunks_mut(BLOCK).enumerate().for_each(|(block, out)| {
+        let first = block * BLOCK;
+        let inputs = inputs.map(|values| &values[first..first + out.len()]);
+        vectorize(
+            #[inline(always)]
+            || {
+                for (i, out) in out.iter_mut().enumerate() {
+                    *out = S::narrow(f(inputs.map(|values| values[i].widen())));
+                }
+            },
+        );
+    });
 }

@@ -6,13 +6,10 @@ use candle_core::{
 };
 use rayon::prelude::*;
 
-use super::cpu::{self, with_float};
+use super::cpu::{self, BLOCK, with_float};
 use super::cuda::{self, View};
 use super::fused;
 use super::kernels::{Float, Stored, vectorize};
-
-/// Values a task works on.
-const BLOCK: usize = 1 << 13;
 
 /// Sets each value to 0 with probability `p` and divides the others by `1 - p`.
 ///

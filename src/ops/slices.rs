@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::Rows;
 use super::attention::{Inputs, fused};
-use super::cpu::with_stored;
+use super::cpu::{BLOCK, with_stored};
 use super::dropout::Mask;
 use super::kernels::{Float, Mat, MatMut, Precision, Threads, dot, matmul};
 
@@ -20,9 +20,6 @@ pub(crate) use super::kernels::{Stored, Update, vectorize};
 pub(crate) use super::log_softmax::log_sum_exp;
 pub(crate) use super::pool::{Buffer, Pool};
 pub(crate) use super::soft_cross_entropy::{SoftTargets, WeightGrad};
-
-/// Values a task works on.
-const BLOCK: usize = 1 << 13;
 
 /// What an activation is kept in: computed with in f32.
 pub(crate) trait Activation: Stored<Wide = f32> {}

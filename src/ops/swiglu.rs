@@ -7,13 +7,10 @@ use candle_core::{
 use rayon::prelude::*;
 
 use super::activation::sigmoid_of;
-use super::cpu::{self, with_float, zeros_if};
+use super::cpu::{self, BLOCK, with_float, zeros_if};
 use super::cuda::{self, View};
 use super::fused;
 use super::kernels::{Float, Stored, vectorize};
-
-/// Values a task works on.
-const BLOCK: usize = 1 << 13;
 
 /// `gate * sigmoid(gate) * up`, element by element.
 ///
@@ -92,7 +89,7 @@ impl CustomOp2 for SwiGlu {
 }
 
 pub(super) fn forward<S: Stored>(y: &mut [S], gate: &[S], up: &[S]) {
-    fill(y, [gate, up, up], |gate, up, _| gate * sigmoid_of(gate) * up);
+    cpu::fill(y, [gate, up], |[gate, up]| gate * sigmoid_of(gate) * up);
 }
 
 /// The gradients of the gate and of `up`, where wanted.
@@ -104,13 +101,13 @@ fn backward<T: Float>(
     let mut gate_grad = zeros_if(gate_tracked, inputs[0].len());
     let mut up_grad = zeros_if(up_tracked, inputs[0].len());
     if let Some(out) = &mut gate_grad {
-        fill(out, inputs, |gate, up, grad| {
+        cpu::fill(out, inputs, |[gate, up, grad]| {
             let s = sigmoid_of(gate);
             grad * up * s * (T::one() + gate * (T::one() - s))
         });
     }
     if let Some(out) = &mut up_grad {
-        fill(out, inputs, |gate, _, grad| grad * gate * sigmoid_of(gate));
+        cpu::fill(out, inputs, |[gate, _, grad]| grad * gate * sigmoid_of(gate));
     }
     (gate_grad, up_grad)
 }
@@ -127,25 +124,6 @@ pub(super) fn backward_in_place<S: Stored>(gate: &mut [S], up: &mut [S], grad: &
                     let (s, one) = (sigmoid_of(g), S::Wide::ONE);
                     *gate = S::narrow(grad * u * s * (one + g * (one - s)));
                     *up = S::narrow(grad * g * s);
-                }
-            },
-        );
-    });
-}
-
-/// `out[i] = f(a[i], b[i], c[i])`, in parallel.
-fn fill<S: Stored>(
-    out: &mut [S],
-    [a, b, c]: [&[S]; 3],
-    f: impl Fn(S::Wide, S::Wide, S::Wide) -> S::Wide + Sync,
-) {
-    let inputs = a.par_chunks(BLOCK).zip(b.par_chunks(BLOCK)).zip(c.par_chunks(BLOCK));
-    out.par_chunks_mut(BLOCK).zip(inputs).for_each(|(out, ((a, b), c))| {
-        vectorize(
-            #[inline(always)]
-            || {
-                for (((out, &a), &b), &c) in out.iter_mut().zip(a).zip(b).zip(c) {
-                    *out = S::narrow(f(a.widen(), b.widen(), c.widen()));
                 }
             },
         );

@@ -33,8 +33,14 @@ impl<'a, T> Mat<'a, T> {
     /// The lines of a range of rows.
     pub(in crate::ops) fn lines(self, rows: Range<usize>) -> Self {
         assert!(rows.start <= rows.end && rows.end <= self.rows, "rows {rows:?} of {}", self.rows);
-        let data = &self.data[(rows.start * self.row_stride).min(self.data.len())..];
-        Self { data, rows: rows.len(), ..self }
+        // No further than the last of them: a kernel may widen all that it is given.
+        let place = |row: usize, col: usize| row * self.row_stride + col * self.col_stride;
+        let range = if rows.is_empty() || self.cols == 0 {
+            0..0
+        } else {
+            place(rows.start, 0)..place(rows.end - 1, self.cols - 1) + 1
+        };
+        Self { data: &self.data[range], rows: rows.len(), ..self }
     }
 
     /// The columns from `first` on.
@@ -255,6 +261,17 @@ mod tests {
         let rhs = if layout[1] { Mat::new(&b, n, k).t() } else { Mat::new(&b, k, n) };
         matmul(&mut MatMut::new(&mut c, m, n), lhs, rhs, update, threads, precision);
         c
+    }
+
+    #[test]
+    fn lines_reach_no_further_than_their_last_value() {
+        let values: Vec<usize> = (0..12).collect();
+        let matrix = Mat::new(&values, 4, 3);
+        assert_eq!(matrix.lines(1..3).data, [3, 4, 5, 6, 7, 8]);
+        assert_eq!(matrix.columns_from(1).lines(1..2).data, [4, 5]);
+        // The second of three columns.
+        assert_eq!(matrix.t().lines(1..2).data, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        assert!(matrix.lines(2..2).data.is_empty());
     }
 
     const LAYOUTS: [[bool; 2]; 4] = [[false, false], [false, true], [true, false], [true, true]];
