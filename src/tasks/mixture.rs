@@ -202,7 +202,8 @@ impl TasksConfig {
         if prompts.has_texts() {
             let held_out = held_out();
             about_texts.push(self.semantic_jobs(dataset, prompts, &held_out, &mut order));
-            about_texts.push(self.preference_jobs(dataset, prompts, &held_out, &mut order));
+            about_texts
+                .push(self.preference_jobs(dataset, prompts, history, &held_out, &mut order));
         }
         if let Some(texts) = &dataset.user_texts {
             about_texts.push(self.user_jobs(dataset, texts, &held_out(), &mut order));
@@ -332,6 +333,7 @@ impl TasksConfig {
         &self,
         dataset: &Dataset,
         prompts: &Prompts,
+        history: usize,
         held_out: &[bool],
         order: &mut rng::Rng,
     ) -> Vec<Job> {
@@ -340,8 +342,12 @@ impl TasksConfig {
             let targets_of = |user: usize| -> Vec<usize> {
                 let items = dataset.train(user);
                 let asked = |&at: &usize| {
+                    let before = &items[at.saturating_sub(history)..at];
                     prompts.has_template(direction, items[at])
-                        && (direction != Direction::HistoryToText || !held_out[items[at] as usize])
+                        && match direction {
+                            Direction::TitlesToIndex => prompts.has_titles(before),
+                            _ => !held_out[items[at] as usize],
+                        }
                 };
                 (1..items.len()).filter(asked).collect()
             };

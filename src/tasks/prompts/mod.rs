@@ -346,17 +346,26 @@ impl Prompts {
                     }
                 }
                 Piece::Titles(separator) => {
-                    let latest = &history[history.len().saturating_sub(self.max_titles)..];
-                    for (i, &item) in latest.iter().enumerate() {
+                    let titles =
+                        history.iter().rev().map(|&item| self.field(item, TextField::Title));
+                    let mut latest: Vec<&str> =
+                        titles.filter(|title| !title.is_empty()).take(self.max_titles).collect();
+                    latest.reverse();
+                    for (i, title) in latest.into_iter().enumerate() {
                         if i > 0 {
                             parts.push(Part::Text(separator));
                         }
-                        parts.push(Part::Text(self.field(item, TextField::Title)));
+                        parts.push(Part::Text(title));
                     }
                 }
             }
         }
         parts
+    }
+
+    /// Whether an item of `history` has a title.
+    pub(super) fn has_titles(&self, history: &[ItemId]) -> bool {
+        history.iter().any(|&item| !self.field(item, TextField::Title).is_empty())
     }
 
     fn field(&self, item: ItemId, field: TextField) -> &str {

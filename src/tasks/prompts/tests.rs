@@ -151,19 +151,25 @@ fn epochs_are_equally_long_where_some_items_lack_texts() {
         categories: "lips".into(),
         ..Item::default()
     };
-    let data =
+    let mut data =
         Dataset::new("shop", (0..20).map(user).collect(), (0..9).map(item).collect()).unwrap();
     let (_, mut tokenizer) = kinds::all().remove(0);
-    let (prompts, _) = prompts(&mut tokenizer, &data, 1000);
+    let (with_titles, _) = prompts(&mut tokenizer, &data, 1000);
     let tasks = TasksConfig { semantic: 1.0, preference: 1.0, ..TasksConfig::default() };
     let selection = SrtSelection::default();
     let samples =
-        |epoch| tasks.epoch(&data, &prompts, selection, 20, false, 1, epoch, None).unwrap();
+        |epoch| tasks.epoch(&data, &with_titles, selection, 20, false, 1, epoch, None).unwrap();
     // A row of each user; categories of nine items and titles of six; a title after the items of each user, and the
     // other way.
     for epoch in 0..9 {
         assert_eq!(samples(epoch).len(), 20 + 9 + 6 + 2 * 20, "epoch {epoch}");
     }
+    // Without a title there is nothing to ask by titles, and none to answer with.
+    data.items.iter_mut().for_each(|item| item.title.clear());
+    let (_, mut tokenizer) = kinds::all().remove(0);
+    let (without, _) = prompts(&mut tokenizer, &data, 1000);
+    let samples = tasks.epoch(&data, &without, selection, 20, false, 1, 0, None).unwrap();
+    assert_eq!(samples.len(), 20 + 9);
 }
 
 #[test]
