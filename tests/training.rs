@@ -68,7 +68,7 @@ fn projectors(fixture: &Fixture, params: &mut Params) -> Projectors {
         Array2::from_shape_vec((48, dim), draws).unwrap()
     };
     let hidden = fixture.config.hidden_size;
-    Projectors::new(&contrast(), Some(&z(1, 6)), Some(&z(2, 9)), hidden, 1, params, &Device::Cpu)
+    Projectors::new(&contrast(), Some(z(1, 6)), Some(z(2, 9)), hidden, 1, params, &Device::Cpu)
         .unwrap()
 }
 
@@ -485,13 +485,25 @@ fn memory_is_told_before_the_start() {
     assert!(memory(true, None).kept < whole.kept / 2);
     let parts = memory(false, Some(1));
     assert!(parts.kept < whole.kept && parts.weights == whole.weights);
-    // Three ranks divide the moments.
+    // Three ranks divide the moments, and each batch.
     let shared = Threads::run(3, |ranks| {
         let config = train_config();
         let trainer = Trainer { ranks, ..plain_trainer(&config, &trained, &contrast) };
-        trainer.memory(&samples).unwrap().moments
+        trainer.memory(&samples).unwrap()
     });
-    assert_eq!(shared, [8 * scalars as u64 / 3; 3]);
+    for of_rank in shared {
+        assert_eq!(of_rank.moments, 8 * scalars as u64 / 3);
+        assert!(of_rank.kept < whole.kept / 2, "{} of {}", of_rank.kept, whole.kept);
+    }
+    // A moving average has every row, of what is trained in part the others, too.
+    let mut params = Params::new();
+    for (name, tensor) in trained.params.tensors() {
+        params.insert_rows(name, tensor, tensor.dim(0).unwrap() / 2).unwrap();
+    }
+    let config = StageConfig { ema: 0.9, ..train_config() };
+    let in_part = Trainer { params: &params, ..plain_trainer(&config, &trained, &contrast) };
+    let moments = in_part.memory(&samples).unwrap().moments;
+    assert_eq!(moments, 8 * params.num_trained() as u64 + 4 * scalars as u64);
 }
 
 #[test]

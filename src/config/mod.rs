@@ -84,7 +84,7 @@ pub struct BackboneConfig {
     /// The type of the weights. Updates of bf16 weights are rounded at random, so that small ones are not
     /// lost on average.
     pub dtype: Float,
-    /// What the values of matrix products are rounded to before they are multiplied; sums and weights
+    /// What the values of matrix products are rounded to before they are multiplied; sums are f32, weights
     /// stay in `dtype`. `bf16` takes effect on CPUs with AVX512-BF16, and on a GPU.
     pub precision: Precision,
     /// The backbone from scratch, used where there is no path.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use rayon::prelude::*;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -67,22 +68,29 @@ impl ItemTexts {
         let mut counts = TextCounts::default();
         let mut found: BTreeMap<Vec<u32>, Vec<u32>> = BTreeMap::new();
         let mut textless = Vec::new();
-        for (id, item) in dataset.items.iter().enumerate() {
-            let texts_before = counts.texts;
+        let encoded = |item: &Item| -> Result<Vec<(Vec<u32>, bool)>> {
+            let mut texts = Vec::new();
             for field in fields {
-                let text = tokenizer.encode(field.of(item).trim())?;
-                if text.is_empty() {
-                    continue;
+                let mut text = tokenizer.encode(field.of(item).trim())?;
+                if !text.is_empty() {
+                    let is_cut = text.len() > max_tokens;
+                    text.truncate(max_tokens);
+                    texts.push((text, is_cut));
                 }
-                let cut = text.len().min(max_tokens);
-                counts.texts += 1;
-                counts.texts_cut += usize::from(cut < text.len());
-                counts.text_tokens += cut;
-                let ids = tokenizer.bos().into_iter().chain(text.into_iter().take(cut)).collect();
-                found.entry(ids).or_default().push(id as u32);
             }
-            if counts.texts == texts_before {
+            Ok(texts)
+        };
+        let of_items = dataset.items.par_iter().map(encoded).collect::<Result<Vec<_>>>()?;
+        for (id, of_item) in of_items.into_iter().enumerate() {
+            if of_item.is_empty() {
                 textless.push(id as ItemId);
+            }
+            for (text, is_cut) in of_item {
+                counts.texts += 1;
+                counts.texts_cut += usize::from(is_cut);
+                counts.text_tokens += text.len();
+                let ids = tokenizer.bos().into_iter().chain(text).collect();
+                found.entry(ids).or_default().push(id as u32);
             }
         }
         let texts = found.into_iter().map(|(ids, items)| Text { ids, items }).collect();

@@ -43,11 +43,10 @@ impl SourceCodes {
 
     /// The codes of `tree`, fitted on the vectors of `source`.
     pub fn tree(source: Source, tree: &Tree) -> Self {
-        let mut centroids = tree.centroids().to_vec();
+        let all = tree.centroids();
         // One item a leaf: these would be the vectors, which have a file of their own.
-        if centroids.last().is_some_and(|last| last.nrows() == tree.num_items()) {
-            centroids.pop();
-        }
+        let leaves = all.last().is_some_and(|last| last.nrows() == tree.num_items());
+        let centroids = all[..all.len() - usize::from(leaves)].to_vec();
         Self {
             source,
             num_codes: tree.num_codes(),

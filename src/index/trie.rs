@@ -84,11 +84,6 @@ impl Trie {
         self.num_levels
     }
 
-    /// The number of nodes, root and leaves included.
-    pub fn num_nodes(&self) -> usize {
-        self.codes.len()
-    }
-
     /// The number of leaves, one for each tuple of codes that items have.
     pub fn num_leaves(&self) -> usize {
         self.codes.len() - (self.first_child.len() - 1)

@@ -118,9 +118,7 @@ impl ItemTokens {
 
     /// The ids of each level's tokens.
     pub fn levels(&self) -> Vec<Range<u32>> {
-        let ItemVocabulary { first, levels } = &self.vocabulary;
-        let ids = |level: &Range<usize>| first + level.start as u32..first + level.end as u32;
-        levels.iter().map(ids).collect()
+        (0..self.vocabulary.levels.len()).map(|level| self.vocabulary.range(level)).collect()
     }
 
     /// The prompts about the items of `dataset`.

@@ -49,14 +49,24 @@ fn is_gguf(path: &Path) -> bool {
     path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
 }
 
-/// The files of the backbone `source` on this machine, by name; of one on the hub, none: it stands under one commit.
+/// What is read of a checkpoint folder beside its weights.
+const FOLDER_FILES: [&str; 6] = [
+    "chat_template.jinja",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+];
+
+/// The files of the backbone `source` on this machine, by name; of one on the hub, none: they may be fetched only later.
 pub fn backbone_files(source: &str) -> Vec<PathBuf> {
     match BackboneSource::resolve(source) {
         Ok(BackboneSource::Gguf(path)) => vec![path],
         Ok(BackboneSource::Folder(dir)) => {
             let is_read = |path: &PathBuf| {
                 let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-                name.ends_with(".safetensors") || ["config.json", "tokenizer.json"].contains(&name)
+                name.ends_with(".safetensors") || FOLDER_FILES.contains(&name)
             };
             let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
             let mut files: Vec<PathBuf> = entries.map(|e| e.path()).filter(is_read).collect();

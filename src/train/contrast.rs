@@ -76,8 +76,8 @@ impl Projectors {
     /// registered in `params`.
     pub fn new(
         config: &ContrastConfig,
-        semantic: Option<&Array2<f32>>,
-        behavior: Option<&Array2<f32>>,
+        semantic: Option<Array2<f32>>,
+        behavior: Option<Array2<f32>>,
         hidden: usize,
         seed: u64,
         params: &mut Params,
@@ -93,8 +93,8 @@ impl Projectors {
             let draws = rng::normal(&mut stream, z.ncols() * hidden, (hidden as f64).powf(-0.5));
             let projector = Tensor::from_vec(draws, (z.ncols(), hidden), device)?;
             let projector = params.insert(format!("projectors.{name}.weight"), &projector)?;
-            let rows: Vec<f32> = z.iter().copied().collect();
-            let embeddings = Tensor::from_vec(rows, z.dim(), device)?;
+            let shape = z.dim();
+            let embeddings = Tensor::from_vec(z.into_iter().collect(), shape, device)?;
             sides.push(Side { name, weight, projector, embeddings });
         }
         Ok(Self { sides })

@@ -41,7 +41,7 @@ impl Trainer<'_> {
     /// epochs.
     pub(super) fn state_bytes(&self) -> u64 {
         let values: u64 = self.params.tensors().map(|(_, t)| t.elem_count() as u64).sum();
-        let average = self.average_bytes() * values;
+        let average = self.average_bytes();
         let moments = 2 * self.moment_bytes() * self.params.num_trained() as u64;
         3 * (FULL * values + moments + average) + 3 * FULL * values
     }
@@ -64,6 +64,9 @@ impl Trainer<'_> {
         let micro = self.config.micro_batch.unwrap_or(self.config.batch).max(1);
         let batches = samples.chunks(self.config.batch).flat_map(|batch| batch.chunks(micro));
         let size = |samples: &[Sample]| {
+            // Of several ranks each takes its part.
+            let own = self.ranks.part_of(samples.iter().map(|s| s.ids.len()));
+            let samples = &samples[own];
             let tokens: usize = samples.iter().map(|s| s.ids.len()).sum();
             let rows: usize = samples.iter().map(|s| s.labels.len() + s.contrast.len()).sum();
             let recommended = samples.iter().filter(|s| s.recommends);
@@ -79,9 +82,10 @@ impl Trainer<'_> {
         Some(Memory { working: memory.working + taught, ..memory })
     }
 
-    /// Bytes of one value of the moving average of weights.
+    /// Bytes of the moving average, which has every row of what is trained in part.
     fn average_bytes(&self) -> u64 {
-        if self.config.ema > 0.0 { FULL } else { 0 }
+        let values = self.params.tensors().map(|(_, t)| t.elem_count() as u64);
+        if self.config.ema > 0.0 { FULL * values.sum::<u64>() } else { 0 }
     }
 
     /// The widths of the stream, the feed-forward, all queries and all keys of a token, and the number of blocks.
@@ -97,7 +101,6 @@ impl Trainer<'_> {
     fn memory_of_graph(&self, tokens: u64, rows: u64) -> Memory {
         let config = self.model.config();
         let trained = self.params.num_trained() as u64;
-        let average = self.average_bytes();
         let [hidden, ffn, heads, kv, layers] = self.sizes();
         // Two norms, two branches and two sums; dropped branches.
         let streams = if self.config.dropout > 0.0 { 8 } else { 6 };
@@ -111,7 +114,7 @@ impl Trainer<'_> {
         Memory {
             weights: self.model.weight_bytes(),
             gradients: FULL * trained,
-            moments: 2 * FULL * trained + average * trained,
+            moments: 2 * FULL * trained + self.average_bytes(),
             kept: FULL * kept,
             working: FULL * working,
         }
@@ -124,7 +127,6 @@ impl Trainer<'_> {
             Inner::Half => HALF,
         };
         let trained = self.params.num_trained() as u64;
-        let average = self.average_bytes();
         let [hidden, ffn, heads, kv, layers] = self.sizes();
         // Of a token in a block: the residual stream before it, and what lies inside.
         let (outer, inside) =
@@ -140,7 +142,7 @@ impl Trainer<'_> {
             weights: self.model.weight_bytes(),
             gradients: FULL * trained,
             moments: 2 * self.moment_bytes() * trained / self.ranks.size() as u64
-                + average * trained,
+                + self.average_bytes(),
             kept: layers * kept * tokens,
             working: (at_work + rewritten) * tokens + 4 * FULL * hidden * rows + logits,
         }

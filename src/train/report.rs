@@ -182,7 +182,7 @@ impl TrainOutcome {
 pub struct TrainOutcome {
     /// Whether it came to its end (else the observer stopped it and the state was saved).
     pub finished: bool,
-    /// The best validation metric and its epoch, from 1.
+    /// The best validation metric and its epoch, from 1; 0 where the model before the first step has it.
     pub best: Option<(f64, u64)>,
     /// Steps taken over all processes.
     pub steps: u64,

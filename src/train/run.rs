@@ -78,8 +78,8 @@ impl Running {
 impl Trainer<'_> {
     /// Trains on `samples(epoch)` for all epochs, or on from the state left by an earlier process.
     ///
-    /// With `validation`, the parameters end as they were after the epoch it rated highest. Where the
-    /// configuration asks for a moving average, that is what is rated and kept.
+    /// With `validation` and a folder for the state, the parameters end as they were after the epoch it rated highest.
+    /// Where the configuration asks for a moving average, that is what is rated and kept.
     ///
     /// # Errors
     /// Stops after [`HOPELESS`] steps in a row whose loss or gradient is not finite, leaving the state saved before

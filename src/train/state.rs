@@ -146,14 +146,9 @@ fn values(params: &Params) -> BTreeMap<String, Tensor> {
 }
 
 fn put_back(params: &Params, values: &BTreeMap<String, Tensor>) -> Result<()> {
-    let names: Vec<String> = params.names().map(String::from).collect();
-    for name in names {
-        match values.get(&name) {
-            Some(value) => params.set(&name, value)?,
-            None => invalid!("the saved training state lacks {name}: it is of another model"),
-        }
-    }
-    Ok(())
+    params
+        .restore(values)
+        .map_err(|e| Error::Invalid(format!("the saved training state is of another model: {e}")))
 }
 
 #[cfg(test)]

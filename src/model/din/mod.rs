@@ -332,14 +332,12 @@ impl Din {
     /// # Errors
     /// Names a parameter or statistic that is missing or has another shape.
     pub fn set_weights(&mut self, weights: &BTreeMap<String, Tensor>) -> Result<()> {
+        self.params.restore(weights)?;
         let found = |name: &str, old: &Tensor| match weights.get(name) {
             Some(weight) if weight.dims() == old.dims() => Ok(weight),
             Some(weight) => bail!("{name} is {:?}, expected {:?}", weight.dims(), old.dims()),
             None => bail!("there is no weight {name}"),
         };
-        for (name, tensor) in self.params.tensors() {
-            self.params.set(name, found(name, tensor)?)?;
-        }
         for norm in self.norms_mut() {
             let running = &mut norm.running;
             let name = |what| format!("{}.running-{what}", norm.name);

@@ -66,10 +66,11 @@ fn train(run: &Run, before: Option<&Run>, monitor: &mut dyn Monitor) -> Result<M
     let adapters = make_trainable(run, &llama, &mut weights, first, &mut params)?;
     let model = Llama::with_lora(&llama, &weights, &adapters)?.with_precision(precision(run));
     let (semantic, behavior) = (load_matrix(run, "semantic")?, load_matrix(run, "behavior")?);
+    let nothing_to_contrast = semantic.is_none() && behavior.is_none();
     let projectors = Projectors::new(
         &config.contrast,
-        semantic.as_ref(),
-        behavior.as_ref(),
+        semantic,
+        behavior,
         llama.hidden_size,
         run.config.seed,
         &mut params,
@@ -82,7 +83,7 @@ fn train(run: &Run, before: Option<&Run>, monitor: &mut dyn Monitor) -> Result<M
             params.set(&name, &value)?;
         }
     }
-    if projectors.is_empty() && (semantic, behavior) == (None, None) {
+    if projectors.is_empty() && nothing_to_contrast {
         tracing::info!("stage initial: the index has no z^s and z^b: the contrastive loss is off");
     }
     tracing::info!(
