@@ -199,7 +199,13 @@ impl Rows {
     fn add<S>(&mut self, name: &str, result: &EvalResult<Ranking<S>>, seconds: f64) -> Result<()> {
         let report = &result.report.report;
         let metrics = [report.metrics, report.metrics_history_excluded];
-        let outcome = Outcome { metrics, predictions: result.predictions()?, seconds };
+        let mut predictions = result.predictions()?;
+        for prediction in &mut predictions {
+            // A table compares ranks; the rest of many rows would fill the memory.
+            prediction.scores = Vec::new();
+            (prediction.target_raw_id, prediction.raw_ids) = (None, None);
+        }
+        let outcome = Outcome { metrics, predictions, seconds };
         let Some((_, outcomes)) = self.0.iter_mut().find(|(row, _)| row == name) else {
             invalid!("{name:?} is no row of the table");
         };

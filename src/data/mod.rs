@@ -4,6 +4,7 @@
 //! shop ([`synth`]). Everything later asks it for training items, histories and targets (`split`),
 //! so that what is held out is decided in one place.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
@@ -273,6 +274,14 @@ impl Dataset {
             counts[item as usize] += 1;
         }
         counts
+    }
+
+    /// The items that may be recommended, the most popular in training first, ties by id.
+    pub fn by_popularity(&self) -> Vec<ItemId> {
+        let counts = self.popularity();
+        let mut items: Vec<ItemId> = self.catalogue().collect();
+        items.sort_by_key(|&item| (Reverse(counts[item as usize]), item));
+        items
     }
 
     /// Of the items in training that have others of their user before them, the share that the user took before.

@@ -133,6 +133,18 @@ impl Evaluation {
     }
 }
 
+/// The metrics of ranked items, best first, for targets by their positions among the split's, without more to it.
+pub(super) fn metrics_of(
+    dataset: &Dataset,
+    protocol: Protocol,
+    found: &[(usize, Found)],
+) -> Metrics {
+    let rank = |(at, found): &(usize, Found)| {
+        rank_of(&protocol.item(dataset, *at), found.ranked.iter().map(|r| r.item))
+    };
+    Metrics::of(&found.iter().map(rank).collect::<Vec<_>>())
+}
+
 /// Hears what a search finds, batch by batch, and knows what one before it that was cut off has found.
 pub trait SearchLog {
     /// What is known, in the order in which it was heard.
@@ -279,15 +291,15 @@ impl Recommender<'_> {
         sizes.chunks(self.batch).map(|batch| scorer.bytes(batch)).max().unwrap_or(0)
     }
 
-    /// Evaluation of `targets` (positions among the split's), by both rules of what is ranked.
-    pub fn evaluate(
+    /// Metrics of `targets` (positions among the split's), all items ranked.
+    pub fn metrics(
         &self,
         dataset: &Dataset,
         targets: &[usize],
         protocol: Protocol,
-    ) -> Result<Evaluation> {
-        let found = self.search(dataset, targets, protocol, &mut Forgetful)?;
-        Ok(Evaluation::of(dataset, protocol, found))
+    ) -> Result<Metrics> {
+        let found = self.search(dataset, targets, protocol.by_first_rule(), &mut Forgetful)?;
+        Ok(metrics_of(dataset, protocol, &found))
     }
 
     /// What is found for `targets` (positions among the split's), by both rules, in the split's order.
@@ -345,7 +357,7 @@ fn by_history(dataset: &Dataset, targets: &[usize], protocol: Protocol) -> Vec<u
 /// The baseline that shows everybody the items bought most often in training.
 #[derive(Debug, Clone)]
 pub struct Popularity {
-    /// All items, the most popular first.
+    /// Those that may be recommended, the most popular first.
     items: Vec<ItemId>,
     num_items: usize,
 }
@@ -353,10 +365,7 @@ pub struct Popularity {
 impl Popularity {
     /// Items by training interactions, ties by item id.
     pub fn new(dataset: &Dataset) -> Self {
-        let counts = dataset.popularity();
-        let mut items: Vec<ItemId> = dataset.catalogue().collect();
-        items.sort_by_key(|&item| (std::cmp::Reverse(counts[item as usize]), item));
-        Self { items, num_items: dataset.num_items() }
+        Self { items: dataset.by_popularity(), num_items: dataset.num_items() }
     }
 
     /// A score for every item: the more popular, the higher.

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use rayon::prelude::*;
 
-use super::evaluator::Evaluation;
+use super::evaluator::{Evaluation, metrics_of};
 use super::metrics::{DEPTH, Metrics};
 use super::protocol::Protocol;
 use super::ranking::{ItemScorer, asked, top};
@@ -82,16 +82,20 @@ impl<'a> Fusion<'a> {
     /// The evaluation of what the scorers, with this weight, and the generators, with the rest, say together.
     pub fn evaluation(&self, weight: f64) -> Evaluation {
         let fused = |(target, [ranked, others]): &(usize, [Vec<Candidate>; 2])| {
-            let weight = weight as f32;
-            let best = |candidates| {
-                let mut ranked = rank(candidates, weight);
-                ranked.truncate(DEPTH);
-                ranked
-            };
+            let best = |candidates| best_of(candidates, weight);
             (*target, Found { ranked: best(ranked), others: best(others) })
         };
         let found: Vec<(usize, Found)> = self.targets.par_iter().map(fused).collect();
         Evaluation::of(self.dataset, self.protocol, found)
+    }
+
+    /// Its metrics, all items ranked.
+    fn metrics(&self, weight: f64) -> Metrics {
+        let fused = |(target, [ranked, _]): &(usize, [Vec<Candidate>; 2])| {
+            (*target, Found { ranked: best_of(ranked, weight), others: Vec::new() })
+        };
+        let found: Vec<(usize, Found)> = self.targets.par_iter().map(fused).collect();
+        metrics_of(self.dataset, self.protocol, &found)
     }
 
     /// The weight of the scorers under which `figure` is highest; the smallest of several.
@@ -99,13 +103,20 @@ impl<'a> Fusion<'a> {
         let mut best = (f64::NEG_INFINITY, 0.0);
         for step in 0..=STEPS {
             let weight = f64::from(step) / f64::from(STEPS);
-            let value = figure(&self.evaluation(weight).metrics);
+            let value = figure(&self.metrics(weight));
             if value > best.0 {
                 best = (value, weight);
             }
         }
         best.1
     }
+}
+
+/// The best candidates, as many as any metric looks at.
+fn best_of(candidates: &[Candidate], weight: f64) -> Vec<Ranked> {
+    let mut ranked = rank(candidates, weight as f32);
+    ranked.truncate(DEPTH);
+    ranked
 }
 
 /// The mean of the scorers' distributions over all items, a row a history; nothing where there are none.
@@ -226,10 +237,12 @@ mod tests {
     fn each_rule_ranks_what_its_own_search_found() {
         let user = User { id: "a".into(), items: vec![0, 1, 2] };
         let dataset = Dataset::new("Three", vec![user], vec![Item::default(); 4]).unwrap();
-        let protocol = Protocol { split: Split::Test, max_history: 20 };
+        let protocol = Protocol { split: Split::Test, max_history: 20, both_rules: true };
         let found = |item, generated| vec![Candidate { item, generated, scored: 0.25 }];
         let targets = vec![(0, [found(3, 0.5), found(2, 0.25)])];
-        let evaluation = Fusion { dataset: &dataset, protocol, targets }.evaluation(0.5);
+        let fusion = Fusion { dataset: &dataset, protocol, targets };
+        let evaluation = fusion.evaluation(0.5);
+        assert_eq!(fusion.metrics(0.5), evaluation.metrics);
         let [prediction] = &evaluation.predictions[..] else { panic!("one user") };
         assert_eq!((&prediction.items, prediction.rank()), (&vec![3], None));
         assert_eq!(prediction.rank_history_excluded, Some(1));

@@ -9,9 +9,16 @@ pub struct Protocol {
     pub split: Split,
     /// The most items of a history that a model sees: the last ones before the target.
     pub max_history: usize,
+    /// Whether items are ranked by the second rule, too, which leaves out what the user has.
+    pub both_rules: bool,
 }
 
 impl Protocol {
+    /// The same by the first rule alone, which takes a narrower search.
+    pub fn by_first_rule(self) -> Self {
+        Self { both_rules: false, ..self }
+    }
+
     /// How many targets there are.
     pub fn targets(self, dataset: &Dataset) -> usize {
         dataset.targets(self.split).len()
@@ -33,8 +40,8 @@ impl Protocol {
     }
 
     /// What the second rule does not rank for a target: everything the user took before it, whether the model
-    /// saw it or not.
+    /// saw it or not; nothing where it is not asked for.
     pub fn left_out(self, dataset: &Dataset, at: usize) -> &[ItemId] {
-        dataset.history(self.target(dataset, at), usize::MAX)
+        if self.both_rules { dataset.history(self.target(dataset, at), usize::MAX) } else { &[] }
     }
 }

@@ -2,8 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::evaluator::{Evaluation, Popularity};
-use super::metrics::DEPTH;
+use super::evaluator::{Evaluation, Popularity, metrics_of};
+use super::metrics::{DEPTH, Metrics};
 use super::protocol::Protocol;
 use crate::Result;
 use crate::data::{Dataset, Item, ItemId};
@@ -34,9 +34,11 @@ pub trait ItemScorer: Send + Sync {
     ) -> Result<Vec<Found>> {
         let scores = self.scores(histories)?;
         let rows = scores.par_chunks(items.len()).zip(left_out);
-        let best = rows.map(|(row, left_out)| Found {
-            ranked: top(row, DEPTH, items, &[]),
-            others: top(row, DEPTH, items, left_out),
+        let best = rows.map(|(row, left_out)| {
+            let best = |left_out: &[ItemId]| top(row, DEPTH, items, left_out);
+            let ranked = best(&[]);
+            let others = if left_out.is_empty() { ranked.clone() } else { best(left_out) };
+            Found { ranked, others }
         });
         Ok(best.collect())
     }
@@ -53,6 +55,29 @@ pub fn evaluate_scores(
     protocol: Protocol,
     on_batch: &mut dyn FnMut(usize),
 ) -> Result<Evaluation> {
+    let found = best_by_scores(scorer, dataset, targets, protocol, on_batch)?;
+    Ok(Evaluation::of(dataset, protocol, found))
+}
+
+/// The metrics of `targets` (positions among the split's), all items ranked.
+pub fn metrics_by_scores(
+    scorer: &dyn ItemScorer,
+    dataset: &Dataset,
+    targets: &[usize],
+    protocol: Protocol,
+) -> Result<Metrics> {
+    let protocol = protocol.by_first_rule();
+    let found = best_by_scores(scorer, dataset, targets, protocol, &mut |_| ())?;
+    Ok(metrics_of(dataset, protocol, &found))
+}
+
+fn best_by_scores(
+    scorer: &dyn ItemScorer,
+    dataset: &Dataset,
+    targets: &[usize],
+    protocol: Protocol,
+    on_batch: &mut dyn FnMut(usize),
+) -> Result<Vec<(usize, Found)>> {
     let mut ranked = Vec::with_capacity(targets.len());
     for batch in targets.chunks(BATCH) {
         let histories: Vec<History<'_>> =
@@ -63,7 +88,7 @@ pub fn evaluate_scores(
         ranked.extend(targets[ranked.len()..].iter().copied().zip(best));
         on_batch(ranked.len());
     }
-    Ok(Evaluation::of(dataset, protocol, ranked))
+    Ok(ranked)
 }
 
 /// What a scorer is asked for a target.
@@ -136,11 +161,13 @@ mod tests {
         let user = |id: &str, items: &[ItemId]| User { id: id.into(), items: items.to_vec() };
         let users = vec![user("a", &[0, 1, 2]), user("b", &[1, 1, 3, 4]), user("c", &[1, 0, 2, 1])];
         let dataset = Dataset::new("Three", users, vec![Item::default(); 5]).unwrap();
+        let protocol = Protocol { split: Split::Test, max_history: 20, both_rules: true };
         let evaluate = |users: &[usize]| {
-            let protocol = Protocol { split: Split::Test, max_history: 20 };
             evaluate_scores(&Fixed, &dataset, users, protocol, &mut |_| ()).unwrap()
         };
         let evaluation = evaluate(&[0, 1, 2]);
+        let metrics = metrics_by_scores(&Fixed, &dataset, &[0, 1, 2], protocol).unwrap();
+        assert_eq!(metrics, evaluation.metrics);
         let lists: Vec<_> = evaluation.predictions.iter().map(|p| p.items.clone()).collect();
         // Equal scores stand in the order of the item ids.
         assert_eq!(lists, [[3, 0, 2, 4, 1], [4, 0, 1, 2, 3], [3, 0, 2, 4, 1]]);

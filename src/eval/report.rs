@@ -133,7 +133,7 @@ mod tests {
     use crate::data::{Item, ItemId, Split, User};
 
     fn test(max_history: usize) -> Protocol {
-        Protocol { split: Split::Test, max_history }
+        Protocol { split: Split::Test, max_history, both_rules: true }
     }
 
     fn dataset() -> Dataset {

@@ -140,7 +140,7 @@ mod tests {
         let mut items = vec![Item::default(); 8];
         items[7].is_gap = true;
         let dataset = Dataset::new("Four", users, items).unwrap();
-        let protocol = Protocol { split: Split::Test, max_history: 20 };
+        let protocol = Protocol { split: Split::Test, max_history: 20, both_rules: true };
         let list = |items: &[ItemId]| {
             items.iter().map(|&item| Ranked { item, score: 0.0 }).collect::<Vec<_>>()
         };

@@ -59,7 +59,7 @@ fn courses(log: &[Value]) -> Vec<Course> {
         if let Some(step) = line["step"].as_u64() {
             // A training that was begun anew, or went on from a state before the last line, does these steps again.
             for (part, (name, _)) in course.losses.iter_mut().zip(PARTS) {
-                part.retain(|&(earlier, _)| earlier < step);
+                while part.pop_if(|&mut (earlier, _)| earlier >= step).is_some() {}
                 part.extend(line[name].as_f64().map(|loss| (step, loss)));
             }
             course.validation.retain(|before| before.step < step && before.number < epoch.max(1));

@@ -12,7 +12,7 @@ use super::kept::Kept;
 use super::result::{BaselineSettings, Bootstrap, EvalResult, OverSeeds, Ranking, TrainingSummary};
 use crate::data::Split;
 use crate::embed::Around;
-use crate::eval::{ItemScorer, Metrics, Report, evaluate_scores};
+use crate::eval::{ItemScorer, Metrics, Report, evaluate_scores, metrics_by_scores};
 use crate::index::ItemIndex;
 use crate::model::save_safetensors;
 use crate::ranks::Ranks;
@@ -427,8 +427,8 @@ impl Run {
         let protocol = self.protocol(Split::Valid);
         let all = protocol.targets(&self.dataset);
         let own: Vec<usize> = ranks.part_of((0..all).map(|_| 1)).collect();
-        let evaluation = evaluate_scores(scorer, &self.dataset, &own, protocol, &mut |_| ())?;
-        let figure = evaluation.metrics.get(VALIDATION).copied().unwrap_or(0.0);
+        let metrics = metrics_by_scores(scorer, &self.dataset, &own, protocol)?;
+        let figure = metrics.get(VALIDATION).copied().unwrap_or(0.0);
         let sum = ranks.sums(&[figure * own.len() as f64])[0];
         Ok((all > 0).then(|| sum / all as f64))
     }

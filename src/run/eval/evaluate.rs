@@ -195,7 +195,7 @@ impl Run {
 
     /// How users are evaluated on a split.
     pub(in crate::run) fn protocol(&self, split: Split) -> Protocol {
-        Protocol { split, max_history: self.config.data.history }
+        Protocol { split, max_history: self.config.data.history, both_rules: true }
     }
 
     /// The targets an evaluation is about, by their positions among those of the split.

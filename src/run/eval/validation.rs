@@ -54,7 +54,7 @@ impl<'a> ValidationMetric<'a> {
 
     /// Bytes that measuring takes, beside the weights.
     pub(in crate::run) fn bytes(&self, model: &Llama) -> u64 {
-        let protocol = self.run.protocol(Split::Valid);
+        let protocol = self.run.protocol(Split::Valid).by_first_rule();
         self.recommender(model).bytes(&self.run.dataset, &self.targets, protocol)
     }
 
@@ -63,7 +63,7 @@ impl<'a> ValidationMetric<'a> {
         let config = &self.run.config.train.validation;
         let protocol = self.run.protocol(Split::Valid);
         let recommender = self.recommender(model);
-        let metrics = recommender.evaluate(&self.run.dataset, &self.targets, protocol)?.metrics;
+        let metrics = recommender.metrics(&self.run.dataset, &self.targets, protocol)?;
         match metrics.get(&config.metric) {
             Some(value) => Ok(*value),
             None => invalid!("train.validation.metric = {:?}: there is none", config.metric),

@@ -1,6 +1,5 @@
 //! Recommending from a model that is loaded once and asked any number of times.
 
-use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -116,9 +115,7 @@ impl Run {
 impl<'a> Service<'a> {
     fn new(run: &Run, catalogue: &'a Catalogue<'a>, engine: Engine<'a>) -> Result<Self> {
         let dataset = catalogue.dataset();
-        let popularity = dataset.popularity();
-        let mut by_popularity: Vec<ItemId> = dataset.catalogue().collect();
-        by_popularity.sort_by_key(|&item| (Reverse(popularity[item as usize]), item));
+        let by_popularity = dataset.by_popularity();
         let offers = Offers::new(Offer::all(catalogue, engine.index())?);
         let history = run.config.data.history;
         // Other threads may be those that answer, and a GPU takes what each asks for apart.

@@ -1,5 +1,7 @@
 //! Recommending by a baseline's scores.
 
+use rayon::prelude::*;
+
 use super::query::Asked;
 use crate::Result;
 use crate::decode::Ranked;
@@ -27,8 +29,8 @@ impl Scorer {
             let histories: Vec<History<'_>> =
                 batch.iter().map(|a| History { user: a.user, items: &a.stand_ins }).collect();
             let scores = self.scorer.scores(&histories)?;
-            let rows = scores.chunks(scores.len() / batch.len()).zip(histories);
-            for (asked, (scores, history)) in batch.iter().zip(rows) {
+            let rows = scores.par_chunks(scores.len() / batch.len()).zip(histories);
+            let ranked = batch.par_iter().zip(rows).map(|(asked, (scores, history))| {
                 let offered = |scores: &[f32]| -> Vec<Ranked> {
                     let items = asked.pick.offer.offered_as.keys();
                     let ranked = items.map(|&item| Ranked { item, score: scores[item as usize] });
@@ -39,8 +41,10 @@ impl Scorer {
                 if ranked.iter().filter(fits).count() < asked.top {
                     ranked = offered(&self.scorer.scores_of_all(&[history])?);
                 }
-                found(asked, &best(ranked, asked.top + asked.pick.excluded.len()));
-            }
+                Ok(best(ranked, asked.top + asked.pick.excluded.len()))
+            });
+            let ranked = ranked.collect::<Result<Vec<_>>>()?;
+            batch.iter().zip(ranked).for_each(|(asked, ranked)| found(asked, &ranked));
         }
         Ok(())
     }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
+
 use super::generator::Generator;
 use super::query::{Asked, Wanted};
 use super::scorer::best;
@@ -45,16 +47,17 @@ impl Baselines {
             let histories: Vec<History<'_>> =
                 batch.iter().map(|a| History { user: a.user, items: &a.stand_ins }).collect();
             let probabilities = mean_probabilities(&self.scorers, &histories)?;
-            for (asked, probabilities) in batch.iter().zip(probabilities) {
+            let ranked = batch.par_iter().zip(probabilities).map(|(asked, probabilities)| {
                 let offered = asked.pick.offer.offered_as.keys();
                 let scored = offered
                     .map(|&item| Ranked { item, score: probabilities[item as usize] })
                     .collect();
                 // As many as the search keeps: among these are the best, whatever the weight.
                 let scored = best(scored, generator.width(asked));
-                let ranked = ranked_together(of(asked), &scored, &probabilities, self.weight);
-                found(asked, &ranked);
-            }
+                ranked_together(of(asked), &scored, &probabilities, self.weight)
+            });
+            let ranked: Vec<Vec<Ranked>> = ranked.collect();
+            batch.iter().zip(ranked).for_each(|(asked, ranked)| found(asked, &ranked));
         }
         Ok(())
     }
