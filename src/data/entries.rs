@@ -5,14 +5,13 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::fs;
 use std::marker::PhantomData;
 use std::path::Path;
 
 use serde::de::{DeserializeOwned, Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::{DataError, ItemId};
+use super::{DataError, ItemId, packed};
 use crate::error::plain;
 use crate::files;
 
@@ -33,7 +32,7 @@ pub(super) fn read_text(
     path: &Path,
     text_of: fn(Vec<u8>) -> Result<String, String>,
 ) -> Result<String, DataError> {
-    let bytes = fs::read(path).map_err(|reason| DataError::Io { path: path.into(), reason })?;
+    let bytes = packed::read(path).map_err(|reason| DataError::Io { path: path.into(), reason })?;
     text_of(bytes).map_err(|reason| DataError::Malformed { path: path.into(), reason })
 }
 

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use super::entries::{self, Entries, INTER};
-use super::{DataError, User};
+use super::{DataError, User, packed::beside};
 
 /// Where times stand.
 pub(super) const TIMES: &str = ".times.json";
@@ -43,9 +43,7 @@ pub struct Times(HashMap<String, Vec<i64>>);
 /// # Errors
 /// If they cannot be read.
 pub fn times_beside(inter: &Path) -> Result<Option<Times>, DataError> {
-    let name = inter.file_name().and_then(|name| name.to_str()?.strip_suffix(INTER));
-    let path = name.map(|name| inter.with_file_name(format!("{name}{TIMES}")));
-    let Some(path) = path.filter(|path| path.is_file()) else { return Ok(None) };
+    let Some(path) = beside(inter, INTER, TIMES) else { return Ok(None) };
     let Entries::<Vec<i64>>(entries) = entries::read(&path)?;
     Ok(Some(Times(entries.into_iter().collect())))
 }

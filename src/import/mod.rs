@@ -443,11 +443,7 @@ fn texts_of_users(
     let numbers: HashMap<&str, u32> =
         chosen.iter().map(|&id| collector.items.name(id)).zip(0..).collect();
     for source in plan.sources.iter().filter(|source| source.shape == Shape::LcrecInter) {
-        let name = source.path.file_name().unwrap_or_default().to_string_lossy();
-        let path = source.path.with_file_name(name.replace(".inter.json", ".user.json"));
-        if !path.is_file() {
-            continue;
-        }
+        let Some(path) = data::beside(&source.path, ".inter.json", ".user.json") else { continue };
         let wrong = |what: String| Error::Invalid(format!("{}: {what}", path.display()));
         for (user, texts) in data::read_user_texts(&path)? {
             let raw = source.names.user(&user).map_err(wrong)?.to_string();

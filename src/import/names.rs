@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use crate::data::read_names;
+use crate::data::{beside, read_names};
 
 /// What numbers stand for; without a file each stands for itself.
 #[derive(Debug, Default)]
@@ -13,10 +13,11 @@ pub(super) struct Names {
 }
 
 impl Names {
-    /// Reads the files that are there.
-    pub(super) fn read(users: &Path, items: &Path) -> crate::Result<Self> {
-        let read = |path: &Path| path.is_file().then(|| read_names(path)).transpose();
-        Ok(Self { users: read(users)?, items: read(items)? })
+    /// Reads the files beside `path`, which ends in `ending`, as far as they are there.
+    pub(super) fn beside(path: &Path, ending: &str) -> crate::Result<Self> {
+        let read =
+            |other: &str| beside(path, ending, other).map(|path| read_names(&path)).transpose();
+        Ok(Self { users: read(".user2id")?, items: read(".item2id")? })
     }
 
     /// A user by the number in the file.

@@ -9,7 +9,7 @@ use super::names::Names;
 use super::source::{Counter, Input};
 use super::table::Dialect;
 use super::{Request, lcrec, parquet};
-use crate::{Error, Result, invalid};
+use crate::{Error, Result, data, invalid};
 
 /// A format of interactions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +65,9 @@ impl fmt::Display for Format {
     }
 }
 
+/// The sequences of P5 and its kin.
+const SEQUENCES: &str = "user_sequence.txt";
+
 /// How a file is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
@@ -103,7 +106,7 @@ impl Plan {
                 Some(shape) => shape,
                 None => look(&path, request, counter)?,
             };
-            let beside = items_beside(&path, shape).filter(|path| path.is_file());
+            let beside = items_beside(&path, shape);
             let mut names = names_beside(&path, shape)?;
             if let (Shape::LcrecInter, None, Some(beside)) = (shape, &names.items, &beside) {
                 lcrec::read_names_in_items(Input::open(beside, &Counter::default())?, &mut names)?;
@@ -138,11 +141,13 @@ fn in_folder(dir: &Path) -> Result<(PathBuf, Option<Shape>)> {
     }
     names.sort_unstable();
     for (suffix, shape) in [(".inter.json", Some(Shape::LcrecInter)), (".inter", None)] {
-        let found: Vec<&String> = names.iter().filter(|name| name.ends_with(suffix)).collect();
+        let ends = |name: &&String| data::plain_name(name).ends_with(suffix);
+        let found: Vec<&String> = names.iter().filter(ends).collect();
         let named = format!("{own}{suffix}");
-        let chosen = found.iter().find(|name| ***name == named).or_else(|| found.first());
-        match chosen {
-            Some(name) if found.len() == 1 || **name == named => {
+        // Sorted: what is not compressed comes first.
+        let is_own = |name: &str| data::plain_name(name) == named;
+        match found.iter().find(|name| is_own(name)).or_else(|| found.first()) {
+            Some(name) if found.len() == 1 || is_own(name) => {
                 return Ok((dir.join(name), shape));
             }
             Some(_) => {
@@ -152,9 +157,8 @@ fn in_folder(dir: &Path) -> Result<(PathBuf, Option<Shape>)> {
             None => {}
         }
     }
-    let sequences = "user_sequence.txt";
-    if names.iter().any(|name| name == sequences) {
-        return Ok((dir.join(sequences), Some(Shape::Sequences)));
+    if let Some(name) = names.iter().find(|name| data::plain_name(name) == SEQUENCES) {
+        return Ok((dir.join(name), Some(Shape::Sequences)));
     }
     invalid!(
         "{}: holds no dataset: no X.inter.json (LC-Rec), X.inter (RecBole) or user_sequence.txt; for any other \
@@ -181,11 +185,10 @@ fn shape_of(format: Format, request: &Request) -> Shape {
     }
 }
 
-/// A file name without the ending of what compressed it.
+/// A file name in lower case, without the ending of what compressed it.
 fn plain_name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy().to_lowercase();
-    let plain = [".gz", ".zst", ".zstd"].iter().find_map(|ending| name.strip_suffix(ending));
-    plain.map(str::to_string).unwrap_or(name)
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    data::plain_name(&name).to_lowercase()
 }
 
 /// Tells what a file is.
@@ -200,7 +203,7 @@ fn look(path: &Path, request: &Request, counter: &Counter) -> Result<Shape> {
     let name = plain_name(path);
     let has = |ending: &str| name.ends_with(ending);
     let shape = match name.as_str() {
-        "user_sequence.txt" => Some(Shape::Sequences),
+        SEQUENCES => Some(Shape::Sequences),
         "item_plain_text.txt" => Some(Shape::PlainText),
         _ if has(".inter.json") => Some(Shape::LcrecInter),
         _ if has(".item.json") => Some(Shape::LcrecItem),
@@ -237,32 +240,24 @@ fn look(path: &Path, request: &Request, counter: &Counter) -> Result<Shape> {
 
 /// The file with the texts, beside that with the interactions.
 fn items_beside(path: &Path, shape: Shape) -> Option<PathBuf> {
-    let name = path.file_name()?.to_str()?;
-    let beside = match shape {
-        Shape::LcrecInter => format!("{}.item.json", name.strip_suffix(".inter.json")?),
-        Shape::Table(Dialect { typed: true, .. }) => {
-            format!("{}.item", name.strip_suffix(".inter")?)
+    match shape {
+        Shape::LcrecInter => data::beside(path, ".inter.json", ".item.json"),
+        Shape::Table(Dialect { typed: true, .. }) => data::beside(path, ".inter", ".item"),
+        Shape::Sequences if plain_name(path) == SEQUENCES => {
+            data::beside(path, SEQUENCES, "item_plain_text.txt")
         }
-        Shape::Sequences if name.starts_with("user_sequence.txt") => {
-            "item_plain_text.txt".to_string()
-        }
-        _ => return None,
-    };
-    Some(path.with_file_name(beside))
+        _ => None,
+    }
 }
 
 /// What the numbers of a file stand for.
 fn names_beside(path: &Path, shape: Shape) -> Result<Names> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let base = match shape {
-        Shape::LcrecInter => name.strip_suffix(".inter.json"),
-        Shape::LcrecItem => name.strip_suffix(".item.json"),
-        Shape::Sequences => name.strip_suffix(".txt").filter(|base| *base != "user_sequence"),
-        _ => None,
-    };
-    let Some(base) = base else { return Ok(Names::default()) };
-    let beside = |ending: &str| path.with_file_name(format!("{base}.{ending}"));
-    Names::read(&beside("user2id"), &beside("item2id"))
+    match shape {
+        Shape::LcrecInter => Names::beside(path, ".inter.json"),
+        Shape::LcrecItem => Names::beside(path, ".item.json"),
+        Shape::Sequences if plain_name(path) != SEQUENCES => Names::beside(path, ".txt"),
+        _ => Ok(Names::default()),
+    }
 }
 
 #[cfg(test)]

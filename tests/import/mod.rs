@@ -1,6 +1,7 @@
 //! Imports and exports: every format, every rule, every fault, and the way there and back.
 
 mod append;
+mod beside;
 mod faults;
 mod formats;
 mod program;
