@@ -18,17 +18,7 @@ pub fn write_catalogue(dir: &Path, dataset: &Dataset) -> Result<Vec<String>, Dat
     let file = |ending: &str| format!("{}{ending}", dataset.name);
     let mut written = vec![file(POPULARITY)];
     let items = &dataset.items;
-    if items.iter().any(|item| item.is_gap) {
-        // Where ids have gaps, nothing but raw ids is known of the items.
-        let raw_ids = || (0..).zip(items).filter_map(|(id, i)| Some((i.raw_id.as_ref()?, id)));
-        if raw_ids().next().is_some() {
-            written.push(file(names::ITEMS));
-            names::write_names(&dir.join(file(names::ITEMS)), raw_ids())?;
-        }
-    } else {
-        written.push(file(entries::ITEM));
-        lcrec::write_items(&dir.join(file(entries::ITEM)), items)?;
-    }
+    written.extend(lcrec::write_known(dir, &dataset.name, items)?);
     let counts = dataset.popularity();
     let counts: Vec<Option<u32>> =
         items.iter().zip(counts).map(|(item, n)| (!item.is_gap).then_some(n)).collect();

@@ -96,7 +96,8 @@ fn of_long<T>(of_users: Vec<T>, is_long: &[bool]) -> Vec<T> {
 pub fn write(dir: &Path, name: &str, dataset: &Dataset) -> Result<(), DataError> {
     fs::create_dir_all(dir).map_err(|reason| DataError::Io { path: dir.into(), reason })?;
     // Interactions last: they are what makes a folder a dataset.
-    write_items(&dir.join(format!("{name}{ITEM}")), &dataset.items)?;
+    write_known(dir, name, &dataset.items)?;
+    remove(&dir.join(format!("{name}{}", names::USERS)))?;
     let keys = || dataset.users.iter().map(|user| &user.id);
     write_times(
         &dir.join(format!("{name}{}", times::TIMES)),
@@ -110,9 +111,32 @@ pub fn write(dir: &Path, name: &str, dataset: &Dataset) -> Result<(), DataError>
     replace(&dir.join(format!("{name}{INTER}")), users)
 }
 
-/// Writes items by id.
-pub(super) fn write_items(path: &Path, items: &[Item]) -> Result<(), DataError> {
-    replace(path, items.iter().map(ItemFields::from).enumerate())
+/// Writes what is known of items to the folder `dir`; gives the file's name, if there is one.
+///
+/// Where ids have gaps, nothing but raw ids is known of the items: an entry of `NAME.item.json` would make an item of
+/// every gap.
+pub(super) fn write_known(
+    dir: &Path,
+    name: &str,
+    items: &[Item],
+) -> Result<Option<String>, DataError> {
+    let [texts, ids] = [ITEM, names::ITEMS].map(|ending| format!("{name}{ending}"));
+    let raw_ids = || (0..).zip(items).filter_map(|(id, item)| Some((item.raw_id.as_ref()?, id)));
+    let has_gaps = items.iter().any(|item| item.is_gap);
+    let written = if !has_gaps {
+        replace(&dir.join(&texts), items.iter().map(ItemFields::from).enumerate())?;
+        Some(&texts)
+    } else if raw_ids().next().is_some() {
+        names::write_names(&dir.join(&ids), raw_ids())?;
+        Some(&ids)
+    } else {
+        None
+    };
+    [&texts, &ids]
+        .into_iter()
+        .filter(|file| Some(*file) != written)
+        .try_for_each(|file| remove(&dir.join(file)))?;
+    Ok(written.cloned())
 }
 
 /// Removes what an earlier dataset of this name had.
@@ -133,7 +157,8 @@ fn write_times<K: fmt::Display, V: Serialize>(
 /// in order, with `X.user2id` and `X.item2id` for the raw ids, which hold no line breaks; `times` are theirs by
 /// user, or none.
 ///
-/// An item without a raw id goes by its number.
+/// An item without a raw id goes by its number. Where ids have gaps, there is no `X.item.json`, which would make items of
+/// them.
 pub fn write_named<'a, U, I, T>(
     dir: &Path,
     name: &str,
@@ -147,10 +172,16 @@ where
     T: Serialize,
 {
     let path = |ending: &str| dir.join(format!("{name}{ending}"));
-    let fields = items().enumerate().map(|(id, item)| (id, ItemFields::from(&item)));
-    replace(&path(ITEM), fields)?;
-    let raw_ids = (0..).zip(items()).map(|(id, item)| item.name(id));
-    names::write_names(&path(names::ITEMS), raw_ids.zip(0..))?;
+    let mut has_gaps = false;
+    let raw_ids = (0..).zip(items()).filter_map(|(id, item)| {
+        has_gaps |= item.is_gap;
+        (!item.is_gap).then(|| (item.name(id), id as usize))
+    });
+    names::write_names(&path(names::ITEMS), raw_ids)?;
+    if !has_gaps {
+        let fields = items().enumerate().map(|(id, item)| (id, ItemFields::from(&item)));
+        replace(&path(ITEM), fields)?;
+    }
     names::write_names(&path(names::USERS), users().map(|(raw, _)| raw).zip(0..))?;
     // The two long ones, each on a core of its own.
     let (times, sequences) = rayon::join(

@@ -116,7 +116,7 @@ pub fn export(dataset: &Dataset, target: Target, out: &Path, force: bool) -> Res
         files,
         users: dataset.users.len() as u64,
         short_users: dataset.short_users as u64,
-        items: dataset.num_items() as u64,
+        items: dataset.catalogue().count() as u64,
         interactions: dataset.num_interactions() as u64,
         changed_texts: writer.changed.get(),
     })
@@ -135,8 +135,15 @@ fn item_name(id: usize, item: &Item) -> Cow<'_, str> {
 }
 
 impl<'d> Writer<'d> {
+    /// What items go by, by id.
     fn item_names(&self) -> Vec<Cow<'d, str>> {
         self.dataset.items.iter().enumerate().map(|(id, item)| item_name(id, item)).collect()
+    }
+
+    /// The items that there are, gaps between ids left out: their ids and what they go by.
+    fn items(&self) -> impl Iterator<Item = (usize, Cow<'d, str>, &'d Item)> {
+        let items = self.dataset.items.iter().enumerate().filter(|(_, item)| !item.is_gap);
+        items.map(|(id, item)| (id, item_name(id, item), item))
     }
 
     /// Refuses ids that would be read as something else.
@@ -144,15 +151,15 @@ impl<'d> Writer<'d> {
         let spaces = target == Target::UserSequence;
         let users = self.dataset.users.iter().map(|user| Cow::Borrowed(user.id.as_str()));
         let mut names = HashSet::new();
-        if let Some(twice) = self.item_names().into_iter().find(|name| !names.insert(name.clone()))
-        {
+        let item_names = || self.items().map(|(_, name, _)| name);
+        if let Some(twice) = item_names().find(|name| !names.insert(name.clone())) {
             invalid!(
                 "{}: two items are called {twice:?}, one by its raw id and one, which has none, by its number: give \
                  every item a raw id",
                 self.dataset.name
             );
         }
-        for id in users.chain(self.item_names()) {
+        for id in users.chain(item_names()) {
             let breaks = |c: char| c.is_control() || (spaces && c.is_whitespace());
             if id.is_empty() || id.contains(breaks) {
                 let what =
@@ -177,9 +184,27 @@ impl<'d> Writer<'d> {
         if let Some(texts) = &self.dataset.user_texts {
             data::write_user_texts(dir, self.name, texts.iter().enumerate())?;
         }
-        let endings = [".inter.json", ".item.json", ".user2id", ".item2id"];
-        let endings = endings.into_iter().chain(times).chain(texts);
+        let has_gaps = self.dataset.items.iter().any(|item| item.is_gap);
+        if has_gaps {
+            self.warn_of_lost_items();
+        }
+        let items = (!has_gaps).then_some(".item.json");
+        let endings = [".inter.json", ".user2id", ".item2id"];
+        let endings = endings.into_iter().chain(items).chain(times).chain(texts);
         Ok(endings.map(|ending| self.file(ending)).collect())
+    }
+
+    /// Without `X.item.json` an item is one by being taken.
+    fn warn_of_lost_items(&self) {
+        let taken: HashSet<_> = self.dataset.users.iter().flat_map(|user| &user.items).collect();
+        let lost = self.dataset.catalogue().filter(|item| !taken.contains(item)).count();
+        if lost > 0 {
+            tracing::warn!(
+                "{lost} items were taken by users with fewer than 3 interactions alone, who are left out: where ids have \
+                 gaps, nothing else tells of an item, so that these are none in {}",
+                self.name
+            );
+        }
     }
 
     fn recbole(&self, dir: &Path) -> Result<Vec<String>> {
@@ -203,7 +228,7 @@ impl<'d> Writer<'d> {
         files::write_with(&dir.join(&item), |file| {
             file.write_all(b"item_id:token")?;
             fields.iter().try_for_each(|field| write!(file, "\t{}:token_seq", field.name()))?;
-            for (name, item) in names.iter().zip(&self.dataset.items) {
+            for (_, name, item) in self.items() {
                 write!(file, "\n{name}")?;
                 fields
                     .iter()
@@ -226,15 +251,14 @@ impl<'d> Writer<'d> {
         })?;
         let users = self.dataset.users.iter().map(|user| user.id.as_str());
         data::write_names(&dir.join(&files[1]), users.zip(1..))?;
-        data::write_names(&dir.join(&files[2]), self.item_names().iter().zip(1..))?;
+        let items = self.items().map(|(id, name, _)| (name, id + 1));
+        data::write_names(&dir.join(&files[2]), items)?;
         if self.dataset.has_text() {
             // S3-Rec has no texts of its own.
             let items = self.file(".items.jsonl");
             let lines: Vec<_> = self
-                .item_names()
-                .iter()
-                .zip(&self.dataset.items)
-                .map(|(name, item)| {
+                .items()
+                .map(|(_, name, item)| {
                     json!({"item_id": name, "title": item.title, "description": item.description,
                     "brand": item.brand, "categories": item.categories})
                 })
@@ -258,8 +282,9 @@ impl<'d> Writer<'d> {
             Ok(())
         })?;
         files::write_with(&dir.join(files[1]), |file| {
-            file.write_all(mark_before(names.first().map(AsRef::as_ref)))?;
-            names.iter().zip(&self.dataset.items).try_for_each(|(name, item)| {
+            let first = self.items().next();
+            file.write_all(mark_before(first.as_ref().map(|(_, name, _)| name.as_ref())))?;
+            self.items().try_for_each(|(_, name, item)| {
                 file.write_all(name.as_bytes())?;
                 self.plain_text(item, file)?;
                 file.write_all(b"\n")

@@ -23,7 +23,13 @@ fn there_and_back(dataset: &Dataset, target: Target, dir: &Path) -> (Dataset, Ex
     if items.exists() && target == Target::S3rec {
         request.items = vec![items];
     }
-    request.all_items = target != Target::S3rec || dataset.has_text();
+    let has_gaps = dataset.items.iter().any(|item| item.is_gap);
+    let lists_items = match target {
+        Target::S3rec => dataset.has_text(),
+        Target::Lcrec => !has_gaps,
+        Target::Recbole | Target::UserSequence => true,
+    };
+    request.all_items = lists_items;
     request.keep_duplicates = true;
     request.raw_texts = true;
     import(&request, &back, true, &mut |_| ()).unwrap();
@@ -231,6 +237,49 @@ fn the_files_are_those_of_the_format() {
     let error =
         export(&dataset, Target::Lcrec, &dir.path().join("X"), true).unwrap_err().to_string();
     assert!(error.contains("holds notes, which would be lost"), "{error}");
+}
+
+#[test]
+fn gaps_between_ids_stay_gaps_and_are_no_items() {
+    let dir = tempfile::tempdir().unwrap();
+    let there = dir.path().join("Gaps");
+    std::fs::create_dir(&there).unwrap();
+    std::fs::write(there.join("Gaps.inter.json"), r#"{"u": [0, 5, 9, 5]}"#).unwrap();
+    for named in [false, true] {
+        if named {
+            // The second is called as the number that no item has.
+            std::fs::write(there.join("Gaps.item2id"), "a\t0\n1\t5\nc\t9\n").unwrap();
+        }
+        let dataset = Dataset::load(&there).unwrap();
+        let raw = if named { ["a", "1", "c"] } else { ["0", "5", "9"] };
+        for target in TARGETS {
+            let (back, exported) = there_and_back(&dataset, target, dir.path());
+            assert_eq!(exported.items, 3, "{target}");
+            // An import numbers anew.
+            let back: Vec<_> =
+                back.items.iter().map(|item| item.raw_id.as_deref().unwrap()).collect();
+            assert_eq!(back, raw, "{target}");
+            let there = dir.path().join(target.to_string());
+            assert!(exported.files.iter().all(|file| there.join(file).is_file()), "{target}");
+        }
+        let assert_same_here = |folder: &str, target| {
+            let copy = Dataset::load(&dir.path().join(folder)).unwrap();
+            assert_same(&dataset, &copy, target);
+            assert_eq!(copy.catalogue().collect::<Vec<_>>(), [0, 5, 9]);
+            assert_eq!(copy.interactions_fingerprint, dataset.interactions_fingerprint);
+        };
+        assert_same_here("lcrec", Target::Lcrec);
+        // What an earlier dataset of this name had goes.
+        let written = dir.path().join("written");
+        let whole = vec![Item { title: "x".into(), ..Item::default() }; 10];
+        let whole = Dataset::new("written", dataset.users.clone(), whole).unwrap();
+        data::write(&written, "written", &whole).unwrap();
+        data::write(&written, "written", &dataset).unwrap();
+        assert_same_here("written", Target::Lcrec);
+        data::write(&written, "written", &whole).unwrap();
+        let back = Dataset::load(&written).unwrap();
+        assert_eq!((&back.items, &back.fingerprint), (&whole.items, &whole.fingerprint));
+    }
 }
 
 fn dataset() -> impl Strategy<Value = Dataset> {
