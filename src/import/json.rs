@@ -1,4 +1,5 @@
-//! JSON lines, and Python literals in their place: one object a line.
+//! JSON lines, and Python literals in their place: one object a line. The field that serves a role best plays it, in
+//! whatever order they stand; one that is null is none.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -60,11 +61,15 @@ fn line_of(reader: &mut Objects<'_>, text: &str, take: &mut Take<'_>) -> Result<
 /// Takes what is wanted out of objects.
 pub(super) struct Objects<'w> {
     wanted: &'w Wanted,
-    /// The text of each role and whether the object has it.
+    /// The text of each role, and how well the field serves the role that it was taken from.
     texts: [String; 8],
     found: [Option<usize>; 8],
     /// The names under which they were found.
     names: [String; 8],
+    /// What is wrong with the field that was found.
+    wrong: [Option<String>; 8],
+    /// The text that is being read.
+    text: String,
     /// The name of a time that is null.
     null_time: Option<String>,
     /// What keys are good for, for those seen before: lines are much alike.
@@ -81,7 +86,16 @@ impl<'w> Objects<'w> {
     /// A reader of objects.
     pub(super) fn new(wanted: &'w Wanted) -> Self {
         let [texts, names] = std::array::from_fn(|_| std::array::from_fn(|_| String::new()));
-        Self { wanted, texts, found: [None; 8], names, null_time: None, keys: HashMap::new() }
+        Self {
+            wanted,
+            texts,
+            found: [None; 8],
+            names,
+            wrong: [const { None }; 8],
+            text: String::new(),
+            null_time: None,
+            keys: HashMap::new(),
+        }
     }
 
     fn use_of(&mut self, key: &str) -> Use {
@@ -116,10 +130,10 @@ impl<'w> Objects<'w> {
         self.found = [None; 8];
         self.null_time = None;
         self.names.iter_mut().for_each(String::clear);
-        let mut wrong = None;
+        self.wrong = [const { None }; 8];
         let mut reviews = false;
         let mut reader = serde_json::Deserializer::from_str(json);
-        let fields = Fields { objects: self, wrong: &mut wrong, reviews: &mut reviews };
+        let fields = Fields { objects: self, reviews: &mut reviews };
         let read = fields.deserialize(&mut reader).and_then(|()| reader.end());
         if let Err(e) = read {
             let text = plain(&e);
@@ -130,8 +144,9 @@ impl<'w> Objects<'w> {
                 format!("{what}; a JSON object is expected"),
             ));
         }
-        if let Some((role, what)) = wrong {
-            return Err((None, Some(self.names[role as usize].clone()), what));
+        let mut wrong = self.names.iter().zip(&mut self.wrong);
+        if let Some((name, what)) = wrong.find_map(|(name, what)| Some((name, what.take()?))) {
+            return Err((None, Some(name.clone()), what));
         }
         if reviews {
             for role in Role::TEXTS.into_iter().filter(|&role| !self.wanted.is_named(role)) {
@@ -153,12 +168,38 @@ impl<'w> Objects<'w> {
     fn has(&self, role: Role) -> bool {
         self.found[role as usize].is_some()
     }
+
+    /// Whether a field serves a role better than the one that was found; of two that serve it as well, the name decides:
+    /// the order of fields says nothing.
+    fn is_better(&self, role: Role, rank: usize, name: &str) -> bool {
+        let found = self.found[role as usize].map(|found| (found, &*self.names[role as usize]));
+        found.is_none_or(|found| (rank, name) <= found)
+    }
+
+    /// Takes the value of a field; one that is null is none.
+    fn take(&mut self, role: Role, rank: usize, name: &str, raw: &str) {
+        self.text.clear();
+        let at = role as usize;
+        self.wrong[at] = match text_of(role, raw, &mut self.text) {
+            Ok(true) => None,
+            Ok(false) => {
+                if role == Role::Time {
+                    self.null_time = Some(name.to_string());
+                }
+                return;
+            }
+            Err(what) => Some(what),
+        };
+        std::mem::swap(&mut self.texts[at], &mut self.text);
+        self.found[at] = Some(rank);
+        self.names[at].clear();
+        self.names[at].push_str(name);
+    }
 }
 
 /// The fields of one object.
 struct Fields<'f, 'w> {
     objects: &'f mut Objects<'w>,
-    wrong: &'f mut Option<(Role, String)>,
     reviews: &'f mut bool,
 }
 
@@ -181,29 +222,13 @@ impl<'de> Visitor<'de> for Fields<'_, '_> {
         while let Some(Key(key)) = map.next_key()? {
             let (rank, of_review) = self.objects.use_of(&key);
             *self.reviews |= of_review;
-            let better = rank.filter(|&(role, rank)| {
-                self.objects.found[role as usize].is_none_or(|found| rank <= found)
-            });
+            let better = rank.filter(|&(role, rank)| self.objects.is_better(role, rank, &key));
             let Some((role, rank)) = better else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
             };
             let raw = map.next_value::<&RawValue>()?;
-            let text = &mut self.objects.texts[role as usize];
-            text.clear();
-            match text_of(role, raw.get(), text) {
-                Ok(true) => self.objects.found[role as usize] = Some(rank),
-                Ok(false) => {
-                    if role == Role::Time {
-                        self.objects.null_time = Some(key.into_owned());
-                    }
-                    continue;
-                }
-                Err(what) => *self.wrong = Some((role, what)),
-            }
-            let name = &mut self.objects.names[role as usize];
-            name.clear();
-            name.push_str(&key);
+            self.objects.take(role, rank, &key, raw.get());
         }
         Ok(())
     }

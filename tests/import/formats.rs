@@ -102,6 +102,50 @@ fn json_lines_keep_ids_as_they_are_spelt() {
 }
 
 #[test]
+fn the_order_of_json_fields_decides_nothing() {
+    let cases = [
+        (vec![r#""name": "Soap""#, r#""title": null"#], Ok("Soap |  |  | ")),
+        (vec![r#""name": "Soap""#, r#""title": "Foam""#], Ok("Foam |  |  | ")),
+        (vec![r#""genres": {"x": 1}"#, r#""categories": ["a"]"#], Ok(" |  |  | a")),
+        (vec![r#""genres": {"x": 1}"#, r#""categories": null"#], Err("field \"genres\"")),
+        (vec![r#""genres": ["a"]"#, r#""categories": {"x": 1}"#], Err("field \"categories\"")),
+        (vec![r#""genres": {"x": 1}"#, r#""desc": {}"#], Err("field \"desc\"")),
+        (vec![r#""brand": "A""#, r#""Brand": "B""#], Ok(" |  | B | ")),
+    ];
+    for (mut fields, expected) in cases {
+        for _ in 0..2 {
+            let items = format!("{{\"id\": \"a\", {}}}\n", fields.join(", "));
+            let dir = folder(&[("log.csv", "user,item\nu,a\n"), ("items.jsonl", &items)]);
+            let got = try_import(dir.path(), |r| {
+                (r.sources, r.items) = (vec!["log.csv".into()], vec!["items.jsonl".into()]);
+            });
+            match (got, expected) {
+                (Ok(got), Ok(expected)) => {
+                    assert_eq!(got.items, format!("a: {expected}"), "{items}");
+                }
+                (Err(error), Err(expected)) => {
+                    assert!(error.contains(expected), "{items}: {error}");
+                }
+                (got, _) => panic!("{items}: {got:?}"),
+            }
+            fields.reverse();
+        }
+    }
+    // An id or a time that is there is not lost to one that is null.
+    let rows = [
+        vec![r#""user": "u""#, r#""asin": "B1""#, r#""item_id": null"#, r#""time": 5"#],
+        vec![r#""user": "u""#, r#""asin": "B2""#, r#""time": 4"#, r#""timestamp": null"#],
+    ];
+    let forth = rows.each_ref().map(|row| format!("{{{}}}\n", row.join(", "))).concat();
+    assert_eq!(users_of("log.jsonl", &forth), "u: B2 B1");
+    let back = rows.map(|mut row| {
+        row.reverse();
+        format!("{{{}}}\n", row.join(", "))
+    });
+    assert_eq!(users_of("log.jsonl", &back.concat()), "u: B2 B1");
+}
+
+#[test]
 fn texts_stand_beside_interactions_or_in_a_second_file() {
     let log = "user,item,title,brand,genres\nu,a,Soap,,Bath\nu,b,,,\nv,a,Other,B,x\n";
     let items = "{\"id\": \"b\", \"title\": \"Foam\", \"categories\": [\"Bath\", [\"Foam\", \"Bath\"]]}\n{\"id\": \"z\"}\n";
