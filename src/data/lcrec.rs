@@ -15,6 +15,10 @@ use super::entries::{Entries, INTER, ITEM, plain_id, read};
 use super::{DataError, Dataset, Item, ItemId, User, UserTexts, names, times, user_texts};
 use crate::files;
 
+/// Fields that hold the id the shop knows an item by, which public datasets call differently; the first that an item has
+/// is its raw id. One that has none goes by `X.item2id`.
+pub const RAW_IDS: [&str; 3] = ["asin", "parent_asin", "item_id"];
+
 /// Endings of the files of a dataset folder.
 const ENDINGS: [&str; 6] =
     [INTER, ITEM, times::TIMES, user_texts::USER, names::USERS, names::ITEMS];
@@ -354,7 +358,7 @@ struct ItemFields {
     description: Option<String>,
     brand: Option<String>,
     categories: Option<String>,
-    // Public datasets name the raw id differently.
+    // One for each of `RAW_IDS`.
     #[serde(skip_serializing_if = "Option::is_none")]
     item_id: Option<RawId>,
     #[serde(skip_serializing)]
@@ -385,10 +389,23 @@ impl<'de> Deserialize<'de> for RawId {
     }
 }
 
+impl ItemFields {
+    /// The raw id under one of [`RAW_IDS`].
+    fn take_raw_id(&mut self, name: &str) -> Option<String> {
+        let RawId(id) = match name {
+            "asin" => self.asin.take(),
+            "parent_asin" => self.parent_asin.take(),
+            "item_id" => self.item_id.take(),
+            _ => None,
+        }?;
+        Some(id)
+    }
+}
+
 impl From<ItemFields> for Item {
-    fn from(fields: ItemFields) -> Self {
+    fn from(mut fields: ItemFields) -> Self {
+        let raw_id = RAW_IDS.into_iter().find_map(|name| fields.take_raw_id(name));
         let text = |field: Option<String>| field.map_or_else(String::new, |s| s.trim().to_string());
-        let raw_id = fields.asin.or(fields.parent_asin).or(fields.item_id).map(|RawId(id)| id);
         Self {
             title: text(fields.title),
             description: text(fields.description),

@@ -37,7 +37,7 @@ pub use catalogue::write_catalogue;
 pub use error::DataError;
 pub use field::TextField;
 pub use foreign::foreign_field;
-pub use lcrec::{Content, NewItems, is_dataset_file, read_folder, write, write_named};
+pub use lcrec::{Content, NewItems, RAW_IDS, is_dataset_file, read_folder, write, write_named};
 pub use lookup::Lookup;
 pub use names::{read_names, write_names};
 pub use packed::{beside, plain_name};

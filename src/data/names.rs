@@ -66,7 +66,7 @@ pub(super) fn name_users(path: &Path, users: &mut [User]) -> Result<(), DataErro
     Ok(())
 }
 
-/// Gives items that have no raw id those of `path`, if it is there.
+/// Gives items that have no raw id those of `path`, if it is there: what stands with an item goes before.
 pub(super) fn name_items(path: &Path, items: &mut [Item]) -> Result<(), DataError> {
     if !path.is_file() {
         return Ok(());

@@ -74,6 +74,13 @@ fn raw_ids_are_kept_as_they_are_spelt() {
     let data = load(r#"{"0": [0, 1, 2, 3]}"#, items).unwrap();
     let raw: Vec<_> = data.items.iter().map(|item| item.raw_id.as_deref().unwrap()).collect();
     assert_eq!(raw, ["7106116521", "12345678901234567890123", "007", "1.50"]);
+    // The first that an item has, in whatever order they stand.
+    for first in 0..RAW_IDS.len() {
+        let fields = RAW_IDS[first..].iter().rev().map(|name| format!("{name:?}: {name:?}"));
+        let fields = fields.collect::<Vec<_>>().join(", ");
+        let data = load(r#"{"0": [0, 0, 0]}"#, &format!("{{\"0\": {{{fields}}}}}")).unwrap();
+        assert_eq!(data.items[0].raw_id.as_deref(), Some(RAW_IDS[first]));
+    }
     assert_fails(r#"{"0": [0, 0, 0]}"#, r#"{"0": {"asin": ["B00"]}}"#, &["a string or a number"]);
 }
 

@@ -8,11 +8,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::entries::{self, INTER, ITEM, Pairs, plain_id};
-use super::lcrec;
+use super::lcrec::{self, RAW_IDS};
 use super::{DataError, ItemId, Split, TextField, User, UserTexts, times, user_texts};
-
-/// Fields that hold the id the shop knows an item by.
-const RAW_IDS: [&str; 3] = ["item_id", "asin", "parent_asin"];
 
 /// Missing ids that are named; beyond them the ids are no numbering.
 const GAPS_NAMED: usize = 1000;
@@ -372,6 +369,18 @@ mod tests {
             r#"Shop.inter.json: user "a": takes item 9, which item.json lacks; 2 interactions have it"#,
         ];
         assert_eq!(found(&[("Shop.inter.json", inter), ("Shop.item.json", item)]), expected);
+    }
+
+    #[test]
+    fn raw_ids_are_those_that_the_dataset_has() {
+        let inter = r#"{"a": [0, 1, 2]}"#;
+        let item = r#"{"0": {"item_id": "x", "parent_asin": "A", "asin": "B"}, "1": {"item_id": "x", "asin": "C"},
+                       "2": {"item_id": "x", "parent_asin": "D", "asin": null}}"#;
+        assert!(found(&[("Shop.inter.json", inter), ("Shop.item.json", item)]).is_empty());
+        let twice = item.replace('D', "B");
+        let told = found(&[("Shop.inter.json", inter), ("Shop.item.json", &twice)]);
+        let expected = r#"Shop.item.json: item "2": has the raw id "B", which item 0 has too"#;
+        assert_eq!(told, [expected]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::faults::shown;
 use super::record::Role;
+use crate::data::RAW_IDS;
 use crate::invalid;
 
 /// The names given to columns, by role.
@@ -84,6 +85,8 @@ pub(super) enum Texts {
 pub(super) struct Wanted {
     roles: Vec<(Role, Option<String>, bool)>,
     interactions: bool,
+    /// Whether an item's id stands where LC-Rec's datasets have it, and nowhere else.
+    lcrec: bool,
     /// How the interactions call the item, which its own file may do too.
     item: Option<String>,
 }
@@ -107,7 +110,7 @@ impl Wanted {
             Texts::Usual => true,
         };
         roles.extend(Role::TEXTS.into_iter().filter(is_wanted).map(|role| want(role, false)));
-        Self { roles, interactions: true, item: None }
+        Self { roles, interactions: true, lcrec: false, item: None }
     }
 
     /// Items with their texts.
@@ -120,7 +123,12 @@ impl Wanted {
         };
         roles.extend(Role::TEXTS.into_iter().map(text));
         let item = columns.get(Role::Item).map(str::to_string);
-        Self { roles, interactions: false, item }
+        Self { roles, interactions: false, lcrec: false, item }
+    }
+
+    /// Items with their texts in LC-Rec's `X.item.json`: their raw ids are those that the dataset itself has.
+    pub(super) fn lcrec_items() -> Self {
+        Self { lcrec: true, ..Self::items(&Columns::default()) }
     }
 
     /// Refuses a column that is named for two roles, of which it would play one.
@@ -158,6 +166,9 @@ impl Wanted {
             return Some((Role::Item, 0));
         }
         self.roles.iter().filter(|(_, named, _)| named.is_none()).find_map(|&(role, _, _)| {
+            if self.lcrec && role == Role::Item {
+                return Some((role, RAW_IDS.iter().position(|known| *known == name)?));
+            }
             // An item's own file calls it plainly "id".
             let id = role == Role::Item && !self.interactions && plain == "id";
             // Beside an interaction it may as well be the user's.

@@ -9,7 +9,7 @@ use serde::Deserializer as _;
 use serde::de::{Error as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::columns::{Columns, Wanted};
+use super::columns::Wanted;
 use super::faults::{Faults, quoted};
 use super::ids::check;
 use super::json::{Objects, text_of};
@@ -19,8 +19,7 @@ use super::source::{Input, LONGEST_LINE};
 use crate::error::plain;
 use crate::{Error, data};
 
-/// Reads the sequences, and the times beside them, where they are. Without names, the raw ids in the items' own
-/// file stand for their numbers.
+/// Reads the sequences, and the times beside them, where they are.
 pub(super) fn read(
     input: Input,
     names: &Names,
@@ -53,15 +52,15 @@ pub(super) fn read(
     })
 }
 
-/// Reads the texts. An item goes by its name in `item2id`, else by its own `item_id` or `asin`, else by its
-/// key: what [`read_names_in_items`] finds.
+/// Reads the texts. An item goes by its own raw id ([`data::RAW_IDS`]), else by its name in `item2id`, else by its key:
+/// what [`read_names_in_items`] finds.
 pub(super) fn read_items(
     input: Input,
     names: &Names,
     take: &mut Take<'_>,
     faults: &mut Faults,
 ) -> crate::Result<()> {
-    let wanted = Wanted::items(&Columns::default());
+    let wanted = Wanted::lcrec_items();
     let mut objects = Objects::new(&wanted);
     entries(input, faults, &mut |key, value| {
         objects.fields(value).map_err(|(_, field, what)| match field {
@@ -74,21 +73,22 @@ pub(super) fn read_items(
     })
 }
 
-/// The raw ids in an items file, by key, for a folder without `item2id`.
+/// Puts the raw ids in an items file before those of `item2id`; without such a file an item that has none goes by its key.
 pub(super) fn read_names_in_items(input: Input, names: &mut Names) -> crate::Result<()> {
-    let wanted = Wanted::items(&Columns::default());
+    let wanted = Wanted::lcrec_items();
     let mut objects = Objects::new(&wanted);
-    let mut found = std::collections::HashMap::new();
+    let is_listed = names.items.is_some();
+    let found = names.items.get_or_insert_default();
     entries(input, &mut Faults::new(true), &mut |key, value| {
         // What is wrong with an entry is told when its texts are read.
         if objects.fields(value).is_ok() {
-            let name = objects.record().get(Role::Item).unwrap_or(key);
-            found.insert(key.to_string(), name.to_string());
+            let own = objects.record().get(Role::Item);
+            if let Some(name) = own.or(Some(key).filter(|_| !is_listed)) {
+                found.insert(key.to_string(), name.to_string());
+            }
         }
         Ok(())
-    })?;
-    names.items = Some(found);
-    Ok(())
+    })
 }
 
 /// Gives every entry of a JSON object to `take`, its value as it is spelt.

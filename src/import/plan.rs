@@ -108,7 +108,7 @@ impl Plan {
             };
             let beside = items_beside(&path, shape);
             let mut names = names_beside(&path, shape)?;
-            if let (Shape::LcrecInter, None, Some(beside)) = (shape, &names.items, &beside) {
+            if let (Shape::LcrecInter, Some(beside)) = (shape, &beside) {
                 lcrec::read_names_in_items(Input::open(beside, &Counter::default())?, &mut names)?;
             }
             items.extend(beside);
@@ -120,7 +120,7 @@ impl Plan {
         let plan_items = |path: PathBuf| {
             let shape = look(&path, request, counter)?;
             let mut names = names_beside(&path, shape)?;
-            if shape == Shape::LcrecItem && names.items.is_none() {
+            if shape == Shape::LcrecItem {
                 lcrec::read_names_in_items(Input::open(&path, &Counter::default())?, &mut names)?;
             }
             Ok(Planned { path, shape, names })

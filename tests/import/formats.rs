@@ -5,6 +5,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
+use llmbs::data::Dataset;
 use llmbs::import::{Format, Role, TimeKind};
 use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type};
@@ -273,10 +274,28 @@ fn lcrec_folders_with_and_without_raw_ids() {
     write(dir.path(), "X/X.item2id", b"i0\t0\ni1\t1\r\n007\t2\n");
     for source in ["X", "X/X.inter.json"] {
         let got = import(dir.path(), source);
-        assert_eq!(got.users, "A 0: i0 i1\nÜ: 007");
-        assert_eq!(got.items, "i0: zero |  |  | \ni1: one |  |  | \n007:  |  | B | ");
+        assert_eq!(got.users, "A 0: raw0 i1\nÜ: 007");
+        assert_eq!(got.items, "raw0: zero |  |  | \ni1: one |  |  | \n007:  |  | B | ");
     }
     assert_eq!(import(dir.path(), "Y").users, "0: 0 1\n7: 2");
+}
+
+#[test]
+fn an_item_of_lcrec_has_the_raw_id_that_the_dataset_itself_has() {
+    let item = r#"{"0": {"item_id": "i", "parent_asin": "p", "asin": "a"}, "1": {"item_id": 7, "parent_asin": "q"},
+        "2": {"asin": null, "item_id": "j"}, "3": {"sku": "s", "id": 5}}"#;
+    let files = [("X/X.inter.json", r#"{"0": [0, 1, 2, 3]}"#), ("X/X.item.json", item)];
+    let names = "w\t0\nx\t1\ny\t2\nz\t3\n";
+    for (names, users) in [(None, "0: a q j 3"), (Some(names), "0: a q j z")] {
+        let dir = folder(&files);
+        if let Some(names) = names {
+            write(dir.path(), "X/X.item2id", names.as_bytes());
+        }
+        assert_eq!(import(dir.path(), "X").users, users);
+        let there = Dataset::load(&dir.path().join("X")).unwrap();
+        let raw: Vec<String> = (0..).zip(&there.items).map(|(id, item)| item.name(id)).collect();
+        assert_eq!(format!("0: {}", raw.join(" ")), users);
+    }
 }
 
 #[test]
