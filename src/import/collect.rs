@@ -19,7 +19,7 @@ pub(super) struct Collector {
     pub(super) min_rating: Option<f64>,
     /// How many were.
     pub(super) low_rated: u64,
-    /// Whether the first row has a time.
+    /// Whether the first row that was taken has a time.
     timed: Option<bool>,
     /// Rows that wait for the numbers of their ids.
     waiting: Waiting,
@@ -58,12 +58,12 @@ impl Collector {
             };
             return Err(Wrong::field(Role::Time, what));
         }
+        let read = time.map_or(Ok(0), |time| self.clock.read(time));
+        let read = read.map_err(|what| Wrong::field(Role::Time, what))?;
         self.timed = Some(time.is_some());
-        let time = time.map_or(Ok(0), |time| self.clock.read(time));
-        let time = time.map_err(|what| Wrong::field(Role::Time, what))?;
         self.waiting.users.push(user);
         self.waiting.items.push(item);
-        self.waiting.times.push(time);
+        self.waiting.times.push(read);
         let texts = Role::TEXTS.iter().any(|&role| record.get(role).is_some());
         if texts || self.waiting.times.len() == BATCH {
             self.settle().map_err(Wrong::row)?;

@@ -44,6 +44,18 @@ fn without_times_the_order_is_that_of_the_file() {
 }
 
 #[test]
+fn a_line_that_is_skipped_does_not_decide_whether_there_are_times() {
+    let dir =
+        folder(&[("a.csv", "user,item,time\nu,z,never\n"), ("b.csv", "user,item\nu,c\nu,a\n")]);
+    let got = try_import(dir.path(), |r| {
+        (r.sources, r.lenient) = (vec!["a.csv".into(), "b.csv".into()], true);
+    });
+    let got = got.unwrap();
+    assert_eq!((got.users.as_str(), got.report.skipped_lines), ("u: c a", 1));
+    assert_eq!(got.report.times, None);
+}
+
+#[test]
 fn times_are_iso_dates_too() {
     let log = "user,item,date\nu,a,2024-05-31T12:00:00+02:00\nu,b,2024-05-31 09:59:59Z\n";
     let got = with(log, "", |_| ()).unwrap();
