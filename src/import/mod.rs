@@ -68,7 +68,7 @@ pub struct Request {
     pub format: Option<Format>,
     /// Which column is which.
     pub columns: Columns,
-    /// Tables have no header: columns are called 1, 2, 3 and on.
+    /// Tables have no header: columns are called 1, 2, 3 and on, and the id in one of items is the first.
     pub no_header: bool,
     /// A quote is a character like any other.
     pub no_quotes: bool,
@@ -370,14 +370,16 @@ fn read_items(
     faults: &mut Faults,
     show: &mut dyn FnMut(u64),
 ) -> Result<()> {
-    let mut columns = request.columns.clone();
-    if columns.item_key.is_none() && request.no_header {
-        columns.item_key = Some("1".into());
-    }
-    let wanted = Wanted::items(&columns);
-    wanted.check()?;
     let keep = Keep { counts, all: request.all_items };
     for file in &plan.items {
+        let mut columns = request.columns.clone();
+        // Without names of columns none is usual; other files have names all the same.
+        if columns.item_key.is_none() && matches!(file.shape, Shape::Table(table) if !table.header)
+        {
+            columns.item_key = Some("1".into());
+        }
+        let wanted = Wanted::items(&columns);
+        wanted.check()?;
         let mut since = 0;
         let Collector { catalogue, items, .. } = &mut *collector;
         let mut take = |record: &record::Record<'_>| {

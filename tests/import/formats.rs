@@ -194,6 +194,33 @@ fn columns_named_for_texts_are_those_of_the_items_file() {
 }
 
 #[test]
+fn a_table_without_a_header_may_have_a_file_of_items_with_names() {
+    let dir = folder(&[
+        ("log.csv", "u,a\nu,b\n"),
+        ("i.csv", "a,Soap\n"),
+        ("i.jsonl", "{\"id\": \"a\", \"title\": \"Soap\"}\n"),
+        ("i.item.json", r#"{"0": {"item_id": "a", "title": "Soap"}}"#),
+        ("i.item", "item_id:token\ttitle:token_seq\na\tSoap\n"),
+        ("item_plain_text.txt", "a Soap\n"),
+    ]);
+    parquet(&dir.path().join("i.parquet"), Compression::SNAPPY);
+    let items = ["i.csv", "i.jsonl", "i.item.json", "i.item", "item_plain_text.txt", "i.parquet"];
+    for file in items {
+        let got = try_import(dir.path(), |r| {
+            (r.sources, r.items) = (vec!["log.csv".into()], vec![file.into()]);
+            r.no_header = true;
+            r.columns.set(Role::User, Some("1".into()));
+            r.columns.set(Role::Item, Some("2".into()));
+            if file == "i.csv" {
+                r.columns.set(Role::Title, Some("2".into()));
+            }
+        });
+        let title = if file == "i.parquet" { "" } else { "Soap" };
+        assert_eq!(got.unwrap().items, format!("a: {title} |  |  | \nb:  |  |  | "), "{file}");
+    }
+}
+
+#[test]
 fn amazon_of_2014() {
     let reviews = r#"{"reviewerID": "A1", "asin": "0001", "reviewerName": "x", "helpful": [0, 1], "reviewText": "t", "overall": 5.0, "summary": "s", "unixReviewTime": 1393545600, "reviewTime": "02 28, 2014"}
 {"reviewerID": "A1", "asin": "B2", "overall": 1.0, "unixReviewTime": 1363392000}"#;
