@@ -5,8 +5,8 @@ use std::path::Path;
 
 use super::collect::Collector;
 use super::source::Counter;
-use super::{Appended, Gathered, Report, Request};
-use crate::data::{self, Content, Item, ItemId, User};
+use super::{Appended, Gathered, Report, Request, texts_of_users};
+use crate::data::{self, Content, Item, ItemId, User, UserTexts};
 use crate::files::Place;
 use crate::{Result, invalid};
 
@@ -85,7 +85,7 @@ impl Standing {
             times.push(Vec::new());
         }
         if let Some(texts) = &mut self.content.user_texts {
-            texts.push(data::UserTexts::default());
+            texts.push(UserTexts::default());
         }
         self.user_ids.insert(raw.to_string(), user);
         user
@@ -102,6 +102,33 @@ impl Standing {
         self.content.items.push(Item { raw_id: Some(raw.to_string()), ..texts });
         self.item_ids.insert(raw.to_string(), id);
         id
+    }
+
+    /// Takes what is said about the users that are new, from number `first` on. Those that were there keep what was said of
+    /// them, as items do.
+    fn take_texts(&mut self, gathered: &Gathered, first: usize) -> Result<()> {
+        let item_of = |raw: &str| self.item_ids.get(raw).copied();
+        let Some(mut found) = texts_of_users(&gathered.plan, item_of)? else { return Ok(()) };
+        let Content { users, user_texts, .. } = &mut self.content;
+        for (user, number) in users[first..].iter().zip(first..) {
+            if let Some(texts) = found.remove(&user.id) {
+                let all = user_texts.get_or_insert_with(|| vec![UserTexts::default(); users.len()]);
+                all[number] = texts;
+            }
+        }
+        let is_other = |(raw, texts): &(&String, &UserTexts)| {
+            let user = self.user_ids.get(*raw);
+            user.is_some_and(|&user| user_texts.as_ref().map(|all| &all[user]) != Some(*texts))
+        };
+        let passed_over = found.iter().filter(is_other).count();
+        if passed_over > 0 {
+            tracing::warn!(
+                "{passed_over} users that are there keep what is said of them, be it nothing: what is said of them beside \
+                 {} is passed over",
+                gathered.sources()
+            );
+        }
+        Ok(())
     }
 
     /// Takes what was read; says what is new, and how many of the interactions were there.
@@ -153,6 +180,7 @@ impl Standing {
             }
         }
         let [users, items] = before;
+        self.take_texts(gathered, users)?;
         let new = Appended {
             interactions: appended,
             users: (self.content.users.len() - users) as u64,

@@ -43,7 +43,7 @@ use plan::{Plan, Planned, Shape};
 use record::Take;
 use source::{Counter, Input};
 
-use crate::data::{self, Item, UserTexts, Wish};
+use crate::data::{self, Item, ItemId, UserTexts, Wish};
 use crate::files::Place;
 use crate::{Error, Result, invalid};
 
@@ -320,7 +320,9 @@ fn write(
             Item { raw_id, ..collector.catalogue.get(id).cloned().unwrap_or_default() }
         })
     };
-    let user_texts = texts_of_users(plan, collector, chosen)?;
+    let numbers: HashMap<&str, u32> =
+        chosen.iter().map(|&id| collector.items.name(id)).zip(0..).collect();
+    let user_texts = texts_of_users(plan, |raw| numbers.get(raw).copied())?;
     place.build(|dir| {
         if let Some(texts) = &user_texts {
             let of_user = |(number, (raw, _)): (usize, (&str, _))| Some((number, texts.get(raw)?));
@@ -435,15 +437,13 @@ fn numbered(request: &Request, collector: &Collector, sequences: &mut Sequences)
     chosen
 }
 
-/// What LC-Rec's files say about users, by raw id, items by their new numbers; `None` where there are no such files.
+/// What LC-Rec's files say about users, by raw id, items by their new numbers, which `item_of` says of raw ids; `None`
+/// where there are no such files.
 fn texts_of_users(
     plan: &Plan,
-    collector: &Collector,
-    chosen: &[u32],
+    item_of: impl Fn(&str) -> Option<ItemId>,
 ) -> Result<Option<HashMap<String, UserTexts>>> {
     let mut found: Option<HashMap<String, UserTexts>> = None;
-    let numbers: HashMap<&str, u32> =
-        chosen.iter().map(|&id| collector.items.name(id)).zip(0..).collect();
     for source in plan.sources.iter().filter(|source| source.shape == Shape::LcrecInter) {
         let Some(path) = data::beside(&source.path, ".inter.json", ".user.json") else { continue };
         let wrong = |what: String| Error::Invalid(format!("{}: {what}", path.display()));
@@ -453,7 +453,7 @@ fn texts_of_users(
                 let number = wish.item.to_string();
                 let item = source.names.item(&number).map_err(wrong)?;
                 // An item that went takes the search for it along.
-                Ok(numbers.get(item).map(|&item| Wish { item, ..wish }))
+                Ok(item_of(item).map(|item| Wish { item, ..wish }))
             });
             let wish = wish.transpose()?.flatten();
             found.get_or_insert_default().insert(raw, UserTexts { wish, ..texts });

@@ -211,6 +211,50 @@ fn what_is_said_of_users_stays() {
     assert_eq!(said, [0, 1]);
 }
 
+#[test]
+fn what_a_folder_of_lcrec_says_of_new_users_comes_with_them() {
+    let files = [
+        ("X/X.inter.json", r#"{"3": [0, 1, 2], "4": [2]}"#),
+        ("X/X.times.json", r#"{"3": [2000, 2001, 2002], "4": [2003]}"#),
+        ("X/X.user2id", "C\t3\nA\t4\n"),
+        ("X/X.item2id", "q\t0\nx\t1\nr\t2\n"),
+        (
+            "X/X.user.json",
+            r#"{"user_explicit_preference": {"3": ["foam"], "4": ["other"]},
+                "user_vague_intention": {"train": {"3": {"querys": ["a harp"], "item": 2}}}}"#,
+        ),
+    ];
+    for said in [None, Some(r#"{"user_explicit_preference": {"0": ["yaks"]}}"#)] {
+        let dir = monday();
+        for (name, text) in files {
+            write(dir.path(), name, text.as_bytes());
+        }
+        if let Some(said) = said {
+            write(dir.path(), "out/Shop/Shop.user.json", said.as_bytes());
+        }
+        let got = try_append(dir.path(), "X", |_| ()).unwrap();
+        assert_eq!(got.users, "A: x y z r\nB: y x\nC: q x r");
+        let dataset = Dataset::load(&dir.path().join("out/Shop")).unwrap();
+        let texts = dataset.user_texts.unwrap();
+        // Who was there keeps what was said of them, be it nothing.
+        let of_a: Vec<&str> = said.map(|_| "yaks").into_iter().collect();
+        assert_eq!(texts[0].preferences, of_a);
+        assert_eq!(texts[1].preferences, ["foam"]);
+        let wish = texts[1].wish.as_ref().unwrap();
+        assert_eq!(dataset.items[wish.item as usize].raw_id.as_deref(), Some("r"));
+    }
+    // Where nobody is new, nothing is said.
+    let dir = monday();
+    for (name, text) in files {
+        write(dir.path(), name, text.as_bytes());
+    }
+    write(dir.path(), "X/X.inter.json", br#"{"4": [2]}"#);
+    write(dir.path(), "X/X.times.json", br#"{"4": [2003]}"#);
+    write(dir.path(), "X/X.user.json", br#"{"user_explicit_preference": {"4": ["other"]}}"#);
+    try_append(dir.path(), "X", |_| ()).unwrap();
+    assert!(!dir.path().join("out/Shop/Shop.user.json").exists());
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
