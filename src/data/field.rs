@@ -4,6 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use super::Item;
 
+/// Fields that a line of `item_plain_text.txt` may have. Those that no [`TextField`] is called end a text too, but are not
+/// kept.
+pub const PLAIN_TEXT_FIELDS: [&str; 7] =
+    ["title", "brand", "categories", "description", "price", "salesrank", "salesRank"];
+
 /// A text that an item may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -35,7 +35,7 @@ mod tests;
 pub use attributes::attributes;
 pub use catalogue::write_catalogue;
 pub use error::DataError;
-pub use field::TextField;
+pub use field::{PLAIN_TEXT_FIELDS, TextField};
 pub use foreign::foreign_field;
 pub use lcrec::{Content, NewItems, RAW_IDS, is_dataset_file, read_folder, write, write_named};
 pub use lookup::Lookup;

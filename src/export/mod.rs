@@ -16,7 +16,7 @@ use std::str::FromStr;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::data::{self, Dataset, Item, TextField};
+use crate::data::{self, Dataset, Item, PLAIN_TEXT_FIELDS, TextField};
 use crate::files::{self, Place};
 use crate::{Error, Result, invalid};
 
@@ -322,7 +322,7 @@ impl<'d> Writer<'d> {
     fn without_fields<'t>(&self, text: &'t str) -> Cow<'t, str> {
         let begins = |at: usize| {
             let after = text[at + 1..].trim_start();
-            FIELDS
+            PLAIN_TEXT_FIELDS
                 .iter()
                 .any(|name| after.strip_prefix(name).is_some_and(|rest| rest.starts_with(':')))
         };
@@ -346,7 +346,3 @@ fn mark_before(first: Option<&str>) -> &'static [u8] {
     const MARK: char = '\u{feff}';
     if first.is_some_and(|id| id.starts_with(MARK)) { "\u{feff}".as_bytes() } else { b"" }
 }
-
-/// What a line of `item_plain_text.txt` may have; the import knows the same.
-const FIELDS: [&str; 7] =
-    ["title", "brand", "categories", "description", "price", "salesrank", "salesRank"];

@@ -6,6 +6,7 @@ use super::ids::check;
 use super::names::Names;
 use super::record::{Record, Role, Take, Wrong};
 use super::source::{Input, Lines};
+use crate::data::PLAIN_TEXT_FIELDS;
 
 /// Reads lines of a user and their items, oldest first, with spaces between. Names beside the file stand for
 /// the numbers in it.
@@ -28,17 +29,6 @@ pub(super) fn read(
         Ok(())
     })
 }
-
-/// Fields of a line of `item_plain_text.txt`. Others end a text too, but are not kept.
-const FIELDS: [(&str, Option<Role>); 7] = [
-    ("title", Some(Role::Title)),
-    ("brand", Some(Role::Brand)),
-    ("categories", Some(Role::Categories)),
-    ("description", Some(Role::Description)),
-    ("price", None),
-    ("salesrank", None),
-    ("salesRank", None),
-];
 
 /// Reads lines of an item and its texts: `ID title: …; brand: …; categories: …; description: …`, or, where
 /// no field is named, `ID TITLE`.
@@ -82,11 +72,12 @@ fn plain_text(text: &str) -> Record<'_> {
     }
 }
 
-/// The field whose name `text` begins with, and where its text begins.
+/// The field whose name `text` begins with, none if it is not kept, and where its text begins.
 fn field_at(text: &str) -> Option<(Option<Role>, usize)> {
-    FIELDS.iter().find_map(|(name, role)| {
+    PLAIN_TEXT_FIELDS.iter().find_map(|name| {
         let rest = text.strip_prefix(name)?.strip_prefix(':')?;
-        Some((*role, text.len() - rest.len()))
+        let role = Role::TEXTS.into_iter().find(|role| role.name() == *name);
+        Some((role, text.len() - rest.len()))
     })
 }
 
