@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use crate::common::program::{fails, ids, run, tiny};
+use crate::common::program::{copy, fails, ids, run, tiny};
 use serde_json::Value;
 
 /// Settings with which a baseline is trained in a moment.
@@ -237,7 +237,18 @@ fn tiger_writes_the_codes_of_the_runs_index() {
 
     // Another index is another model.
     let other = |words: &[&'static str]| tiger(&[&["--set", "index.semantic.k=6"], words].concat());
+    let page = || {
+        run(dir, &["report", "runs/llmbs", "--html", "page.html"], 0);
+        fs::read_to_string(dir.join("page.html")).unwrap()
+    };
+    let line = "tiger, seed 42";
+    assert!(page().contains(line));
     run(dir, &other(&["index", "--force"]), 0);
+    let (page, named) =
+        (page(), "baseline/tiger/seed-42/test.json: is not shown, since its models");
+    assert!(page.contains(named) && !page.contains(line), "{page}");
+    let again = "llmbs --run runs/llmbs baseline tiger --seeds 42 --split test --force</code>";
+    assert!(page.contains(again), "{page}");
     let expected = ["index/index.json was", "baseline tiger --force"];
     fails(dir, &other(&["baseline", "tiger"]), &expected);
     fails(dir, &other(&["recommend", "--history", "3,5", "--baseline", folder]), &expected);
@@ -325,6 +336,17 @@ fn a_run_is_compared_with_a_baseline() {
         assert_eq!(difference["this"], ours["metrics"][name]);
         assert_eq!(difference["other"], other["metrics"][name]);
     }
+    // One of an index that its run has no more.
+    copy(&dir.join("runs/llmbs"), &dir.join("runs/other"));
+    let tiger = "runs/other/baseline/tiger/seed-1";
+    let compare = [&few[..], &["eval", "--compare", tiger]].concat();
+    run(dir, &compare, 0);
+    let manifest = dir.join("runs/other/manifest.json");
+    let mut fields: Value = llmbs::sealed::read(&manifest, "").unwrap();
+    fields["stages"]["index"]["outputs"]["index/index.json"] = "another".into();
+    llmbs::sealed::write(&manifest, &fields).unwrap();
+    let again = "llmbs --run runs/other baseline tiger --seeds 1 --split test --force";
+    fails(dir, &compare, &[tiger, "index was made again", again]);
 }
 
 #[test]

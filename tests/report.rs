@@ -160,7 +160,7 @@ fn results_of_models_that_were_replaced_are_named_and_not_shown() {
     fields["stages"]["initial"]["outputs"]["initial/model.safetensors"] = "another".into();
     llmbs::sealed::write(&manifest, &fields).unwrap();
     let page = page(&["runs/replaced"], "replaced.html");
-    let named = "runs/replaced/eval/test-off-b20.json: is not shown, since its models were made again: run \
+    let named = "runs/replaced/eval/test-off-b20.json: is not shown, since its models or index were made again: run \
                  `llmbs --run runs/replaced eval --split test --adapter off --beam 20`, or remove it";
     let named = named.replace("`llmbs", "<code>llmbs").replace("20`", "20</code>");
     assert_has(&page, &[&named, "no result of its models is kept", "sasrec, mean of seeds 1, 2"]);
@@ -185,7 +185,8 @@ fn models_of_other_settings_are_no_seeds_of_one_and_a_replaced_one_ranks_no_more
     fields["model_sha256"] = "another".into();
     llmbs::sealed::write(&training, &fields).unwrap();
     let page = page_of("replaced-baseline.html");
-    let named = "eval/test-off-b20-fused-popularity-4.json: is not shown, since its models were made again: remove it";
+    let named = "eval/test-off-b20-fused-popularity-4.json: is not shown, since its models or index were made again: \
+                 remove it";
     assert_has(&page, &[named]);
     assert!(!page.contains("with popularity seed 4"), "{page}");
 }

@@ -77,7 +77,7 @@ pub(super) fn section(runs: &[Reported]) -> Result<String> {
                 format!("run `llmbs --run {folder} {command}`, or ")
             });
             html += &missing(&format!(
-                "{}: is not shown, since its models were made again: {again}remove it",
+                "{}: is not shown, since its models or index were made again: {again}remove it",
                 stale.path.display()
             ));
         }

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::baselines::{Baseline, Inputs, Network, TrainedBaseline};
 use super::kept::Kept;
 use super::result::{BaselineSettings, Bootstrap, EvalResult, OverSeeds, Ranking, TrainingSummary};
+use super::training::{INDEX, TRAINING, Training, index_key, is_baseline};
 use crate::data::Split;
 use crate::embed::Around;
 use crate::eval::{ItemScorer, Metrics, Report, evaluate_scores, metrics_by_scores};
@@ -22,7 +22,7 @@ use crate::run::monitor::{epochs, with_epochs, with_progress};
 use crate::run::unfinished::{UNFINISHED, forget, kept_for};
 use crate::run::work::Work;
 use crate::run::{GIT_REVISION, Monitor, Run, Stage, peak_memory_bytes};
-use crate::{Error, Result, files, invalid, sealed};
+use crate::{Result, files, invalid, sealed};
 
 /// The figure on the validation split that the best epoch is chosen by.
 const VALIDATION: &str = "ndcg@10";
@@ -39,57 +39,15 @@ pub struct BaselineRequest {
 }
 
 impl BaselineRequest {
+    /// The words that ask for it, after `llmbs`.
+    pub(super) fn command(self) -> String {
+        let Self { baseline, split, seed } = self;
+        format!("baseline {} --seeds {seed} --split {split}", baseline.name())
+    }
+
     /// Where the model and its results stand in the run folder `dir`.
     pub fn folder(self, dir: &Path) -> PathBuf {
         folder(dir, self.baseline).join(format!("seed-{}", self.seed))
-    }
-}
-
-/// `training.json`: how a trained baseline came about.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Training {
-    /// The settings that decided it, by dotted key.
-    settings: BTreeMap<String, Value>,
-    dataset: String,
-    dataset_fingerprint: String,
-    /// Version and git revision of the program that made it.
-    program: String,
-    machine: String,
-    seconds: f64,
-    peak_memory_bytes: u64,
-    /// Targets it was trained on.
-    targets: usize,
-    best_epoch: usize,
-    epochs: Value,
-    /// SHA-256 of the model beside it.
-    pub(super) model_sha256: String,
-}
-
-/// The file of the item index, in the folder of its stage.
-const INDEX: &str = "index.json";
-
-/// The file of [`Training`].
-pub(super) const TRAINING: &str = "training.json";
-
-impl Training {
-    /// The digest of the settings: some change what a model ranks, and not the model.
-    pub(super) fn settings_digest(&self) -> Result<String> {
-        let settings = serde_json::to_vec(&self.settings);
-        let settings = settings.map_err(|e| Error::Invalid(format!("{TRAINING}: {e}")))?;
-        Ok(files::digest_of(&settings))
-    }
-
-    /// Whose settings it has; the one that has none is popularity.
-    fn baseline(&self) -> Option<Baseline> {
-        let mut own = self.settings.keys().filter_map(|key| key.strip_prefix("baseline."));
-        match own.next() {
-            Some(key) => Baseline::named(key.split('.').next()?),
-            None => Some(Baseline::Popularity),
-        }
-    }
-
-    pub(super) fn read(path: &Path) -> Result<Self> {
-        sealed::read(path, "redo the baseline with --force")
     }
 }
 
@@ -276,7 +234,7 @@ impl Run {
         settings.insert("seed".into(), request.seed.into());
         if request.baseline.reads_index() {
             let digest = self.manifest.output(Stage::Index, INDEX);
-            settings.insert(format!("{}/{INDEX}", Stage::Index.folder()), digest.into());
+            settings.insert(index_key(), digest.into());
         }
         Ok(settings)
     }
@@ -474,9 +432,4 @@ pub(super) fn folder(dir: &Path, baseline: Baseline) -> PathBuf {
 /// Where the result of a split stands in a baseline's folder.
 pub(super) fn kept(dir: &Path, split: Split) -> Kept {
     Kept::new(dir, &split.to_string())
-}
-
-/// Whether `dir` is the folder of a trained baseline.
-pub(in crate::run) fn is_baseline(dir: &Path) -> bool {
-    dir.join(TRAINING).exists()
 }

@@ -6,9 +6,10 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::EvalRequest;
-use super::baseline::{self, is_baseline};
+use super::baseline::{self, BaselineRequest};
 use super::kept::Kept;
-use super::standing::is_of_its_models;
+use super::standing::{is_of_its_baseline, is_of_its_models};
+use super::training::is_baseline;
 use crate::eval::{self, Difference, PERMUTATIONS, PerMetric, Prediction};
 use crate::run::{MANIFEST, Manifest, Run, Stage};
 use crate::{Error, Result, invalid};
@@ -108,14 +109,12 @@ impl Run {
         let dir = other.display();
         if is_baseline(other) && !kept.result.exists() {
             let (asked, _) = self.trained_in(other)?;
-            let run = other.ancestors().nth(3).unwrap_or(other);
+            let asked = BaselineRequest { split: request.split, ..asked };
             invalid!(
-                "{dir}: there is no evaluation of the {split} split to compare with: run `llmbs --run {} baseline {} \
-                 --seeds {} --split {split}` first",
-                run.display(),
-                asked.baseline.name(),
-                asked.seed,
-                split = request.split
+                "{dir}: there is no evaluation of the {} split to compare with: run `llmbs --run {} {}` first",
+                asked.split,
+                run_around(other).display(),
+                asked.command()
             );
         }
         if !kept.result.exists() || !kept.lines.exists() {
@@ -149,6 +148,10 @@ impl Run {
                 );
             }
         }
+        if is_baseline(other) {
+            check_baseline(other, &theirs)?;
+            return Ok((mine, theirs));
+        }
         let index = if theirs["before"].is_null() { other } else { &self.dir };
         if !is_of_its_models(other, index, &theirs)? {
             invalid!(
@@ -166,6 +169,32 @@ fn of_other<'e>(request: EvalRequest<'e>, other: &Path) -> Result<EvalRequest<'e
     let manifest = Manifest::of(other)?;
     let has_adapter = manifest.is_none_or(|run| run.stages.contains_key(&Stage::Anneal));
     Ok(EvalRequest { fuse: &[], adapter: request.adapter && has_adapter, ..request })
+}
+
+/// Refuses the evaluation with the settings `of` of the baseline in `dir` where its model or index was made again since.
+fn check_baseline(dir: &Path, of: &Value) -> Result<()> {
+    let run = run_around(dir);
+    if is_of_its_baseline(dir, Manifest::of(&run)?.as_ref(), of)? {
+        return Ok(());
+    }
+    invalid!(
+        "{}: its model or its index was made again after this evaluation: run `llmbs --run {} baseline {} --seeds {} \
+         --split {} --force` first",
+        dir.display(),
+        run.display(),
+        of["model"].as_str().unwrap_or("NAME"),
+        of["seed"],
+        of["split"].as_str().unwrap_or("SPLIT")
+    )
+}
+
+/// The run folder that the folder of a baseline lies in, however that is named.
+fn run_around(baseline: &Path) -> PathBuf {
+    let around = |path: &Path| path.ancestors().nth(3).map(PathBuf::from);
+    let is_run = |dir: &PathBuf| *dir != PathBuf::new() && dir.join(MANIFEST).exists();
+    let named = around(baseline);
+    let whole = || around(&baseline.canonicalize().ok()?).filter(is_run);
+    named.clone().filter(is_run).or_else(whole).or(named).unwrap_or_else(|| baseline.into())
 }
 
 #[cfg(test)]

@@ -2,12 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use super::baseline::{BaselineRequest, Training, is_baseline};
+use super::baseline::BaselineRequest;
 use super::baselines::Baseline;
 use super::generator::Generator;
 use super::journal::Searches;
 use super::request::EvalRequest;
 use super::result::{EvalSettings, FusedModel, FusionSettings};
+use super::training::{Training, is_baseline};
 use crate::config::RunConfig;
 use crate::data::Split;
 use crate::decode::Found;

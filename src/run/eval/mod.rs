@@ -14,6 +14,7 @@ mod result;
 mod standing;
 mod stored;
 mod text;
+mod training;
 mod validation;
 
 pub use baseline::BaselineRequest;

@@ -4,9 +4,10 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::baseline::{TRAINING, Training, folder};
+use super::baseline::folder;
 use super::baselines::Baseline;
 use super::result::FusedModel;
+use super::training::{TRAINING, Training};
 use crate::Result;
 use crate::run::{Manifest, Stage};
 
@@ -24,6 +25,24 @@ pub(super) fn is_of_its_models(models: &Path, index: &Path, settings: &Value) ->
         let (Some(used), Some(manifest)) = (settings[key].as_str(), manifest) else { return true };
         manifest.output(stage, file).is_some_and(|now| now == used)
     }))
+}
+
+/// Whether the baseline in the folder `dir` is still what an evaluation with these settings was made with: its model, and
+/// the index of the run `manifest` where it writes that one's codes.
+pub(super) fn is_of_its_baseline(
+    dir: &Path,
+    manifest: Option<&Manifest>,
+    settings: &Value,
+) -> Result<bool> {
+    let path = dir.join(TRAINING);
+    if !path.exists() {
+        // The evaluation alone was copied here.
+        return Ok(true);
+    }
+    let training = Training::read(&path)?;
+    let is_model =
+        settings["model_digest"].as_str().is_none_or(|used| used == training.model_sha256);
+    Ok(is_model && manifest.is_none_or(|manifest| training.is_of_index(manifest)))
 }
 
 /// Whether what ranked as `fused` with the model of the run folder `dir` is still what stands there, if there is one of
@@ -52,6 +71,32 @@ mod tests {
     use crate::config::RunConfig;
     use crate::data::Dataset;
     use crate::run::Record;
+
+    #[test]
+    fn a_baseline_is_that_of_its_model_and_of_the_index_that_it_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut manifest =
+            Manifest::begun(&RunConfig::default(), &Dataset::of_items("shop", Vec::new()));
+        let mut index = |digest: &str| {
+            let outputs = [("index/index.json".to_string(), digest.to_string())].into();
+            manifest.stages.insert(Stage::Index, Record { outputs, ..Record::default() });
+            manifest.clone()
+        };
+        let is = |manifest: Option<&Manifest>, model: &str| {
+            is_of_its_baseline(dir.path(), manifest, &json!({"model_digest": model})).unwrap()
+        };
+        let (one, another) = (index("one"), index("another"));
+        assert!(is(Some(&one), "m"), "nothing but the result is there");
+        for (reads, settings) in [(true, json!({"index/index.json": "one"})), (false, json!({}))] {
+            let training = json!({
+                "settings": settings, "dataset": "shop", "dataset_fingerprint": "", "program": "llmbs", "machine": "",
+                "seconds": 1.0, "peak_memory_bytes": 1, "targets": 1, "best_epoch": 1, "epochs": [], "model_sha256": "m",
+            });
+            crate::sealed::write(&dir.path().join(TRAINING), &training).unwrap();
+            assert!(is(Some(&one), "m") && is(None, "m") && !is(Some(&one), "another"));
+            assert_eq!(is(Some(&another), "m"), !reads);
+        }
+    }
 
     #[test]
     fn a_result_is_that_of_an_index_and_a_model() {

@@ -4,17 +4,17 @@ use std::cmp::Reverse;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::baseline::folder;
+use super::baseline::{BaselineRequest, folder};
 use super::baselines::Baseline;
 use super::kept::Kept;
 use super::request::EvalRequest;
 use super::result::{BaselineSettings, EvalSettings, FusedModel, Ranking, TextReport};
-use super::standing::{is_of_its_models, is_standing};
+use super::standing::{is_of_its_baseline, is_of_its_models, is_standing};
 use crate::data::{Split, SplitRule};
 use crate::eval::{LegalRate, Metrics, Prediction, Report};
-use crate::run::Run;
+use crate::run::{Manifest, Run};
 use crate::{Error, Result, sealed};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A kept ranking.
 #[derive(Debug, Clone, PartialEq)]
@@ -75,7 +75,7 @@ pub struct Targets {
 }
 
 impl StoredRanking {
-    /// The words that make it anew, after `llmbs`, where the run's own model alone ranked for all targets.
+    /// The words that make it anew, after `llmbs`, where one model of the run ranked for all targets.
     pub fn command(&self) -> Option<String> {
         match &self.ranker {
             &Ranker::Model { adapter, beam, ref fused, before: None } if fused.is_empty() => {
@@ -83,7 +83,15 @@ impl StoredRanking {
                 let request = EvalRequest { split, adapter, beam, limit, fuse: &[], before: None };
                 Some(request.command())
             }
-            _ => None,
+            Ranker::Model { .. } => None,
+            Ranker::Baseline(baseline) => {
+                let request = BaselineRequest {
+                    baseline: *baseline,
+                    split: self.targets.split,
+                    seed: self.seed,
+                };
+                Some(format!("{} --force", request.command()))
+            }
         }
     }
 
@@ -132,9 +140,17 @@ impl StoredRanking {
         })
     }
 
-    fn of_baseline(baseline: Baseline, path: PathBuf) -> Result<Self> {
+    /// One in the folder `dir` of a trained baseline of the run `manifest`.
+    fn of_baseline(
+        baseline: Baseline,
+        dir: &Path,
+        path: PathBuf,
+        manifest: &Manifest,
+    ) -> Result<Self> {
         let ranking: Ranking<BaselineSettings> = read(&path)?;
         let settings = ranking.settings;
+        let used = json!({"model_digest": settings.model_digest});
+        let is_current = is_of_its_baseline(dir, Some(manifest), &used)?;
         Ok(Self {
             path,
             ranker: Ranker::Baseline(baseline),
@@ -148,8 +164,7 @@ impl StoredRanking {
             },
             seed: settings.seed,
             config: settings.config,
-            // Model and results are replaced together.
-            is_current: true,
+            is_current,
             report: ranking.report,
             popularity: [ranking.popularity, ranking.popularity_history_excluded],
             legal_rate: None,
@@ -197,7 +212,9 @@ impl Run {
                 for split in [Split::Test, Split::Valid] {
                     let path = Kept::new(&seed, &split.to_string()).result;
                     if path.exists() {
-                        of_baseline.push(StoredRanking::of_baseline(baseline, path)?);
+                        let manifest = self.manifest();
+                        let stored = StoredRanking::of_baseline(baseline, &seed, path, manifest);
+                        of_baseline.push(stored?);
                     }
                 }
             }
