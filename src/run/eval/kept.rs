@@ -1,6 +1,7 @@
 //! Results that a run keeps: found again as long as what decided them is the same.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -89,18 +90,37 @@ impl Kept {
         Ok(())
     }
 
-    /// Writes a result, its lines first: where the result stands, they do. The one before goes before its lines.
+    /// Writes a result and its lines. What stood there does until both are whole; then it goes, and the lines come
+    /// first: where a result stands, its lines do.
     pub(super) fn write<R: Serialize, L: Serialize>(
         self,
         report: R,
         lines: &[L],
     ) -> Result<EvalResult<R>> {
-        files::remove(&self.result)?;
-        files::write_json_lines(&self.lines, lines)?;
-        let lines_sha256 = files::digest(&self.lines)?;
-        sealed::write(&self.result, &Sealed { report: &report, lines_sha256 })?;
+        let [new_result, new_lines] = [&self.result, &self.lines].map(|path| beside(path));
+        let written = files::write_json_lines(&new_lines, lines).and_then(|()| {
+            let lines_sha256 = files::digest(&new_lines)?;
+            sealed::write(&new_result, &Sealed { report: &report, lines_sha256 })
+        });
+        let placed = written.and_then(|()| {
+            files::remove(&self.result)?;
+            fs::rename(&new_lines, &self.lines).map_err(Error::io(&self.lines))?;
+            fs::rename(&new_result, &self.result).map_err(Error::io(&self.result))
+        });
+        if placed.is_err() {
+            // What went wrong is worth telling, and not that this does, too.
+            let _ = files::remove(&new_lines).and_then(|()| files::remove(&new_result));
+        }
+        placed?;
         Ok(EvalResult { report, path: self.result, was_done: false })
     }
+}
+
+/// Where `path` is made whole while another stands in its place.
+fn beside(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(".new");
+    path.with_file_name(name)
 }
 
 impl<S> EvalResult<Ranking<S>> {
@@ -124,6 +144,16 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    /// What cannot be written, as on a disk that is full.
+    #[derive(Debug)]
+    struct Unwritable;
+
+    impl Serialize for Unwritable {
+        fn serialize<S: serde::Serializer>(&self, _: S) -> std::result::Result<S::Ok, S::Error> {
+            Err(serde::ser::Error::custom("no space is left"))
+        }
+    }
+
     #[test]
     fn a_write_that_ends_early_leaves_no_result_beside_other_lines() {
         let dir = tempfile::tempdir().unwrap();
@@ -135,7 +165,14 @@ mod tests {
         std::fs::write(kept().lines, "\"two\"\n").unwrap();
         let error = kept().find::<Value>(&1, false).unwrap_err().to_string();
         assert!(error.contains("test.predictions.jsonl: was cut off or altered"), "{error}");
-        // Lines that cannot be written.
+        // What stood stays where the new lines cannot be written to their end.
+        std::fs::write(kept().lines, "\"one\"\n").unwrap();
+        kept().write(json!({ "settings": 2 }), &[Ok("two"), Err(Unwritable)]).unwrap_err();
+        kept().write(Unwritable, &["two"]).unwrap_err();
+        assert!(kept().find::<Value>(&1, false).unwrap().is_some());
+        assert_eq!(kept().read_lines::<String>().unwrap(), ["one"]);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2, "something is left");
+        // Lines that cannot be put in place.
         std::fs::remove_file(kept().lines).unwrap();
         std::fs::create_dir(kept().lines).unwrap();
         kept().write(other, &["other"]).unwrap_err();
