@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::common::program::{copy, fails, ids, run, tiny};
+use llmbs::files::Exclusive;
 use serde_json::Value;
 
 /// Settings with which a baseline is trained in a moment.
@@ -347,6 +348,30 @@ fn a_run_is_compared_with_a_baseline() {
     llmbs::sealed::write(&manifest, &fields).unwrap();
     let again = "llmbs --run runs/other baseline tiger --seeds 1 --split test --force";
     fails(dir, &compare, &[tiger, "index was made again", again]);
+}
+
+#[test]
+fn one_process_at_a_time_evaluates_a_baseline() {
+    let dir = tiny();
+    let dir = dir.path();
+    let first = json(dir, &["--seeds", "3"]);
+    fs::remove_file(dir.join("runs/llmbs/baseline/sasrec/seed-3/test.json")).unwrap();
+    let unfinished = dir.join("runs/llmbs/unfinished");
+    fs::create_dir(&unfinished).unwrap();
+    let at_work = unfinished.join("baseline-sasrec-seed-3-test.jsonl");
+    let other = Exclusive::open(&at_work).unwrap().unwrap();
+    let at_it = "another process is at this evaluation";
+    fails(dir, &baseline(&["--seeds", "3"]), &["baseline-sasrec-seed-3-test.jsonl", at_it]);
+    // Nothing keeps another split, or one who finds the result.
+    json(dir, &["--seeds", "3", "--split", "valid"]);
+    drop(other);
+    assert_eq!(json(dir, &["--seeds", "3"])["metrics"], first["metrics"]);
+    assert!(!unfinished.exists(), "nothing is left");
+    // One was killed when the result stood.
+    fs::create_dir(&unfinished).unwrap();
+    fs::write(&at_work, "").unwrap();
+    json(dir, &["--seeds", "3"]);
+    assert!(!unfinished.exists(), "nothing is left");
 }
 
 #[test]

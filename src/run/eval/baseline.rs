@@ -7,6 +7,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::baselines::{Baseline, Inputs, Network, TrainedBaseline};
+use super::journal::Journal;
 use super::kept::Kept;
 use super::result::{BaselineSettings, Bootstrap, EvalResult, OverSeeds, Ranking, TrainingSummary};
 use super::training::{INDEX, TRAINING, Training, index_key, is_baseline};
@@ -71,19 +72,12 @@ impl Run {
         if let Some(training) = found {
             // Left by a process that was killed when all was in its place; not what one is at that redoes it.
             let replaced = files::replaced(&dir);
-            let is_left = self.dir.join(UNFINISHED).exists() || replaced.exists();
+            let is_left = workshop.exists() || replaced.exists();
             if is_left && self.claim().is_ok() {
                 files::remove_dir(&replaced)?;
                 forget(&workshop)?;
             }
-            let scorer = self.load_baseline(request, &dir, &training)?;
-            return self.evaluate_baseline(
-                request,
-                &*scorer,
-                training,
-                kept(&dir, request.split),
-                monitor,
-            );
+            return self.evaluate_standing(request, &dir, training, monitor);
         }
         self.claim()?;
         // What stands is replaced when model and result are there.
@@ -125,6 +119,32 @@ impl Run {
     fn baseline_workshop(&self, request: BaselineRequest) -> PathBuf {
         let BaselineRequest { baseline, seed, .. } = request;
         self.dir.join(UNFINISHED).join(format!("baseline-{}-seed-{seed}", baseline.name()))
+    }
+
+    /// The evaluation of the baseline that stands in `dir`, which one process makes at a time.
+    fn evaluate_standing(
+        &self,
+        request: BaselineRequest,
+        dir: &Path,
+        training: Training,
+        monitor: &mut dyn Monitor,
+    ) -> Result<EvalResult<Ranking<BaselineSettings>>> {
+        let BaselineRequest { baseline, split, seed } = request;
+        let scorer = self.load_baseline(request, dir, &training)?;
+        let name = format!("baseline-{}-seed-{seed}-{split}", baseline.name());
+        let targets = self.protocol(split).targets(&self.dataset);
+        let settings = self.baseline_settings(request, &training, targets);
+        if let Some(found) = kept(dir, split).find(&settings, false)? {
+            Journal::<()>::forget(self, &name)?;
+            return Ok(found);
+        }
+        // It notes nothing: it is there to be held.
+        let (journal, _) = Journal::<()>::open(self, &name, &settings)?;
+        // Whoever held it before may have made this result: it is looked for again.
+        let kept = kept(dir, split);
+        let result = self.evaluate_baseline(request, &*scorer, training, kept, monitor)?;
+        journal.close()?;
+        Ok(result)
     }
 
     /// The evaluation of a trained baseline, which is `kept`.

@@ -78,8 +78,10 @@ impl<T: Serialize + DeserializeOwned> Journal<T> {
     /// is at.
     pub(super) fn forget(run: &Run, name: &str) -> Result<()> {
         let path = path_of(run, name);
-        // The process may have been killed before it removed the empty folder.
-        if !path.exists() || matches!(Exclusive::open(&path), Ok(Some(_))) {
+        if !path.exists() {
+            // The process may have been killed before it removed the empty folder.
+            let _ = path.parent().map(fs::remove_dir);
+        } else if matches!(Exclusive::open(&path), Ok(Some(_))) {
             remove(&path)?;
         }
         Ok(())
