@@ -325,11 +325,18 @@ fn new_items_are_placed_recommended_and_leave_the_rest_as_it_was() {
     twin.as_object_mut().unwrap().remove("item_id");
     let new = json!({ "NEW-1": twin, "NEW-2": { "title": "brand new soap" } });
     fs::write(SHOP.join("new.json"), new.to_string()).unwrap();
+    // An `index --force` was cut off while it embedded.
+    let part = Path::new(&name).join("unfinished/index/parts/key/texts-0.safetensors");
+    fs::create_dir_all(part.parent().unwrap()).unwrap();
+    fs::write(&part, "").unwrap();
     let added = json_of(&[&of[..], &["index", "add", "new.json", "--json"]].concat());
     assert_eq!((&added[0]["item"], &added[0]["raw_id"]), (&json!(60), &json!("NEW-1")));
     assert_eq!(added[0]["nearest"][0]["item"], 5);
     let tokens =
         |item: &Value| -> Vec<String> { serde_json::from_value(item["tokens"].clone()).unwrap() };
+    assert!(part.exists(), "what it had done is lost");
+    let left = fs::read_dir(Path::new(&name).join("unfinished/index")).unwrap();
+    assert_eq!(left.count(), 1, "something of the items that were added is left");
     let (own, placed) = (&index["5"], tokens(&added[0]));
     assert_eq!(own[..own.len() - 1], placed[..own.len() - 1], "its last code alone is another");
 

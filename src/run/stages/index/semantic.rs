@@ -1,6 +1,6 @@
 //! Embeddings in stage `index`: z^s, made once for all that is embedded alike, and matrices of a user's own.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use super::{BACKBONE, company};
@@ -125,7 +125,8 @@ pub(in crate::run) fn make(
         z
     } else {
         run.together(Work::Embed, || {
-            embed(run, backbone, &texts, &key, run.ranks, monitor, &mut made)
+            let parts = run.workshop(Stage::Index).join("parts");
+            embed(run, backbone, &texts, (&key, &parts), run.ranks, monitor, &mut made)
         })?
     };
     let z = with_textless(&run.dataset, &texts, z);
@@ -172,8 +173,10 @@ pub(in crate::run) fn embed_texts(
 ) -> Result<Array2<f32>> {
     let texts = encode(run, backbone, dataset)?;
     let key = embedding_key(&backbone.config, &backbone.weights, precision(run), &texts);
-    let z = embed(run, backbone, &texts, &key, &Alone, monitor, &mut Made::default())?;
-    forget(&parts(run))?;
+    // Beside those of a stage that was cut off, which goes on from them.
+    let parts = run.workshop(Stage::Index).join("texts");
+    let z = embed(run, backbone, &texts, (&key, &parts), &Alone, monitor, &mut Made::default())?;
+    forget(&parts)?;
     Ok(with_textless(dataset, &texts, z))
 }
 
@@ -203,22 +206,18 @@ fn embedder(run: &Run, backbone: &Backbone, texts: &ItemTexts) -> Result<Llama> 
     Ok(model)
 }
 
-/// The folder of what is done of an embedding while it runs.
-fn parts(run: &Run) -> PathBuf {
-    run.workshop(Stage::Index).join("parts")
-}
-
+/// Embeds `texts`; what is done of it is kept in the folder `parts` while it runs, and is known by `key`.
 fn embed(
     run: &Run,
     backbone: &Backbone,
     texts: &ItemTexts,
-    key: &str,
+    (key, parts): (&str, &Path),
     ranks: &dyn Ranks,
     monitor: &mut dyn Monitor,
     made: &mut Made,
 ) -> Result<Array2<f32>> {
     let model = embedder(run, backbone, texts)?;
-    let mut parts = Parts::open(&parts(run), key, SAVE_EVERY)?;
+    let mut parts = Parts::open(parts, key, SAVE_EVERY)?;
     monitor.begin("embed item texts", texts.num_texts() as u64);
     let z = semantic_embeddings(&model, texts, &mut parts, ranks, &mut |progress| {
         let seconds = progress.seconds.max(1e-9);
