@@ -138,10 +138,14 @@ fn a_request_of_a_batch_overrides_what_the_flags_say() {
         "own.jsonl",
         "{\"history\": [1, 2]}\n\
          {\"history\": [1, 2], \"top\": 7, \"exclude_history\": false, \"exclude\": [3, \"none\"]}\n\
-         {\"history\": [1, 2], \"only\": [4, 5, 9999], \"explain\": true}\n",
+         {\"history\": [1, 2], \"only\": [4, 5, 9999], \"explain\": true}\n\
+         {\"history\": [1, 2], \"top\": 2}\n",
     );
     let args = ["recommend", "--batch", "own.jsonl", "--top", "5", "--exclude-history"];
-    let answers = json_lines(&run(&SHOP, &args, 0).0);
+    let (stdout, stderr) = run(&SHOP, &args, 0);
+    // The last alone has fewer than it asks for.
+    assert!(stderr.contains("1 answers have fewer items than were asked for"), "{stderr}");
+    let answers = json_lines(&stdout);
     let excluded = ["--history", "1,2", "--top", "5", "--exclude-history"];
     assert_same(&answers[0]["items"], &recommend(&excluded));
     let all = ids(&recommend(&["--history", "1,2", "--top", "8"]));

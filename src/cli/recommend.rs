@@ -209,9 +209,9 @@ fn batch<T>(
             for answer in answers.map_err(io::Error::other)? {
                 match &answer.outcome {
                     Outcome::Error { .. } => bad += 1,
-                    Outcome::Items { fallback, items } => {
+                    Outcome::Items { fallback, is_short, .. } => {
                         popular += usize::from(fallback.is_some());
-                        short += usize::from(items.len() < args.top);
+                        short += usize::from(*is_short);
                     }
                 }
                 keep(answer)?;
@@ -242,7 +242,7 @@ fn batch<T>(
     let seconds = start.elapsed().as_secs_f64();
     tracing::info!("{done} requests answered in {seconds:.1} s");
     if short > 0 {
-        tracing::info!("{short} answers have fewer than {} items: there are no more", args.top);
+        tracing::info!("{short} answers have fewer items than were asked for: there are no more");
     }
     if popular > 0 {
         tracing::info!("{popular} answers go by popularity; their lines say why");
@@ -286,7 +286,7 @@ fn interactive(
         for answer in answer(service, vec![request])? {
             let text = match &answer.outcome {
                 _ if json => files::json_line(&answer)?,
-                Outcome::Items { fallback, items } => {
+                Outcome::Items { fallback, items, .. } => {
                     if let Some(Fallback { reason, .. }) = fallback {
                         tracing::info!("by popularity: {reason}");
                     }

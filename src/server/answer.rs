@@ -31,6 +31,9 @@ pub enum Outcome {
         fallback: Option<Fallback>,
         /// The items, best first.
         items: Vec<Recommendation>,
+        /// Whether there were fewer than were asked for.
+        #[serde(skip)]
+        is_short: bool,
     },
     /// Something is wrong with the request.
     Error {
@@ -57,20 +60,24 @@ pub struct Fallback {
 pub fn answer(service: &Service, requests: Vec<Request>) -> Result<Vec<Answer>> {
     let (mut forms, mut queries): (Vec<_>, Vec<Query>) = (Vec::new(), Vec::new());
     for Request { line, fields, unknown, reason, query } in requests {
-        let refused = query.map(|query| queries.push(query)).err();
-        forms.push((line, fields, unknown, reason, refused));
+        let asked = query.map(|query| {
+            let top = query.options.top;
+            queries.push(query);
+            top
+        });
+        forms.push((line, fields, unknown, reason, asked));
     }
     let mut answers = service.answer(&queries)?.into_iter();
-    let answer = |(line, fields, unknown, reason, refused): (_, _, _, Option<String>, _)| {
-        let found = match refused {
-            Some(e) => Err(e),
-            // Each query that could be read has an answer of its own.
-            None => answers.next().unwrap_or_else(|| Ok(Vec::new())),
-        };
+    let answer = |(line, fields, unknown, reason, asked): (_, _, _, Option<String>, Result<_>)| {
+        // Each query that could be read has an answer of its own.
+        let found = asked.and_then(|top| {
+            let items = answers.next().unwrap_or_else(|| Ok(Vec::new()))?;
+            Ok((items.len() < top, items))
+        });
         let outcome = match found {
-            Ok(items) => {
+            Ok((is_short, items)) => {
                 let fallback = reason.map(|reason| Fallback { fallback: "popularity", reason });
-                Outcome::Items { fallback, items }
+                Outcome::Items { fallback, items, is_short }
             }
             Err(e) => Outcome::Error { line, error: e.to_string() },
         };
