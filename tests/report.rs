@@ -112,6 +112,9 @@ fn runs_stand_side_by_side_and_are_tested_against_the_first() {
     copied("twin");
     let page = page(&["runs/llmbs", "runs/twin"], "two.html");
     assert_has(&page, &["Report on llmbs, twin", "twin<small>adapter off, beam 20</small>"]);
+    let strongest = "The baseline is the one of highest ndcg@10 for these targets, of the run itself where it keeps \
+                     any.";
+    assert_has(&page, &[strongest]);
     assert_has(&page, &["+0.0000<br>p 1.0000", "difference from llmbs, adapter off, beam 20"]);
     // One table for all, since the targets are the same.
     assert_eq!(page.matches("Test split of Shop: 80 targets, 60 items").count(), 1);
