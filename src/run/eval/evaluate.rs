@@ -85,7 +85,8 @@ impl Run {
                 + LINE_BYTES * others.lists(self, targets.len()) as u64,
             disk: 3 * LINE_BYTES * targets.len() as u64,
         };
-        let predicted = memory_bytes() + needs.memory;
+        // That of a GPU, which has the model, is not seen here.
+        let predicted = self.device.is_cpu().then(|| memory_bytes() + needs.memory);
         self.afford("this evaluation", needs, 0)?;
         let mut searches = Searches::new(self, &request.name(), &settings)?;
         let start = Instant::now();
@@ -123,7 +124,7 @@ impl Run {
 
         let ranking = self.ranking(&evaluation, &targets, protocol, settings, seconds);
         let performance = Performance {
-            predicted_memory_bytes: Some(predicted),
+            predicted_memory_bytes: predicted,
             ..self.performance(seconds, Some(searches.searched as f64 / seconds))
         };
         let groups = self.items_sharing()?;
