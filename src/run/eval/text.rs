@@ -199,29 +199,35 @@ impl Run {
         prompts: &Prompts,
         limit: Option<usize>,
     ) -> Result<Vec<Case>> {
-        let case = |of: String, history: &[ItemId], item: ItemId| {
-            let sample = prompts.first_text_sample(task.direction, task.field, history, item);
-            sample.map(|sample| Some(Case { of, sample: sample? })).transpose()
+        let data = &self.dataset;
+        // Those that have one are counted first: to fill a template takes a tokenizer.
+        let has_sample = |&(_, item): &(Option<Target>, ItemId)| {
+            prompts.has_text_sample(task.direction, task.field, item)
         };
-        let all: Vec<Case> = if task.direction == Direction::HistoryToText {
-            let history = self.config.data.history;
-            let data = &self.dataset;
-            let before = |&target: &Target| {
-                let user = data.users[target.user].id.clone();
-                case(user, data.history(target, history), data.target_item(target))
-            };
-            data.targets(Split::Test).iter().filter_map(before).collect::<Result<_>>()?
+        let all: Vec<(Option<Target>, ItemId)> = if task.direction == Direction::HistoryToText {
+            let of_target = |&target: &Target| (Some(target), data.target_item(target));
+            data.targets(Split::Test).iter().map(of_target).filter(has_sample).collect()
         } else {
             let tasks = &self.config.train.tasks;
-            let held_out = tasks.items_held_out(self.dataset.num_items(), self.config.seed);
+            let held_out = tasks.items_held_out(data.num_items(), self.config.seed);
             let items = (0..).zip(held_out).filter(|(_, held_out)| *held_out == task.held_out);
-            let of_item = |(item, _)| case(ItemId::to_string(&item), &[], item);
-            items.filter_map(of_item).collect::<Result<_>>()?
+            items.map(|(item, _)| (None, item)).filter(has_sample).collect()
         };
         let mut stream = rng::stream(self.config.seed, "text samples", &[position]);
         let drawn = rng::subset(&mut stream, all.len(), limit.unwrap_or(DEFAULT_LIMIT));
-        let mut all: Vec<Option<Case>> = all.into_iter().map(Some).collect();
-        Ok(drawn.into_iter().filter_map(|at| all[at].take()).collect())
+        let case = |at: usize| {
+            let (target, item) = all[at];
+            let (of, history) = match target {
+                Some(target) => {
+                    let history = data.history(target, self.config.data.history);
+                    (data.users[target.user].id.clone(), history)
+                }
+                None => (item.to_string(), [].as_slice()),
+            };
+            let sample = prompts.first_text_sample(task.direction, task.field, history, item);
+            sample.map(|sample| Some(Case { of, sample: sample? })).transpose()
+        };
+        drawn.into_iter().filter_map(case).collect()
     }
 
     /// Lets the model write the responses of a batch, always by the likeliest token.

@@ -283,10 +283,25 @@ impl Prompts {
         history: &[ItemId],
         item: ItemId,
     ) -> Result<Option<Sample>> {
+        let template = self.text_template(direction, field, item);
+        template.map(|template| self.fill(template, history, item, "", false)).transpose()
+    }
+
+    /// Whether [`Prompts::first_text_sample`] has one for `item`, without making it.
+    pub fn has_text_sample(&self, direction: Direction, field: TextField, item: ItemId) -> bool {
+        self.text_template(direction, field, item).is_some()
+    }
+
+    /// The first template of `direction` that answers with `field` alone, if it fits the texts that `item` has.
+    fn text_template(
+        &self,
+        direction: Direction,
+        field: TextField,
+        item: ItemId,
+    ) -> Option<&Template> {
         let answers = |t: &&Template| t.output == [Piece::Field(field)];
         let template = self.templates.of(direction).iter().find(answers);
-        let fitting = template.filter(|template| self.fits(template, item));
-        fitting.map(|template| self.fill(template, history, item, "", false)).transpose()
+        template.filter(|template| self.fits(template, item))
     }
 
     /// Whether some template of `direction` fits the texts that `item` has.

@@ -211,3 +211,23 @@ fn titles_and_queries_never_become_item_or_control_tokens() {
         assert_eq!(of_items(sample.prompt()), 2, "{kind}: the item that is asked about");
     }
 }
+
+#[test]
+fn whether_an_item_has_a_sample_is_known_before_it_is_made() {
+    let mut dataset = shop();
+    dataset.items[1].description.clear();
+    dataset.items[2].title.clear();
+    let (prompts, _) = prompts(&mut kinds::all().swap_remove(0).1, &dataset, 20);
+    let mut counts = [0, 0];
+    for direction in [Direction::IndexToText, Direction::HistoryToText] {
+        for field in [TextField::Title, TextField::Description] {
+            for item in 0..4 {
+                let made = prompts.first_text_sample(direction, field, &[0, 3], item).unwrap();
+                let has = prompts.has_text_sample(direction, field, item);
+                assert_eq!(has, made.is_some(), "{direction:?}, {field:?} of item {item}");
+                counts[usize::from(has)] += 1;
+            }
+        }
+    }
+    assert!(counts.iter().all(|&count| count > 1), "{counts:?}");
+}
