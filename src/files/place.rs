@@ -148,9 +148,6 @@ fn exchange(_one: &Path, _other: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
-    use std::time::Duration;
-
     use super::*;
 
     fn claim(dir: &Path, force: bool) -> Result<Place> {
@@ -202,24 +199,6 @@ mod tests {
         drop(claim(&dir, true).unwrap());
         assert_eq!(fs::read_to_string(dir.join("a")).unwrap(), "one");
         assert_eq!(names(root.path()), ["shop"]);
-    }
-
-    #[test]
-    fn the_lock_is_made_though_another_removes_its_folder() {
-        let root = tempfile::tempdir().unwrap();
-        let (dir, workshop) = (root.path().join("shop"), root.path().join(".shop.llmbs"));
-        let is_over = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !is_over.load(Ordering::Relaxed) {
-                    let _ = fs::remove_dir(&workshop);
-                    std::thread::sleep(Duration::from_micros(10));
-                }
-            });
-            let claimed = (0..2000).try_for_each(|_| claim(&dir, false).map(drop));
-            is_over.store(true, Ordering::Relaxed);
-            claimed.unwrap();
-        });
     }
 
     #[cfg(unix)]

@@ -71,8 +71,8 @@ fn of_run(reported: &Reported, duel: &Duel<'_>, several: bool) -> Result<String>
     let _ = write!(html, "<details><summary>The same as tables</summary>{tables}</details>");
     html += &remark(&format!(
         "History ranked. Whiskers are {:.0} % intervals of the paired difference. The baseline is the one of highest \
-         {METRIC} for these targets, of the run itself where it keeps any. Better: the model ranks the target higher; what neither has among \
-         its first 20 counts as equal.",
+         {METRIC} for these targets, of the run itself where it keeps any. Better: the model ranks the target \
+         higher; what neither has among its first 20 counts as equal.",
         100.0 * CONFIDENCE
     ));
     Ok(html)
