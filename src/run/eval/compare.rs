@@ -171,7 +171,7 @@ fn of_other<'e>(request: EvalRequest<'e>, other: &Path) -> Result<EvalRequest<'e
     Ok(EvalRequest { fuse: &[], adapter: request.adapter && has_adapter, ..request })
 }
 
-/// Refuses the evaluation with the settings `of` of the baseline in `dir` where its model or index was made again since.
+/// Refuses the evaluation with the settings `of` of the baseline in `dir` where model or index was made again since.
 fn check_baseline(dir: &Path, of: &Value) -> Result<()> {
     let run = run_around(dir);
     if is_of_its_baseline(dir, Manifest::of(&run)?.as_ref(), of)? {

@@ -27,8 +27,8 @@ pub(super) fn is_of_its_models(models: &Path, index: &Path, settings: &Value) ->
     }))
 }
 
-/// Whether the baseline in the folder `dir` is still what an evaluation with these settings was made with: its model, and
-/// the index of the run `manifest` where it writes that one's codes.
+/// Whether the baseline in the folder `dir` is still what an evaluation with these settings was made with: its model,
+/// and the index of the run `manifest` where it writes that one's codes.
 pub(super) fn is_of_its_baseline(
     dir: &Path,
     manifest: Option<&Manifest>,
@@ -89,8 +89,9 @@ mod tests {
         assert!(is(Some(&one), "m"), "nothing but the result is there");
         for (reads, settings) in [(true, json!({"index/index.json": "one"})), (false, json!({}))] {
             let training = json!({
-                "settings": settings, "dataset": "shop", "dataset_fingerprint": "", "program": "llmbs", "machine": "",
-                "seconds": 1.0, "peak_memory_bytes": 1, "targets": 1, "best_epoch": 1, "epochs": [], "model_sha256": "m",
+                "settings": settings, "dataset": "shop", "dataset_fingerprint": "", "program": "", "machine": "",
+                "seconds": 1.0, "peak_memory_bytes": 1, "targets": 1, "best_epoch": 1, "epochs": [],
+                "model_sha256": "m",
             });
             crate::sealed::write(&dir.path().join(TRAINING), &training).unwrap();
             assert!(is(Some(&one), "m") && is(None, "m") && !is(Some(&one), "another"));
