@@ -68,7 +68,7 @@ fn projectors(fixture: &Fixture, params: &mut Params) -> Projectors {
         Array2::from_shape_vec((48, dim), draws).unwrap()
     };
     let hidden = fixture.config.hidden_size;
-    Projectors::new(&contrast(), Some(z(1, 6)), Some(z(2, 9)), hidden, 1, params, &Device::Cpu)
+    Projectors::new(&contrast(), [Some(z(1, 6)), Some(z(2, 9))], hidden, 1, params, &Device::Cpu)
         .unwrap()
 }
 

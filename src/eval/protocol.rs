@@ -15,6 +15,7 @@ pub struct Protocol {
 
 impl Protocol {
     /// The same by the first rule alone, which takes a narrower search.
+    #[must_use]
     pub fn by_first_rule(self) -> Self {
         Self { both_rules: false, ..self }
     }

@@ -72,17 +72,17 @@ pub struct ContrastLoss {
 }
 
 impl Projectors {
-    /// Projectors for the sources given (their embeddings, (items, dim)) whose weight is not zero,
-    /// registered in `params`.
+    /// Projectors for those of z^s and z^b, (items, dim) each, that are there and whose weight is not zero, registered in
+    /// `params`.
     pub fn new(
         config: &ContrastConfig,
-        semantic: Option<Array2<f32>>,
-        behavior: Option<Array2<f32>>,
+        z: [Option<Array2<f32>>; 2],
         hidden: usize,
         seed: u64,
         params: &mut Params,
         device: &Device,
     ) -> Result<Self> {
+        let [semantic, behavior] = z;
         let mut sides = Vec::new();
         for (name, weight, z) in [
             ("semantic", config.semantic_weight, semantic),

@@ -65,12 +65,11 @@ fn train(run: &Run, before: Option<&Run>, monitor: &mut dyn Monitor) -> Result<M
     let mut params = Params::new();
     let adapters = make_trainable(run, &llama, &mut weights, first, &mut params)?;
     let model = Llama::with_lora(&llama, &weights, &adapters)?.with_precision(precision(run));
-    let (semantic, behavior) = (load_matrix(run, "semantic")?, load_matrix(run, "behavior")?);
-    let nothing_to_contrast = semantic.is_none() && behavior.is_none();
+    let z = [load_matrix(run, "semantic")?, load_matrix(run, "behavior")?];
+    let nothing_to_contrast = z.iter().all(Option::is_none);
     let projectors = Projectors::new(
         &config.contrast,
-        semantic,
-        behavior,
+        z,
         llama.hidden_size,
         run.config.seed,
         &mut params,
