@@ -72,8 +72,8 @@ pub struct ContrastLoss {
 }
 
 impl Projectors {
-    /// Projectors for those of z^s and z^b, (items, dim) each, that are there and whose weight is not zero, registered in
-    /// `params`.
+    /// Projectors for those of z^s and z^b, (items, dim) each, that are there and whose weight is not zero,
+    /// registered in `params`.
     pub fn new(
         config: &ContrastConfig,
         z: [Option<Array2<f32>>; 2],
