@@ -30,6 +30,7 @@ mod shop;
 #[cfg(unix)]
 mod signals;
 mod splits;
+mod teachers;
 mod tensorboard;
 mod text;
 mod tidy;

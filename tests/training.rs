@@ -303,7 +303,7 @@ fn teacher(fixture: &Fixture, first: u32) -> Teacher {
     let items: Vec<Vec<u32>> = (0..48).map(|item| fixture.prompts.history(&[item])).collect();
     let config =
         DistillationConfig { weight: 0.4, temperature: 0.1, ..DistillationConfig::default() };
-    Teacher::new(network, config, Some(0.1), &items, first, 12)
+    Teacher::new(vec![Box::new(network)], config, Some(0.1), &items, first, 12)
 }
 
 #[test]

@@ -302,6 +302,11 @@ pub(super) fn settings(stage: Stage, config: &RunConfig) -> Result<BTreeMap<Stri
     };
     let mut settings = settings_under(own, config)?;
     settings.retain(|key, _| !decides_nothing(stage, key));
+    if stage == Stage::Initial {
+        for colleague in config.train.distillation.colleagues() {
+            settings.extend(settings_under(&[&format!("baseline.{}.", colleague.name())], config)?);
+        }
+    }
     // The settings of encoders that are not used decide nothing.
     let used = config.index.behavior.encoder;
     for encoder in Encoder::ALL.into_iter().filter(|encoder| *encoder != used) {

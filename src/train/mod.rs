@@ -21,6 +21,6 @@ pub use report::{
     Control, EpochReport, Fault, Losses, Observer, Skip, Start, StepReport, TrainOutcome,
 };
 pub use schedule::Schedule;
-pub use teacher::{DistillationConfig, Teacher};
+pub use teacher::{Colleague, DistillationConfig, Teacher};
 pub use trainer::{Trainer, Validation};
 pub use warmup::{language_model_samples, shuffled};

@@ -1,6 +1,7 @@
-//! A sequential recommender as teacher: what it expects next, as soft targets of the codes.
+//! Sequential recommenders as teacher: what they expect next, as soft targets of the codes.
 //!
-//! Distillation (Hinton et al., 2015): an item is a path of codes, so the teacher's distribution over items
+//! Distillation (Hinton et al., 2015), of several networks by the mean of their distributions: an item is a path of codes,
+//! so the teacher's distribution over items
 //! is summed along the paths, `q(c_l | c_<l) = sum of p(item) over items below c_1..c_l, divided by that of
 //! the items below c_1..c_l-1`. Each label of sequence recommendation is drawn to the target's code and, with
 //! a weight, to this distribution given the target's own codes before.
@@ -9,23 +10,28 @@
 //! that from it. What is expected of that may be cut to the share of repeats among what training takes.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 
+use candle_core::Tensor;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::data::ItemId;
-use crate::model::sequential::{History, SasRec, Sequential};
+use crate::model::sequential::{History, Sequential};
 use crate::ops::slices::{SoftTargets, softmax};
 use crate::tasks::Sample;
 use crate::{Result, invalid, ops};
 
 /// `[train.distillation]`
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct DistillationConfig {
     /// The share of the teacher's distribution in what sequence recommendation is drawn to; 0 for no
     /// teacher. The teacher is the SASRec of z^b.
     pub weight: f64,
+    /// Baselines that teach beside it, by the mean of all distributions. Each is trained with the run's seed, where it
+    /// does not stand in the run folder.
+    pub beside: Vec<Colleague>,
     /// The teacher's scores are divided by this.
     pub temperature: f64,
     /// Cuts what the teacher expects of a user's own items to the share of repeats in training: NDCG may rise where
@@ -35,17 +41,44 @@ pub struct DistillationConfig {
 
 impl Default for DistillationConfig {
     fn default() -> Self {
-        Self { weight: 0.0, temperature: 1.0, limit_repeats: false }
+        Self { weight: 0.0, beside: Vec::new(), temperature: 1.0, limit_repeats: false }
+    }
+}
+
+impl DistillationConfig {
+    /// The baselines that teach, if anything does.
+    pub fn colleagues(&self) -> impl Iterator<Item = Colleague> {
+        self.beside.iter().copied().filter(|_| self.weight > 0.0)
+    }
+}
+
+/// A baseline that may teach.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Colleague {
+    /// It reads attributes of items.
+    Fdsa,
+    /// Asked as of a user whom it does not know.
+    Hgn,
+}
+
+impl Colleague {
+    /// The name of the baseline.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fdsa => "fdsa",
+            Self::Hgn => "hgn",
+        }
     }
 }
 
 /// Bytes of scores that are worked on at once: of many targets over many items they would take more than a step.
 const SCORE_BYTES: usize = 64 << 20;
 
-/// A trained SASRec and the codes of its items.
+/// Trained networks and the codes of their items.
 #[derive(Debug)]
 pub struct Teacher {
-    network: SasRec,
+    networks: Vec<Box<dyn Sequential>>,
     config: DistillationConfig,
     /// How much of what is expected a user may have already, where that is limited.
     repeats: Option<f32>,
@@ -63,7 +96,7 @@ impl Teacher {
     /// the number of all; `repeats` is the share of items that a user takes for another time, to limit what is
     /// expected of such.
     pub fn new(
-        network: SasRec,
+        networks: Vec<Box<dyn Sequential>>,
         config: DistillationConfig,
         repeats: Option<f64>,
         items: &[Vec<u32>],
@@ -79,7 +112,7 @@ impl Teacher {
             }
         }
         Self {
-            network,
+            networks,
             config,
             repeats: repeats.map(|share| share as f32),
             first,
@@ -101,48 +134,55 @@ impl Teacher {
     /// [`Self::distributions`], so many targets scored at once.
     fn by_blocks(&self, samples: &[Sample], block: usize) -> Result<Vec<Vec<(u32, f32)>>> {
         let levels = self.places.first().map_or(0, Vec::len);
-        let (mut histories, mut rows, mut targets) = (Vec::new(), Vec::new(), Vec::new());
-        let mut tokens = 0;
+        let mut targets = Vec::new();
         for sample in samples.iter().filter(|s| s.recommends) {
-            let of_sample = &sample.items[sample.first_target..];
-            if sample.first_target == 0 || of_sample.len() * levels != sample.labels.len() {
+            let of_sample = sample.items.len() - sample.first_target;
+            if sample.first_target == 0 || of_sample * levels != sample.labels.len() {
                 invalid!("a teacher needs samples that tell their items");
             }
-            let history = &sample.items[..sample.items.len() - 1];
-            let from = history.len().saturating_sub(self.network.history());
-            if from > sample.first_target - 1 {
-                let (reads, holds) = (self.network.history(), history.len());
-                invalid!("the teacher reads {reads} items, a sample has {holds}");
-            }
-            let first = tokens + (sample.first_target - 1 - from) as u32;
-            rows.extend(first..first + of_sample.len() as u32);
             let ends = sample.first_target..sample.items.len();
             targets.extend(ends.map(|end| (&sample.items[..end], sample.items[end])));
-            tokens += (history.len() - from) as u32;
-            histories.push(History::of(&history[from..]));
         }
         if targets.is_empty() {
             return Ok(Vec::new());
         }
-        let states = self.network.states(&histories, None)?.detach();
-        let weight = self.network.core().items.weight.detach();
+        let states = self.networks.iter().map(|network| states_before(&**network, samples));
+        let states: Vec<(Tensor, Vec<u32>)> = states.collect::<Result<_>>()?;
         let mut distributions = Vec::with_capacity(targets.len() * levels);
-        for (rows, targets) in rows.chunks(block).zip(targets.chunks(block)) {
-            let states = ops::embedding(&states, rows)?;
-            let scores = ops::linear(&states, &weight, ops::Precision::Full)?;
-            let mut scores: Vec<f32> = scores.flatten_all()?.to_vec1()?;
-            let of_targets = scores.par_chunks_mut(self.places.len()).zip(targets);
-            let of_block = of_targets.map(|(scores, &(before, target))| {
-                softmax(scores, self.config.temperature as f32);
+        for (targets, first) in targets.chunks(block).zip((0..).step_by(block)) {
+            let mut expected = self.expected(&states, first..first + targets.len())?;
+            let of_targets = expected.par_chunks_mut(self.places.len()).zip(targets);
+            let of_block = of_targets.map(|(expected, &(before, target))| {
                 if let Some(repeats) = self.repeats {
-                    cut_repeats(scores, before, repeats);
+                    cut_repeats(expected, before, repeats);
                 }
-                let of_level = |level| self.distribution(scores, level, target);
+                let of_level = |level| self.distribution(expected, level, target);
                 (0..levels).map(of_level).collect::<Vec<_>>()
             });
             distributions.extend(of_block.collect::<Vec<_>>().into_iter().flatten());
         }
         Ok(distributions)
+    }
+
+    /// The mean of what the networks expect of all items at some of the targets, a row each; `states` has those of each
+    /// network, and which of them is before each target.
+    fn expected(&self, states: &[(Tensor, Vec<u32>)], targets: Range<usize>) -> Result<Vec<f32>> {
+        let mut sums: Vec<f32> = Vec::new();
+        for (network, (states, rows)) in self.networks.iter().zip(states) {
+            let states = ops::embedding(states, &rows[targets.clone()])?;
+            let scores = network.scores_of(&states, ops::Precision::Full)?;
+            let mut scores: Vec<f32> = scores.flatten_all()?.to_vec1()?;
+            let rows = scores.par_chunks_mut(self.places.len());
+            rows.for_each(|row| softmax(row, self.config.temperature as f32));
+            if sums.is_empty() {
+                sums = scores;
+            } else {
+                sums.par_iter_mut().zip(scores).for_each(|(sum, p)| *sum += p);
+            }
+        }
+        let share = 1.0 / self.networks.len() as f32;
+        sums.par_iter_mut().for_each(|sum| *sum *= share);
+        Ok(sums)
     }
 
     /// Targets whose items are scored at once.
@@ -157,8 +197,9 @@ impl Teacher {
             self.places.iter().filter_map(|codes| codes.first().copied()).collect();
         // Each share with its code; those below one path are few beside those of the first level.
         let shares = targets * first.len() * size_of::<(u32, f32)>();
-        // The scores as a tensor and as values.
-        (2 * scores + shares) as u64
+        // The scores as a tensor and as values, and what the networks before have said.
+        let held = if self.networks.len() > 1 { 3 } else { 2 };
+        (held * scores + shares) as u64
     }
 
     /// The distribution of the code at `level`, given those of `target` before it.
@@ -210,6 +251,25 @@ impl Teacher {
     }
 }
 
+/// The states of `network` at the items of what recommends in `samples`, and which of them is before each target.
+fn states_before(network: &dyn Sequential, samples: &[Sample]) -> Result<(Tensor, Vec<u32>)> {
+    let (mut histories, mut rows) = (Vec::new(), Vec::new());
+    let mut tokens = 0;
+    for sample in samples.iter().filter(|s| s.recommends) {
+        let history = &sample.items[..sample.items.len() - 1];
+        let from = history.len().saturating_sub(network.history());
+        if from > sample.first_target - 1 {
+            let (reads, holds) = (network.history(), history.len());
+            invalid!("the teacher reads {reads} items, a sample has {holds}");
+        }
+        let first = tokens + (sample.first_target - 1 - from) as u32;
+        rows.extend(first..first + (sample.items.len() - sample.first_target) as u32);
+        tokens += (history.len() - from) as u32;
+        histories.push(History::of(&history[from..]));
+    }
+    Ok((network.states(&histories, None)?.detach(), rows))
+}
+
 /// Cuts what `p`, a distribution over all items, has of the items `before` to `repeats` of it; what it has of
 /// the others grows in proportion.
 fn cut_repeats(p: &mut [f32], before: &[ItemId], repeats: f32) {
@@ -235,9 +295,9 @@ mod tests {
     use candle_core::{DType, Device};
 
     use super::*;
-    use crate::model::sequential::{SasRecConfig, TransformerConfig};
+    use crate::model::sequential::{Hgn, HgnConfig, SasRec, SasRecConfig, TransformerConfig};
 
-    fn teacher() -> Teacher {
+    fn sasrec() -> Box<dyn Sequential> {
         let transformer = TransformerConfig {
             dim: 8,
             blocks: 1,
@@ -247,10 +307,30 @@ mod tests {
             ..TransformerConfig::default()
         };
         let config = SasRecConfig { transformer, ..SasRecConfig::default() };
-        let network = SasRec::new(&config, 4, 3, DType::F32, &Device::Cpu).unwrap();
+        Box::new(SasRec::new(&config, 4, 3, DType::F32, &Device::Cpu).unwrap())
+    }
+
+    /// One with a bias for every item, that reads fewer of them.
+    fn hgn() -> Box<dyn Sequential> {
+        let config = HgnConfig { dim: 8, history: 2, ..HgnConfig::default() };
+        let network = Hgn::new(&config, 4, 2, 3, DType::F32, &Device::Cpu).unwrap();
+        let mut stream = crate::rng::stream(1, "hgn", &[]);
+        for (name, value) in network.weights().unwrap() {
+            let draws = crate::rng::normal(&mut stream, value.elem_count(), 1.0);
+            let draws = Tensor::from_vec(draws, value.shape(), &Device::Cpu).unwrap();
+            network.params().set(&name, &draws).unwrap();
+        }
+        Box::new(network)
+    }
+
+    fn teacher() -> Teacher {
+        teacher_of(vec![sasrec()])
+    }
+
+    fn teacher_of(networks: Vec<Box<dyn Sequential>>) -> Teacher {
         // Two codes at the first level, two at the second.
         let items = [[10, 12], [10, 13], [11, 12], [11, 13]].map(|tokens| tokens.to_vec());
-        Teacher::new(network, DistillationConfig::default(), None, &items, 10, 4)
+        Teacher::new(networks, DistillationConfig::default(), None, &items, 10, 4)
     }
 
     fn sample(items: &[ItemId], first_target: usize) -> Sample {
@@ -284,7 +364,7 @@ mod tests {
         assert_eq!(lines.len(), 6);
 
         // The target item 1 after 0 and 3: scored on its own.
-        let scores = teacher.network.scores(&[History::of(&[0, 3])]).unwrap();
+        let scores = teacher.networks[0].scores(&[History::of(&[0, 3])]).unwrap();
         let p: Vec<f32> =
             ops::log_softmax_rows(&scores).unwrap().exp().unwrap().to_vec2().unwrap().remove(0);
         let close = |a: &[f32], b: [f32; 4]| {
@@ -299,8 +379,28 @@ mod tests {
     }
 
     #[test]
+    fn several_networks_teach_by_the_mean_of_what_they_expect() {
+        let samples = [sample(&[0, 3, 1, 2], 1), sample(&[2, 2], 1)];
+        let of = |networks| dense(&teacher_of(networks).distributions(&samples).unwrap());
+        let (one, other) = (of(vec![sasrec()]), of(vec![hgn()]));
+        let both = of(vec![sasrec(), hgn()]);
+        // The first code of every target, and the second given the first.
+        for at in (0..both.len()).step_by(2) {
+            for code in 0..2 {
+                let mean = f32::midpoint(one[at][code], other[at][code]);
+                assert!((both[at][code] - mean).abs() < 1e-6, "{:?} {mean}", both[at]);
+            }
+            assert!((one[at][0] - other[at][0]).abs() > 1e-3, "they expect the same");
+        }
+        // What both give item 1, whose codes are the first and the last, after items 0 and 3.
+        let product = |rows: &[[f32; 4]]| rows[2][0] * rows[3][3];
+        let mean = f32::midpoint(product(&one), product(&other));
+        assert!((product(&both) - mean).abs() < 1e-6);
+    }
+
+    #[test]
     fn targets_are_scored_in_blocks_as_at_once() {
-        let teacher = teacher();
+        let teacher = teacher_of(vec![sasrec(), hgn()]);
         let samples = [sample(&[0, 3, 1, 2], 1), sample(&[2, 2], 1)];
         let at_once = dense(&teacher.distributions(&samples).unwrap());
         for block in 1..4 {
@@ -310,8 +410,8 @@ mod tests {
                 assert!((a - b).abs() < 1e-6, "blocks of {block}: {a} {b}");
             }
         }
-        // Scores of four items as tensor and as values; two codes at the first level.
-        assert_eq!(teacher.bytes(5), 2 * 5 * 4 * 4 + 5 * 2 * 8);
+        // Scores of four items as tensor, as values and as what the first network said; two codes at the first level.
+        assert_eq!(teacher.bytes(5), 3 * 5 * 4 * 4 + 5 * 2 * 8);
     }
 
     #[test]

@@ -207,8 +207,14 @@ pub trait Sequential: Debug + Send + Sync {
 
     /// The scores of all items after each history, (histories, items). Takes no part in the gradient.
     fn scores(&self, histories: &[History<'_>]) -> Result<Tensor> {
-        let Core { items: Items { weight, bias }, precision, .. } = self.core();
-        let scores = ops::linear(&self.last_states(histories)?, &weight.detach(), *precision)?;
+        self.scores_of(&self.last_states(histories)?, self.core().precision)
+    }
+
+    /// The scores of all items from `states` (n, width), (n, items), by products of this precision. Takes no part in the
+    /// gradient.
+    fn scores_of(&self, states: &Tensor, precision: Precision) -> Result<Tensor> {
+        let Items { weight, bias } = &self.core().items;
+        let scores = ops::linear(states, &weight.detach(), precision)?;
         match bias {
             Some(bias) => scores.broadcast_add(&bias.detach()),
             None => Ok(scores),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use candle_core::Device;
 use serde_json::{Value, json};
 
 use super::baselines::{Baseline, Inputs, Network, TrainedBaseline};
@@ -15,7 +16,8 @@ use crate::data::Split;
 use crate::embed::Around;
 use crate::eval::{ItemScorer, Metrics, Report, evaluate_scores, metrics_by_scores};
 use crate::index::ItemIndex;
-use crate::model::save_safetensors;
+use crate::model::sequential::Sequential;
+use crate::model::{load_safetensors, save_safetensors};
 use crate::ranks::Ranks;
 use crate::run::artifacts::load_index;
 use crate::run::manifest::{differences, settings_under};
@@ -294,18 +296,32 @@ impl Run {
         dir: &Path,
         training: &Training,
     ) -> Result<Box<dyn ItemScorer>> {
-        let path = dir.join("model.safetensors");
-        // One that is gone has no digest.
-        if files::digest(&path).ok().as_ref() != Some(&training.model_sha256) {
-            invalid!(
-                "{}: gone, or not the model that was trained, whose SHA-256 is in {TRAINING}; put \
-                 the file back, or redo it with `llmbs baseline {} --force`",
-                path.display(),
-                request.baseline.name()
-            );
-        }
+        let path = model_in(request, dir, training)?;
         let index = self.index_for(request.baseline)?;
         request.baseline.load(self.baseline_inputs(index.as_ref()), &path)
+    }
+
+    /// How many items of a history a baseline reads that scores all items.
+    ///
+    /// # Errors
+    /// A dataset that lacks what it reads.
+    pub(in crate::run) fn reads(&self, baseline: Baseline) -> Result<usize> {
+        Ok(baseline.scoring(self.baseline_inputs(None))?.history())
+    }
+
+    /// The network of the baseline of the run's seed, which stands in the run folder.
+    pub(in crate::run) fn network_of(&self, baseline: Baseline) -> Result<Box<dyn Sequential>> {
+        let request = BaselineRequest { baseline, split: Split::Valid, seed: self.config.seed };
+        let dir = request.folder(&self.dir);
+        match self.found_training(request, &dir)? {
+            Some(training) => {
+                let network = baseline.scoring(self.baseline_inputs(None))?;
+                let path = model_in(request, &dir, &training)?;
+                network.set_weights(&load_safetensors(path, &Device::Cpu)?)?;
+                Ok(network)
+            }
+            None => invalid!("{}: is gone; give the command again", dir.display()),
+        }
     }
 
     /// Trains a baseline into the folder `new`.
@@ -452,4 +468,19 @@ pub(super) fn folder(dir: &Path, baseline: Baseline) -> PathBuf {
 /// Where the result of a split stands in a baseline's folder.
 pub(super) fn kept(dir: &Path, split: Split) -> Kept {
     Kept::new(dir, &split.to_string())
+}
+
+/// The file of the model in `dir`, which is the one that was trained.
+fn model_in(request: BaselineRequest, dir: &Path, training: &Training) -> Result<PathBuf> {
+    let path = dir.join("model.safetensors");
+    // One that is gone has no digest.
+    if files::digest(&path).ok().as_ref() != Some(&training.model_sha256) {
+        invalid!(
+            "{}: gone, or not the model that was trained, whose SHA-256 is in {TRAINING}; put \
+             the file back, or redo it with `llmbs baseline {} --force`",
+            path.display(),
+            request.baseline.name()
+        );
+    }
+    Ok(path)
 }

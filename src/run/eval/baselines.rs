@@ -342,6 +342,14 @@ impl Baseline {
         Ok(Box::new(Popularity::new(dataset)))
     }
 
+    /// Its untrained network, of one that scores all items.
+    pub(super) fn scoring(self, inputs: Inputs<'_>) -> Result<Box<dyn Sequential>> {
+        match self.network(inputs, 0)? {
+            Some(Network::Scores(network, _)) => Ok(network),
+            _ => invalid!("baseline {} has no network that scores all items", self.name()),
+        }
+    }
+
     /// Trains it, its `network` if it has one, on each user's training items; `measure` gives the figure of an epoch.
     pub(super) fn train(
         self,

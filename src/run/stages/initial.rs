@@ -44,6 +44,7 @@ pub(in crate::run) fn run(
     before: Option<&Run>,
     monitor: &mut dyn Monitor,
 ) -> Result<Made> {
+    teacher::train(run, monitor)?;
     let work = Work::Initial { before: before.map(|before| before.dir.clone()) };
     run.together(work, || train(run, before, monitor))
 }

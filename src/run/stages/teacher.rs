@@ -1,13 +1,15 @@
-//! The teacher of stage `initial`: the SASRec of z^b.
+//! The teacher of stage `initial`: the SASRec of z^b, and baselines beside it.
 
 use candle_core::Device;
 
 use super::SASREC;
+use crate::data::Split;
 use crate::inference::ItemTokens;
 use crate::model::load_safetensors;
 use crate::model::sequential::Sequential;
-use crate::run::{Run, Stage};
-use crate::train::Teacher;
+use crate::run::{Baseline, BaselineRequest, Monitor, Run, Stage};
+use crate::tasks::Layout;
+use crate::train::{Colleague, Teacher};
 use crate::{Result, invalid};
 
 /// Refuses an index that has no teacher where the configuration, which [`RunConfig::check`] has seen, wants one:
@@ -22,12 +24,42 @@ pub(super) fn check(run: &Run) -> Result<()> {
              has none: set the weight to 0"
         );
     }
+    for baseline in beside(run) {
+        let (reads, holds) = (run.reads(baseline)?, run.config.data.history);
+        // As of the SASRec: a sample of one target needs no state but that of its last items.
+        if reads < holds && run.config.train.tasks.layout == Layout::Sequence {
+            invalid!(
+                "baseline {} reads {reads} items: what teaches (train.distillation.beside) must read the {holds} of \
+                 data.history",
+                baseline.name()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// The baselines that teach beside the SASRec.
+fn beside(run: &Run) -> impl Iterator<Item = Baseline> {
+    run.config.train.distillation.colleagues().map(|colleague| match colleague {
+        Colleague::Fdsa => Baseline::Fdsa,
+        Colleague::Hgn => Baseline::Hgn,
+    })
+}
+
+/// Trains the baselines that teach, where they do not stand in the run folder.
+pub(super) fn train(run: &Run, monitor: &mut dyn Monitor) -> Result<()> {
+    // An index that a run goes on from may have no SASRec, and then nothing teaches.
+    let teaches = run.manifest.output(Stage::Index, SASREC).is_some();
+    for baseline in beside(run).filter(|_| teaches) {
+        let request = BaselineRequest { baseline, split: Split::Valid, seed: run.config.seed };
+        run.baseline(request, false, monitor)?;
+    }
     Ok(())
 }
 
 /// The teacher, where the configuration asks for one.
 pub(super) fn teacher(run: &Run, tokens: &ItemTokens) -> Result<Option<Teacher>> {
-    let config = run.config.train.distillation;
+    let config = run.config.train.distillation.clone();
     if config.weight == 0.0 {
         return Ok(None);
     }
@@ -38,7 +70,11 @@ pub(super) fn teacher(run: &Run, tokens: &ItemTokens) -> Result<Option<Teacher>>
     let sasrec = &run.config.index.behavior.sasrec;
     let network = sasrec.network(run.dataset.num_items(), run.config.seed)?;
     network.set_weights(&load_safetensors(run.dir.join("index").join(SASREC), &Device::Cpu)?)?;
+    let mut networks: Vec<Box<dyn Sequential>> = vec![Box::new(network)];
+    for baseline in beside(run) {
+        networks.push(run.network_of(baseline)?);
+    }
     let repeats = config.limit_repeats.then(|| run.dataset.repeats());
     let (first, width) = (tokens.vocabulary.first, tokens.added - 1);
-    Ok(Some(Teacher::new(network, config, repeats, &tokens.items, first, width)))
+    Ok(Some(Teacher::new(networks, config, repeats, &tokens.items, first, width)))
 }
