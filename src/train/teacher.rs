@@ -1,10 +1,9 @@
 //! Sequential recommenders as teacher: what they expect next, as soft targets of the codes.
 //!
-//! Distillation (Hinton et al., 2015), of several networks by the mean of their distributions: an item is a path of codes,
-//! so the teacher's distribution over items
-//! is summed along the paths, `q(c_l | c_<l) = sum of p(item) over items below c_1..c_l, divided by that of
-//! the items below c_1..c_l-1`. Each label of sequence recommendation is drawn to the target's code and, with
-//! a weight, to this distribution given the target's own codes before.
+//! Distillation (Hinton et al., 2015), of several networks by the mean of their distributions. An item is a path of
+//! codes, so the teacher's distribution over items is summed along the paths, `q(c_l | c_<l) = sum of p(item) over
+//! items below c_1..c_l, divided by that of the items below c_1..c_l-1`. Each label of sequence recommendation is drawn
+//! to the target's code and, with a weight, to this distribution given the target's own codes before.
 //!
 //! A network that scores by likeness expects what the user has already more than anything else, and the model learns
 //! that from it. What is expected of that may be cut to the share of repeats among what training takes.
