@@ -344,8 +344,14 @@ fn models_of_several_runs_rank_together() {
     }
     let eval = |words: &[&'static str]| [&["--seed", "1", "--run", "1", "eval"], words].concat();
     let (text, _) = run(dir, &eval(&["--fuse", "2"]), 0);
-    assert!(text.contains("adapter off: ranked with llmbs seed 2\n"), "{text}");
+    assert!(text.contains("adapter off: ranked with llmbs seed 2 of 2\n"), "{text}");
     let fused = file(dir.join("1/eval/test-off-b20-fused-2.json"));
+    // However its folder is spelt, it is the same evaluation.
+    let made =
+        |name: &str| fs::metadata(dir.join("1/eval").join(name)).unwrap().modified().unwrap();
+    let before = made("test-off-b20-fused-2.json");
+    run(dir, &eval(&["--fuse", "./2/"]), 0);
+    assert_eq!(made("test-off-b20-fused-2.json"), before);
     assert!(fused.get("fusion_weight").is_none());
     assert_eq!(fused["settings"]["fusion"]["weight"], Value::Null);
 
@@ -424,6 +430,29 @@ fn what_cannot_teach_is_refused_before_training() {
     fails(dir, &train, &["needs a teacher", "set the weight to 0"]);
     // It is not said that the stage is under way.
     assert!(file(dir.join("other/manifest.json"))["stages"].get("initial").is_none());
+}
+
+#[test]
+fn a_baseline_that_the_data_do_not_allow_is_refused_before_anything_is_trained() {
+    let dir = tiny();
+    let dir = dir.path();
+    let shop = dir.join("Bare");
+    fs::create_dir(&shop).unwrap();
+    let line = |user: usize| format!("\"{user}\": [{}, 1, 2, {}]", user % 5, 3 + user % 3);
+    let lines: Vec<String> = (0..40).map(line).collect();
+    fs::write(shop.join("Bare.inter.json"), format!("{{{}}}", lines.join(", "))).unwrap();
+    let of_bare = |spec: &str| {
+        fs::write(dir.join("bare.toml"), spec).unwrap();
+        ["--set", "data.path=Bare", "--set", "index.source=behavior", "ablate", "bare.toml"]
+    };
+    let taught = "[[variant]]\nname = \"plain\"\n\n[[variant]]\nname = \"taught\"\nset = [
+        \"index.behavior.encoder=sasrec\", \"train.distillation.weight=0.5\",
+        'train.distillation.beside=[\"fdsa\"]']\n";
+    fails(dir, &of_bare(taught), &["\"taught\"", "baseline fdsa reads attributes"]);
+    fails(dir, &of_bare("baselines = [\"hgn\", \"fdsa\"]\n"), &["fdsa reads attributes"]);
+    assert!(!dir.join("runs/ablate").exists());
+    let common = of_bare("set = [\"train.foo=1\"]\n");
+    fails(dir, &common, &["set of the specification", "`foo`"]);
 }
 
 #[test]

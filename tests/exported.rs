@@ -213,6 +213,9 @@ fn an_exported_folder_answers_as_the_run_did() {
     let of_user = ["recommend", "--user", "7", "--json"];
     assert_eq!(json_of(there, &in_folder("users", &of_user)), user);
     fails(there, &in_folder("plain", &of_user), &["users were left out", "history"]);
+    let all = in_folder("plain", &["recommend", "--all-users", "--out", "all.jsonl"]);
+    fails(there, &all, &["users were left out", "--batch"]);
+    assert!(!there.join("all.jsonl").exists());
     fails(there, &in_folder("plain", &["eval"]), &["plain/data", ".inter.json"]);
     let more = ["index", "add", "more.json", "--json"];
     assert_eq!(json_of(there, &in_folder("plain", &more)), added);
@@ -234,6 +237,13 @@ fn an_exported_folder_answers_as_the_run_did() {
     assert!(there.join("own/data").exists() && there.join("own/README.md").exists());
     run(there, &in_folder("plain", &["export", "--out", "again", "--force", "--merged"]), 0);
     assert!(!there.join("again/anneal").exists());
+    // Items that were added to an export are not lost to the next one, and its lock is no obstacle.
+    fs::write(there.join("last.json"), r#"{"LAST": {"title": "the last soap"}}"#).unwrap();
+    run(there, &in_folder("again", &["index", "add", "last.json"]), 0);
+    let anew = in_folder("plain", &["export", "--out", "again", "--force"]);
+    fails(there, &anew, &["again/added.json", "the last soap", "would be lost"]);
+    run(there, &in_folder("plain", &["index", "add", "last.json"]), 0);
+    run(there, &anew, 0);
     fs::write(there.join("again/own.txt"), "mine").unwrap();
     fails(there, &in_folder("plain", &["export", "--out", "again", "--force"]), &["own.txt"]);
     assert!(there.join("again/own.txt").exists());

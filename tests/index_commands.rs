@@ -383,6 +383,15 @@ fn new_items_are_placed_recommended_and_leave_the_rest_as_it_was() {
     let (added, like) = (scores("3,NEW-1"), scores("3,5"));
     assert!(added.len() > 5);
     assert!(added.iter().all(|(item, score)| *item == 5 || like.get(item) == Some(score)));
+    // Ranked together it keeps its score where the one it is most like is left out.
+    run(&SHOP, &[&of[..], &["eval", "--fuse", &folder]].concat(), 0);
+    let score_of_60 = |more: &[&str]| {
+        let by = ["recommend", "--fuse", &folder, "--top", "62", "--json", "--history", "3,5"];
+        let list = json_of(&[&of[..], &by, more].concat());
+        let found = list.as_array().unwrap().iter().find(|r| r["item"] == 60).cloned();
+        found.unwrap()["score"].to_string()
+    };
+    assert_eq!(score_of_60(&["--exclude-history"]), score_of_60(&[]));
     let text = ["recommend", "--text", "brand new soap", "--top", "63"];
     let (table, _) = run(&SHOP, &[&of[..], &text].concat(), 0);
     assert!(table.contains("NEW-2") && table.contains("brand new soap"), "{table}");

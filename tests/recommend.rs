@@ -214,6 +214,19 @@ fn all_users_are_answered_in_a_table() {
     let mut rows = SerializedFileReader::new(file).unwrap().into_iter();
     let row = rows.next().unwrap().unwrap();
     assert!(row.get_float(5).is_ok() && row.get_float(6).is_err(), "{row}");
+    // Who cannot be answered has no rows, and the others have theirs.
+    write("one-item.txt", "1");
+    let only = ["--exclude-history", "--only", "one-item.txt"];
+    let short = |file: &'static str, expected: &[&str]| {
+        fails(&SHOP, &[&args[..], &[file], &only].concat(), expected);
+    };
+    short("answers/short.jsonl", &["their lines say why"]);
+    short("answers/short.parquet", &["users have no rows", "the first: user ", "left out"]);
+    let lines = json_lines(&fs::read_to_string(SHOP.join("answers/short.jsonl")).unwrap());
+    let answered = lines.iter().filter(|answer| answer.get("items").is_some()).count();
+    let file = fs::File::open(SHOP.join("answers/short.parquet")).unwrap();
+    let rows = SerializedFileReader::new(file).unwrap().into_iter().count();
+    assert!(answered < lines.len() && rows == answered, "{rows} rows of {answered} users");
     let batch = ["recommend", "--batch", "some.jsonl", "--out", "x.parquet"];
     fails(&SHOP, &batch, &["x.parquet", "--all-users"]);
 }

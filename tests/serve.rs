@@ -328,6 +328,26 @@ fn a_service_that_is_stopped_does_not_wait_for_a_model() {
 }
 
 #[test]
+fn a_signal_while_a_model_is_loaded_is_not_lost() {
+    let copy = SHOP.join("runs/slow");
+    let copied =
+        Command::new("cp").args(["-r", "runs/a", "runs/slow"]).current_dir(&*SHOP).status();
+    assert!(copied.unwrap().success());
+    let service = Service::start("runs/slow");
+    let pipe = copy.join("added.json");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    service.signal("-HUP");
+    // Opened once somebody reads it.
+    let held = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    service.signal("-HUP");
+    service.says("what stands then is loaded after it");
+    fs::remove_file(&pipe).unwrap();
+    drop(held);
+    service.says("could not be replaced");
+    while service.metric("llmbs_model_loads_total") < 2 {}
+}
+
+#[test]
 fn a_service_that_is_stopped_answers_what_is_under_way() {
     let mut service = Service::start("runs/a");
     let bytes = post(&json!({"history": [5, 17]}).to_string());

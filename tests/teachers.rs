@@ -57,9 +57,10 @@ fn baselines_teach_beside_the_sasrec() {
     assert_eq!(training(dir, "two", "hgn"), standing);
     let models = ["both", "one", "two"].map(|run| model(dir, run));
     assert!(models[0] != models[1] && models[1] != models[2] && models[0] != models[2]);
-    // The same comes of the same, though the baselines are there this time.
+    // The same comes of the same, in whichever order it is named, though the baselines are there this time.
     let standing = training(dir, "both", "fdsa");
-    run(dir, &words("both", &both, &["train", "--stage", "initial", "--force"]), 0);
+    let again = ["train.distillation.beside=[\"hgn\", \"fdsa\", \"hgn\"]"];
+    run(dir, &words("both", &again, &["train", "--stage", "initial", "--force"]), 0);
     assert_eq!(training(dir, "both", "fdsa"), standing);
     assert_eq!(model(dir, "both"), models[0]);
 
@@ -103,6 +104,7 @@ fn a_colleague_that_cannot_teach_is_refused_before_training() {
     let lines: Vec<String> = (0..40).map(line).collect();
     fs::write(shop.join("Shop.inter.json"), format!("{{{}}}", lines.join(", "))).unwrap();
     let bare = ["data.path=Shop", "index.source=behavior", fdsa];
+    fails(dir, &words("bare", &bare, &["run"]), &["baseline fdsa reads attributes"]);
     run(dir, &words("bare", &bare, &["index"]), 0);
     fails(dir, &words("bare", &bare, &INITIAL), &["baseline fdsa reads attributes", "none here"]);
     let manifest = fs::read_to_string(dir.join("bare/manifest.json")).unwrap();

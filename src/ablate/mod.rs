@@ -53,13 +53,22 @@ pub fn ablate(
     let seed_dir = |name: &str, seed: u64| dir.join(name).join(format!("seed-{seed}"));
     let mut cells = Vec::new();
     for &seed in &spec.seeds {
-        let own = configure(&[&spec.set[..], &[format!("seed={seed}")]].concat())?;
+        let own = configure(&[&spec.set[..], &[format!("seed={seed}")]].concat());
+        let own = own.map_err(|e| Error::Invalid(format!("set of the specification: {e}")))?;
+        if !spec.baselines.is_empty() {
+            let run = Run::open(&seed_dir(BASELINES, seed), own.clone(), device.clone())?;
+            spec.baselines.iter().try_for_each(|&baseline| run.check_baseline(baseline))?;
+        }
         let of_variant = |variant: &Variant| {
             let settings = [&variant.set[..], &[format!("seed={seed}")]].concat();
             let checked = configure(&settings).and_then(|config| {
                 check_shared(spec, variant, &own, &config)?;
                 let folder = seed_dir(&variant.folder(), seed);
-                Run::open(&folder, config.clone(), device.clone())?.check_stages()?;
+                let run = Run::open(&folder, config.clone(), device.clone())?;
+                run.check_stages()?;
+                if variant.baseline.is_none() {
+                    run.check_teachers()?;
+                }
                 Ok(config)
             });
             checked.map_err(|e| Error::Invalid(format!("variant {:?}: {e}", variant.name)))

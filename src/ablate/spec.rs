@@ -10,7 +10,7 @@ use super::{BASELINES, TABLE};
 use crate::config::key_of;
 use crate::data::Split;
 use crate::error::plain_toml;
-use crate::run::{Baseline, metric_names};
+use crate::run::{Baseline, MANIFEST, metric_names};
 use crate::{Error, Result, invalid};
 
 /// The most variants, those of the grid among them, that are trained: every one has a folder and rows of its own.
@@ -164,11 +164,13 @@ impl Spec {
         for variant in self.variants() {
             let folder = variant.folder();
             let name = &variant.name;
-            if folder.is_empty() || folder.len() > FOLDER || [BASELINES, TABLE].contains(&&*folder)
+            if folder.is_empty()
+                || folder.len() > FOLDER
+                || [BASELINES, TABLE, MANIFEST].contains(&&*folder)
             {
                 invalid!(
                     "variant {name:?}: its folder would be {folder:?}; give it a name that a folder can have, \
-                     of at most {FOLDER} bytes and other than {BASELINES:?} and {TABLE:?}"
+                     of at most {FOLDER} bytes and other than {BASELINES:?}, {TABLE:?} and {MANIFEST:?}"
                 );
             }
             if !folders.insert(folder.clone()) {
@@ -380,7 +382,8 @@ mod tests {
             ("[[variant]]\nname = \"a b\"\n[[variant]]\nname = \"a-b\"", "a-b"),
             ("[[variant]]\nname = \"..\"", "a folder can have"),
             ("[[variant]]\nname = \"baselines\"", "other than \"baselines\""),
-            ("[[variant]]\nname = \"table.json\"", "and \"table.json\""),
+            ("[[variant]]\nname = \"table.json\"", "\"table.json\" and"),
+            ("[[variant]]\nname = \"manifest.json\"", "and \"manifest.json\""),
             ("[grid]\ntrain.tuning = [1]\n\"train.tuning\" = [2]", "train.tuning: twice"),
             (
                 "variant = [{ name = \"a\", set = [\"train.tuning =1\"] }]\n[grid]\ntrain.tuning = [1]",

@@ -32,7 +32,7 @@ pub(super) struct BenchKmeansArgs {
     /// Vectors
     #[arg(long, default_value_t = 12_101)]
     pub(super) items: usize,
-    /// Their dimensions
+    /// Dimensions of a vector
     #[arg(long, default_value_t = 576)]
     pub(super) dim: usize,
     /// The largest branching of the tree

@@ -256,10 +256,12 @@ fn table(label: &str, evaluations: &[&Shown], columns: &[Column<'_>]) -> String 
         return String::new();
     };
     let mut text = String::new();
+    let longest = columns.iter().map(|column| column.heading.chars().count()).max();
+    let width = longest.map_or(16, |longest| (longest + 2).max(16));
     let mut row = |label: &str, popularity: &str, cell: &dyn Fn(&Column<'_>) -> String| {
         let mut line = format!("{label:<24}{popularity:>12}");
         for column in columns {
-            let _ = write!(line, "{:>16}", cell(column));
+            let _ = write!(line, "{:>width$}", cell(column));
         }
         let _ = writeln!(text, "{}", line.trim_end());
     };

@@ -7,7 +7,7 @@ use clap::Args as ClapArgs;
 
 use super::show::out;
 use crate::config::{Fit, RunConfig, fitted};
-use crate::data::{Dataset, Stats};
+use crate::data::{Dataset, Stats, attributes};
 use crate::files;
 use crate::run::free_memory_bytes;
 
@@ -28,9 +28,10 @@ pub(super) fn run(args: &InitArgs) -> anyhow::Result<()> {
     if file.exists() && !args.force {
         bail!("{}: is there already; --force replaces it, --out names another", file.display());
     }
-    let stats = Stats::of(&Dataset::load(&args.dataset)?);
-    let path = seen_from(&args.dataset, file)?;
-    let text = fitted(&Fit { stats: &stats, path: &path, memory: free_memory_bytes() });
+    let dataset = Dataset::load(&args.dataset)?;
+    let (stats, has_attributes) = (Stats::of(&dataset), attributes(&dataset.items).is_some());
+    let (path, memory) = (seen_from(&args.dataset, file)?, free_memory_bytes());
+    let text = fitted(&Fit { stats: &stats, has_attributes, path: &path, memory });
     // What is written is what will be read.
     RunConfig::parse(&text, &file.display().to_string(), &[])?.check()?;
     files::write(file, text.as_bytes())?;

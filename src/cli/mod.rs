@@ -284,6 +284,10 @@ fn set_threads(threads: Option<u16>) -> anyhow::Result<()> {
 
 /// Index, both stages, a SASRec to compare with, and the evaluation: whatever is not done yet.
 fn whole(run: &mut Run, bars: &mut Bars) -> anyhow::Result<()> {
+    if !run.is_done(Stage::Initial) {
+        // Rather than after hours of the index.
+        run.check_teachers()?;
+    }
     for stage in [Stage::Index, Stage::Initial, Stage::Anneal] {
         let report = run.stage(stage, false, bars)?;
         for line in show::stage(run, &report).lines() {

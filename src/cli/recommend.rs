@@ -140,6 +140,9 @@ pub(super) fn recommend(run: &Run, args: &RecommendArgs, bars: &mut Bars) -> any
     }
     let service = load()?;
     if args.all_users {
+        if !lookup.has_users() {
+            bail!("{}: its users were left out: give histories, by --batch", run.dataset().name);
+        }
         let users: Vec<(usize, &User)> = run.dataset().users.iter().enumerate().collect();
         let ask = |&(place, user): &(usize, &User)| Request::of_user(user, place, &defaults);
         return batch(&service, &users, &ask, args, bars);
@@ -202,6 +205,7 @@ fn batch<T>(
     let start = Instant::now();
     bars.begin("recommend", asked.len() as u64);
     let (mut done, mut bad, mut short, mut popular) = (0, 0, 0, 0);
+    let mut first = None;
     let mut job = |keep: &mut dyn FnMut(Answer) -> io::Result<()>| -> io::Result<()> {
         for window in asked.chunks(WINDOW) {
             let requests = window.iter().map(request).collect::<crate::Result<_>>();
@@ -227,7 +231,7 @@ fn batch<T>(
     match &args.out {
         Some(path) if is_parquet(path) => files::write_with(path, |file| {
             let mut table = Table::new(file)?;
-            job(&mut |answer| row(answer, &mut table))?;
+            job(&mut |answer| row(answer, &mut table, &mut first))?;
             table.finish()
         })?,
         Some(path) => files::write_with(path, |file| job(&mut |answer| line(answer, file)))?,
@@ -247,19 +251,32 @@ fn batch<T>(
     if popular > 0 {
         tracing::info!("{popular} answers go by popularity; their lines say why");
     }
-    if bad > 0 {
-        bail!("{bad} of {done} requests could not be answered; their lines say why");
+    match first {
+        Some(why) => bail!(
+            "{bad} of {done} users have no rows, for they could not be answered; the first: {why}"
+        ),
+        None if bad > 0 => {
+            bail!("{bad} of {done} requests could not be answered; their lines say why")
+        }
+        None => {}
     }
     Ok(())
 }
 
-/// Adds the answer for a user, by raw id, to a table.
-fn row<W: Write + Send>(answer: Answer, table: &mut Table<W>) -> io::Result<()> {
+/// Adds the answer for a user, by raw id, to a table; of the first who cannot be answered it notes why.
+fn row<W: Write + Send>(
+    answer: Answer,
+    table: &mut Table<W>,
+    first: &mut Option<String>,
+) -> io::Result<()> {
     let user = answer.fields.get("user").map_or("\"\"", |user| user.get());
     let user: String = serde_json::from_str(user)?;
     match answer.outcome {
         Outcome::Items { items, .. } => table.push(&user, items),
-        Outcome::Error { error, .. } => Err(io::Error::other(format!("user {user:?}: {error}"))),
+        Outcome::Error { error, .. } => {
+            first.get_or_insert_with(|| format!("user {user:?}: {error}"));
+            Ok(())
+        }
     }
 }
 

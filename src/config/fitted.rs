@@ -15,6 +15,8 @@ const MIN_STEPS: usize = 2_500;
 const VALIDATION_USERS: usize = 4_000;
 /// Interactions below which the teacher counts for more than the log: pairs are rare there.
 const FEW_INTERACTIONS: usize = 50_000;
+/// Interactions above which one teacher is enough: others would train as long as the model.
+const MANY_INTERACTIONS: usize = 1_000_000;
 /// Targets of a sample, at most.
 const HISTORY: usize = 20;
 /// Width of the backbone.
@@ -31,6 +33,8 @@ const WORKING_BYTES: u64 = 1_000_000_000;
 pub struct Fit<'a> {
     /// The dataset.
     pub stats: &'a Stats,
+    /// Whether its items have attributes, which FDSA reads.
+    pub has_attributes: bool,
     /// Its folder, as the configuration names it.
     pub path: &'a Path,
     /// Memory that is free, in bytes, where the system says it.
@@ -61,6 +65,7 @@ pub fn fitted(fit: &Fit<'_>) -> String {
             "Half of what is learnt from is what the SASRec of the index expects next: rare pairs.",
         )
     };
+    let beside = beside(fit);
     format!(
         r#"# {name}: {users} users, {items} items, {interactions} interactions; {texts}.
 # Written by `llmbs init`: the recipe of docs/results.md, fitted to these data. `llmbs run` trains and evaluates,
@@ -113,11 +118,22 @@ behavior-weight = 0.0
 [train.distillation]
 # {teacher}
 weight = {weight}
-
+{beside}
 {stages}"#,
         name = stats.name,
         interactions = stats.interactions,
         millions = weights(items) as f64 / 1e6,
+    )
+}
+
+/// What says which baselines teach with the SASRec.
+fn beside(fit: &Fit<'_>) -> String {
+    if fit.stats.interactions > MANY_INTERACTIONS {
+        return String::new();
+    }
+    let names = if fit.has_attributes { r#""fdsa", "hgn""# } else { r#""hgn""# };
+    format!(
+        "# Networks of other kinds know other things: these are trained first and teach with it.\nbeside = [{names}]\n"
     )
 }
 
@@ -263,7 +279,9 @@ mod tests {
     }
 
     fn config(stats: &Stats, memory: Option<u64>) -> (RunConfig, String) {
-        let text = fitted(&Fit { stats, path: Path::new("/data/My \"Shop\""), memory });
+        let path = Path::new("/data/My \"Shop\"");
+        let has_attributes = stats.items_without_text < stats.items;
+        let text = fitted(&Fit { stats, has_attributes, path, memory });
         let config = RunConfig::parse(&text, "fitted", &[]).unwrap();
         config.check().unwrap();
         (config, text)
@@ -284,6 +302,15 @@ mod tests {
         assert_eq!(beauty.train.distillation.weight, 0.5);
         let (large, _) = config(&stats(1_000_000, 300_000, 0), None);
         assert_eq!((large.train.initial.epochs, large.index.semantic.k), (3, 512));
+    }
+
+    #[test]
+    fn networks_teach_that_the_data_allow_and_whose_training_is_short() {
+        let teachers = |stats: &Stats| config(stats, None).0.train.distillation.beside;
+        let names = |stats: &Stats| teachers(stats).iter().map(|c| c.name()).collect::<Vec<_>>();
+        assert_eq!(names(&stats(22_363, 12_101, 0)), ["fdsa", "hgn"]);
+        assert_eq!(names(&stats(22_363, 12_101, 12_101)), ["hgn"]);
+        assert_eq!(names(&stats(1_000_000, 300_000, 0)), [""; 0]);
     }
 
     #[test]

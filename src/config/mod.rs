@@ -276,7 +276,9 @@ impl RunConfig {
         if let Some(key) = unknown(&table, &known, "") {
             let given = overrides.iter().any(|text| key_of(text) == key);
             let origin = if given { "--set" } else { origin };
-            invalid!("{origin}: there is no setting {key}; `llmbs config` prints all of them");
+            invalid!(
+                "{origin}: there is no setting {key}; `llmbs config` prints those that are set"
+            );
         }
         Ok(config)
     }

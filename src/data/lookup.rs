@@ -47,6 +47,11 @@ impl<'a> Lookup<'a> {
         })
     }
 
+    /// Whether the users came along: an export may leave them out.
+    pub fn has_users(&self) -> bool {
+        !self.dataset.users.is_empty()
+    }
+
     /// Where the user with this key stands in the dataset.
     pub fn place(&self, key: &str) -> Option<u32> {
         self.users.get(key).copied()

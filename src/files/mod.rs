@@ -75,11 +75,16 @@ pub fn in_dir<T>(dir: &Path, work: impl Fn() -> Result<T>) -> Result<T> {
     }
 }
 
+/// `path` with `ending` after its name.
+pub fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_os_string();
+    name.push(ending);
+    path.with_file_name(name)
+}
+
 /// Where `path` is written before it is renamed into place.
 pub fn temporary(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".tmp");
-    path.with_file_name(name)
+    beside(path, ".tmp")
 }
 
 /// Writes a file through `fill`, then renames it into place; creates the parent folder.
@@ -223,9 +228,7 @@ pub fn digest_of(bytes: &[u8]) -> String {
 
 /// Where the folder that `dir` replaces is kept until `dir` stands.
 pub fn replaced(dir: &Path) -> PathBuf {
-    let mut name = dir.file_name().unwrap_or_default().to_os_string();
-    name.push(".old");
-    dir.with_file_name(name)
+    beside(dir, ".old")
 }
 
 /// Puts the finished folder `new` in the place of `dir`, which is kept until `new` stands there.

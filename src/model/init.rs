@@ -2,7 +2,7 @@
 
 use candle_core::{DType, Device, Tensor};
 
-use super::llama::{EMBEDDING, HEAD, LINEAR_NAMES, linear_name};
+use super::llama::{EMBEDDING, HEAD};
 use super::{LlamaConfig, Weights};
 use crate::{Result, invalid, rng};
 
@@ -37,45 +37,20 @@ impl FirstValues {
 /// Weights of an untrained backbone: matrices normal with standard deviation 0.02, those that write
 /// to the residual stream scaled by `1 / sqrt(2 layers)` (Radford et al., 2019), norms one.
 pub fn scratch(config: &LlamaConfig, seed: u64, device: &Device) -> Result<Weights> {
-    let mut weights = Weights::new();
-    let hidden = config.hidden_size;
-    let (q, kv) = (
-        config.num_attention_heads * config.head_dim,
-        config.num_key_value_heads * config.head_dim,
-    );
-    let ffn = config.intermediate_size;
-    let mut matrix = |name: String, rows: usize, columns: usize, std: f64| -> Result<()> {
-        let draws = rng::normal(&mut rng::stream(seed, &name, &[]), rows * columns, std);
-        weights.insert(name, Tensor::from_vec(draws, (rows, columns), device)?);
-        Ok(())
+    let residual = STD / (2.0 * config.num_hidden_layers as f64).sqrt();
+    let first = |(name, shape): (String, Vec<usize>)| {
+        let value = if let [rows, columns] = shape[..] {
+            let writes =
+                ["o_proj.weight", "down_proj.weight"].iter().any(|end| name.ends_with(end));
+            let std = if writes { residual } else { STD };
+            let draws = rng::normal(&mut rng::stream(seed, &name, &[]), rows * columns, std);
+            Tensor::from_vec(draws, (rows, columns), device)?
+        } else {
+            Tensor::ones(shape, DType::F32, device)?
+        };
+        Ok((name, value))
     };
-    matrix(EMBEDDING.into(), config.vocab_size, hidden, STD)?;
-    if !config.tie_word_embeddings {
-        matrix(HEAD.into(), config.vocab_size, hidden, STD)?;
-    }
-    let residual_std = STD / (2.0 * config.num_hidden_layers as f64).sqrt();
-    for layer in 0..config.num_hidden_layers {
-        let shapes = [
-            (q, hidden, STD),
-            (kv, hidden, STD),
-            (kv, hidden, STD),
-            (hidden, q, residual_std),
-            (ffn, hidden, STD),
-            (ffn, hidden, STD),
-            (hidden, ffn, residual_std),
-        ];
-        for (name, (rows, columns, std)) in LINEAR_NAMES.into_iter().zip(shapes) {
-            matrix(format!("{}.weight", linear_name(layer, name)), rows, columns, std)?;
-        }
-    }
-    let ones = Tensor::ones(hidden, DType::F32, device)?;
-    for layer in 0..config.num_hidden_layers {
-        for norm in ["input_layernorm", "post_attention_layernorm"] {
-            weights.insert(format!("model.layers.{layer}.{norm}.weight"), ones.clone());
-        }
-    }
-    weights.insert("model.norm.weight".into(), ones);
-    Ok(weights)
+    config.tensor_shapes().into_iter().map(first).collect()
 }
 
 /// Gives the vocabulary `new` rows from row `first` on, in the embedding and in an untied head: the mean

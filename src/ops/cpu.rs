@@ -86,6 +86,9 @@ pub(super) fn zeros_if<T: Float>(wanted: bool, len: usize) -> Option<Vec<T>> {
     wanted.then(|| vec![T::zero(); len])
 }
 
+/// Values that [`fill`] works on at a time: with a length that is known the loop becomes one of vectors.
+const LANES: usize = 64;
+
 /// `out[i] = f([a[i], b[i], …])`, in parallel.
 pub(super) fn fill<S: Stored, const N: usize>(
     out: &mut [S],
@@ -98,8 +101,19 @@ pub(super) fn fill<S: Stored, const N: usize>(
         vectorize(
             #[inline(always)]
             || {
-                for (i, out) in out.iter_mut().enumerate() {
-                    *out = S::narrow(f(inputs.map(|values| values[i].widen())));
+                let (lines, rest) = out.as_chunks_mut::<LANES>();
+                let (chunks, tails) = (
+                    inputs.map(|v| v.as_chunks::<LANES>().0),
+                    inputs.map(|v| v.as_chunks::<LANES>().1),
+                );
+                for (at, line) in lines.iter_mut().enumerate() {
+                    let values = chunks.map(|chunks| &chunks[at]);
+                    for (i, out) in line.iter_mut().enumerate() {
+                        *out = S::narrow(f(values.map(|values| values[i].widen())));
+                    }
+                }
+                for (i, out) in rest.iter_mut().enumerate() {
+                    *out = S::narrow(f(tails.map(|tail| tail[i].widen())));
                 }
             },
         );

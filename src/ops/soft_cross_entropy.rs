@@ -10,7 +10,7 @@ use super::log_softmax::{log_sum_exp, probabilities};
 use super::pool::Pool;
 
 /// Bytes of logits held at a time.
-const PART_BYTES: usize = 16 << 20;
+const PART_BYTES: usize = 32 << 20;
 /// Columns a part has at least.
 const MIN_PART_COLUMNS: usize = 256;
 

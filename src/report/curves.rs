@@ -66,6 +66,10 @@ fn courses(log: &[Value]) -> Vec<Course> {
             course.step = step;
             continue;
         }
+        if epoch <= 1 && course.validation.last().is_some_and(|before| before.number >= epoch) {
+            // Begun anew, and not a line of its steps was written yet.
+            *course = Course { stage: stage.into(), ..Course::default() };
+        }
         course.validation.retain(|before| before.number < epoch);
         let fields = line.as_object().into_iter().flatten();
         let figure =
@@ -240,6 +244,12 @@ mod tests {
         assert!(found[0].losses[2].is_empty());
         let figures: Vec<_> = found[0].validation.iter().map(|e| (e.step, e.figure)).collect();
         assert_eq!(figures, [(10, 0.1), (20, 0.3)]);
+        // It was done anew, and no step was logged yet.
+        let begun = [&log[..], &[epoch(1, 0.4), epoch(2, 0.5)]].concat();
+        let found = courses(&begun);
+        assert!(found[0].losses[0].is_empty());
+        let figures: Vec<_> = found[0].validation.iter().map(|e| (e.step, e.figure)).collect();
+        assert_eq!(figures, [(0, 0.4), (0, 0.5)]);
         // It was done anew, and is not that far yet.
         let anew = [&log[..], &[epoch(0, 0.05), step(10, 1, 1.0)]].concat();
         let found = courses(&anew);

@@ -54,18 +54,19 @@ impl<'a> Duel<'a> {
                 "{name}: its data are not those that were evaluated, so nobody's history is known here"
             )));
         }
-        let strength = |stored: &StoredRanking| stored.report.metrics.get(STRENGTH).copied();
-        let strongest = |run: &'a Reported| {
-            let same = run.rankings.iter().filter(|stored| {
+        let strength =
+            |stored: &StoredRanking| stored.report.metrics.get(STRENGTH).copied().unwrap_or(0.0);
+        let by_strength = |runs: &'a [Reported]| {
+            let all = runs.iter().flat_map(|run| &run.rankings).filter(|stored| {
                 matches!(stored.ranker, Ranker::Baseline(_)) && stored.targets == model.targets
             });
-            // The first of equals.
-            same.rev()
-                .max_by(|a, b| strength(a).unwrap_or(0.0).total_cmp(&strength(b).unwrap_or(0.0)))
+            let mut all: Vec<&StoredRanking> = all.collect();
+            all.sort_by(|a, b| strength(b).total_cmp(&strength(a)));
+            all
         };
+        let own = by_strength(std::slice::from_ref(reported));
         let mut found = None;
-        for stored in [strongest(reported)].into_iter().chain(runs.iter().map(strongest)).flatten()
-        {
+        for stored in own.into_iter().chain(by_strength(runs)) {
             if let Some(lines) = stored.predictions()? {
                 found = Some((stored, lines));
                 break;

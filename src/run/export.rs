@@ -11,7 +11,7 @@ use super::lock::Lock;
 use super::manifest::{Import, Origin};
 use super::serve::ADDED;
 use super::stages::{FOLDER, index::BACKBONE};
-use super::{CONFIG, DATA, GIT_REVISION, Manifest, Ranker, Record, Run, Stage, Targets};
+use super::{CONFIG, DATA, GIT_REVISION, LOCK, Manifest, Ranker, Record, Run, Stage, Targets};
 use crate::config::RunConfig;
 use crate::data::{self, Dataset};
 use crate::files::{self, Place};
@@ -23,9 +23,12 @@ use crate::{Result, invalid};
 /// The model as one file, for llama.cpp.
 const GGUF: &str = "model.gguf";
 
+/// What the folder says of itself.
+const CARD: &str = "README.md";
+
 /// What an exported folder holds at its top.
 const PARTS: [&str; 11] = [
-    "README.md",
+    CARD,
     GGUF,
     CONFIG,
     super::MANIFEST,
@@ -64,19 +67,19 @@ impl Run {
     /// # Errors
     /// Names the stage that has to run first, or a folder that holds something else.
     pub fn export(&self, request: &ExportRequest) -> Result<Vec<PathBuf>> {
-        self.require_before(Stage::Anneal)?;
-        if self.has_adapter() {
-            self.require(Stage::Anneal)?;
-        } else if request.merged {
+        self.require_model(self.has_adapter())?;
+        if request.merged && !self.has_adapter() {
             invalid!(
                 "{}: there is no annealing adapter to merge: run `llmbs {}` first, or leave --merged out",
                 self.dir.display(),
                 Stage::Anneal.command()
             );
         }
-        let is_export = request.out.join(super::MANIFEST).exists();
-        let place =
-            Place::claim(&request.out, request.force, &|name| is_export && PARTS.contains(&name))?;
+        // A run that was trained has no card.
+        let is_export = [super::MANIFEST, CARD].iter().all(|name| request.out.join(name).exists());
+        let is_own = |name: &str| is_export && (PARTS.contains(&name) || name == LOCK);
+        let place = Place::claim(&request.out, request.force, &is_own)?;
+        self.check_added_to(&request.out)?;
         place.build(|new| self.export_to(new, request))
     }
 
@@ -97,11 +100,13 @@ impl Run {
         files::write(&new.join(CONFIG), config.to_toml()?.as_bytes())?;
         let index = load_index(self)?;
         let card = self.card(&index, &config, request)?;
-        files::write(&new.join("README.md"), card.as_bytes())?;
+        files::write(&new.join(CARD), card.as_bytes())?;
         let manifest = self.manifest_of_export(&index, new, config, &wrote)?;
         manifest.write(new)?;
-        let others = [CONFIG, super::MANIFEST, "README.md", ADDED];
+        let others = [CONFIG, super::MANIFEST, CARD, ADDED];
         wrote.extend(others.map(PathBuf::from).into_iter().filter(|name| new.join(name).exists()));
+        // What another process made meanwhile may be among the copies.
+        self.require_model(self.has_adapter())?;
         Ok(wrote)
     }
 

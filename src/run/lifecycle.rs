@@ -31,7 +31,7 @@ pub struct StageReport {
 }
 
 impl StageReport {
-    /// Nothing: the stage of `record` was done already.
+    /// That of a stage which was done already, as `record` has it.
     pub(super) fn was_done(stage: Stage, record: &Record) -> Self {
         Self {
             stage,
@@ -46,19 +46,18 @@ impl StageReport {
 impl Run {
     /// Whether a stage's result stands, whole and not stale; of which settings, is not asked here.
     pub fn is_done(&self, stage: Stage) -> bool {
-        self.manifest.stages.get(&stage).is_some_and(|r| r.status == Status::Done)
+        self.manifest.done(stage).is_some()
     }
 
     /// Takes over the stages that the run in `other` has made from the settings and inputs of this one and
     /// that are not begun here: their files are copied, where all are still there.
     pub fn take_over(&mut self, other: &Path, manifest: &Manifest) -> Result<()> {
         for stage in Stage::ALL {
-            let found = manifest.stages.get(&stage).filter(|record| record.status == Status::Done);
             let begun = |stages: &BTreeMap<Stage, Record>| stages.contains_key(&stage);
             if begun(&self.manifest.stages) || begun(&self.manifest.unfinished) {
                 continue;
             }
-            let Some(record) = found else { continue };
+            let Some(record) = manifest.done(stage) else { continue };
             if self.require_before(stage).is_err()
                 || record.settings != manifest::settings(stage, &self.config)?
                 || record.inputs != self.inputs(stage)
@@ -132,7 +131,7 @@ impl Run {
             self.require_extended(before.run)?;
         }
         let origin = before.origin(stage)?;
-        let standing = self.manifest.stages.get(&stage).filter(|r| r.status == Status::Done);
+        let standing = self.manifest.done(stage);
         if standing.is_some_and(|r| !force && !r.origin.follows_alike(&origin)) {
             invalid!(
                 "{}: there is {} already, which was not made of {} in this way; choose another folder with --run, or \
@@ -177,8 +176,7 @@ impl Run {
             goes_on = begun
                 .filter(|_| otherwise.is_none())
                 .and_then(|record| self.goes_on(stage, record, &settings, &inputs));
-            let done = self.manifest.stages.get(&stage).filter(|r| r.status == Status::Done);
-            if let Some(record) = done.filter(|_| goes_on.is_none()) {
+            if let Some(record) = self.manifest.done(stage).filter(|_| goes_on.is_none()) {
                 compare(record, &self.settings(stage)?)?;
                 digests::check_all(&self.dir, stage, record)?;
                 let (report, is_begun) = (StageReport::was_done(stage, record), begun.is_some());
@@ -271,8 +269,7 @@ impl Run {
 
     /// Refuses where the result of `stage` is missing, stale, altered or of other settings.
     pub(super) fn require(&self, stage: Stage) -> Result<()> {
-        let Some(record) = self.manifest.stages.get(&stage).filter(|r| r.status == Status::Done)
-        else {
+        let Some(record) = self.manifest.done(stage) else {
             invalid!(
                 "{}: {} is not there yet: run `llmbs {}` first",
                 self.dir.display(),
@@ -286,7 +283,7 @@ impl Run {
 
     /// The settings that decide the result of `stage`.
     pub(super) fn settings(&self, stage: Stage) -> Result<BTreeMap<String, Value>> {
-        let standing = self.manifest.stages.get(&stage).filter(|r| r.status == Status::Done);
+        let standing = self.manifest.done(stage);
         let begun_here = Origin::default();
         self.settings_of(stage, standing.map_or(&begun_here, |record| &record.origin))
     }

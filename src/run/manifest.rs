@@ -208,6 +208,11 @@ impl Manifest {
         }
     }
 
+    /// What is known of a stage whose result stands, whole and not stale.
+    pub(super) fn done(&self, stage: Stage) -> Option<&Record> {
+        self.stages.get(&stage).filter(|record| record.status == Status::Done)
+    }
+
     /// That of the run folder `dir`, where there is one.
     pub(super) fn of(dir: &Path) -> Result<Option<Self>> {
         let path = dir.join(MANIFEST);

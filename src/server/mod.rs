@@ -95,16 +95,21 @@ async fn serve_in(address: SocketAddr, options: ServiceOptions, open: Open) -> R
     tracing::info!("listening on http://{address}");
 
     let mut loading: Option<oneshot::Receiver<Result<Worker>>> = None;
+    let mut again = false;
     loop {
         tokio::select! {
             biased;
             signal = signals.next() => match (signal, &loading) {
                 (Signal::Stop, _) => break,
-                (Signal::Reload, Some(_)) => tracing::warn!("a model is being loaded already"),
+                (Signal::Reload, Some(_)) => {
+                    tracing::info!("a model is being loaded: what stands then is loaded after it");
+                    again = true;
+                }
                 (Signal::Reload, None) => loading = Some(load()),
             },
             loaded = arrival(&mut loading) => {
-                loading = None;
+                // What was changed meanwhile the load may have missed.
+                loading = std::mem::take(&mut again).then(&load);
                 replace(&shared, loaded);
             }
             () = connections.accept(&listener) => {}

@@ -165,9 +165,11 @@ impl Form {
                     place = lookup.place(&key);
                     Wanted::History(user.items.clone())
                 } else {
-                    let key = short(&key);
-                    *reason =
-                        Some(format!("there is no user {key:?} with at least 3 interactions"));
+                    *reason = Some(if lookup.has_users() {
+                        format!("there is no user {:?} with at least 3 interactions", short(&key))
+                    } else {
+                        "the users were left out of what is served: give a history".into()
+                    });
                     Wanted::Popular
                 }
             }

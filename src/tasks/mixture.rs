@@ -140,7 +140,8 @@ const CHUNK_EXTRA: usize = 1;
 fn chunks(n: usize, first: usize, history: usize) -> Vec<(usize, usize, usize)> {
     let (length, stride) = (history + CHUNK_EXTRA, (history / 2).max(1));
     let mut chunks = Vec::new();
-    let (mut start, mut next) = (0, first.max(1));
+    let mut next = first.max(1);
+    let mut start = next.saturating_sub(history);
     while next < n {
         let end = (start + length).min(n);
         if next < end {
@@ -462,5 +463,8 @@ mod tests {
     fn the_last_targets_alone_can_be_chosen() {
         let targets: Vec<_> = chunks(40, 38, 20).iter().flat_map(|(s, e, f)| s + f..*e).collect();
         assert_eq!(targets, [38, 39]);
+        // The first of them after as many items as there may be.
+        assert_eq!(chunks(32, 31, 20), [(11, 32, 20)]);
+        assert_eq!(chunks(32, 3, 20)[0], (0, 21, 3));
     }
 }

@@ -72,6 +72,9 @@ pub struct ContrastLoss {
 }
 
 impl Projectors {
+    /// What the names of their weights begin with.
+    pub const PREFIX: &'static str = "projectors.";
+
     /// Projectors for those of z^s and z^b, (items, dim) each, that are there and whose weight is not zero,
     /// registered in `params`.
     pub fn new(
@@ -92,7 +95,7 @@ impl Projectors {
             let mut stream = rng::stream(seed, &format!("{name} projector"), &[]);
             let draws = rng::normal(&mut stream, z.ncols() * hidden, (hidden as f64).powf(-0.5));
             let projector = Tensor::from_vec(draws, (z.ncols(), hidden), device)?;
-            let projector = params.insert(format!("projectors.{name}.weight"), &projector)?;
+            let projector = params.insert(format!("{}{name}.weight", Self::PREFIX), &projector)?;
             let shape = z.dim();
             let embeddings = Tensor::from_vec(z.into_iter().collect(), shape, device)?;
             sides.push(Side { name, weight, projector, embeddings });

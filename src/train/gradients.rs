@@ -151,7 +151,7 @@ impl Trainer<'_> {
         }
         // A batch may hold no <con>: then the projectors rightly receive nothing from it. Nothing does where a batch
         // has fewer samples than ranks.
-        let optional = |name: &str| !reached || !contrasted && name.starts_with("projectors.");
+        let optional = |name: &str| !reached || !contrasted && name.starts_with(Projectors::PREFIX);
         Ok((losses, sums.finish(optional)?))
     }
 
@@ -211,7 +211,7 @@ impl Trainer<'_> {
             if let Some(loss) = contrast {
                 total = (total.to_dtype(loss.dtype())? + loss)?;
             }
-            let optional = |name: &str| !contrasted && name.starts_with("projectors.");
+            let optional = |name: &str| !contrasted && name.starts_with(Projectors::PREFIX);
             let mut store = total.backward()?;
             if let Some(pass) = checkpointed {
                 pass.backward(self.params, &mut store)?;

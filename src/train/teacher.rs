@@ -1,6 +1,6 @@
 //! Sequential recommenders as teacher: what they expect next, as soft targets of the codes.
 //!
-//! Distillation (Hinton et al., 2015), of several networks by the mean of their distributions. An item is a path of
+//! Distillation (Hinton et al., 2015), of several networks by the geometric mean of their distributions. An item is a path of
 //! codes, so the teacher's distribution over items is summed along the paths, `q(c_l | c_<l) = sum of p(item) over
 //! items below c_1..c_l, divided by that of the items below c_1..c_l-1`. Each label of sequence recommendation is drawn
 //! to the target's code and, with a weight, to this distribution given the target's own codes before.
@@ -8,7 +8,7 @@
 //! A network that scores by likeness expects what the user has already more than anything else, and the model learns
 //! that from it. What is expected of that may be cut to the share of repeats among what training takes.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
 use candle_core::Tensor;
@@ -28,9 +28,9 @@ pub struct DistillationConfig {
     /// The share of the teacher's distribution in what sequence recommendation is drawn to; 0 for no
     /// teacher. The teacher is the SASRec of z^b.
     pub weight: f64,
-    /// Baselines that teach beside it, by the mean of all distributions. Each is trained with the run's seed, where it
+    /// Baselines that teach beside it, by the geometric mean of all distributions. Each is trained with the run's seed, where it
     /// does not stand in the run folder.
-    pub beside: Vec<Colleague>,
+    pub beside: BTreeSet<Colleague>,
     /// The teacher's scores are divided by this.
     pub temperature: f64,
     /// Cuts what the teacher expects of a user's own items to the share of repeats in training: NDCG may rise where
@@ -40,7 +40,7 @@ pub struct DistillationConfig {
 
 impl Default for DistillationConfig {
     fn default() -> Self {
-        Self { weight: 0.0, beside: Vec::new(), temperature: 1.0, limit_repeats: false }
+        Self { weight: 0.0, beside: BTreeSet::new(), temperature: 1.0, limit_repeats: false }
     }
 }
 
@@ -52,7 +52,7 @@ impl DistillationConfig {
 }
 
 /// A baseline that may teach.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Colleague {
     /// It reads attributes of items.
@@ -163,24 +163,23 @@ impl Teacher {
         Ok(distributions)
     }
 
-    /// The mean of what the networks expect of all items at some of the targets, a row each; `states` has those of each
-    /// network, and which of them is before each target.
+    /// What the networks together expect of all items at some of the targets, a row each: the softmax of the mean of their
+    /// scores, which is the geometric mean of their distributions. `states` has those of each network, and which of them
+    /// is before each target.
     fn expected(&self, states: &[(Tensor, Vec<u32>)], targets: Range<usize>) -> Result<Vec<f32>> {
         let mut sums: Vec<f32> = Vec::new();
         for (network, (states, rows)) in self.networks.iter().zip(states) {
             let states = ops::embedding(states, &rows[targets.clone()])?;
             let scores = network.scores_of(&states, ops::Precision::Full)?;
-            let mut scores: Vec<f32> = scores.flatten_all()?.to_vec1()?;
-            let rows = scores.par_chunks_mut(self.places.len());
-            rows.for_each(|row| softmax(row, self.config.temperature as f32));
+            let scores: Vec<f32> = scores.flatten_all()?.to_vec1()?;
             if sums.is_empty() {
                 sums = scores;
             } else {
-                sums.par_iter_mut().zip(scores).for_each(|(sum, p)| *sum += p);
+                sums.par_iter_mut().zip(scores).for_each(|(sum, score)| *sum += score);
             }
         }
-        let share = 1.0 / self.networks.len() as f32;
-        sums.par_iter_mut().for_each(|sum| *sum *= share);
+        let divisor = self.config.temperature as f32 * self.networks.len() as f32;
+        sums.par_chunks_mut(self.places.len()).for_each(|row| softmax(row, divisor));
         Ok(sums)
     }
 
@@ -378,23 +377,30 @@ mod tests {
     }
 
     #[test]
-    fn several_networks_teach_by_the_mean_of_what_they_expect() {
-        let samples = [sample(&[0, 3, 1, 2], 1), sample(&[2, 2], 1)];
-        let of = |networks| dense(&teacher_of(networks).distributions(&samples).unwrap());
-        let (one, other) = (of(vec![sasrec()]), of(vec![hgn()]));
-        let both = of(vec![sasrec(), hgn()]);
-        // The first code of every target, and the second given the first.
-        for at in (0..both.len()).step_by(2) {
-            for code in 0..2 {
-                let mean = f32::midpoint(one[at][code], other[at][code]);
-                assert!((both[at][code] - mean).abs() < 1e-6, "{:?} {mean}", both[at]);
-            }
-            assert!((one[at][0] - other[at][0]).abs() > 1e-3, "they expect the same");
+    fn several_networks_teach_by_the_geometric_mean_of_what_they_expect() {
+        let networks = [sasrec(), hgn()];
+        // The target item 1 after 0 and 3.
+        let history = [History::of(&[0, 3])];
+        let of = |network: &dyn Sequential| -> Vec<f32> {
+            let scores = network.scores(&history).unwrap();
+            ops::log_softmax_rows(&scores).unwrap().exp().unwrap().to_vec2().unwrap().remove(0)
+        };
+        let [one, other] = [of(&*networks[0]), of(&*networks[1])];
+        let products: Vec<f32> = one.iter().zip(&other).map(|(a, b)| (a * b).sqrt()).collect();
+        let all: f32 = products.iter().sum();
+        let p: Vec<f32> = products.iter().map(|product| product / all).collect();
+        assert!(one.iter().zip(&other).any(|(a, b)| (a - b).abs() > 1e-2), "they expect the same");
+
+        let teacher = teacher_of(networks.into());
+        let lines = dense(&teacher.distributions(&[sample(&[0, 3, 1], 1)]).unwrap());
+        let below = p[0] + p[1];
+        let right = [[below, p[2] + p[3], 0.0, 0.0], [0.0, 0.0, p[0] / below, p[1] / below]];
+        for (line, right) in lines[2..].iter().zip(right) {
+            assert!(
+                line.iter().zip(right).all(|(a, b)| (a - b).abs() < 1e-6),
+                "{line:?} {right:?}"
+            );
         }
-        // What both give item 1, whose codes are the first and the last, after items 0 and 3.
-        let product = |rows: &[[f32; 4]]| rows[2][0] * rows[3][3];
-        let mean = f32::midpoint(product(&one), product(&other));
-        assert!((product(&both) - mean).abs() < 1e-6);
     }
 
     #[test]

@@ -63,9 +63,19 @@ impl Users {
             let users: Vec<u32> = users.iter().flatten().copied().collect();
             return ops::embedding(&self.0, &users);
         }
-        let table = Tensor::cat(&[&self.0, &self.0.mean_keepdim(0)?], 0)?;
+        if users.iter().all(Option::is_none) {
+            return self.average()?.broadcast_as((users.len(), self.0.dim(1)?))?.contiguous();
+        }
+        let table = Tensor::cat(&[&self.0, &self.average()?], 0)?;
         let stranger = self.0.dim(0)? as u32;
         let users: Vec<u32> = users.iter().map(|user| user.unwrap_or(stranger)).collect();
         ops::embedding(&table, &users)
+    }
+
+    /// The mean of all rows, (1, dim): as a product, which is much faster than a sum over the first axis.
+    fn average(&self) -> Result<Tensor> {
+        let users = self.0.dim(0)?;
+        let share = Tensor::full(1.0 / users as f64, (1, users), self.0.device())?;
+        share.to_dtype(self.0.dtype())?.matmul(&self.0)
     }
 }

@@ -50,8 +50,21 @@ pub(in crate::ops) struct Inputs<'a, S> {
     pub(in crate::ops) heads: HeadShape,
     /// (offsets, heads), as in [`super::biased_attention`]; added to the scores of rows without context.
     pub(in crate::ops) bias: Option<&'a [S]>,
-    /// That of the products.
+    /// Of the matrix products.
     pub(in crate::ops) precision: Precision,
+}
+
+impl<S: Stored> Inputs<'_, S> {
+    /// `out = lhs * rhs`, or that added to what is there: tasks are what threads divide.
+    fn product<A: Stored<Wide = S::Wide>, B: Stored<Wide = S::Wide>>(
+        &self,
+        out: &mut MatMut<'_, S::Wide>,
+        lhs: Mat<'_, A>,
+        rhs: Mat<'_, B>,
+        update: Update,
+    ) {
+        matmul(out, lhs, rhs, update, Threads::One, self.precision);
+    }
 }
 
 impl<S> Inputs<'_, S> {
@@ -130,13 +143,11 @@ impl Task<'_> {
             let lines = queries.len() * group;
             let visible = self.probabilities(inputs, s, queries.clone(), &segments);
             s.output.resize(lines * head_dim, S::Wide::ZERO);
-            matmul(
+            inputs.product(
                 &mut MatMut::new(&mut s.output, lines, head_dim),
                 Mat::new(&s.probabilities, lines, visible),
                 Mat::new(&s.values[..visible * head_dim], visible, head_dim),
                 Update::Overwrite,
-                Threads::One,
-                inputs.precision,
             );
             for (i, output) in queries.zip(s.output.chunks_exact(group * head_dim)) {
                 scaled_copy(out.row(i), output, S::Wide::ONE);
@@ -175,14 +186,7 @@ impl Task<'_> {
             let seen = visible * head_dim;
             if v_grad.is_some() {
                 let mut total = MatMut::new(&mut s.value_grad[..seen], visible, head_dim);
-                matmul(
-                    &mut total,
-                    probabilities.t(),
-                    output_grad,
-                    Update::Add,
-                    Threads::One,
-                    inputs.precision,
-                );
+                inputs.product(&mut total, probabilities.t(), output_grad, Update::Add);
             }
             if q_grad.is_none() && k_grad.is_none() && bias_grad.is_none() {
                 continue;
@@ -190,14 +194,7 @@ impl Task<'_> {
             s.score_grad.resize(lines * visible, S::Wide::ZERO);
             let values = Mat::new(&s.values[..seen], visible, head_dim);
             let mut score_grad = MatMut::new(&mut s.score_grad, lines, visible);
-            matmul(
-                &mut score_grad,
-                output_grad,
-                values.t(),
-                Update::Overwrite,
-                Threads::One,
-                inputs.precision,
-            );
+            inputs.product(&mut score_grad, output_grad, values.t(), Update::Overwrite);
             softmax_backward(&mut s.score_grad, &s.probabilities, visible);
             if let Some(bias_grad) = &mut bias_grad {
                 for (line, grad) in s.score_grad.chunks_exact(visible).enumerate() {
@@ -213,14 +210,7 @@ impl Task<'_> {
                 s.output.resize(lines * head_dim, S::Wide::ZERO);
                 let keys = Mat::new(&s.keys[..seen], visible, head_dim);
                 let mut output = MatMut::new(&mut s.output, lines, head_dim);
-                matmul(
-                    &mut output,
-                    score_grad,
-                    keys,
-                    Update::Overwrite,
-                    Threads::One,
-                    inputs.precision,
-                );
+                inputs.product(&mut output, score_grad, keys, Update::Overwrite);
                 for (i, line) in queries.zip(s.output.chunks_exact(group * head_dim)) {
                     scaled_copy(q_grad.row(i), line, scale);
                 }
@@ -229,14 +219,7 @@ impl Task<'_> {
                 // The gathered queries carry the scale already.
                 let scaled = Mat::new(&s.queries, lines, head_dim);
                 let mut total = MatMut::new(&mut s.key_grad[..seen], visible, head_dim);
-                matmul(
-                    &mut total,
-                    score_grad.t(),
-                    scaled,
-                    Update::Add,
-                    Threads::One,
-                    inputs.precision,
-                );
+                inputs.product(&mut total, score_grad.t(), scaled, Update::Add);
             }
         }
         for (block, total) in [(&mut k_grad, &s.key_grad), (&mut v_grad, &s.value_grad)] {
@@ -330,13 +313,11 @@ impl Task<'_> {
             .collect();
         let visible = places.last().map_or(0, |(segment, i)| segment.own + i + 1);
         s.probabilities.resize(lines * visible, S::Wide::ZERO);
-        matmul(
+        inputs.product(
             &mut MatMut::new(&mut s.probabilities, lines, visible),
             Mat::new(&s.queries, lines, head_dim),
             Mat::new(&s.keys[..visible * head_dim], visible, head_dim).t(),
             Update::Overwrite,
-            Threads::One,
-            inputs.precision,
         );
         let shared = segments[0].start;
         let offsets = inputs.offsets();

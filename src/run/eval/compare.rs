@@ -167,7 +167,7 @@ impl Run {
 /// What of `request` is asked of the model in `other`: its adapter where it has one, and nobody beside it.
 fn of_other<'e>(request: EvalRequest<'e>, other: &Path) -> Result<EvalRequest<'e>> {
     let manifest = Manifest::of(other)?;
-    let has_adapter = manifest.is_none_or(|run| run.stages.contains_key(&Stage::Anneal));
+    let has_adapter = manifest.is_none_or(|run| run.done(Stage::Anneal).is_some());
     Ok(EvalRequest { fuse: &[], adapter: request.adapter && has_adapter, ..request })
 }
 
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
     use crate::config::RunConfig;
     use crate::data::{Dataset, Split};
-    use crate::run::Record;
+    use crate::run::{Record, Status};
 
     #[test]
     fn a_run_without_an_adapter_is_compared_as_it_is() {
@@ -218,9 +218,12 @@ mod tests {
             fuse: &fuse,
             before: None,
         };
-        for has_adapter in [false, true] {
-            if has_adapter {
-                manifest.stages.insert(Stage::Anneal, Record::default());
+        // None, one of a model that was redone since, one.
+        for status in [None, Some(Status::Stale), Some(Status::Done)] {
+            let has_adapter = status == Some(Status::Done);
+            if let Some(status) = status {
+                let record = Record { status, ..Record::default() };
+                manifest.stages.insert(Stage::Anneal, record);
             }
             manifest.write(dir.path()).unwrap();
             let of = of_other(asked, dir.path()).unwrap();

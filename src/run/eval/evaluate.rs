@@ -6,7 +6,7 @@ use super::fused::{self, Others, Together};
 use super::generator::Generator;
 use super::journal::Searches;
 use super::kept::Kept;
-use super::request::EvalRequest;
+use super::request::{EvalRequest, told};
 use super::result::{Bootstrap, EvalResult, EvalSettings, FusionSettings, Performance, Ranking};
 use crate::config::Float;
 use crate::data::{ItemId, Split};
@@ -18,7 +18,7 @@ use crate::run::needs::{ANY_WORK, Needs, memory_bytes};
 use crate::run::{Import, Monitor, Run, Silent, Stage, peak_memory_bytes};
 use crate::{Result, invalid, rng};
 
-/// So many users at most are asked what they would be recommended without the trie.
+/// At most this many users are searched without the trie.
 const LEGAL_RATE_USERS: usize = 500;
 
 /// What a target takes in the predictions or in a journal of them, and of memory.
@@ -249,7 +249,7 @@ impl Run {
             history: self.config.data.history,
             template: 0,
             adapter: request.adapter_switch().into(),
-            before: request.before.map(|before| before.display().to_string()),
+            before: request.before.map(told),
             search: "beam search over the trie of all items".into(),
             beam: request.beam,
             exhaustive: request.beam >= self.dataset.catalogue().count(),

@@ -6,7 +6,7 @@ use super::baseline::BaselineRequest;
 use super::baselines::Baseline;
 use super::generator::Generator;
 use super::journal::Searches;
-use super::request::EvalRequest;
+use super::request::{EvalRequest, told};
 use super::result::{EvalSettings, FusedModel, FusionSettings};
 use super::training::{Training, is_baseline};
 use crate::config::RunConfig;
@@ -155,7 +155,7 @@ impl Run {
         }
         let placed = |(dir, model): (&Path, FusedModel)| {
             let is_run = Baseline::named(&model.model).is_none();
-            FusedModel { run: is_run.then(|| dir.display().to_string()), ..model }
+            FusedModel { run: is_run.then(|| told(dir)), ..model }
         };
         let models = models.into_iter().skip(1).map(placed).collect();
         Ok(Others { baselines, runs, models })
@@ -189,15 +189,19 @@ impl Run {
             let wrong = |e| Error::Invalid(format!("{}: {e}", kept.result.display()));
             let settings: EvalSettings =
                 serde_json::from_value(found["settings"].clone()).map_err(wrong)?;
-            // Another version of the program has chosen as well.
+            // Another version of the program, or another machine, has chosen as well.
             let now = self.eval_settings(asked, others.settings(self));
-            let now = EvalSettings { git_revision: settings.git_revision.clone(), ..now };
+            let EvalSettings { precision, batch, bootstrap, legal_rate_users, .. } = settings;
+            let git_revision = settings.git_revision.clone();
+            let now =
+                EvalSettings { precision, batch, bootstrap, legal_rate_users, git_revision, ..now };
             if let Some(weight) = found["fusion_weight"].as_f64().filter(|_| settings == now) {
                 return Ok(weight);
             }
         }
         invalid!(
-            "{}: no evaluation of these models together has chosen the weight of the baselines: run `llmbs {}` first",
+            "{0}: no evaluation of these models together has chosen the weight of the baselines: run `llmbs --run {0} \
+             {1}` first",
             self.dir.display(),
             request(Split::Test).command()
         )
@@ -239,7 +243,8 @@ impl Run {
             seed: self.config.seed,
             digest: digest(Stage::Initial, "model.safetensors").unwrap_or_default(),
             settings_digest: None,
-            adapter_digest: digest(Stage::Anneal, "adapter_model.safetensors").filter(|_| adapter),
+            adapter_digest: digest(Stage::Anneal, "adapter_model.safetensors")
+                .filter(|_| adapter && self.has_adapter()),
         }
     }
 }

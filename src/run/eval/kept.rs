@@ -97,7 +97,9 @@ impl Kept {
         report: R,
         lines: &[L],
     ) -> Result<EvalResult<R>> {
-        let [new_result, new_lines] = [&self.result, &self.lines].map(|path| beside(path));
+        // Made whole while others stand in their place.
+        let [new_result, new_lines] =
+            [&self.result, &self.lines].map(|of| files::beside(of, ".new"));
         let written = files::write_json_lines(&new_lines, lines).and_then(|()| {
             let lines_sha256 = files::digest(&new_lines)?;
             sealed::write(&new_result, &Sealed { report: &report, lines_sha256 })
@@ -114,13 +116,6 @@ impl Kept {
         placed?;
         Ok(EvalResult { report, path: self.result, was_done: false })
     }
-}
-
-/// Where `path` is made whole while another stands in its place.
-fn beside(path: &Path) -> PathBuf {
-    let mut name = path.file_name().unwrap_or_default().to_os_string();
-    name.push(".new");
-    path.with_file_name(name)
 }
 
 impl<S> EvalResult<Ranking<S>> {

@@ -1,7 +1,7 @@
 //! What is asked of the models of a run, and where the answer stands.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::kept::Kept;
 use crate::data::Split;
@@ -75,13 +75,41 @@ impl EvalRequest<'_> {
     }
 }
 
-/// What a folder that is fused with is called: a run by its name, `baseline/NAME/seed-N` as `NAME-N`.
+/// What a folder that is fused with is called: by its name, and `NAME/seed-N`, a baseline or a cell of an ablation, as
+/// `NAME-N`.
 fn name_of(dir: &Path) -> String {
     let place = dir.canonicalize();
     let mut names = place.as_deref().unwrap_or(dir).iter().rev().map(|name| name.to_string_lossy());
-    let (name, kind, of) = (names.next(), names.next(), names.next());
-    match (name.as_deref().and_then(|name| name.strip_prefix("seed-")), kind, of.as_deref()) {
-        (Some(seed), Some(kind), Some("baseline")) => format!("{kind}-{seed}"),
+    let (name, kind) = (names.next(), names.next());
+    match (name.as_deref().and_then(|name| name.strip_prefix("seed-")), kind) {
+        (Some(seed), Some(kind)) => format!("{kind}-{seed}"),
         _ => name.unwrap_or_default().into_owned(),
+    }
+}
+
+/// A folder as it is told of, however its name was spelt: `a/b` for `./a//b/`.
+pub(super) fn told(dir: &Path) -> String {
+    let parts = dir.components().filter(|part| *part != Component::CurDir);
+    let plain: PathBuf = parts.collect();
+    if plain == PathBuf::new() { ".".into() } else { plain.display().to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_fused_is_called_by_its_name_and_cells_by_their_variant() {
+        for (dir, name) in [
+            ("runs/one", "one"),
+            ("runs/one/baseline/sasrec/seed-3", "sasrec-3"),
+            ("ablate/plain/seed-1/", "plain-1"),
+            ("seed-1", "seed-1"),
+        ] {
+            assert_eq!(name_of(Path::new(dir)), name, "{dir}");
+        }
+        for (dir, plain) in [("./a//b/", "a/b"), ("a/./b", "a/b"), ("../a", "../a"), (".", ".")] {
+            assert_eq!(told(Path::new(dir)), plain, "{dir}");
+        }
     }
 }

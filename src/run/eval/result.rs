@@ -172,7 +172,8 @@ pub struct FusedModel {
 
 impl fmt::Display for FusedModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} seed {}", self.model, self.seed)
+        write!(f, "{} seed {}", self.model, self.seed)?;
+        self.run.as_ref().map_or(Ok(()), |run| write!(f, " of {run}"))
     }
 }
 

@@ -25,6 +25,8 @@ pub struct StoredRanking {
     pub ranker: Ranker,
     /// What was ranked for whom: rankings of the same targets can be compared.
     pub targets: Targets,
+    /// Where only the first so many targets were ranked.
+    pub limit: Option<usize>,
     /// The seed of its model.
     pub seed: u64,
     /// The settings of a baseline.
@@ -75,11 +77,11 @@ pub struct Targets {
 }
 
 impl StoredRanking {
-    /// The words that make it anew, after `llmbs`, where one model of the run ranked for all targets.
+    /// The words that make it anew, after `llmbs`, where one model of the run ranked alone.
     pub fn command(&self) -> Option<String> {
         match &self.ranker {
             &Ranker::Model { adapter, beam, ref fused, before: None } if fused.is_empty() => {
-                let (split, limit) = (self.targets.split, None);
+                let (split, limit) = (self.targets.split, self.limit);
                 let request = EvalRequest { split, adapter, beam, limit, fuse: &[], before: None };
                 Some(request.command())
             }
@@ -131,6 +133,7 @@ impl StoredRanking {
                 count: settings.targets,
                 items: settings.items,
             },
+            limit: settings.limit,
             seed: settings.seed,
             config: Value::Null,
             is_current,
@@ -162,6 +165,7 @@ impl StoredRanking {
                 count: settings.targets,
                 items: settings.items,
             },
+            limit: settings.limit,
             seed: settings.seed,
             config: settings.config,
             is_current,

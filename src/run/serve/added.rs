@@ -223,6 +223,26 @@ impl Run {
         }
     }
 
+    /// Refuses where items were added to what was exported to `dir` that this run has not.
+    pub(in crate::run) fn check_added_to(&self, dir: &Path) -> Result<()> {
+        let path = dir.join(FILE);
+        if !path.exists() {
+            return Ok(());
+        }
+        let there: Added = sealed::read(&path, "remove it to lose what was added there")?;
+        let here = self.added()?.map_or_else(BTreeMap::new, |added| added.items);
+        let is_here = |entry: &Entry| here.values().any(|own| own.item() == entry.item());
+        if let Some(lost) = there.items.values().find(|entry| !is_here(entry)) {
+            invalid!(
+                "{}: {:?} was added there, and would be lost: add it to {} first, or remove the file",
+                path.display(),
+                lost.title,
+                self.dir.display()
+            );
+        }
+        Ok(())
+    }
+
     /// The items added to the index as it is.
     fn added(&self) -> Result<Option<Added>> {
         let path = self.dir.join(FILE);

@@ -92,3 +92,10 @@ pub(super) struct Pick<'q> {
     /// Items offered that must not be in the answer.
     pub(super) excluded: HashSet<ItemId>,
 }
+
+impl Pick<'_> {
+    /// Whether any of the items that are offered under `stand_in` may be in the answer.
+    pub(super) fn allows(&self, stand_in: ItemId) -> bool {
+        self.offer.offered_as[&stand_in].iter().any(|item| !self.excluded.contains(item))
+    }
+}

@@ -37,7 +37,7 @@ impl Scorer {
                     ranked.filter(|ranked| ranked.score > f32::NEG_INFINITY).collect()
                 };
                 let mut ranked = offered(scores);
-                let fits = |ranked: &&Ranked| !asked.pick.excluded.contains(&ranked.item);
+                let fits = |ranked: &&Ranked| asked.pick.allows(ranked.item);
                 if ranked.iter().filter(fits).count() < asked.top {
                     ranked = offered(&self.scorer.scores_of_all(&[history])?);
                 }

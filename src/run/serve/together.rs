@@ -33,8 +33,7 @@ impl Baselines {
         let mut generated: BTreeMap<usize, Vec<Ranked>> = BTreeMap::new();
         generator.rank(asked, &mut |asked, ranked| {
             // As many as an evaluation keeps: what is beyond them has probability 0 there, too.
-            let excluded = &asked.pick.excluded;
-            let kept = ranked.iter().filter(|ranked| !excluded.contains(&ranked.item));
+            let kept = ranked.iter().filter(|ranked| asked.pick.allows(ranked.item));
             generated.insert(asked.at, kept.take(generator.beam(asked)).copied().collect());
         })?;
         let of = |asked: &Asked<'_>| generated.get(&asked.at).map_or(&[][..], Vec::as_slice);

@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::Made;
 use crate::model::{LlamaConfig, adapter};
 use crate::run::manifest::{ImportedAdapter, Origin};
-use crate::run::{Run, Stage, StageReport, Status};
+use crate::run::{Run, Stage, StageReport};
 use crate::{Result, files, invalid};
 
 impl Run {
@@ -28,8 +28,7 @@ impl Run {
         }
         let import = ImportedAdapter { folder: folder.display().to_string(), files: digests };
         let again = format!("`llmbs import-adapter {} --force`", import.folder);
-        let found = self.manifest.stages.get(&STAGE);
-        if let Some(record) = found.filter(|record| record.status == Status::Done && !force) {
+        if let Some(record) = self.manifest.done(STAGE).filter(|_| !force) {
             let before = record.origin.imported_adapter.as_ref();
             if before.is_none_or(|before| before.files != import.files) {
                 invalid!(

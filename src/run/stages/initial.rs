@@ -77,7 +77,7 @@ fn train(run: &Run, before: Option<&Run>, monitor: &mut dyn Monitor) -> Result<M
         &run.device,
     )?;
     for (name, value) in before.map(projectors_of).transpose()?.unwrap_or_default() {
-        let name = format!("projectors.{name}");
+        let name = format!("{}{name}", Projectors::PREFIX);
         // This run may have switched a side of the loss off.
         if params.names().any(|own| own == name) {
             params.set(&name, &value)?;
@@ -186,7 +186,7 @@ fn projectors_of(run: &Run) -> Result<Weights> {
 /// The projectors that were trained.
 fn projectors_among(params: &Params) -> Weights {
     let projector = |(name, t): (&str, &Tensor)| {
-        Some((name.strip_prefix("projectors.")?.to_string(), t.detach()))
+        Some((name.strip_prefix(Projectors::PREFIX)?.to_string(), t.detach()))
     };
     params.tensors().filter_map(projector).collect()
 }

@@ -24,18 +24,28 @@ pub(super) fn check(run: &Run) -> Result<()> {
              has none: set the weight to 0"
         );
     }
-    for baseline in beside(run) {
-        let (reads, holds) = (run.reads(baseline)?, run.config.data.history);
-        // As of the SASRec: a sample of one target needs no state but that of its last items.
-        if reads < holds && run.config.train.tasks.layout == Layout::Sequence {
-            invalid!(
-                "baseline {} reads {reads} items: what teaches (train.distillation.beside) must read the {holds} of \
-                 data.history",
-                baseline.name()
-            );
+    run.check_teachers()
+}
+
+impl Run {
+    /// Refuses baselines that are to teach and cannot, by the data or the settings.
+    ///
+    /// # Errors
+    /// Names the baseline and what it lacks.
+    pub fn check_teachers(&self) -> Result<()> {
+        for baseline in beside(self) {
+            let (reads, holds) = (self.reads(baseline)?, self.config.data.history);
+            // As of the SASRec: a sample of one target needs no state but that of its last items.
+            if reads < holds && self.config.train.tasks.layout == Layout::Sequence {
+                invalid!(
+                    "baseline {} reads {reads} items: what teaches (train.distillation.beside) must read the {holds} \
+                     of data.history",
+                    baseline.name()
+                );
+            }
         }
+        Ok(())
     }
-    Ok(())
 }
 
 /// The baselines that teach beside the SASRec.

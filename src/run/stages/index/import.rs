@@ -9,7 +9,7 @@ use crate::inference::ItemTokens;
 use crate::run::digests;
 use crate::run::manifest::{self, Import, Origin};
 use crate::run::stages::Made;
-use crate::run::{Monitor, Run, Stage, StageReport, Status};
+use crate::run::{Monitor, Run, Stage, StageReport};
 use crate::{Result, files, invalid};
 
 /// What to import, and how.
@@ -52,8 +52,7 @@ impl Run {
         };
         let settings = manifest::settings_of_import(&self.config)?;
         let inputs = self.inputs(Stage::Index);
-        let found = self.manifest.stages.get(&Stage::Index);
-        if let Some(record) = found.filter(|r| r.status == Status::Done && !request.force) {
+        if let Some(record) = self.manifest.done(Stage::Index).filter(|_| !request.force) {
             if !record.origin.imported.as_ref().is_some_and(|then| then.gives_the_same(&import)) {
                 invalid!(
                     "{}: there is another item index already, {}; choose another folder with --run, \
