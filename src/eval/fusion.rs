@@ -1,8 +1,8 @@
 //! Generators and scorers of all items, ranked together.
 //!
 //! An item's probability is the weighted mean of two: the mean of what the generators give its tokens, 0 from
-//! one whose search did not find it, and the mean of what a softmax makes of each scorer's scores. So whoever
-//! is surer of a user has more of a say for that user.
+//! one whose search did not find it, and the geometric mean of what a softmax makes of each scorer's scores. So
+//! whoever is surer of a user has more of a say for that user.
 
 use std::collections::BTreeMap;
 
@@ -20,6 +20,8 @@ use crate::ops::slices::softmax;
 
 /// Users scored together.
 const BATCH: usize = 256;
+/// What an item has of a scorer whose search did not find it: next to nothing, though others may find it.
+const UNFOUND: f32 = f32::MIN_POSITIVE;
 /// So many steps there are from 0 to 1 between the weights that [`Fusion::choose`] tries.
 const STEPS: u32 = 20;
 
@@ -119,13 +121,12 @@ fn best_of(candidates: &[Candidate], weight: f64) -> Vec<Ranked> {
     ranked
 }
 
-/// The mean of the scorers' distributions over all items, a row a history; nothing where there are none.
+/// The geometric mean of the scorers' distributions over all items, a row a history; nothing where there are none.
 pub fn mean_probabilities(
     scorers: &[Box<dyn ItemScorer>],
     histories: &[History<'_>],
 ) -> Result<Vec<Vec<f32>>> {
     let mut means: Vec<Vec<f32>> = Vec::new();
-    let share = 1.0 / scorers.len() as f32;
     for scorer in scorers {
         let mut scores = scorer.scores(histories)?;
         let num_items = scores.len() / histories.len().max(1);
@@ -133,9 +134,10 @@ pub fn mean_probabilities(
         let rows = scores.par_chunks_mut(num_items.max(1)).zip(means.par_iter_mut());
         rows.for_each(|(scores, mean)| {
             softmax(scores, 1.0);
-            mean.iter_mut().zip(scores).for_each(|(mean, p)| *mean += share * *p);
+            mean.iter_mut().zip(scores).for_each(|(mean, p)| *mean += p.max(UNFOUND).ln());
         });
     }
+    means.par_iter_mut().for_each(|mean| softmax(mean, scorers.len() as f32));
     Ok(means)
 }
 
@@ -195,15 +197,21 @@ mod tests {
     }
 
     #[test]
-    fn scorers_are_averaged_as_distributions() {
+    fn scorers_are_averaged_geometrically() {
         let ln = |p: [f32; 3]| Box::new(Fixed(p.map(f32::ln).to_vec())) as Box<dyn ItemScorer>;
         let scorers = [ln([0.5, 0.25, 0.25]), ln([0.1, 0.8, 0.1])];
         let mean = mean_probabilities(&scorers, &[History::of(&[0]), History::of(&[1])]).unwrap();
         assert_eq!(mean.len(), 2);
         for row in &mean {
-            let expected = [0.3, 0.525, 0.175];
-            assert!(row.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{row:?}");
+            // The roots of 0.05, 0.2 and 0.025, of their sum.
+            let expected = [0.269_764, 0.539_527, 0.190_709];
+            assert!(row.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5), "{row:?}");
         }
+        // What one search did not find is behind all else, in the order of the other.
+        let found = Box::new(Fixed(vec![f32::NEG_INFINITY, f32::NEG_INFINITY, 0.0]));
+        let scorers = [ln([0.6, 0.3, 0.1]), found as Box<dyn ItemScorer>];
+        let mean = mean_probabilities(&scorers, &[History::of(&[0])]).unwrap().remove(0);
+        assert!(mean[2] > mean[0] && mean[0] > mean[1] && mean[1] > 0.0, "{mean:?}");
     }
 
     #[test]
