@@ -54,7 +54,10 @@ pub fn ablate(
     let mut cells = Vec::new();
     for &seed in &spec.seeds {
         let own = configure(&[&spec.set[..], &[format!("seed={seed}")]].concat());
-        let own = own.map_err(|e| Error::Invalid(format!("set of the specification: {e}")))?;
+        let own = own.map_err(|e| match &spec.set[..] {
+            [] => e,
+            _ => Error::Invalid(format!("set of the specification: {e}")),
+        })?;
         if !spec.baselines.is_empty() {
             let run = Run::open(&seed_dir(BASELINES, seed), own.clone(), device.clone())?;
             spec.baselines.iter().try_for_each(|&baseline| run.check_baseline(baseline))?;

@@ -102,18 +102,15 @@ pub(super) fn fill<S: Stored, const N: usize>(
             #[inline(always)]
             || {
                 let (lines, rest) = out.as_chunks_mut::<LANES>();
-                let (chunks, tails) = (
-                    inputs.map(|v| v.as_chunks::<LANES>().0),
-                    inputs.map(|v| v.as_chunks::<LANES>().1),
-                );
+                let inputs = inputs.map(|values| values.as_chunks::<LANES>());
                 for (at, line) in lines.iter_mut().enumerate() {
-                    let values = chunks.map(|chunks| &chunks[at]);
+                    let inputs = inputs.map(|(chunks, _)| &chunks[at]);
                     for (i, out) in line.iter_mut().enumerate() {
-                        *out = S::narrow(f(values.map(|values| values[i].widen())));
+                        *out = S::narrow(f(inputs.map(|values| values[i].widen())));
                     }
                 }
                 for (i, out) in rest.iter_mut().enumerate() {
-                    *out = S::narrow(f(tails.map(|tail| tail[i].widen())));
+                    *out = S::narrow(f(inputs.map(|(_, rest)| rest[i].widen())));
                 }
             },
         );

@@ -1,9 +1,9 @@
 //! Sequential recommenders as teacher: what they expect next, as soft targets of the codes.
 //!
-//! Distillation (Hinton et al., 2015), of several networks by the geometric mean of their distributions. An item is a path of
-//! codes, so the teacher's distribution over items is summed along the paths, `q(c_l | c_<l) = sum of p(item) over
-//! items below c_1..c_l, divided by that of the items below c_1..c_l-1`. Each label of sequence recommendation is drawn
-//! to the target's code and, with a weight, to this distribution given the target's own codes before.
+//! Distillation (Hinton et al., 2015), of several networks by the geometric mean of their distributions. An item is a
+//! path of codes, so the teacher's distribution over items is summed along the paths, `q(c_l | c_<l) = sum of p(item)
+//! over items below c_1..c_l, divided by that of the items below c_1..c_l-1`. Each label of sequence recommendation is
+//! drawn to the target's code and, with a weight, to this distribution given the target's own codes before.
 //!
 //! A network that scores by likeness expects what the user has already more than anything else, and the model learns
 //! that from it. What is expected of that may be cut to the share of repeats among what training takes.
@@ -28,8 +28,8 @@ pub struct DistillationConfig {
     /// The share of the teacher's distribution in what sequence recommendation is drawn to; 0 for no
     /// teacher. The teacher is the SASRec of z^b.
     pub weight: f64,
-    /// Baselines that teach beside it, by the geometric mean of all distributions. Each is trained with the run's seed, where it
-    /// does not stand in the run folder.
+    /// Baselines that teach beside it, by the geometric mean of all distributions. Each is trained with the run's seed,
+    /// where it does not stand in the run folder.
     pub beside: BTreeSet<Colleague>,
     /// The teacher's scores are divided by this.
     pub temperature: f64,
@@ -163,9 +163,9 @@ impl Teacher {
         Ok(distributions)
     }
 
-    /// What the networks together expect of all items at some of the targets, a row each: the softmax of the mean of their
-    /// scores, which is the geometric mean of their distributions. `states` has those of each network, and which of them
-    /// is before each target.
+    /// What the networks together expect of all items at some of the targets, a row each: the softmax of the mean of
+    /// their scores, which is the geometric mean of their distributions. `states` has those of each network, and which
+    /// of them is before each target.
     fn expected(&self, states: &[(Tensor, Vec<u32>)], targets: Range<usize>) -> Result<Vec<f32>> {
         let mut sums: Vec<f32> = Vec::new();
         for (network, (states, rows)) in self.networks.iter().zip(states) {
