@@ -220,6 +220,12 @@ fn an_exported_folder_answers_as_the_run_did() {
     let more = ["index", "add", "more.json", "--json"];
     assert_eq!(json_of(there, &in_folder("plain", &more)), added);
 
+    nothing_is_lost(there);
+}
+
+/// An export is handed on, and replaced by nothing but another.
+fn nothing_is_lost(there: &Path) {
+    let in_folder = |name: &'static str, words: &[&'static str]| [&["--run", name], words].concat();
     // What was handed on can be handed on.
     run(there, &in_folder("plain", &["export", "--out", "again"]), 0);
     assert_eq!(
