@@ -344,7 +344,7 @@ fn a_signal_while_a_model_is_loaded_is_not_lost() {
     fs::remove_file(&pipe).unwrap();
     drop(held);
     service.says("could not be replaced");
-    while service.metric("llmbs_model_loads_total") < 2 {}
+    service.says("the model was replaced");
 }
 
 #[test]
