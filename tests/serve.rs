@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::common::program::{assert_same, fails, ids, run, tiny};
+use crate::common::program::{self, assert_same, fails, ids, run, tiny};
 
 /// A folder with two runs of one shop and two models, `runs/a` and `runs/b`.
 static SHOP: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -310,35 +310,29 @@ fn a_model_is_replaced_under_load_and_nothing_is_lost() {
     assert_ne!(before["model_sha256"], after["model_sha256"]);
 }
 
-#[test]
-fn a_service_that_is_stopped_does_not_wait_for_a_model() {
-    let stuck = SHOP.join("runs/stuck");
-    let copied =
-        Command::new("cp").args(["-r", "runs/a", "runs/stuck"]).current_dir(&*SHOP).status();
-    assert!(copied.unwrap().success());
-    let mut service = Service::start("runs/stuck");
-    // What the next model is read from does not end.
-    let pipe = stuck.join("added.json");
+/// A service of a copy of the run `a` that reads the next model out of a pipe, and the pipe, which has not ended.
+fn loading(run: &str) -> (Service, PathBuf, fs::File) {
+    let copy = SHOP.join(run);
+    program::copy(&SHOP.join("runs/a"), &copy);
+    let service = Service::start(run);
+    let pipe = copy.join("added.json");
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     service.signal("-HUP");
     // Opened once somebody reads it.
-    let _held = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    let held = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    (service, pipe, held)
+}
+
+#[test]
+fn a_service_that_is_stopped_does_not_wait_for_a_model() {
+    let (mut service, _pipe, _held) = loading("runs/stuck");
     service.signal("-TERM");
     assert_eq!(service.child.wait().unwrap().code(), Some(0));
 }
 
 #[test]
 fn a_signal_while_a_model_is_loaded_is_not_lost() {
-    let copy = SHOP.join("runs/slow");
-    let copied =
-        Command::new("cp").args(["-r", "runs/a", "runs/slow"]).current_dir(&*SHOP).status();
-    assert!(copied.unwrap().success());
-    let service = Service::start("runs/slow");
-    let pipe = copy.join("added.json");
-    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
-    service.signal("-HUP");
-    // Opened once somebody reads it.
-    let held = fs::OpenOptions::new().write(true).open(&pipe).unwrap();
+    let (service, pipe, held) = loading("runs/slow");
     service.signal("-HUP");
     service.says("what stands then is loaded after it");
     fs::remove_file(&pipe).unwrap();

@@ -17,7 +17,8 @@ use crate::run::{MANIFEST, Monitor, Run, Stage, config_of};
 use crate::{Error, Result, invalid};
 
 /// How what ranks together scores an item.
-pub(super) const SCORE: &str = "logarithm of the weighted mean of the models' probabilities and of the baselines' geometric mean";
+pub(super) const SCORE: &str = "logarithm of the weighted mean of the models' probabilities and of the baselines' \
+                                geometric mean";
 
 /// The models beside that of a run.
 pub(super) struct Others<'a> {
