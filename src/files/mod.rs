@@ -6,6 +6,7 @@ mod place;
 use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -82,12 +83,41 @@ pub fn beside(path: &Path, ending: &str) -> PathBuf {
     path.with_file_name(name)
 }
 
-/// Where `path` is written before it is renamed into place.
+/// What the names of files end with that are written before they are renamed into place.
+pub const TEMPORARY: &str = ".tmp";
+
+/// Where `path` is written before it is renamed into place, by whoever writes it alone.
 pub fn temporary(path: &Path) -> PathBuf {
-    beside(path, ".tmp")
+    beside(path, TEMPORARY)
+}
+
+/// A new file to write `path` to before it is renamed into place, which nobody else writes to.
+fn new_beside(path: &Path) -> io::Result<(PathBuf, fs::File)> {
+    static MADE: AtomicUsize = AtomicUsize::new(0);
+    loop {
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let name = beside(path, &format!(".{}-{number}{TEMPORARY}", std::process::id()));
+        match fs::File::create_new(&name) {
+            // Left by another process of this number.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return Ok((name, made?)),
+        }
+    }
+}
+
+/// Whether what `path` leads to is written to as it is: a pipe, a device, or a file that is open already.
+fn is_stream(path: &Path, there: Option<&fs::Metadata>) -> bool {
+    let folder = path.parent().and_then(|folder| folder.canonicalize().ok());
+    let is_of_system = |folder: &Path| folder == Path::new("/dev") || folder.starts_with("/proc");
+    there.is_some_and(|there| {
+        !there.is_dir() && (!there.is_file() || folder.as_deref().is_some_and(is_of_system))
+    })
 }
 
 /// Writes a file through `fill`, then renames it into place; creates the parent folder.
+///
+/// A link stands for the file that it leads to, and a file that is replaced leaves its permissions to the new one. A pipe
+/// or a device is written to as it is.
 pub fn write_with(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<fs::File>) -> io::Result<()>,
@@ -104,13 +134,23 @@ pub(crate) fn replace_with(
     path: &Path,
     fill: impl FnOnce(&mut BufWriter<fs::File>) -> io::Result<()>,
 ) -> io::Result<()> {
-    let temporary = temporary(path);
-    let filled = fs::File::create(&temporary).and_then(|file| {
+    let there = fs::metadata(path).ok();
+    if is_stream(path, there.as_ref()) {
+        let mut stream = BufWriter::new(fs::File::options().append(true).open(path)?);
+        fill(&mut stream)?;
+        return stream.flush();
+    }
+    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    let (temporary, file) = new_beside(path)?;
+    let filled = (|| {
         let mut file = BufWriter::new(file);
         fill(&mut file)?;
         file.into_inner()?.sync_all()?;
+        if let Some(there) = &there {
+            fs::set_permissions(&temporary, there.permissions())?;
+        }
         fs::rename(&temporary, path)
-    });
+    })();
     if filled.is_err() {
         // What went wrong is worth telling, and not that this does, too.
         let _ = remove_there(&temporary);
@@ -265,7 +305,7 @@ pub fn remove_dir(dir: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::AtomicBool;
     use std::time::Duration;
 
     use super::*;
@@ -303,6 +343,55 @@ mod tests {
         write_with(&path, |_| Err(io::Error::other("no more"))).unwrap_err();
         assert_eq!(fs::read(&path).unwrap(), b"one");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn one_of_those_that_write_a_file_at_once_has_written_it_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::thread::scope(|scope| {
+            for writer in 0..4u8 {
+                let path = &path;
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        let text = vec![writer; 50_000 + usize::from(writer)];
+                        write_with(path, |file| {
+                            text.chunks(100).try_for_each(|part| file.write_all(part))
+                        })
+                        .unwrap();
+                        let found = fs::read(path).unwrap();
+                        assert!(found.iter().all(|byte| *byte == found[0]));
+                        assert_eq!(found.len(), 50_000 + usize::from(found[0]));
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn what_is_written_leaves_links_permissions_and_pipes_as_they_are() {
+        use std::os::unix::fs::{FileTypeExt, PermissionsExt, symlink};
+
+        let dir = tempfile::tempdir().unwrap();
+        let [file, link, pipe] = ["file", "link", "pipe"].map(|name| dir.path().join(name));
+        write(&file, b"one").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        symlink("file", &link).unwrap();
+        write(&link, b"two").unwrap();
+        assert!(link.is_symlink());
+        assert_eq!(fs::read(&file).unwrap(), b"two");
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+
+        rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o600.into()).unwrap();
+        std::thread::scope(|scope| {
+            let read = scope.spawn(|| fs::read(&pipe));
+            write(&pipe, b"three").unwrap();
+            assert_eq!(read.join().unwrap().unwrap(), b"three");
+        });
+        assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub use unfinished::config_of;
 pub const MANIFEST: &str = "manifest.json";
 
 /// The resolved configuration of a run.
-const CONFIG: &str = "config.toml";
+pub const CONFIG: &str = "config.toml";
 
 /// The run's own copy of its dataset: the files of the folder that it was made from.
 const DATA: &str = "data";
@@ -184,11 +184,13 @@ fn refuse_folders_of_others(dir: &Path) -> Result<()> {
         return Ok(());
     }
     // The first thing ever written is the manifest, under a lock: nothing else may be there without it.
-    let temporary = files::temporary(Path::new(MANIFEST));
     let entries = std::fs::read_dir(dir).map_err(Error::io(dir))?;
     for entry in entries {
         let name = entry.map_err(Error::io(dir))?.file_name();
-        if name != temporary.as_os_str() && name != LOCK {
+        let is_begun = name
+            .to_str()
+            .is_some_and(|name| name.starts_with(MANIFEST) && name.ends_with(files::TEMPORARY));
+        if !is_begun && name != LOCK {
             invalid!(
                 "{}: holds {}, but no {MANIFEST}: it is not a run of llmbs; name another folder \
                  with --run, one that is empty or does not exist yet",
