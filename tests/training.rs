@@ -289,7 +289,7 @@ fn adapted(fixture: &Fixture) -> Trained {
 }
 
 /// A SASRec that knows nothing, with the codes of the fixture's items.
-fn teacher(fixture: &Fixture, first: u32) -> Teacher {
+fn teacher(fixture: &Fixture) -> Teacher {
     let transformer = TransformerConfig {
         dim: 8,
         blocks: 1,
@@ -303,7 +303,7 @@ fn teacher(fixture: &Fixture, first: u32) -> Teacher {
     let items: Vec<Vec<u32>> = (0..48).map(|item| fixture.prompts.history(&[item])).collect();
     let config =
         DistillationConfig { weight: 0.4, temperature: 0.1, ..DistillationConfig::default() };
-    Teacher::new(vec![Box::new(network)], config, Some(0.1), &items, first, 12)
+    Teacher::new(vec![Box::new(network)], config, Some(0.1), &items)
 }
 
 #[test]
@@ -311,8 +311,7 @@ fn soft_targets_have_the_gradient_of_their_loss() {
     let fixture = fixture();
     let trained = trainable(&fixture);
     let samples: Vec<Sample> = samples(&fixture, 0).into_iter().take(12).collect();
-    let last = fixture.config.vocab_size as u32 - 1;
-    let teacher = teacher(&fixture, last - 12);
+    let teacher = teacher(&fixture);
     let config = StageConfig { dropout: 0.0, ..train_config() };
     let contrast = contrast();
     let trainer = Trainer {
@@ -350,7 +349,7 @@ fn the_pass_by_hand_equals_the_graph() {
         let levels = |last: u32| vec![last - 12..last - 8, last - 8..last - 4, last - 4..last];
         let levels = (!tied).then(|| levels(last));
         // A teacher beside LoRA alone, so that both ways are taken with and without one.
-        let teacher = lora.then(|| teacher(&fixture, last - 12));
+        let teacher = lora.then(|| teacher(&fixture));
         let gradients = |checkpointing| {
             let config = StageConfig { checkpointing, micro_batch: Some(25), ..train_config() };
             let trainer = Trainer {

@@ -86,6 +86,16 @@ fn embedding(
     })
 }
 
+/// What NDCG@10 gains by a target: ties go to the smaller id, and what is no number is above everything.
+fn gain(scores: &[f32], target: usize) -> f64 {
+    let (before, after) = scores.split_at(target);
+    let own = scores[target];
+    let behind = before.iter().filter(|score| **score < own).count()
+        + after[1..].iter().filter(|score| **score <= own).count();
+    let rank = scores.len() - behind;
+    if rank <= 10 { 1.0 / (rank as f64 + 1.0).log2() } else { 0.0 }
+}
+
 /// NDCG@10 of the targets among all items after their histories, of which each rank scores its part; none without any.
 ///
 /// Likelihood would stop training long before ranking is at its best: what is confused there are the many
@@ -101,13 +111,23 @@ fn ndcg_at_10(
         let of = |&(history, target): &(_, u32)| (History::of(history), target);
         let (histories, targets): (Vec<History<'_>>, Vec<u32>) = batch.iter().map(of).unzip();
         let scores: Vec<Vec<f32>> = network.scores(&histories)?.to_vec2()?;
-        let gain = |(row, &target): (&Vec<f32>, &u32)| {
-            let own = row[target as usize];
-            let rank = 1 + row.iter().filter(|score| **score > own).count();
-            if rank <= 10 { 1.0 / (rank as f64 + 1.0).log2() } else { 0.0 }
-        };
-        total += scores.iter().zip(&targets).map(gain).sum::<f64>();
+        let gains = scores.iter().zip(&targets).map(|(row, &target)| gain(row, target as usize));
+        total += gains.sum::<f64>();
     }
     let total = ranks.sums(&[total])[0];
     Ok((!samples.is_empty()).then(|| total / samples.len() as f64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_gains_by_the_items_before_it() {
+        let second = 1.0 / 3f64.log2();
+        assert_eq!([1, 0, 2].map(|at| gain(&[0.5, 1.0, 0.5], at)), [1.0, second, 0.5]);
+        // A network that says nothing finds nothing: ties go by the id, and no number is no merit.
+        assert_eq!((gain(&[1.0; 30], 20), gain(&[f32::NAN; 30], 0)), (0.0, 0.0));
+        assert_eq!(gain(&[f32::NAN, 1.0], 1), second);
+    }
 }

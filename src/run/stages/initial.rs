@@ -115,7 +115,7 @@ fn train(run: &Run, before: Option<&Run>, monitor: &mut dyn Monitor) -> Result<M
         }
         Ok(samples)
     };
-    let teacher = teacher::teacher(run, &tokens)?;
+    let teacher = teacher::teacher(run, &tokens, &stage, &samples, monitor)?;
     let state = run.state_of(Stage::Initial);
     let lora_dropout = if adapters.is_empty() { 0.0 } else { config.lora.dropout };
     let trainer = Trainer {

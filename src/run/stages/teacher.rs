@@ -8,8 +8,8 @@ use crate::inference::ItemTokens;
 use crate::model::load_safetensors;
 use crate::model::sequential::Sequential;
 use crate::run::{Baseline, BaselineRequest, Monitor, Run, Stage};
-use crate::tasks::Layout;
-use crate::train::{Colleague, Teacher};
+use crate::tasks::{Layout, Sample};
+use crate::train::{Colleague, StageConfig, Teacher};
 use crate::{Result, invalid};
 
 /// Refuses an index that has no teacher where the configuration, which [`RunConfig::check`] has seen, wants one:
@@ -67,8 +67,14 @@ pub(super) fn train(run: &Run, monitor: &mut dyn Monitor) -> Result<()> {
     Ok(())
 }
 
-/// The teacher, where the configuration asks for one.
-pub(super) fn teacher(run: &Run, tokens: &ItemTokens) -> Result<Option<Teacher>> {
+/// The teacher of `stage`, where the configuration asks for one; `samples` are those of an epoch.
+pub(super) fn teacher(
+    run: &Run,
+    tokens: &ItemTokens,
+    stage: &StageConfig,
+    samples: &dyn Fn(u64) -> Result<Vec<Sample>>,
+    monitor: &mut dyn Monitor,
+) -> Result<Option<Teacher>> {
     let config = run.config.train.distillation.clone();
     if config.weight == 0.0 {
         return Ok(None);
@@ -85,6 +91,28 @@ pub(super) fn teacher(run: &Run, tokens: &ItemTokens) -> Result<Option<Teacher>>
         networks.push(run.network_of(baseline)?);
     }
     let repeats = config.limit_repeats.then(|| run.dataset.repeats());
-    let (first, width) = (tokens.vocabulary.first, tokens.added - 1);
-    Ok(Some(Teacher::new(networks, config, repeats, &tokens.items, first, width)))
+    let mut teacher = Teacher::new(networks, config, repeats, &tokens.items);
+    // Each of several ranks would ask all of what they divide otherwise.
+    if run.ranks.is_alone() {
+        ask_once(&mut teacher, stage, &samples(0)?, monitor)?;
+    }
+    Ok(Some(teacher))
+}
+
+/// Asks what `samples` of an epoch ask, for all epochs of `stage`, where there is more than one.
+fn ask_once(
+    teacher: &mut Teacher,
+    stage: &StageConfig,
+    samples: &[Sample],
+    monitor: &mut dyn Monitor,
+) -> Result<()> {
+    let epoch = samples.len().div_ceil(stage.batch) as u64;
+    let all = epoch * stage.passes(samples.len()) * stage.epochs;
+    if stage.max_steps.map_or(all, |max| max.min(all)) <= epoch {
+        return Ok(());
+    }
+    monitor.begin("ask the teacher", samples.len() as u64);
+    let asked = teacher.keep(samples, |done| monitor.advance(done as u64, ""));
+    monitor.end();
+    asked
 }

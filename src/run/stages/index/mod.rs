@@ -37,6 +37,7 @@ pub(in crate::run) const BACKBONE: &str = "backbone";
 /// Refuses what cannot become an index, before anything is written: an infeasible pair of k and levels
 /// fails in a moment.
 pub(in crate::run) fn check(run: &Run) -> Result<()> {
+    run.dataset.check_trainable()?;
     semantic::check(run)?;
     behavior::check_alignment(run)?;
     plan_of(&run.config, run.dataset.num_items()).map(drop)
