@@ -45,7 +45,7 @@ use candle_core::{DType, Tensor};
 pub use activation::{sigmoid, softplus};
 pub use attention::{Row, Rows, attention, biased_attention};
 pub use ceiling::matmul_flops;
-pub use cross_entropy::{binary_cross_entropy, cross_entropy};
+pub use cross_entropy::{biased_cross_entropy, binary_cross_entropy, cross_entropy};
 pub(crate) use cuda::AdamWStep;
 pub use dropout::dropout;
 pub(crate) use dropout::key_after;

@@ -13,7 +13,7 @@ use super::Rows;
 use super::attention::{Inputs, fused};
 use super::cpu::{BLOCK, with_stored};
 use super::dropout::Mask;
-use super::kernels::{Float, Mat, MatMut, Precision, Threads, dot, matmul};
+use super::kernels::{self, Mat, MatMut, Precision, Threads, dot, matmul};
 
 pub(crate) use super::attention::HeadShape;
 pub(crate) use super::kernels::{Stored, Update, vectorize};
@@ -343,15 +343,15 @@ pub(crate) fn scale(x: &mut [f32], factor: f64) {
 
 /// Turns scores into the softmax of themselves over `temperature`.
 pub(crate) fn softmax(scores: &mut [f32], temperature: f32) {
-    let highest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     vectorize(
         #[inline(always)]
-        || scores.iter_mut().for_each(|s| *s = Float::exp((*s - highest) / temperature)),
+        || {
+            for score in scores.iter_mut() {
+                *score /= temperature;
+            }
+            kernels::softmax(scores);
+        },
     );
-    let total: f32 = scores.iter().sum();
-    for score in scores {
-        *score /= total;
-    }
 }
 
 /// The sum of squares, in blocks of a fixed size.

@@ -296,10 +296,11 @@ fn shared(
 }
 
 fn assert_close(found: &[Vec<f32>], expected: &[Vec<f32>], what: &str) {
-    let pairs = found.iter().flatten().zip(expected.iter().flatten());
-    let far = pairs.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    // A key's bias has no gradient but rounding, which AdamW takes steps by.
-    assert!(far < 1e-3, "{what}: {far}");
+    for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
+        let far = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        // Where a gradient is hardly more than rounding, AdamW takes steps by that: this is a fifth of one.
+        assert!(far < 2e-3, "{what}, tensor {i}: {far}");
+    }
 }
 
 #[test]

@@ -224,11 +224,10 @@ pub trait Sequential: Debug + Send + Sync {
     /// The negative log-likelihood of each target among all items, (n), from `states` (n, width).
     fn losses(&self, states: &Tensor, targets: &[u32]) -> Result<Tensor> {
         let Core { items: Items { weight, bias }, precision, .. } = self.core();
-        let (states, weight) = match bias {
-            Some(bias) => with_column(states, weight, bias)?,
-            None => (states.clone(), weight.clone()),
-        };
-        ops::cross_entropy(&states, &weight, targets, *precision)
+        match bias {
+            Some(bias) => ops::biased_cross_entropy(states, weight, bias, targets, *precision),
+            None => ops::cross_entropy(states, weight, targets, *precision),
+        }
     }
 
     /// The negative log-likelihood of each target among the candidates, (n), from `states` (n, width).
@@ -255,8 +254,8 @@ pub trait Sequential: Debug + Send + Sync {
         if let Some(bias) = bias {
             added = (added + gather(bias, items)?)?;
         }
-        let (states, weight) = with_column(states, &ops::embedding(weight, items)?, &added)?;
-        ops::cross_entropy(&states, &weight, &places, *precision)
+        let weight = ops::embedding(weight, items)?;
+        ops::biased_cross_entropy(states, &weight, &added, &places, *precision)
     }
 
     /// The binary cross-entropy of each target against one other item, (n), from `states` (n, width) (Kang and McAuley,
@@ -314,13 +313,6 @@ fn check(name: &str, most: usize, histories: &[History<'_>]) -> Result<()> {
         Some(length) => bail!("{name}: a history of {length} items, expected 1 to {most}"),
         None => Ok(()),
     }
-}
-
-/// `states` and `weight` with one more column, in which `added` (items) is held against ones.
-fn with_column(states: &Tensor, weight: &Tensor, added: &Tensor) -> Result<(Tensor, Tensor)> {
-    let ones = Tensor::ones((states.dim(0)?, 1), states.dtype(), states.device())?;
-    let weight = Tensor::cat(&[weight, &added.unsqueeze(1)?], 1)?;
-    Ok((Tensor::cat(&[states, &ones], 1)?, weight))
 }
 
 /// The values of `vector` (n) at `places`.

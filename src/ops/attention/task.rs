@@ -6,7 +6,7 @@ use candle_core::{Result, Shape};
 
 use super::rows::{Row, Rows};
 use crate::ops::kernels::{
-    Float, Mat, MatMut, Precision, Stored, Threads, Update, dot, matmul, max, sum_of, vectorize,
+    Float, Mat, MatMut, Precision, Stored, Threads, Update, dot, matmul, softmax, vectorize,
 };
 
 /// Queries whose scores a task holds at a time.
@@ -352,18 +352,6 @@ impl Task<'_> {
 
 fn scale<T: Float>(head_dim: usize) -> T {
     T::one() / T::from_f64(head_dim as f64).sqrt()
-}
-
-#[inline(always)]
-fn softmax<T: Float>(scores: &mut [T]) {
-    let largest = max(scores);
-    for v in scores.iter_mut() {
-        *v = (*v - largest).exp();
-    }
-    let total = sum_of(scores, |v| v);
-    for v in scores.iter_mut() {
-        *v /= total;
-    }
 }
 
 /// Turns the gradient of the probabilities into that of the scores, line by line of `n`.

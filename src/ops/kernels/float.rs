@@ -250,6 +250,19 @@ pub(in crate::ops) fn sum_of<T: Float>(values: &[T], f: impl Fn(T) -> T) -> T {
     total
 }
 
+/// Turns scores into their softmax.
+#[inline(always)]
+pub(in crate::ops) fn softmax<T: Float>(scores: &mut [T]) {
+    let largest = max(scores);
+    for v in scores.iter_mut() {
+        *v = (*v - largest).exp();
+    }
+    let total = sum_of(scores, |v| v);
+    for v in scores.iter_mut() {
+        *v /= total;
+    }
+}
+
 /// The inner product of two slices of the same length.
 #[inline(always)]
 pub(in crate::ops) fn dot<T: Float>(a: &[T], b: &[T]) -> T {

@@ -5,7 +5,7 @@ mod matrix;
 #[cfg(target_arch = "x86_64")]
 mod packed;
 
-pub(super) use float::{Float, dot, max, sum_of};
+pub(super) use float::{Float, dot, max, softmax, sum_of};
 pub(crate) use float::{Stored, vectorize};
 pub use matrix::Precision;
 pub(crate) use matrix::Update;

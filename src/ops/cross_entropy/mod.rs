@@ -1,10 +1,12 @@
 //! Cross-entropy over a vocabulary without its logits ever being there all at once.
 
-use std::sync::Arc;
+use std::any::Any;
+use std::sync::{Arc, Mutex};
 
 use candle_core::backend::BackendStorage;
 use candle_core::{
-    CpuStorage, CudaStorage, CustomOp2, D, Layout, Result, Shape, Tensor, WithDType, bail,
+    CpuStorage, CudaStorage, CustomOp2, CustomOp3, D, Layout, Result, Shape, Tensor, WithDType,
+    bail,
 };
 use rayon::prelude::*;
 
@@ -50,11 +52,49 @@ pub fn cross_entropy(
     }
     check_ids("cross_entropy", targets, vocab)?;
     if fused(&[hidden, weight]) {
-        let op = CrossEntropy { truth: Truth::One(targets.into()), precision };
+        let op = CrossEntropy::new(Truth::One(targets.into()), precision, &[hidden, weight]);
         hidden.contiguous()?.apply_op2(&weight.contiguous()?, op)
     } else {
         composed_cross_entropy(hidden, weight, targets)
     }
+}
+
+/// [`cross_entropy`] under softmax(`hidden` * `weight`^T + `bias`).
+///
+/// # Shapes
+/// - `bias`: (vocab)
+/// - the others as there
+///
+/// # Errors
+/// As there.
+pub fn biased_cross_entropy(
+    hidden: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    targets: &[u32],
+    precision: Precision,
+) -> Result<Tensor> {
+    let (n, vocab) = (hidden.dim(0)?, weight.dim(0)?);
+    if bias.dims() != [vocab] {
+        bail!("cross_entropy: weight {:?} and bias {:?}", weight.dims(), bias.dims());
+    }
+    if fused_on_cpu(&[hidden, weight, bias])
+        && hidden.dim(1)? == weight.dim(1)?
+        && n == targets.len()
+    {
+        check_ids("cross_entropy", targets, vocab)?;
+        let tensors = [hidden, weight, bias];
+        let op = CrossEntropy::new(Truth::One(targets.into()), precision, &tensors);
+        return hidden.contiguous()?.apply_op3(
+            &weight.contiguous()?,
+            &bias.contiguous()?,
+            Biased(op),
+        );
+    }
+    // One column more, in which the bias is held against ones.
+    let ones = Tensor::ones((n, 1), hidden.dtype(), hidden.device())?;
+    let weight = Tensor::cat(&[weight, &bias.unsqueeze(1)?], 1)?;
+    cross_entropy(&Tensor::cat(&[hidden, &ones], 1)?, &weight, targets, precision)
 }
 
 /// The negative log-likelihood of each row's choice among the whole vocabulary, where an id is chosen with the
@@ -89,7 +129,7 @@ pub fn binary_cross_entropy(
         check_ids("binary_cross_entropy", ids, vocab)?;
     }
     if fused_on_cpu(&[hidden, weight]) {
-        let op = CrossEntropy { truth: Truth::Several(chosen.into()), precision };
+        let op = CrossEntropy::new(Truth::Several(chosen.into()), precision, &[hidden, weight]);
         hidden.contiguous()?.apply_op2(&weight.contiguous()?, op)
     } else {
         composed_binary_cross_entropy(hidden, weight, &chosen, precision)
@@ -124,7 +164,15 @@ fn composed_cross_entropy(hidden: &Tensor, weight: &Tensor, targets: &[u32]) -> 
 struct CrossEntropy {
     truth: Truth,
     precision: Precision,
+    /// Whether a backward pass may follow.
+    tracked: bool,
+    /// For such a pass, where all logits were there at once: the gradient that each row's loss has in its logits, a
+    /// vector of the type of the inputs.
+    kept: Mutex<Option<Box<dyn Any + Send>>>,
 }
+
+/// With a bias as its third input, on the CPU.
+struct Biased(CrossEntropy);
 
 /// What is true of each row.
 enum Truth {
@@ -207,7 +255,7 @@ impl CustomOp2 for CrossEntropy {
         with_float!(hidden.dtype(), T => {
             let hidden = cpu::slice::<T>(hidden, hidden_layout)?;
             let weight = Mat::new(cpu::slice(weight, weight_layout)?, vocab, width);
-            let losses = self.forward(hidden, weight, (vocab, width));
+            let losses = self.forward(hidden, weight, None);
             Ok((T::to_cpu_storage_owned(losses), self.truth.rows().into()))
         })
     }
@@ -245,12 +293,66 @@ impl CustomOp2 for CrossEntropy {
             self.backward::<T>(
                 [hidden_values.slice()?, weight_values.slice()?, losses.slice()?, grad.slice()?],
                 weight.dims2()?,
-                hidden_grad.as_deref_mut(),
-                weight_grad.as_deref_mut(),
+                None,
+                [hidden_grad.as_deref_mut(), weight_grad.as_deref_mut(), None],
             );
             Ok((
                 hidden_grad.map(|g| cpu::tensor(g, hidden.shape())).transpose()?,
                 weight_grad.map(|g| cpu::tensor(g, weight.shape())).transpose()?,
+            ))
+        })
+    }
+}
+
+impl CustomOp3 for Biased {
+    fn name(&self) -> &'static str {
+        "biased-cross-entropy"
+    }
+
+    fn cpu_fwd(
+        &self,
+        hidden: &CpuStorage,
+        hidden_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let Self(op) = self;
+        let (vocab, width) = weight_layout.shape().dims2()?;
+        with_float!(hidden.dtype(), T => {
+            let hidden = cpu::slice::<T>(hidden, hidden_layout)?;
+            let weight = Mat::new(cpu::slice(weight, weight_layout)?, vocab, width);
+            let losses = op.forward(hidden, weight, Some(cpu::slice(bias, bias_layout)?));
+            Ok((T::to_cpu_storage_owned(losses), op.truth.rows().into()))
+        })
+    }
+
+    fn bwd(
+        &self,
+        hidden: &Tensor,
+        weight: &Tensor,
+        bias: &Tensor,
+        losses: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let grad = grad.contiguous()?;
+        let held = [hidden, weight, losses, &grad].map(cpu::values);
+        let bias_values = cpu::values(bias);
+        with_float!(hidden.dtype(), T => {
+            let mut grads = [hidden, weight, bias].map(|t| zeros_if(t.track_op(), t.elem_count()));
+            let [hidden_values, weight_values, losses, grad] = &held;
+            self.0.backward::<T>(
+                [hidden_values.slice()?, weight_values.slice()?, losses.slice()?, grad.slice()?],
+                weight.dims2()?,
+                Some(bias_values.slice()?),
+                grads.each_mut().map(Option::as_deref_mut),
+            );
+            let [hidden_grad, weight_grad, bias_grad] = grads;
+            Ok((
+                hidden_grad.map(|g| cpu::tensor(g, hidden.shape())).transpose()?,
+                weight_grad.map(|g| cpu::tensor(g, weight.shape())).transpose()?,
+                bias_grad.map(|g| cpu::tensor(g, bias.shape())).transpose()?,
             ))
         })
     }
@@ -261,51 +363,108 @@ fn chunk_rows<T>(vocab: usize) -> usize {
     (CHUNK_BYTES / (vocab * size_of::<T>()).max(1)).max(MIN_CHUNK_ROWS)
 }
 
+/// Multiplies a line.
+fn scale<T: Float>(line: &mut [T], by: T) {
+    vectorize(
+        #[inline(always)]
+        || line.iter_mut().for_each(|value| *value *= by),
+    );
+}
+
+/// Adds a vector to a line.
+fn add<T: Float>(line: &mut [T], vector: &[T]) {
+    vectorize(
+        #[inline(always)]
+        || {
+            for (value, added) in line.iter_mut().zip(vector) {
+                *value += *added;
+            }
+        },
+    );
+}
+
 impl CrossEntropy {
-    fn forward<T: Float>(
+    fn new(truth: Truth, precision: Precision, inputs: &[&Tensor]) -> Self {
+        let tracked = inputs.iter().any(|input| input.track_op());
+        Self { truth, precision, tracked, kept: Mutex::default() }
+    }
+
+    /// Fills `logits` for the rows of `hidden`.
+    fn logits<T: Float>(
         &self,
-        hidden: &[T],
+        logits: &mut [T],
+        hidden: Mat<'_, T>,
         weight: Mat<'_, T>,
-        (vocab, width): (usize, usize),
-    ) -> Vec<T> {
+        bias: Option<&[T]>,
+    ) {
+        let mut view = MatMut::new(logits, hidden.rows, weight.rows);
+        matmul(&mut view, hidden, weight.t(), Update::Overwrite, Threads::All, self.precision);
+        if let Some(bias) = bias {
+            logits.par_chunks_mut(bias.len().max(1)).for_each(|logits| add(logits, bias));
+        }
+    }
+
+    fn forward<T: Float>(&self, hidden: &[T], weight: Mat<'_, T>, bias: Option<&[T]>) -> Vec<T> {
+        let (vocab, width) = (weight.rows, weight.cols);
         let rows = chunk_rows::<T>(vocab);
         let mut losses = vec![T::zero(); self.truth.rows()];
+        let is_kept = self.tracked && losses.len() <= rows;
         let mut logits = vec![T::zero(); rows.min(losses.len()) * vocab];
         for (chunk, losses) in losses.chunks_mut(rows).enumerate() {
             let (first, n) = (chunk * rows, losses.len());
             let logits = &mut logits[..n * vocab];
             let hidden = Mat::new(&hidden[first * width..(first + n) * width], n, width);
-            let mut view = MatMut::new(logits, n, vocab);
-            matmul(&mut view, hidden, weight.t(), Update::Overwrite, Threads::All, self.precision);
-            let rows = losses.par_iter_mut().zip(logits.par_chunks(vocab.max(1))).enumerate();
-            rows.for_each(|(i, (loss, logits))| *loss = self.truth.loss(first + i, logits));
+            self.logits(logits, hidden, weight, bias);
+            let rows = losses.par_iter_mut().zip(logits.par_chunks_mut(vocab.max(1))).enumerate();
+            rows.for_each(|(i, (loss, logits))| {
+                *loss = self.truth.loss(first + i, logits);
+                if is_kept {
+                    self.truth.gradient(first + i, logits, *loss, T::one());
+                }
+            });
+        }
+        if is_kept && let Ok(mut kept) = self.kept.lock() {
+            *kept = Some(Box::new(logits));
         }
         losses
     }
 
-    /// Adds to both gradients, where wanted. The logits are computed again, chunk by chunk.
+    /// Adds to the gradients of hidden states, weight and bias, where wanted. Logits that were not all there at once are
+    /// computed again, chunk by chunk.
     fn backward<T: Float>(
         &self,
         [hidden, weight, losses, grad]: [&[T]; 4],
         (vocab, width): (usize, usize),
-        mut hidden_grad: Option<&mut [T]>,
-        weight_grad: Option<&mut [T]>,
+        bias: Option<&[T]>,
+        [mut hidden_grad, weight_grad, mut bias_grad]: [Option<&mut [T]>; 3],
     ) {
         let rows = chunk_rows::<T>(vocab);
         let count = self.truth.rows();
         let weight = Mat::new(weight, vocab, width);
         let mut weight_grad = weight_grad.map(|g| MatMut::new(g, vocab, width));
-        let mut logits = vec![T::zero(); rows.min(count) * vocab];
+        let kept = self.kept.lock().ok().and_then(|mut kept| kept.take());
+        let kept = kept.and_then(|kept| kept.downcast::<Vec<T>>().ok());
+        let is_kept = kept.is_some();
+        let mut logits =
+            kept.map_or_else(|| vec![T::zero(); rows.min(count) * vocab], |kept| *kept);
         for first in (0..count).step_by(rows) {
             let n = rows.min(count - first);
             let logits = &mut logits[..n * vocab];
             let hidden = Mat::new(&hidden[first * width..(first + n) * width], n, width);
-            let mut view = MatMut::new(logits, n, vocab);
-            matmul(&mut view, hidden, weight.t(), Update::Overwrite, Threads::All, self.precision);
+            if !is_kept {
+                self.logits(logits, hidden, weight, bias);
+            }
             logits.par_chunks_mut(vocab.max(1)).enumerate().for_each(|(i, logits)| {
                 let row = first + i;
-                self.truth.gradient(row, logits, losses[row], grad[row]);
+                if is_kept {
+                    scale(logits, grad[row]);
+                } else {
+                    self.truth.gradient(row, logits, losses[row], grad[row]);
+                }
             });
+            if let Some(bias_grad) = &mut bias_grad {
+                logits.chunks(vocab.max(1)).for_each(|change| add(bias_grad, change));
+            }
             let change = Mat::new(logits, n, vocab);
             if let Some(hidden_grad) = &mut hidden_grad {
                 let part = &mut hidden_grad[first * width..(first + n) * width];
@@ -320,79 +479,4 @@ impl CrossEntropy {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ops::check::{check, fused_equals_composed, random, same_on_any_threads, values};
-
-    #[test]
-    fn values_and_gradients() {
-        check(&[random((5, 7), 1), random((11, 7), 2)], |t| {
-            cross_entropy(&t[0], &t[1], &[0, 10, 3, 3, 5], Precision::Full)
-        });
-    }
-
-    #[test]
-    fn several_chunks_add_up() {
-        let (n, vocab) = (70, 40_000);
-        assert!(n > chunk_rows::<f32>(vocab));
-        let targets: Vec<u32> = (0..n as u32).map(|i| i * 37 % vocab as u32).collect();
-        fused_equals_composed(&[random((n, 3), 1), random((vocab, 3), 2)], |t| {
-            cross_entropy(&t[0], &t[1], &targets, Precision::Full)
-        });
-    }
-
-    #[test]
-    fn bits_do_not_depend_on_threads() {
-        let targets: Vec<u32> = (0..90).map(|i| i * 37 % 40_000).collect();
-        same_on_any_threads(&[random((90, 16), 1), random((40_000, 16), 2)], |t| {
-            cross_entropy(&t[0], &t[1], &targets, Precision::Full)
-        });
-    }
-
-    #[test]
-    fn equal_logits_cost_the_logarithm_of_the_vocabulary() {
-        let losses = cross_entropy(
-            &random((2, 3), 1),
-            &(random((8, 3), 2) * 0.0).unwrap(),
-            &[1, 7],
-            Precision::Full,
-        );
-        for loss in values(&losses.unwrap()) {
-            assert!((loss - 8f64.ln()).abs() < 1e-12);
-        }
-    }
-
-    #[test]
-    fn any_choice_of_the_vocabulary() {
-        let chosen = [vec![0, 10], vec![], vec![3], vec![4, 3, 9], vec![5]];
-        check(&[random((5, 7), 1), random((11, 7), 2)], |t| {
-            binary_cross_entropy(&t[0], &t[1], chosen.to_vec(), Precision::Full)
-        });
-        let (n, vocab) = (70, 40_000);
-        let mut chosen: Vec<Vec<u32>> = (0..n as u32).map(|i| vec![i, 39_999 - i * 37]).collect();
-        let inputs = [random((n, 3), 1), random((vocab, 3), 2)];
-        let losses =
-            |t: &[Tensor]| binary_cross_entropy(&t[0], &t[1], chosen.clone(), Precision::Full);
-        fused_equals_composed(&inputs, losses);
-        same_on_any_threads(&inputs, losses);
-        let refused = |chosen: &[Vec<u32>]| {
-            let losses =
-                binary_cross_entropy(&inputs[0], &inputs[1], chosen.to_vec(), Precision::Full);
-            losses.unwrap_err().to_string()
-        };
-        assert!(refused(&chosen[1..]).contains("69 sets of ids"));
-        chosen[3] = vec![vocab as u32];
-        assert!(refused(&chosen).contains("id 40000"));
-        let of_nothing = [random((2, 3), 1), random((0, 3), 2)];
-        fused_equals_composed(&of_nothing, |t| {
-            binary_cross_entropy(&t[0], &t[1], vec![vec![]; 2], Precision::Full)
-        });
-    }
-
-    #[test]
-    fn a_target_beyond_the_vocabulary_is_named() {
-        let error = cross_entropy(&random((1, 3), 1), &random((8, 3), 2), &[8], Precision::Full)
-            .unwrap_err();
-        assert!(error.to_string().contains("id 8"), "{error}");
-    }
-}
+mod tests;
