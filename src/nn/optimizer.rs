@@ -210,21 +210,20 @@ impl AdamW {
                 step_of_tensor(step, &rows, moments, &grad, noise)?;
                 continue;
             }
-            let dense;
-            let grad = match grad {
-                Gradient::Values(values) => Grad::Dense(&values[own.clone()]),
-                Gradient::Rows(rows) => Grad::Rows(rows),
-                Gradient::Tensor(tensor) => {
-                    dense = tensor.flatten_all()?.narrow(0, own.start, own.len())?.to_vec1()?;
-                    Grad::Dense(&dense)
+            let mut take = |grad: Grad<'_>| {
+                let fused = Fused { step, grad, own: own.clone(), width: row_len(&rows), noise };
+                match moments {
+                    Moments::Full(m) => rows.inplace_op1(&InPlace(fused, Mutex::new(m))),
+                    Moments::Half(m) => rows.inplace_op1(&InPlace(fused, Mutex::new(m))),
+                    Moments::Tensors(_) => Ok(()),
                 }
             };
-            let (width, own) = (row_len(&rows), own.clone());
-            let fused = Fused { step, grad, own, width, noise };
-            match moments {
-                Moments::Full(m) => rows.inplace_op1(&InPlace { fused, moments: Mutex::new(m) }),
-                Moments::Half(m) => rows.inplace_op1(&InPlace { fused, moments: Mutex::new(m) }),
-                Moments::Tensors(_) => Ok(()),
+            match grad {
+                Gradient::Values(values) => take(Grad::Dense(&values[own.clone()])),
+                Gradient::Rows(rows) => take(Grad::Rows(rows)),
+                Gradient::Tensor(tensor) => {
+                    slices::of_tensor(tensor, |values| take(Grad::Dense(&values[own.clone()])))
+                }
             }?;
         }
         Ok(())
@@ -371,10 +370,7 @@ impl Fused<'_> {
 }
 
 /// [`Fused`] on the parameter that candle hands out; the moments come along and are written all the same.
-struct InPlace<'a, M> {
-    fused: Fused<'a>,
-    moments: Mutex<&'a mut [Vec<M>; 2]>,
-}
+struct InPlace<'a, M>(Fused<'a>, Mutex<&'a mut [Vec<M>; 2]>);
 
 impl<M: Activation> InplaceOp1 for InPlace<'_, M> {
     fn name(&self) -> &'static str {
@@ -382,14 +378,15 @@ impl<M: Activation> InplaceOp1 for InPlace<'_, M> {
     }
 
     fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let Ok(mut moments) = self.moments.lock() else { bail!("a step of the optimiser failed") };
+        let Self(fused, moments) = self;
+        let Ok(mut moments) = moments.lock() else { bail!("a step of the optimiser failed") };
         let moments = moments.each_mut().map(Vec::as_mut_slice);
         match (storage, layout.contiguous_offsets()) {
             (CpuStorage::F32(data), Some((start, end))) => {
-                self.fused.step(&mut data[start..end], moments);
+                fused.step(&mut data[start..end], moments);
             }
             (CpuStorage::BF16(data), Some((start, end))) => {
-                self.fused.step(&mut data[start..end], moments);
+                fused.step(&mut data[start..end], moments);
             }
             _ => bail!("the optimiser works on contiguous f32 and bf16 tensors"),
         }
