@@ -16,7 +16,7 @@ use crate::Result;
 use crate::data::{Dataset, ItemId};
 use crate::decode::{Found, Ranked};
 use crate::model::sequential::History;
-use crate::ops::slices::softmax;
+use crate::ops::slices::{log_sum_exp, softmax};
 
 /// Users scored together.
 const BATCH: usize = 256;
@@ -133,8 +133,8 @@ pub fn mean_probabilities(
         means.resize(histories.len(), vec![0.0; num_items]);
         let rows = scores.par_chunks_mut(num_items.max(1)).zip(means.par_iter_mut());
         rows.for_each(|(scores, mean)| {
-            softmax(scores, 1.0);
-            mean.iter_mut().zip(scores).for_each(|(mean, p)| *mean += p.max(UNFOUND).ln());
+            let (all, least) = (log_sum_exp(scores), UNFOUND.ln());
+            mean.iter_mut().zip(scores).for_each(|(mean, s)| *mean += (*s - all).max(least));
         });
     }
     means.par_iter_mut().for_each(|mean| softmax(mean, scorers.len() as f32));
