@@ -108,6 +108,8 @@ pub(super) fn top(scores: &[f32], k: usize, items: &[Item], left_out: &[ItemId])
             continue;
         }
         for (&score, item) in block.iter().zip(first..) {
+            // What is no number says nothing for its item.
+            let score = if score.is_nan() { f32::NEG_INFINITY } else { score };
             // Items come by id, so one that only draws level stands behind.
             let enters = best.len() < k || best.last().is_some_and(|last| score > last.score);
             if enters && !items[item as usize].is_gap && !left_out.contains(&item) {
@@ -201,6 +203,9 @@ mod tests {
         assert_eq!(top(&scores, 20, &items, &[]), sorted[..20]);
         assert_eq!(top(&scores, 500, &items, &[]), sorted);
         assert_eq!(top(&scores[..3], 20, &items, &[]).len(), 3);
+        // What is no number stands behind all others.
+        let found = top(&[f32::NAN, 1.0, f32::NAN, 2.0], 3, &items, &[]);
+        assert_eq!(found.iter().map(|ranked| ranked.item).collect::<Vec<_>>(), [3, 1, 0]);
         // The only one of its block that enters, and the same left out.
         let mut level = vec![1.0; 500];
         level[450] = 2.0;

@@ -20,13 +20,14 @@ pub fn language_model_samples(
         let fields = [&item.title, &item.brand, &item.categories, &item.description];
         let present: Vec<&str> =
             fields.iter().map(|f| f.trim()).filter(|f| !f.is_empty()).collect();
+        // A text of spaces is none.
+        if present.is_empty() {
+            return Ok(None);
+        }
         let mut ids: Vec<u32> = tokenizer.bos().into_iter().collect();
         ids.extend(tokenizer.encode(&present.join("\n"))?);
         ids.truncate(max_tokens);
         ids.push(tokenizer.eos());
-        if ids.len() == 1 {
-            return Ok(None);
-        }
         let labels = ids.windows(2).enumerate().map(|(i, pair)| (i as u32, pair[1])).collect();
         let positions = (0..ids.len() as u32).collect();
         Ok(Some(Sample { ids, positions, labels, ..Sample::default() }))
