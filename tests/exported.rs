@@ -216,7 +216,7 @@ fn an_exported_folder_answers_as_the_run_did() {
     let all = in_folder("plain", &["recommend", "--all-users", "--out", "all.jsonl"]);
     fails(there, &all, &["users were left out", "--batch"]);
     assert!(!there.join("all.jsonl").exists());
-    fails(there, &in_folder("plain", &["eval"]), &["plain/data", ".inter.json"]);
+    fails(there, &in_folder("plain", &["eval"]), &["plain/data: its users", "--with-users"]);
     let more = ["index", "add", "more.json", "--json"];
     assert_eq!(json_of(there, &in_folder("plain", &more)), added);
 

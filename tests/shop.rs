@@ -82,6 +82,11 @@ fn a_damaged_dataset_is_told_problem_by_problem() {
     fs::write(dir.join("Shop/Shop.inter.json"), r#"{"0": [0, 1, 0], "1": [1, 0, 1]}"#).unwrap();
     fs::write(dir.join("Shop/Shop.item.json"), r#"{"0": {"title": "x"}, "1": {"title": "y"}}"#)
         .unwrap();
+    let (problems, _) = run(dir, &["data", "validate", "Shop"], 1);
+    assert!(problems.contains("no user has two training items"), "{problems}");
+    fails(dir, &["--set", "data.path=Shop", "run"], &["no user has two training items"]);
+    fails(dir, &["init", "Shop"], &["no user has two training items"]);
+    fs::write(dir.join("Shop/Shop.inter.json"), r#"{"0": [0, 1, 0, 1], "1": [1, 0, 1]}"#).unwrap();
     run(dir, &["data", "validate", "Shop"], 0);
     fs::write(dir.join("Shop/Shop.user2id"), "a\t0\n").unwrap();
     let (problems, _) = run(dir, &["data", "validate", "Shop"], 1);

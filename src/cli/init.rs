@@ -28,7 +28,14 @@ pub(super) fn run(args: &InitArgs) -> anyhow::Result<()> {
     if file.exists() && !args.force {
         bail!("{}: is there already; --force replaces it, --out names another", file.display());
     }
+    if args.dataset.to_str().is_none() {
+        bail!(
+            "{}: a configuration is UTF-8, and this path is not; rename the folder",
+            args.dataset.display()
+        );
+    }
     let dataset = Dataset::load(&args.dataset)?;
+    dataset.check_trainable()?;
     let (stats, has_attributes) = (Stats::of(&dataset), attributes(&dataset.items).is_some());
     let (path, memory) = (seen_from(&args.dataset, file)?, free_memory_bytes());
     let text = fitted(&Fit { stats: &stats, has_attributes, path: &path, memory });

@@ -4,12 +4,10 @@
 use std::fs;
 use std::path::Path;
 
+use super::entries::{self, POPULARITY};
 use super::lcrec::{self, only_name};
-use super::{DataError, Dataset, Item, entries, names};
+use super::{DataError, Dataset, Item, names};
 use crate::files;
-
-/// Where popularity stands.
-const POPULARITY: &str = ".popularity.json";
 
 /// Writes the items of `dataset` as `NAME.item.json` and `NAME.popularity.json` to the folder `dir`, which is created;
 /// gives the names of what was written.
@@ -50,7 +48,7 @@ pub(super) fn load(dir: &Path) -> Result<Option<Dataset>, DataError> {
         let reason = format!("{} counts, but {} items", counts.len(), items.len());
         return Err(DataError::Malformed { path: file(POPULARITY), reason });
     }
-    names::name_items(&file(names::ITEMS), &mut items)?;
+    names::name_items(&file(names::ITEMS), &mut items, path.is_file())?;
     let counts = counts.into_iter().map(Option::unwrap_or_default).collect();
     Ok(Some(Dataset { counts: Some(counts), ..Dataset::of_items(name, items) }))
 }

@@ -20,6 +20,9 @@ pub(super) const INTER: &str = ".inter.json";
 /// Where texts stand.
 pub(super) const ITEM: &str = ".item.json";
 
+/// Where popularity stands, of items without users.
+pub(super) const POPULARITY: &str = ".popularity.json";
+
 /// Reads a JSON file.
 pub(super) fn read<T: DeserializeOwned>(path: &Path) -> Result<T, DataError> {
     let text = read_text(path, files::text_of)?;

@@ -16,6 +16,15 @@ pub enum DataError {
         /// The folder asked for.
         path: PathBuf,
     },
+    /// The folder is one that was exported without its users.
+    #[error(
+        "{path}: its users were left out of this export, so that there is nothing to train and to evaluate on; \
+         `llmbs export --with-users` keeps them"
+    )]
+    WithoutUsers {
+        /// The folder.
+        path: PathBuf,
+    },
     /// The dataset folder holds no interactions.
     #[error("{path}: no .inter.json in this folder; {CONTENTS}")]
     NoInteractions {
@@ -137,6 +146,18 @@ pub enum DataError {
         /// The user's key.
         key: String,
     },
+    /// A number in `item2id` that no item of `item.json` has.
+    #[error(
+        "{path}: the number {number:?} is no item's: item.json has {items} items, numbered from 0 as in this file"
+    )]
+    NameOfNone {
+        /// The file.
+        path: PathBuf,
+        /// The number.
+        number: String,
+        /// How many items there are.
+        items: usize,
+    },
     /// Two items share the id that users know them by.
     #[error("{path}: items {first} and {second} have the same raw id {raw_id:?}")]
     DuplicateRawId {
@@ -166,6 +187,14 @@ pub enum DataError {
         path: PathBuf,
         /// The number of users left out.
         short_users: usize,
+    },
+    /// Nothing to learn from.
+    #[error("{name}: {what}")]
+    NothingToLearn {
+        /// The dataset.
+        name: String,
+        /// What it lacks, and what to do.
+        what: &'static str,
     },
     /// Not the name of an item.
     #[error("{dataset} has no item {item:?}: its items are 0 to {last}{or_raw}")]

@@ -11,7 +11,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
-use super::entries::{Entries, INTER, ITEM, plain_id, read};
+use super::entries::{Entries, INTER, ITEM, POPULARITY, plain_id, read};
 use super::{DataError, Dataset, Item, ItemId, User, UserTexts, names, times, user_texts};
 use crate::files;
 
@@ -23,9 +23,25 @@ pub const RAW_IDS: [&str; 3] = ["asin", "parent_asin", "item_id"];
 const ENDINGS: [&str; 6] =
     [INTER, ITEM, times::TIMES, user_texts::USER, names::USERS, names::ITEMS];
 
-/// Whether a file of this name is one of a dataset folder.
-pub fn is_dataset_file(name: &str) -> bool {
-    ENDINGS.iter().any(|ending| name.ends_with(ending))
+/// Tells the files of the dataset in the folder `dir` from all others by their names, those of further datasets there
+/// included.
+pub fn is_dataset_file(dir: &Path) -> impl Fn(&str) -> bool {
+    is_file_of_one(dir, &ENDINGS)
+}
+
+/// Tells files `Xending` of one X, with one of these endings, from all others: the folder's own name, where there is such
+/// a file, else the first X in it.
+pub fn is_file_of_one<'e>(dir: &Path, endings: &'e [&'e str]) -> impl Fn(&str) -> bool {
+    let of = |file: &str| endings.iter().find_map(|e| file.strip_suffix(e)).map(String::from);
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| of(entry.file_name().to_str()?));
+    let own = folder_name(dir);
+    let name = names.min_by_key(|name| (Some(name) != own.as_ref(), name.clone()));
+    move |file| {
+        endings
+            .iter()
+            .any(|ending| file.strip_suffix(ending).is_some_and(|x| name.as_deref() == Some(x)))
+    }
 }
 
 /// A dataset folder as it stands: users with fewer than three interactions included.
@@ -65,7 +81,7 @@ pub fn read_folder(dir: &Path) -> Result<Content, DataError> {
         tracing::info!("{}: not there, so items have no text", item.display());
         items_seen(&inter, &users)?
     };
-    names::name_items(&path(names::ITEMS), &mut items)?;
+    names::name_items(&path(names::ITEMS), &mut items, item.is_file())?;
     super::check_parts(&users, &items, &inter, &item)?;
     Ok(Content { name, users, items, times, user_texts })
 }
@@ -205,7 +221,13 @@ pub(super) fn dataset_name(dir: &Path) -> Result<String, DataError> {
     {
         return Ok(name);
     }
-    only_name(dir, INTER)?.ok_or_else(|| DataError::NoInteractions { path: dir.into() })
+    match only_name(dir, INTER)? {
+        Some(name) => Ok(name),
+        None if only_name(dir, POPULARITY)?.is_some() => {
+            Err(DataError::WithoutUsers { path: dir.into() })
+        }
+        None => Err(DataError::NoInteractions { path: dir.into() }),
+    }
 }
 
 /// The X of the only file `Xending` in a folder, if there is one.
@@ -390,7 +412,7 @@ impl<'de> Deserialize<'de> for RawId {
 }
 
 impl ItemFields {
-    /// The raw id under one of [`RAW_IDS`].
+    /// The raw id under one of [`RAW_IDS`]; an empty text is none.
     fn take_raw_id(&mut self, name: &str) -> Option<String> {
         let RawId(id) = match name {
             "asin" => self.asin.take(),
@@ -398,7 +420,7 @@ impl ItemFields {
             "item_id" => self.item_id.take(),
             _ => None,
         }?;
-        Some(id)
+        (!id.is_empty()).then_some(id)
     }
 }
 

@@ -37,7 +37,9 @@ pub use catalogue::write_catalogue;
 pub use error::DataError;
 pub use field::{PLAIN_TEXT_FIELDS, TextField};
 pub use foreign::foreign_field;
-pub use lcrec::{Content, NewItems, RAW_IDS, is_dataset_file, read_folder, write, write_named};
+pub use lcrec::{
+    Content, NewItems, RAW_IDS, is_dataset_file, is_file_of_one, read_folder, write, write_named,
+};
 pub use lookup::Lookup;
 pub use names::{read_names, write_names};
 pub use packed::{beside, plain_name};
@@ -230,6 +232,22 @@ impl Dataset {
             texts_fingerprint: with_texts(Fingerprint::default()).hex(),
             ..self
         }
+    }
+
+    /// Refuses data that nothing can be learnt from.
+    ///
+    /// # Errors
+    /// If there are fewer than two items, or no user has two items in training.
+    pub fn check_trainable(&self) -> Result<(), DataError> {
+        let what = if self.catalogue().take(2).count() < 2 {
+            "there is one item alone: to choose from, there must be two at least"
+        } else if self.train_sequences().all(|items| items.len() < 2) {
+            "no user has two training items or more, so there is nothing to learn from: each user's last two items are \
+             kept for validation and test; give users at least 4 items"
+        } else {
+            return Ok(());
+        };
+        Err(DataError::NothingToLearn { name: self.name.clone(), what })
     }
 
     /// The number of items, those in no sequence included.

@@ -66,8 +66,9 @@ pub(super) fn name_users(path: &Path, users: &mut [User]) -> Result<(), DataErro
     Ok(())
 }
 
-/// Gives items that have no raw id those of `path`, if it is there: what stands with an item goes before.
-pub(super) fn name_items(path: &Path, items: &mut [Item]) -> Result<(), DataError> {
+/// Gives items that have no raw id those of `path`, if it is there: what stands with an item goes before. Where
+/// `are_all`, there are no items but these.
+pub(super) fn name_items(path: &Path, items: &mut [Item], are_all: bool) -> Result<(), DataError> {
     if !path.is_file() {
         return Ok(());
     }
@@ -78,5 +79,11 @@ pub(super) fn name_items(path: &Path, items: &mut [Item]) -> Result<(), DataErro
             item.raw_id = name;
         }
     }
-    Ok(())
+    match names.into_keys().min() {
+        Some(number) if are_all => {
+            let (path, items) = (path.into(), items.len());
+            Err(DataError::NameOfNone { path, number, items })
+        }
+        _ => Ok(()),
+    }
 }

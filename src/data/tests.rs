@@ -82,6 +82,12 @@ fn raw_ids_are_kept_as_they_are_spelt() {
         assert_eq!(data.items[0].raw_id.as_deref(), Some(RAW_IDS[first]));
     }
     assert_fails(r#"{"0": [0, 0, 0]}"#, r#"{"0": {"asin": ["B00"]}}"#, &["a string or a number"]);
+    // An empty one is none: it would be a number, as far as letters go.
+    let data =
+        load(r#"{"0": [0, 0, 0]}"#, r#"{"0": {"asin": "", "item_id": "B"}, "1": {"asin": ""}}"#);
+    let data = data.unwrap();
+    assert_eq!((data.items[0].raw_id.as_deref(), &data.items[1].raw_id), (Some("B"), &None));
+    assert!(!data.has_numeric_raw_ids());
 }
 
 #[test]
@@ -111,6 +117,39 @@ fn files_of_names_say_the_raw_ids() {
     );
     let error = fails("A\t0\nA\t1\n");
     assert!(error.contains("\"A\" occurs twice"), "{error}");
+    // Numbered from 1.
+    names("shop.user2id", "A\t0\nB\t1\n");
+    names("shop.item2id", "own\t1\nx\t2\nü\t3\n");
+    let error = Dataset::load(&dir).unwrap_err().to_string();
+    assert!(
+        error.contains("shop.item2id: the number \"3\" is no item's: item.json has 3"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_folder_of_several_datasets_is_of_none_of_them() {
+    let (_parent, dir) = folder(INTER, ITEM);
+    for file in ["b.inter.json", "b.item2id", "notes.txt"] {
+        fs::write(dir.join(file), "").unwrap();
+    }
+    let is_own = is_dataset_file(&dir);
+    let are_own =
+        ["shop.inter.json", "shop.user2id", "b.inter.json", "b.item2id", "notes.txt"].map(is_own);
+    assert_eq!(are_own, [true, true, false, false, false]);
+    fs::remove_file(dir.join("shop.inter.json")).unwrap();
+    fs::remove_file(dir.join("shop.item.json")).unwrap();
+    assert!(is_dataset_file(&dir)("b.item2id"), "the only one there may have another name");
+}
+
+#[test]
+fn what_nothing_can_be_learnt_from_is_told_before() {
+    let learnt = |inter: &str, item: &str| load(inter, item).unwrap().check_trainable();
+    learnt(r#"{"0": [0, 1, 0], "1": [1, 0, 1, 0]}"#, "").unwrap();
+    let error = learnt(r#"{"0": [0, 1, 0], "1": [1, 0, 1]}"#, "").unwrap_err().to_string();
+    assert!(error.contains("no user has two training items"), "{error}");
+    let error = learnt(r#"{"0": [0, 0, 0, 0]}"#, "").unwrap_err().to_string();
+    assert!(error.contains("one item alone"), "{error}");
 }
 
 #[test]

@@ -67,8 +67,9 @@ pub fn validate(dir: &Path) -> Result<Vec<Problem>, DataError> {
         }
     }
     problems.sort_by_key(|p| kinds.iter().position(|k| k.0 == p.path && k.1 == p.kind));
+    let learnt_from = || super::Dataset::load(dir)?.check_trainable();
     if problems.is_empty()
-        && let Err(e) = super::Dataset::load(dir)
+        && let Err(e) = learnt_from()
     {
         let (path, kind) = (dir.to_path_buf(), "cannot be read");
         problems.push(Problem { path, place: String::new(), what: e.to_string(), kind });
@@ -142,6 +143,7 @@ fn items(path: &Path, problems: &mut Vec<Problem>) -> Result<BTreeMap<ItemId, St
             Value::Number(raw_id) => Some(raw_id.to_string()),
             _ => None,
         });
+        let raw_id = raw_id.filter(|raw_id| !raw_id.is_empty());
         if let Some(raw_id) = raw_id
             && let Some(first) = raw_ids.insert(raw_id.clone(), id)
         {
@@ -342,7 +344,7 @@ mod tests {
 
     #[test]
     fn a_good_dataset_has_no_problems() {
-        let inter = r#"{"a": [0, 1, 2], "b": [1]}"#;
+        let inter = r#"{"a": [0, 1, 2, 0], "b": [1]}"#;
         let item = r#"{"0": {"title": "x", "asin": 7, "price": 3}, "1": {}, "2": {"title": null}}"#;
         assert!(found(&[("Shop.inter.json", inter), ("Shop.item.json", item)]).is_empty());
         assert!(found(&[("Shop.inter.json", inter)]).is_empty());
@@ -373,7 +375,7 @@ mod tests {
 
     #[test]
     fn raw_ids_are_those_that_the_dataset_has() {
-        let inter = r#"{"a": [0, 1, 2]}"#;
+        let inter = r#"{"a": [0, 1, 2, 0]}"#;
         let item = r#"{"0": {"item_id": "x", "parent_asin": "A", "asin": "B"}, "1": {"item_id": "x", "asin": "C"},
                        "2": {"item_id": "x", "parent_asin": "D", "asin": null}}"#;
         assert!(found(&[("Shop.inter.json", inter), ("Shop.item.json", item)]).is_empty());
@@ -385,8 +387,8 @@ mod tests {
 
     #[test]
     fn times_are_those_of_the_interactions() {
-        let inter = r#"{"a": [0, 1, 2], "b": [1], "c": [2], "d": [0], "e": [1, 2]}"#;
-        let times = r#"{"a": [5, 5, 9], "b": [1, 2], "c": ["x"], "e": [4, 3], "f": []}"#;
+        let inter = r#"{"a": [0, 1, 2, 0], "b": [1], "c": [2], "d": [0], "e": [1, 2]}"#;
+        let times = r#"{"a": [5, 5, 9, 9], "b": [1, 2], "c": ["x"], "e": [4, 3], "f": []}"#;
         let expected = [
             r#"Shop.times.json: user "b": has 1 interactions, but 2 times"#,
             r#"Shop.times.json: user "c": expected a list of whole seconds"#,
@@ -395,7 +397,7 @@ mod tests {
             r#"Shop.times.json: user "d": has interactions, but no times"#,
         ];
         assert_eq!(found(&[("Shop.inter.json", inter), ("Shop.times.json", times)]), expected);
-        let times = r#"{"a": [5, 5, 9], "b": [1], "c": [-2], "d": [0], "e": [4, 4]}"#;
+        let times = r#"{"a": [5, 5, 9, 9], "b": [1], "c": [-2], "d": [0], "e": [4, 4]}"#;
         assert!(found(&[("Shop.inter.json", inter), ("Shop.times.json", times)]).is_empty());
     }
 

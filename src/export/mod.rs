@@ -77,8 +77,8 @@ pub struct Exported {
     pub changed_texts: u64,
 }
 
-/// Endings of what is written.
-const OURS: [&str; 11] = [
+/// Endings of what is written after the name of the dataset.
+const OURS: [&str; 9] = [
     ".inter.json",
     ".item.json",
     ".times.json",
@@ -88,9 +88,9 @@ const OURS: [&str; 11] = [
     ".inter",
     ".item",
     ".items.jsonl",
-    "user_sequence.txt",
-    "item_plain_text.txt",
 ];
+/// Whole names of the rest of it.
+const OTHERS: [&str; 2] = ["user_sequence.txt", "item_plain_text.txt"];
 
 /// Writes `dataset` into the folder `out`, whole or not at all.
 ///
@@ -102,7 +102,8 @@ pub fn export(dataset: &Dataset, target: Target, out: &Path, force: bool) -> Res
         invalid!("{}: give a folder a name of its own", out.display());
     };
     let sequences = format!("{name}.txt");
-    let is_ours = |file: &str| file == sequences || OURS.iter().any(|ours| file.ends_with(ours));
+    let is_of_one = data::is_file_of_one(out, &OURS);
+    let is_ours = |file: &str| file == sequences || OTHERS.contains(&file) || is_of_one(file);
     let place = Place::claim(out, force, &is_ours)?;
     let writer = Writer { dataset, name, changed: Cell::new(0) };
     writer.check_ids(target)?;

@@ -243,7 +243,7 @@ impl Standing {
 /// has times and the interactions have none, if its files hold what would not be written again, and all that
 /// [`import`](super::import) refuses of a file. Nothing is changed then.
 pub fn append(request: &Request, out: &Path, show: &mut dyn FnMut(u64)) -> Result<Report> {
-    let place = Place::claim(out, true, &data::is_dataset_file)?;
+    let place = Place::claim(out, true, &data::is_dataset_file(out))?;
     let mut standing = Standing::read(out)?;
     let counter = Counter::default();
     let mut gathered = Gathered::read(request, &counter, show)?;

@@ -237,6 +237,12 @@ impl Wanted {
         let mut chosen = Vec::new();
         for (role, named, required) in &self.roles {
             match best[*role as usize] {
+                Some((_, at)) if header[at + 1..].contains(&header[at]) => {
+                    let (name, role) = (shown(&header[at]), role.name());
+                    return Err(format!(
+                        "two columns are called {name}, which would be the {role}; call them differently"
+                    ));
+                }
                 Some((_, at)) => chosen.push((*role, at)),
                 None if *required => return Err(self.missing(*role, named.as_deref(), header)),
                 None => {}
@@ -336,6 +342,17 @@ mod tests {
         columns.item_key = Some("2".into());
         let both = Wanted::items(&columns).check().unwrap_err().to_string();
         assert!(both.starts_with("--item-key and --title name"), "{both}");
+    }
+
+    #[test]
+    fn two_columns_of_one_name_are_refused_where_one_is_read() {
+        let wanted = Wanted::interactions(&Columns::default(), false, Texts::Usual);
+        let error = choose(&wanted, "user_id,item_id,user_id").unwrap_err();
+        assert!(
+            error.contains("two columns are called user_id") && error.contains("the user"),
+            "{error}"
+        );
+        choose(&wanted, "user_id,note,item_id,note").unwrap();
     }
 
     #[test]

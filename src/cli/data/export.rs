@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
+use anyhow::bail;
 use clap::Args;
 
 use crate::cli::show;
@@ -35,11 +36,19 @@ pub(in crate::cli) struct ExportArgs {
     json: bool,
 }
 
-/// Exports and says what was written.
-pub(in crate::cli) fn run(args: &ExportArgs, config: &RunConfig) -> anyhow::Result<()> {
-    let dataset = match &args.dataset {
-        Some(dir) => Dataset::load(dir)?,
-        None => load_dataset(config)?,
+impl ExportArgs {
+    /// Whether a configuration says which dataset it is.
+    pub(super) fn needs_configuration(&self) -> bool {
+        self.dataset.is_none()
+    }
+}
+
+/// Exports the dataset that is named, or else that of `config`, and says what was written.
+pub(in crate::cli) fn run(args: &ExportArgs, config: Option<&RunConfig>) -> anyhow::Result<()> {
+    let dataset = match (&args.dataset, config) {
+        (Some(dir), _) => Dataset::load(dir)?,
+        (None, Some(config)) => load_dataset(config)?,
+        (None, None) => bail!("name the folder of a dataset"),
     };
     let exported = export::export(&dataset, args.format, &args.out, args.force)?;
     if args.json {

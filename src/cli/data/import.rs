@@ -105,7 +105,7 @@ struct RuleArgs {
     #[arg(long)]
     keep_duplicates: bool,
     /// Leave out interactions rated lower
-    #[arg(long, value_name = "RATING", allow_negative_numbers = true)]
+    #[arg(long, value_name = "RATING", allow_negative_numbers = true, value_parser = finite)]
     min_rating: Option<f64>,
     /// Leave out items without any text
     #[arg(long)]
@@ -116,6 +116,11 @@ struct RuleArgs {
     /// Keep texts as they are: do not decode HTML entities, drop tags and join lines
     #[arg(long)]
     raw_texts: bool,
+}
+
+fn finite(text: &str) -> Result<f64, String> {
+    let number = text.parse::<f64>().ok().filter(|number| number.is_finite());
+    number.ok_or_else(|| "a rating is a finite number".into())
 }
 
 /// Imports, with a bar of the bytes read, and prints the report.

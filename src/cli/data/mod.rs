@@ -49,21 +49,29 @@ pub(super) enum DataCommand {
 }
 
 impl DataCommand {
+    /// Whether the command goes by a configuration.
+    pub(super) fn needs_configuration(&self) -> bool {
+        match self {
+            Self::Import(_) | Self::Validate { .. } => false,
+            Self::Export(args) => args.needs_configuration(),
+            Self::Stats { .. } | Self::Samples(_) | Self::Synth { .. } => true,
+        }
+    }
+
     /// Whether the command is about a run.
     pub(super) fn needs_run(&self) -> bool {
         matches!(self, Self::Samples(_))
     }
 }
 
-/// Runs the command if it needs no configuration.
-pub(super) fn without_configuration(
-    command: &DataCommand,
-    quiet: bool,
-) -> Option<anyhow::Result<()>> {
+/// Runs a command that needs no configuration.
+pub(super) fn without_configuration(command: &DataCommand, quiet: bool) -> anyhow::Result<()> {
     match command {
-        DataCommand::Import(args) => Some(import::run(args, &mut Bars::new(quiet))),
-        DataCommand::Validate { dir, json } => Some(validate(dir, *json)),
-        _ => None,
+        DataCommand::Import(args) => import::run(args, &mut Bars::new(quiet)),
+        DataCommand::Validate { dir, json } => validate(dir, *json),
+        DataCommand::Export(args) => export::run(args, None),
+        // They need one.
+        DataCommand::Stats { .. } | DataCommand::Samples(_) | DataCommand::Synth { .. } => Ok(()),
     }
 }
 
@@ -76,7 +84,7 @@ pub(super) fn run(command: &DataCommand, config: &RunConfig) -> anyhow::Result<(
         }
         // They run without a configuration, or in a run.
         DataCommand::Import(_) | DataCommand::Validate { .. } | DataCommand::Samples(_) => Ok(()),
-        DataCommand::Export(args) => export::run(args, config),
+        DataCommand::Export(args) => export::run(args, Some(config)),
         DataCommand::Synth { out, force } => synthesize(config, out, *force),
     }
 }
@@ -120,7 +128,7 @@ fn validate(dir: &Path, as_json: bool) -> anyhow::Result<()> {
 }
 
 fn synthesize(config: &RunConfig, out: &Path, force: bool) -> anyhow::Result<()> {
-    let place = Place::claim(out, force, &data::is_dataset_file)?;
+    let place = Place::claim(out, force, &data::is_dataset_file(out))?;
     let Some(name) = out.file_name().and_then(|name| name.to_str()) else {
         bail!("{}: give a folder a name of its own", out.display());
     };
