@@ -162,6 +162,12 @@ fn all_baselines_stand_in_one_table_and_what_the_data_lack_is_said() {
     let names: Vec<&str> =
         rows.iter().map(|row| row["settings"]["model"].as_str().unwrap()).collect();
     assert_eq!(names, ["popularity", "item-knn", "gru4rec", "caser", "hgn", "sasrec", "bert4rec"]);
+    // What two seeds have said stays when one is asked again.
+    let both = dir.join("runs/llmbs/baseline/popularity/test.json");
+    let said = fs::read_to_string(&both).unwrap();
+    run(dir, &["baseline", "popularity", "--seeds", "1"], 0);
+    run(dir, &words(&["--seeds", "1"]), 0);
+    assert_eq!(fs::read_to_string(&both).unwrap(), said);
     // The means are those over both seeds.
     let sasrec = &rows[5];
     let of = |i: usize| sasrec["by_seed"][i]["recall@10"].as_f64().unwrap();

@@ -335,6 +335,15 @@ fn init_writes_a_configuration_that_runs_from_anywhere() {
     let (stats, _) = run(dir, &["--config", "elsewhere/shop.toml", "data", "stats"], 0);
     assert!(stats.contains("users                  150"), "{stats}");
     fails(dir, &["init", "Nowhere", "--force"], &["Nowhere", "inter.json"]);
+    // What it does not go by is refused.
+    for (flag, value) in [("--set", "seed=1"), ("--seed", "1"), ("--run", "a"), ("--config", "a")] {
+        fails(dir, &[flag, value, "init", "Shop", "--force"], &[flag, "leave"]);
+    }
+    run(dir, &["--seed", "1", "bench", "kmeans", "--items", "40", "--dim", "4", "--k", "8"], 0);
+    // A broken configuration is nothing to a command that needs none.
+    fs::write(dir.join("llmbs.toml"), "seed =").unwrap();
+    run(dir, &["data", "export", "Shop", "--format", "lcrec", "--out", "Copy"], 0);
+    fails(dir, &["data", "export", "--format", "lcrec", "--out", "Other"], &["llmbs.toml"]);
 }
 
 #[test]
@@ -362,6 +371,13 @@ fn the_resolved_configuration_runs_as_a_file() {
     fs::write(dir.path().join("resolved.toml"), &config).unwrap();
     let (again, _) = run(dir.path(), &["--config", "resolved.toml", "config"], 0);
     assert_eq!(again, config);
+    // That of a run is that of its folder.
+    run(dir.path(), &["--run", "runs/one", "baseline", "popularity"], 0);
+    fs::copy(dir.path().join("resolved.toml"), dir.path().join("runs/one/config.toml")).unwrap();
+    fs::copy(dir.path().join("resolved.toml"), dir.path().join("runs/one/config.toml")).unwrap();
+    run(dir.path(), &["--config", "runs/one/config.toml", "baseline", "popularity"], 0);
+    let entries = fs::read_dir(dir.path().join("runs")).unwrap();
+    assert_eq!(entries.map(|e| e.unwrap().file_name()).collect::<Vec<_>>(), ["one"]);
 }
 
 /// Runs the program with stdout somewhere, and gives its exit code and stderr.

@@ -39,7 +39,7 @@ use clap::Parser;
 
 use crate::config::{DEMO, RunConfig, key_of};
 use crate::ranks::{self, Ranks};
-use crate::run::{Run, Stage, config_of, help, let_go};
+use crate::run::{CONFIG, MANIFEST, Run, Stage, config_of, help, let_go};
 use crate::{Error, interrupt};
 use args::{Args, Command};
 use eval::EvalTask;
@@ -147,28 +147,8 @@ fn unparsed(e: &clap::Error) -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<()> {
-    if let Command::Bench { command } = &args.command {
-        return bench::run(command, args.seed.unwrap_or_default(), args.device);
-    }
-    // Whatever a configuration that is here says, these have no use for it.
-    match &args.command {
-        Command::Init(asked) => return init::run(asked),
-        Command::Completions { shell } => return manual::completions(*shell),
-        Command::Man { out } => return manual::pages(out),
-        Command::Report(asked) => {
-            if args.run.is_some() || args.config.is_some() || !args.set.is_empty() {
-                bail!(
-                    "a report is on the runs behind its name, as they are: leave --run, --config and --set out"
-                );
-            }
-            return report::run(asked);
-        }
-        Command::Data { command } => {
-            if let Some(done) = data::without_configuration(command, args.quiet) {
-                return done;
-            }
-        }
-        _ => {}
+    if let Some(done) = without_configuration(args) {
+        return done;
     }
     if let Command::Ablate(asked) = &args.command {
         if args.seed.is_some() || args.set.iter().any(|setting| key_of(setting) == "seed") {
@@ -212,6 +192,36 @@ fn run(args: &Args) -> anyhow::Result<()> {
     }
 }
 
+/// Runs the command if it has no use for a configuration, whatever one that is here says.
+fn without_configuration(args: &Args) -> Option<anyhow::Result<()>> {
+    let run: &dyn Fn() -> anyhow::Result<()> = match &args.command {
+        Command::Bench { command } => {
+            &|| bench::run(command, args.seed.unwrap_or_default(), args.device)
+        }
+        Command::Init(asked) => &|| init::run(asked),
+        Command::Completions { shell } => &|| manual::completions(*shell),
+        Command::Man { out } => &|| manual::pages(out),
+        Command::Report(asked) => &|| report::run(asked),
+        Command::Data { command } if !command.needs_configuration() => {
+            &|| data::without_configuration(command, args.quiet)
+        }
+        _ => return None,
+    };
+    let seeds = matches!(args.command, Command::Bench { .. });
+    let given = [
+        ("--config", args.config.is_some()),
+        ("--run", args.run.is_some()),
+        ("--set", !args.set.is_empty()),
+        ("--seed", args.seed.is_some() && !seeds),
+    ];
+    Some(match given.into_iter().find(|(_, is_given)| *is_given) {
+        Some((flag, _)) => Err(anyhow!(
+            "{flag}: this command goes by what stands behind its name alone; leave {flag} out"
+        )),
+        None => run(),
+    })
+}
+
 /// The run in `dir`, as the command needs it.
 fn open(args: &Args, dir: &Path, config: RunConfig) -> anyhow::Result<Run> {
     let open = if args.command.uses() { Run::open_to_use } else { Run::open };
@@ -224,9 +234,19 @@ fn configuration(args: &Args) -> anyhow::Result<(RunConfig, PathBuf)> {
     if args.command.before().is_some() && args.run.is_none() {
         bail!("a run that goes on from another is a folder of its own: name it with --run");
     }
-    let run_dir = args.run.clone().unwrap_or_else(|| PathBuf::from("runs").join(name));
+    let of_run = args.config.as_deref().and_then(run_of);
+    let run_dir = args.run.clone().or(of_run).unwrap_or_else(|| PathBuf::from("runs").join(name));
     config.check()?;
     Ok((config, run_dir))
+}
+
+/// The run folder whose own configuration `file` is.
+fn run_of(file: &Path) -> Option<PathBuf> {
+    let folder = file.parent()?;
+    (file.ends_with(CONFIG) && folder.join(MANIFEST).exists()).then(|| match folder.to_str() {
+        Some("") => PathBuf::from("."),
+        _ => folder.to_path_buf(),
+    })
 }
 
 /// The configuration, with settings more than those of the arguments, and its name.

@@ -43,6 +43,9 @@ impl StageReport {
     }
 }
 
+/// What the digest of the data is called among what a stage is made of.
+const DATASET: &str = "the dataset";
+
 impl Run {
     /// Whether a stage's result stands, whole and not stale; of which settings, is not asked here.
     pub fn is_done(&self, stage: Stage) -> bool {
@@ -318,7 +321,7 @@ impl Run {
     /// Digests of what a stage reads: the data, and what the stages before wrote.
     pub(super) fn inputs(&self, stage: Stage) -> BTreeMap<String, String> {
         let mut inputs = BTreeMap::new();
-        inputs.insert("the dataset".to_string(), self.dataset.fingerprint.clone());
+        inputs.insert(DATASET.to_string(), self.dataset.fingerprint.clone());
         if stage == Stage::Index {
             inputs.extend(index::digests(&self.config));
             inputs.extend(self.backbone_digest().map(|digest| ("the backbone".into(), digest)));
@@ -332,6 +335,18 @@ impl Run {
             }
         }
         inputs
+    }
+
+    /// Says so where the data are no longer those of the models that stand.
+    pub(super) fn warn_of_other_data(&self) {
+        let made = self.manifest.done(Stage::Index).and_then(|record| record.inputs.get(DATASET));
+        if made.is_some_and(|made| *made != self.dataset.fingerprint) {
+            tracing::warn!(
+                "{}: the dataset has changed since the index was made of it: what is trained now cannot be compared with \
+                 the models here; another folder (--run) is for the new data",
+                self.dir.display()
+            );
+        }
     }
 
     /// The digest of a backbone that was made elsewhere; none where it is not at hand.

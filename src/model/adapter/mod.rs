@@ -44,10 +44,13 @@ impl LoraConfig {
     pub fn violation(&self, key: &str) -> Option<String> {
         let is_there =
             |module: &&String| LINEAR_NAMES.iter().any(|n| n.ends_with(&format!(".{module}")));
-        let module = self.target_modules.iter().find(|module| !is_there(module))?;
+        let what = match self.target_modules.iter().find(|module| !is_there(module)) {
+            Some(module) => format!("names {module:?}"),
+            None if self.target_modules.is_empty() => "names none".into(),
+            None => return None,
+        };
         Some(format!(
-            "{key}.target-modules names {module:?}; a Llama has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj \
-             and down_proj"
+            "{key}.target-modules {what}; a Llama has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj and down_proj"
         ))
     }
 

@@ -55,6 +55,15 @@ impl Folder {
 }
 
 #[test]
+fn an_adapter_changes_something() {
+    let lora = LoraConfig { target_modules: Vec::new(), ..LoraConfig::default() };
+    assert!(LoraConfig::default().violation("lora").is_none());
+    assert!(
+        lora.violation("train.lora").unwrap().starts_with("train.lora.target-modules names none")
+    );
+}
+
+#[test]
 fn what_peft_would_apply_otherwise_is_refused() {
     let folder = folder(&["q_proj", "up_proj"], 4, DType::F32);
     assert_eq!(folder.load(json!({})).unwrap().len(), 4);

@@ -81,6 +81,7 @@ impl Run {
             }
             return self.evaluate_standing(request, &dir, training, monitor);
         }
+        self.warn_of_other_data();
         self.claim()?;
         // What stands is replaced when model and result are there.
         let new = workshop.join("result");
@@ -184,7 +185,7 @@ impl Run {
     }
 
     /// The results of a baseline with several seeds as one: means and sample standard deviations, kept as
-    /// `baseline/NAME/SPLIT.json`.
+    /// `baseline/NAME/SPLIT.json` where there are several.
     pub fn baseline_over_seeds(
         &self,
         baseline: Baseline,
@@ -213,7 +214,10 @@ impl Run {
             settings: first.settings.clone(),
         };
         let path = folder(&self.dir, baseline).join(format!("{split}.json"));
-        files::write_json(&path, &seeds)?;
+        // One seed says no more than its own result, and may stand beside what several have said.
+        if results.len() > 1 {
+            files::write_json(&path, &seeds)?;
+        }
         Ok((seeds, path))
     }
 
