@@ -126,9 +126,9 @@ impl Form {
                 (_, Value::String(key)) => Whom::User(key),
                 // Some programs write every number with a point.
                 ("user", number @ Value::Number(_)) => {
-                    let key =
-                        whole(&number).map_or_else(|| number.to_string(), |key| key.to_string());
-                    Whom::User(key)
+                    // As it is spelt: a number would lose digits.
+                    let spelt = || fields.get(name).map_or("", |value| value.get()).to_string();
+                    Whom::User(whole(&number).map_or_else(spelt, |key| key.to_string()))
                 }
                 (name, other) => {
                     invalid!("{name} must be a string, found {}", short(&other.to_string()))
@@ -393,6 +393,10 @@ mod tests {
         for user in ["7", "7.0"] {
             let request = read(&format!("{{\"user\": {user}}}"));
             assert!(request.reason.unwrap().contains("no user \"7\""), "{user}");
+        }
+        for user in ["99999999999999999999999", "1.50"] {
+            let request = read(&format!("{{\"user\": {user}}}"));
+            assert!(request.reason.unwrap().contains(&format!("no user {user:?}")), "{user}");
         }
         let text = r#"{"id": [1, 2], "history": ["A", 9, 1.0], "top": 3.0, "only": ["B", "A", 1, "no"],
                        "exclude": [], "exclude_history": false, "explain": true}"#;

@@ -2,19 +2,22 @@
 
 use rayon::prelude::*;
 
-use crate::data::ItemId;
+use crate::data::{ItemId, Lookup};
 use crate::run::{NamedItem, Service};
 
-/// The `top` best items for `words`: the one with this very id first, then those whose titles have all words or
+/// The `top` best items for `words`: the one with this id first, then those whose titles have all words or
 /// words that begin so, those taken most in training first. Without words, the items taken most.
-pub(super) fn search(service: &Service, words: &str, top: usize) -> Vec<NamedItem> {
+pub(super) fn search(
+    service: &Service,
+    lookup: &Lookup,
+    words: &str,
+    top: usize,
+) -> Vec<NamedItem> {
     let wanted = words.trim();
     let words: Vec<String> = wanted.split_whitespace().map(str::to_lowercase).collect();
     let items = &service.dataset().items;
-    let is_called = |item: ItemId| match &items[item as usize].raw_id {
-        Some(raw_id) => raw_id == wanted,
-        None => item.to_string() == wanted,
-    };
+    let called = lookup.item(wanted).ok();
+    let is_called = |item: ItemId| called == Some(item);
     let fits = |item: &&ItemId| {
         let title = items[**item as usize].title.to_lowercase();
         let starts = |word: &String| {

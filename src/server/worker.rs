@@ -177,7 +177,7 @@ fn answer_all(service: &Service, lookup: &Lookup, jobs: Vec<Job>, metrics: &Metr
                 replies.push(reply);
             }
             Task::Search { words, top, reply } => {
-                let _ = reply.send(search(service, &words, top));
+                let _ = reply.send(search(service, lookup, &words, top));
             }
         }
     }

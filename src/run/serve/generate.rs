@@ -1,5 +1,7 @@
 //! Continuing a prompt by the trained model of a run.
 
+use std::collections::HashMap;
+
 use serde::Serialize;
 
 use crate::decode::{Sampler, Sampling};
@@ -48,6 +50,24 @@ pub struct Generated {
     pub ids: Vec<u32>,
 }
 
+/// What looks like an item token in `text` and is none of `items`.
+fn strangers<'t>(text: &'t str, items: &HashMap<String, u32>) -> Vec<&'t str> {
+    let is_token = |text: &&str| {
+        let inside = text.strip_prefix('<').and_then(|text| text.strip_suffix('>'));
+        inside.and_then(|inside| inside.split_once('_')).is_some_and(|(level, code)| {
+            !level.is_empty()
+                && level.bytes().all(|b| b.is_ascii_lowercase())
+                && !code.is_empty()
+                && code.bytes().all(|b| b.is_ascii_digit())
+        })
+    };
+    let pieces = text.match_indices('<').filter_map(|(at, _)| {
+        let end = text[at..].find('>')?;
+        Some(&text[at..=at + end])
+    });
+    pieces.filter(is_token).filter(|piece| !items.contains_key(*piece)).collect()
+}
+
 impl Run {
     /// Continues a prompt, until the model ends it or `max_tokens` are written.
     ///
@@ -63,6 +83,11 @@ impl Run {
         let mut prompt_ids: Vec<u32> = tokenizer.bos().into_iter().collect();
         let items = trained.tokens.item_tokens(&trained.index);
         prompt_ids.extend(tokenizer.encode_with_items(&request.prompt, &items)?);
+        for strange in strangers(&request.prompt, &items) {
+            tracing::warn!(
+                "{strange} is no item token of this index, and is spelt out as text; index/index.json has them"
+            );
+        }
         if prompt_ids.is_empty() {
             invalid!("the prompt is empty: give at least one character with --prompt");
         }
@@ -92,5 +117,17 @@ impl Run {
             prompt_ids,
             ids: written.ids,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_looks_like_an_item_token_and_is_none_is_found() {
+        let items = HashMap::from([("<a_1>".to_string(), 7)]);
+        let found = strangers("<<a_1><c_20> <b> <a_x> <_1> <A_1> 3 < 4 <a_2", &items);
+        assert_eq!(found, ["<c_20>"]);
     }
 }
