@@ -328,7 +328,11 @@ fn ranks_that_share_a_training_do_what_one_does_alone() {
             &|| Box::new(Fdsa::new(&fdsa, attributes.clone(), 7, dtype, device).unwrap()),
             Loss::Softmax,
         ),
-        ("hgn", &|| Box::new(Hgn::new(&hgn, ITEMS, 83, 7, dtype, device).unwrap()), Loss::Softmax),
+        (
+            "hgn",
+            &|| Box::new(Hgn::new(&hgn, ITEMS, &[true; 83], 7, dtype, device).unwrap()),
+            Loss::Softmax,
+        ),
         (
             "bert4rec",
             &|| Box::new(Bert4Rec::new(&bert4rec, ITEMS, 7, dtype, device).unwrap()),

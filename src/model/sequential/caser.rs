@@ -51,11 +51,12 @@ pub struct Caser {
 }
 
 impl Caser {
-    /// A fresh network; `dtype` is f32 but for numeric checks.
+    /// A fresh network; `trained` says of each user whether training has something of them to foretell, `dtype` is f32 but for
+    /// numeric checks.
     pub fn new(
         config: &CaserConfig,
         num_items: usize,
-        num_users: usize,
+        trained: &[bool],
         seed: u64,
         dtype: DType,
         device: &Device,
@@ -72,7 +73,7 @@ impl Caser {
             vertical: builder.affine("vertical", (vertical, history))?,
             hidden: builder.affine("hidden", (dim, found))?,
             items: builder.matrix("items", (num_items, dim))?,
-            users: Users(builder.matrix("users", (num_users, dim))?),
+            users: Users::new(builder.matrix("users", (trained.len(), dim))?, trained)?,
             core: {
                 let output = builder.affine("output", (num_items, 2 * dim))?;
                 let output = Items { weight: output.weight, bias: Some(output.bias) };

@@ -46,11 +46,12 @@ pub struct Hgn {
 }
 
 impl Hgn {
-    /// A fresh network; `dtype` is f32 but for numeric checks.
+    /// A fresh network; `trained` says of each user whether training has something of them to foretell, `dtype` is f32 but for
+    /// numeric checks.
     pub fn new(
         config: &HgnConfig,
         num_items: usize,
-        num_users: usize,
+        trained: &[bool],
         seed: u64,
         dtype: DType,
         device: &Device,
@@ -60,7 +61,7 @@ impl Hgn {
         Ok(Self {
             config: config.clone(),
             items: builder.matrix("items", (num_items, dim))?,
-            users: Users(builder.matrix("users", (num_users, dim))?),
+            users: Users::new(builder.matrix("users", (trained.len(), dim))?, trained)?,
             feature: [
                 builder.matrix("feature.item", (dim, dim))?,
                 builder.matrix("feature.user", (dim, dim))?,

@@ -54,28 +54,58 @@ impl Recent {
 
 /// A row for every user of training.
 #[derive(Debug, Clone)]
-pub(super) struct Users(pub(super) Tensor);
+pub(super) struct Users {
+    /// (users, dim)
+    rows: Tensor,
+    /// What each has in the mean of all that are trained, (1, users).
+    shares: Tensor,
+}
 
 impl Users {
+    /// `rows`, which a training changes where `trained` says so.
+    pub(super) fn new(rows: Tensor, trained: &[bool]) -> Result<Self> {
+        let known = trained.iter().filter(|is| **is).count();
+        let share = |&is: &bool| if is { 1.0 / known as f64 } else { 0.0 };
+        let shares: Vec<f64> = trained.iter().map(share).collect();
+        let shares = Tensor::from_vec(shares, (1, trained.len()), rows.device())?;
+        Ok(Self { shares: shares.to_dtype(rows.dtype())?, rows })
+    }
+
     /// The rows of some users, (users, dim); who was not there is like all of them on average.
     pub(super) fn embedded(&self, users: &[Option<u32>]) -> Result<Tensor> {
         if users.iter().all(Option::is_some) {
             let users: Vec<u32> = users.iter().flatten().copied().collect();
-            return ops::embedding(&self.0, &users);
+            return ops::embedding(&self.rows, &users);
         }
         if users.iter().all(Option::is_none) {
-            return self.average()?.broadcast_as((users.len(), self.0.dim(1)?))?.contiguous();
+            return self.average()?.broadcast_as((users.len(), self.rows.dim(1)?))?.contiguous();
         }
-        let table = Tensor::cat(&[&self.0, &self.average()?], 0)?;
-        let stranger = self.0.dim(0)? as u32;
+        let table = Tensor::cat(&[&self.rows, &self.average()?], 0)?;
+        let stranger = self.rows.dim(0)? as u32;
         let users: Vec<u32> = users.iter().map(|user| user.unwrap_or(stranger)).collect();
         ops::embedding(&table, &users)
     }
 
-    /// The mean of all rows, (1, dim): as a product, which is much faster than a sum over the first axis.
+    /// The mean of the trained rows, (1, dim): as a product, which is much faster than a sum over the first axis.
     fn average(&self) -> Result<Tensor> {
-        let users = self.0.dim(0)?;
-        let share = Tensor::full(1.0 / users as f64, (1, users), self.0.device())?;
-        share.to_dtype(self.0.dtype())?.matmul(&self.0)
+        self.shares.matmul(&self.rows)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn a_stranger_is_like_those_that_were_trained() {
+        let rows = Tensor::new(&[[1f32, 2.0], [7.0, 7.0], [3.0, 6.0]], &Device::Cpu).unwrap();
+        let users = Users::new(rows, &[true, false, true]).unwrap();
+        let found = |asked: &[Option<u32>]| -> Vec<Vec<f32>> {
+            users.embedded(asked).unwrap().to_vec2().unwrap()
+        };
+        assert_eq!(found(&[None, None]), [[2.0, 4.0], [2.0, 4.0]]);
+        assert_eq!(found(&[Some(2), None]), [[3.0, 6.0], [2.0, 4.0]]);
     }
 }

@@ -66,8 +66,8 @@ fn all_with(seed: u64) -> Vec<(&'static str, Box<dyn Sequential>)> {
     let attributes = Attributes { of_items: of_items.map(<[u32]>::to_vec).to_vec(), count: 3 };
     let networks: Vec<(_, Box<dyn Sequential>)> = vec![
         ("gru4rec", Box::new(Gru4Rec::new(&gru4rec, ITEMS, seed, t, d).unwrap())),
-        ("caser", Box::new(Caser::new(&caser, ITEMS, USERS, seed, t, d).unwrap())),
-        ("hgn", Box::new(Hgn::new(&hgn, ITEMS, USERS, seed, t, d).unwrap())),
+        ("caser", Box::new(Caser::new(&caser, ITEMS, &[true; USERS], seed, t, d).unwrap())),
+        ("hgn", Box::new(Hgn::new(&hgn, ITEMS, &[true; USERS], seed, t, d).unwrap())),
         ("sasrec", Box::new(SasRec::new(&sasrec, ITEMS, seed, t, d).unwrap())),
         ("bert4rec", Box::new(Bert4Rec::new(&bert4rec, ITEMS, seed, t, d).unwrap())),
         ("fdsa", Box::new(Fdsa::new(&fdsa, attributes.clone(), seed, t, d).unwrap())),

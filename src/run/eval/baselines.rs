@@ -257,7 +257,10 @@ impl Baseline {
     /// A dataset that lacks what the network reads.
     pub(super) fn network(self, inputs: Inputs<'_>, seed: u64) -> Result<Option<Network>> {
         let Inputs { config, dataset, .. } = inputs;
-        let (items, users) = (dataset.num_items(), dataset.users.len());
+        let items = dataset.num_items();
+        let trained =
+            (0..dataset.users.len() as u32).map(|user| dataset.as_trained(user).is_some());
+        let users = &trained.collect::<Vec<_>>();
         let (dtype, device) = (DType::F32, &Device::Cpu);
         let (network, training): (Box<dyn Sequential>, _) = match self {
             Self::Popularity | Self::ItemKnn => return Ok(None),

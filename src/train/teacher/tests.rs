@@ -19,7 +19,7 @@ fn sasrec() -> Box<dyn Sequential> {
 /// One with a bias for every item, that reads fewer of them.
 fn hgn() -> Box<dyn Sequential> {
     let config = HgnConfig { dim: 8, history: 2, ..HgnConfig::default() };
-    let network = Hgn::new(&config, 4, 2, 3, DType::F32, &Device::Cpu).unwrap();
+    let network = Hgn::new(&config, 4, &[true; 2], 3, DType::F32, &Device::Cpu).unwrap();
     let mut stream = crate::rng::stream(1, "hgn", &[]);
     for (name, value) in network.weights().unwrap() {
         let draws = crate::rng::normal(&mut stream, value.elem_count(), 1.0);
