@@ -9,7 +9,7 @@ use llmbs::model::{DropoutPair, Llama, LlamaConfig, LoraConfig, adapter, init};
 use llmbs::nn::{Gradients, Params};
 use llmbs::ops;
 use llmbs::ranks::{Alone, Ranks, Threads};
-use llmbs::tasks::{Direction, Prompts, Sample, SrtSelection, TasksConfig};
+use llmbs::tasks::{Direction, Mixture, Prompts, Sample, TasksConfig};
 use llmbs::text::Tokenizer;
 use llmbs::train::{
     Batch, Contrast, ContrastConfig, Control, DistillationConfig, EpochReport, Losses, Observer,
@@ -77,8 +77,8 @@ fn samples(fixture: &Fixture, epoch: u64) -> Vec<Sample> {
 }
 
 fn samples_of(tasks: TasksConfig, fixture: &Fixture, epoch: u64) -> Vec<Sample> {
-    let (dataset, prompts) = (&fixture.dataset, &fixture.prompts);
-    tasks.epoch(dataset, prompts, SrtSelection::default(), 20, true, 9, epoch, None).unwrap()
+    let mixture = Mixture::new(&tasks, &fixture.dataset, &fixture.prompts, 20, 9);
+    (Mixture { contrast: true, ..mixture }).epoch(epoch).unwrap()
 }
 
 fn train_config() -> StageConfig {

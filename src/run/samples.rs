@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::artifacts::{extended_backbone, load_index};
 use super::{Run, Stage};
 use crate::Result;
-use crate::tasks::{Layout, SrtSelection, TasksConfig};
+use crate::tasks::{Layout, Mixture, SrtSelection, TasksConfig};
 
 /// What a model is asked, and what it should answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -43,17 +43,8 @@ impl Run {
             ("preference", TasksConfig { preference: tasks.preference, ..sequence }, none),
         ];
         for (task, config, selection) in of_tasks {
-            let samples = config.epoch(
-                &self.dataset,
-                &prompts,
-                selection,
-                history,
-                false,
-                seed,
-                epoch,
-                None,
-            )?;
-            for sample in samples {
+            let mixture = Mixture::new(&config, &self.dataset, &prompts, history, seed);
+            for sample in (Mixture { selection, ..mixture }).epoch(epoch)? {
                 let response: Vec<u32> = sample.response().collect();
                 let prompt = tokens.tokenizer.decode(sample.prompt())?;
                 let response = tokens.tokenizer.decode(&response)?;

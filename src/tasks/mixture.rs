@@ -170,44 +170,65 @@ impl TasksConfig {
         }
         held_out
     }
+}
+
+/// What the samples of all epochs are made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Mixture<'a> {
+    /// How many samples of each task, and how they are worded.
+    pub tasks: &'a TasksConfig,
+    /// The users and items.
+    pub dataset: &'a Dataset,
+    /// The templates, filled.
+    pub prompts: &'a Prompts,
+    /// Which SRT targets are trained.
+    pub selection: SrtSelection,
+    /// The most items before a target.
+    pub history: usize,
+    /// Whether `<con>` follows SRT targets.
+    pub contrast: bool,
+    /// Seed of all draws.
+    pub seed: u64,
+    /// What was learnt before, a part of which is left out.
+    pub seen: Option<&'a Seen>,
+}
+
+impl<'a> Mixture<'a> {
+    /// All targets, without `<con>`, of what nothing is learnt from before.
+    pub fn new(
+        tasks: &'a TasksConfig,
+        dataset: &'a Dataset,
+        prompts: &'a Prompts,
+        history: usize,
+        seed: u64,
+    ) -> Self {
+        let selection = SrtSelection::default();
+        Self { tasks, dataset, prompts, selection, history, contrast: false, seed, seen: None }
+    }
 
     /// The samples of `epoch` in training order; the same count every epoch.
-    ///
-    /// `history` bounds the items before a target; `contrast` puts `<con>` after SRT targets. Of what was `seen` before a
-    /// part is left out.
-    #[allow(clippy::too_many_arguments, reason = "each is a different kind of thing, all needed")]
-    pub fn epoch(
-        &self,
-        dataset: &Dataset,
-        prompts: &Prompts,
-        selection: SrtSelection,
-        history: usize,
-        contrast: bool,
-        seed: u64,
-        epoch: u64,
-        seen: Option<&Seen>,
-    ) -> Result<Vec<Sample>> {
+    pub fn epoch(&self, epoch: u64) -> Result<Vec<Sample>> {
+        let Self { dataset, prompts, history, seed, seen, .. } = *self;
         let mut order = rng::stream(seed, "epoch order", &[epoch]);
-        let mut jobs = self.sequence_jobs(dataset, selection, history);
+        let mut jobs = self.sequence_jobs();
         let all = jobs.len();
         if let Some(seen) = seen {
             seen.select(&mut jobs, &mut order);
         }
         let share = jobs.len() as f64 / all.max(1) as f64;
-        if let Some(max) = selection.max_samples.filter(|&max| max < jobs.len()) {
+        if let Some(max) = self.selection.max_samples.filter(|&max| max < jobs.len()) {
             jobs.shuffle(&mut order);
             jobs.truncate(max);
         }
-        let held_out = || self.items_held_out(dataset.num_items(), seed);
+        let held_out = || self.tasks.items_held_out(dataset.num_items(), seed);
         let mut about_texts = Vec::new();
         if prompts.has_texts() {
             let held_out = held_out();
-            about_texts.push(self.semantic_jobs(dataset, prompts, &held_out, &mut order));
-            about_texts
-                .push(self.preference_jobs(dataset, prompts, history, &held_out, &mut order));
+            about_texts.push(self.semantic_jobs(&held_out, &mut order));
+            about_texts.push(self.preference_jobs(&held_out, &mut order));
         }
         if let Some(texts) = &dataset.user_texts {
-            about_texts.push(self.user_jobs(dataset, texts, &held_out(), &mut order));
+            about_texts.push(self.user_jobs(texts, &held_out(), &mut order));
         }
         for mut more in about_texts {
             if let Some(seen) = seen {
@@ -221,12 +242,12 @@ impl TasksConfig {
             match *job {
                 Job::Sequence { user, start, end, first_target } => {
                     let items = &dataset.train(user)[start..end];
-                    Ok(Some(prompts.sequence(items, first_target, contrast)))
+                    Ok(Some(prompts.sequence(items, first_target, self.contrast)))
                 }
                 Job::Next { direction, user, target } => {
                     let items = dataset.train(user);
                     let before = &items[target.saturating_sub(history)..target];
-                    let contrast = contrast && direction == Direction::Sequence;
+                    let contrast = self.contrast && direction == Direction::Sequence;
                     prompts.sample(direction, before, items[target], contrast, &mut stream)
                 }
                 Job::Item { direction, item } => {
@@ -248,13 +269,8 @@ impl TasksConfig {
         jobs.par_iter().enumerate().filter_map(|job| build(job).transpose()).collect()
     }
 
-    fn user_jobs(
-        &self,
-        dataset: &Dataset,
-        texts: &[UserTexts],
-        held_out: &[bool],
-        order: &mut rng::Rng,
-    ) -> Vec<Job> {
+    fn user_jobs(&self, texts: &[UserTexts], held_out: &[bool], order: &mut rng::Rng) -> Vec<Job> {
+        let dataset = self.dataset;
         let mut jobs = Vec::new();
         for direction in
             [Direction::HistoryToPreference, Direction::PreferenceToIndex, Direction::QueryToIndex]
@@ -275,23 +291,19 @@ impl TasksConfig {
                     }
                 }
             };
-            let drawn = self.draw_targets(dataset, targets_of, order);
+            let drawn = self.draw_targets(targets_of, order);
             jobs.extend(drawn.map(|(user, target)| Job::OfUser { direction, user, target }));
         }
         jobs
     }
 
-    fn sequence_jobs(
-        &self,
-        dataset: &Dataset,
-        selection: SrtSelection,
-        history: usize,
-    ) -> Vec<Job> {
+    fn sequence_jobs(&self) -> Vec<Job> {
+        let Self { selection, history, .. } = *self;
         let mut jobs = Vec::new();
-        for (user, items) in dataset.train_sequences().enumerate() {
+        for (user, items) in self.dataset.train_sequences().enumerate() {
             let n = items.len();
             let first = selection.targets_per_user.map_or(1, |last| n.saturating_sub(last).max(1));
-            match self.layout {
+            match self.tasks.layout {
                 Layout::Sequence => {
                     jobs.extend(chunks(n, first, history).into_iter().map(
                         |(start, end, target)| Job::Sequence {
@@ -312,32 +324,21 @@ impl TasksConfig {
         jobs
     }
 
-    fn semantic_jobs(
-        &self,
-        dataset: &Dataset,
-        prompts: &Prompts,
-        held_out: &[bool],
-        order: &mut rng::Rng,
-    ) -> Vec<Job> {
+    fn semantic_jobs(&self, held_out: &[bool], order: &mut rng::Rng) -> Vec<Job> {
+        let Self { dataset, prompts, .. } = *self;
         let mut jobs = Vec::new();
         for direction in [Direction::TextToIndex, Direction::IndexToText] {
             let with_text = (0..dataset.num_items() as ItemId)
                 .filter(|&item| prompts.has_template(direction, item))
                 .filter(|&item| !held_out[item as usize]);
-            let picked = draw(&with_text.collect::<Vec<_>>(), self.semantic, order);
+            let picked = draw(&with_text.collect::<Vec<_>>(), self.tasks.semantic, order);
             jobs.extend(picked.into_iter().map(|item| Job::Item { direction, item }));
         }
         jobs
     }
 
-    fn preference_jobs(
-        &self,
-        dataset: &Dataset,
-        prompts: &Prompts,
-        history: usize,
-        held_out: &[bool],
-        order: &mut rng::Rng,
-    ) -> Vec<Job> {
+    fn preference_jobs(&self, held_out: &[bool], order: &mut rng::Rng) -> Vec<Job> {
+        let Self { dataset, prompts, history, .. } = *self;
         let mut jobs = Vec::new();
         for direction in [Direction::HistoryToText, Direction::TitlesToIndex] {
             let targets_of = |user: usize| -> Vec<usize> {
@@ -352,7 +353,7 @@ impl TasksConfig {
                 };
                 (1..items.len()).filter(asked).collect()
             };
-            let drawn = self.draw_targets(dataset, targets_of, order);
+            let drawn = self.draw_targets(targets_of, order);
             jobs.extend(drawn.map(|(user, target)| Job::Next { direction, user, target }));
         }
         jobs
@@ -361,13 +362,12 @@ impl TasksConfig {
     /// For each of as many users as preference reconstruction asks for, one of the targets they have.
     fn draw_targets(
         &self,
-        dataset: &Dataset,
         targets_of: impl Fn(usize) -> Vec<usize>,
         order: &mut rng::Rng,
     ) -> impl Iterator<Item = (usize, usize)> {
         let users: Vec<usize> =
-            (0..dataset.users.len()).filter(|&user| !targets_of(user).is_empty()).collect();
-        draw(&users, self.preference, order).into_iter().map(move |user| {
+            (0..self.dataset.users.len()).filter(|&user| !targets_of(user).is_empty()).collect();
+        draw(&users, self.tasks.preference, order).into_iter().map(move |user| {
             let targets = targets_of(user);
             (user, targets[(rng::uniform(order) * targets.len() as f64) as usize])
         })

@@ -11,6 +11,7 @@ use crate::run::eval::ValidationMetric;
 use crate::run::log::TrainLog;
 use crate::run::work::Work;
 use crate::run::{Monitor, Run, Stage};
+use crate::tasks::Mixture;
 use crate::train::{Trainer, Validation};
 
 pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> {
@@ -33,17 +34,16 @@ fn train(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> {
 
     let prompts = trained.tokens.prompts(&run.dataset, &config.tasks)?;
     let tasks = config.tasks.sequence_only();
-    let samples = |epoch| {
-        let history = run.config.data.history;
-        // A stream of its own: the annealing stage does not repeat the order of the initial one.
-        let seed = run.config.seed.wrapping_add(1);
-        tasks.epoch(&run.dataset, &prompts, config.selection, history, false, seed, epoch, None)
-    };
+    // A stream of its own: the annealing stage does not repeat the order of the initial one.
+    let seed = run.config.seed.wrapping_add(1);
+    let mixture = Mixture::new(&tasks, &run.dataset, &prompts, run.config.data.history, seed);
+    let mixture = Mixture { selection: config.selection, ..mixture };
+    let samples = |epoch| mixture.epoch(epoch);
     let state = run.state_of(Stage::Anneal);
     let trainer = Trainer {
         config: &config.anneal,
         lora_dropout: config.adapter.dropout,
-        seed: run.config.seed.wrapping_add(1),
+        seed,
         model: &model,
         params: &params,
         levels: levels_apart(run, &trained.tokens),

@@ -17,7 +17,7 @@ use crate::run::eval::ValidationMetric;
 use crate::run::log::TrainLog;
 use crate::run::work::Work;
 use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
-use crate::tasks::SrtSelection;
+use crate::tasks::Mixture;
 use crate::train::{Contrast, Projectors, TrainOutcome, Trainer, Validation};
 use crate::{Result, invalid};
 
@@ -94,18 +94,11 @@ fn train(run: &Run, before: Option<&Run>, monitor: &mut dyn Monitor) -> Result<M
 
     let prompts = tokens.prompts(&run.dataset, &config.tasks)?;
     let contrast = !projectors.is_empty();
+    let (history, seed) = (run.config.data.history, run.config.seed);
+    let mixture = Mixture::new(&config.tasks, &run.dataset, &prompts, history, seed);
+    let mixture = Mixture { contrast, seen: seen.as_ref(), ..mixture };
     let samples = |epoch| {
-        let history = run.config.data.history;
-        let samples = config.tasks.epoch(
-            &run.dataset,
-            &prompts,
-            SrtSelection::default(),
-            history,
-            contrast,
-            run.config.seed,
-            epoch,
-            seen.as_ref(),
-        )?;
+        let samples = mixture.epoch(epoch)?;
         if let Some(before) = before.filter(|_| samples.is_empty()) {
             invalid!(
                 "{}: nothing came since {} that could be learnt from: what is held out for validation and test is not",
@@ -121,7 +114,7 @@ fn train(run: &Run, before: Option<&Run>, monitor: &mut dyn Monitor) -> Result<M
     let trainer = Trainer {
         config: &stage,
         lora_dropout,
-        seed: run.config.seed,
+        seed,
         model: &model,
         params: &params,
         levels: levels_apart(run, &tokens),

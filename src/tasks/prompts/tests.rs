@@ -1,6 +1,6 @@
 use super::*;
 use crate::data::{Item, TextField, User, UserTexts, Wish};
-use crate::tasks::{SrtSelection, TasksConfig};
+use crate::tasks::{Mixture, TasksConfig};
 use crate::text::kinds;
 
 const TITLES: [&str; 4] =
@@ -117,9 +117,7 @@ fn texts_about_users_are_learnt_with_training_items_alone() {
     let tasks = TasksConfig { semantic: 0.0, preference: 1.0, ..TasksConfig::default() };
     let samples = |held_out, seed| {
         let tasks = TasksConfig { held_out, ..tasks };
-        let samples = tasks
-            .epoch(&data, &prompts, SrtSelection::default(), 20, false, seed, 0, None)
-            .unwrap();
+        let samples = Mixture::new(&tasks, &data, &prompts, 20, seed).epoch(0).unwrap();
         let text = |sample: &Sample| tokenizer.decode(&sample.ids).unwrap();
         samples.iter().map(text).collect::<Vec<String>>()
     };
@@ -156,9 +154,8 @@ fn epochs_are_equally_long_where_some_items_lack_texts() {
     let (_, mut tokenizer) = kinds::all().remove(0);
     let (with_titles, _) = prompts(&mut tokenizer, &data, 1000);
     let tasks = TasksConfig { semantic: 1.0, preference: 1.0, ..TasksConfig::default() };
-    let selection = SrtSelection::default();
-    let samples =
-        |epoch| tasks.epoch(&data, &with_titles, selection, 20, false, 1, epoch, None).unwrap();
+    let mixture = Mixture::new(&tasks, &data, &with_titles, 20, 1);
+    let samples = |epoch| mixture.epoch(epoch).unwrap();
     // A row of each user; categories of nine items and titles of six; a title after the items of each user, and the
     // other way.
     for epoch in 0..9 {
@@ -168,7 +165,7 @@ fn epochs_are_equally_long_where_some_items_lack_texts() {
     data.items.iter_mut().for_each(|item| item.title.clear());
     let (_, mut tokenizer) = kinds::all().remove(0);
     let (without, _) = prompts(&mut tokenizer, &data, 1000);
-    let samples = tasks.epoch(&data, &without, selection, 20, false, 1, 0, None).unwrap();
+    let samples = Mixture::new(&tasks, &data, &without, 20, 1).epoch(0).unwrap();
     assert_eq!(samples.len(), 20 + 9);
 }
 
