@@ -3,10 +3,9 @@
 mod exclusive;
 mod place;
 
-use std::fs;
+use std::fs::{self, TryLockError};
 use std::io::{self, BufWriter, Write};
 use std::path::{Component, Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -91,18 +90,40 @@ pub fn temporary(path: &Path) -> PathBuf {
     beside(path, TEMPORARY)
 }
 
-/// A new file to write `path` to before it is renamed into place, which nobody else writes to.
-fn new_beside(path: &Path) -> io::Result<(PathBuf, fs::File)> {
-    static MADE: AtomicUsize = AtomicUsize::new(0);
+/// An empty file to write `path` to before it is renamed into place, which nobody else writes to as long as it is open:
+/// [`temporary`], or another where somebody has that.
+fn open_beside(path: &Path) -> io::Result<(PathBuf, fs::File)> {
+    let mut name = temporary(path);
+    let mut others = (1..).map(|number| beside(path, &format!(".{number}{TEMPORARY}")));
     loop {
-        let number = MADE.fetch_add(1, Ordering::Relaxed);
-        let name = beside(path, &format!(".{}-{number}{TEMPORARY}", std::process::id()));
-        match fs::File::create_new(&name) {
-            // Left by another process of this number.
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            made => return Ok((name, made?)),
+        // What a killed process left is taken over.
+        let open = fs::File::options().write(true).create(true).truncate(false).open(&name);
+        let file = open?;
+        // A file system without locks has none to wait for.
+        let is_free = !matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+        // Whoever had it may just have renamed it into place.
+        if is_free && is_at(&file, &name)? {
+            file.set_len(0)?;
+            return Ok((name, file));
         }
+        name = others.next().unwrap_or(name);
     }
+}
+
+/// Whether `file` is what has the name `path`, and no link leads there.
+#[cfg(unix)]
+fn is_at(file: &fs::File, path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let place = |of: fs::Metadata| (of.dev(), of.ino());
+    match fs::symlink_metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+        there => Ok(place(there?) == place(file.metadata()?)),
+    }
+}
+
+#[cfg(not(unix))]
+fn is_at(_file: &fs::File, _path: &Path) -> io::Result<bool> {
+    Ok(true)
 }
 
 /// Whether what `path` leads to is written to as it is: a pipe, a device, or a file that is open already.
@@ -141,13 +162,16 @@ pub(crate) fn replace_with(
         return stream.flush();
     }
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
-    let (temporary, file) = new_beside(path)?;
+    let (temporary, file) = open_beside(path)?;
+    // Nobody else's until it is in its place, or gone.
+    let _held = file.try_clone()?;
     let filled = (|| {
         let mut file = BufWriter::new(file);
         fill(&mut file)?;
-        file.into_inner()?.sync_all()?;
+        let file = file.into_inner()?;
+        file.sync_all()?;
         if let Some(there) = &there {
-            fs::set_permissions(&temporary, there.permissions())?;
+            file.set_permissions(there.permissions())?;
         }
         fs::rename(&temporary, path)
     })();
@@ -305,7 +329,7 @@ pub fn remove_dir(dir: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::time::Duration;
 
     use super::*;
