@@ -153,6 +153,7 @@ impl Teacher {
         if all * size_of::<f32>() > KEPT_BYTES {
             return Ok(());
         }
+        self.shares.reserve_exact(all);
         for (together, first) in samples.chunks(TOGETHER).zip((0..).step_by(TOGETHER)) {
             let together: Vec<&Sample> = together.iter().collect();
             let mut begin = self.shares.len();
@@ -180,14 +181,14 @@ impl Teacher {
         let mut computed = &computed[..];
         let mut distributions = Vec::new();
         for (sample, place) in samples.iter().zip(places) {
-            let mut shares = match place {
-                Some(&begin) => &self.shares[begin..],
-                None => computed.split_off(..self.num_shares(sample)).unwrap_or_default(),
-            };
-            for codes in self.codes_of(sample) {
-                let of_label = shares.split_off(..codes.ids.len()).unwrap_or_default();
-                distributions
-                    .push(codes.ids.iter().copied().zip(of_label.iter().copied()).collect());
+            let mut shares = place.map_or(computed, |&begin| &self.shares[begin..]);
+            for Codes { ids, .. } in self.codes_of(sample) {
+                let (of_label, others) = shares.split_at(ids.len());
+                distributions.push(ids.iter().copied().zip(of_label.iter().copied()).collect());
+                shares = others;
+            }
+            if place.is_none() {
+                computed = shares;
             }
         }
         Ok(distributions)
