@@ -1,6 +1,6 @@
 //! Whether a result is that of what stands in a run folder now.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use super::baselines::Baseline;
 use super::result::FusedModel;
 use super::training::{TRAINING, Training};
 use crate::Result;
-use crate::run::{Manifest, Stage};
+use crate::run::{MANIFEST, Manifest, Stage};
 
 /// Whether the models that stand in the run folder `models`, and the index in `index`, are those an evaluation was made
 /// with.
@@ -45,13 +45,22 @@ pub(super) fn is_of_its_baseline(
     Ok(is_model && manifest.is_none_or(|manifest| training.is_of_index(manifest)))
 }
 
+/// The run that an evaluation in the run folder `dir` calls `told`: as it was called from where the evaluation was made,
+/// which may be any of the folders around.
+pub(super) fn run_told(dir: &Path, told: &str) -> PathBuf {
+    let place = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
+    let mut near = place.ancestors().map(|around| around.join(told));
+    near.find(|run| run.join(MANIFEST).exists()).unwrap_or_else(|| told.into())
+}
+
 /// Whether what ranked as `fused` with the model of the run folder `dir` is still what stands there, if there is one of
 /// its name and seed, or of the run that it is of.
 pub(super) fn is_standing(dir: &Path, fused: &FusedModel) -> Result<bool> {
     let Some(baseline) = Baseline::named(&fused.model) else {
-        let Some(run) = fused.run.as_deref().map(Path::new) else { return Ok(true) };
+        let Some(run) = &fused.run else { return Ok(true) };
+        let run = run_told(dir, run);
         let used = json!({"model_digest": fused.digest, "adapter_digest": fused.adapter_digest});
-        return is_of_its_models(run, run, &used);
+        return is_of_its_models(&run, &run, &used);
     };
     let path = folder(dir, baseline).join(format!("seed-{}", fused.seed)).join(TRAINING);
     if !path.exists() {
@@ -97,6 +106,23 @@ mod tests {
             assert!(is(Some(&one), "m") && is(None, "m") && !is(Some(&one), "another"));
             assert_eq!(is(Some(&another), "m"), !reads);
         }
+    }
+
+    #[test]
+    fn a_run_is_found_from_wherever_it_is_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let runs = dir.path().canonicalize().unwrap().join("runs");
+        for name in ["one", "two"] {
+            let manifest =
+                Manifest::begun(&RunConfig::default(), &Dataset::of_items("shop", Vec::new()));
+            std::fs::create_dir_all(runs.join(name)).unwrap();
+            manifest.write(&runs.join(name)).unwrap();
+        }
+        let two = runs.join("two");
+        assert_eq!(run_told(&runs.join("one"), "runs/two"), two);
+        assert_eq!(run_told(&runs.join("one"), "two"), two);
+        assert_eq!(run_told(&runs.join("one"), &two.display().to_string()), two);
+        assert_eq!(run_told(&runs.join("one"), "three"), Path::new("three"));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::baselines::Baseline;
 use super::kept::Kept;
 use super::request::EvalRequest;
 use super::result::{BaselineSettings, EvalSettings, FusedModel, Ranking, TextReport};
-use super::standing::{is_of_its_baseline, is_of_its_models, is_standing};
+use super::standing::{is_of_its_baseline, is_of_its_models, is_standing, run_told};
 use crate::data::{Split, SplitRule};
 use crate::eval::{LegalRate, Metrics, Prediction, Report};
 use crate::run::{Manifest, Run};
@@ -110,7 +110,8 @@ impl StoredRanking {
         let ranking: Ranking<EvalSettings> = read(&path)?;
         let settings = ranking.settings;
         let wrong = |e| Error::Invalid(format!("{}: {e}", path.display()));
-        let models = settings.before.as_ref().map_or(dir, Path::new);
+        let models = settings.before.as_ref().map(|told| run_told(dir, told));
+        let models = models.as_deref().unwrap_or(dir);
         let is_current =
             is_of_its_models(models, dir, &serde_json::to_value(&settings).map_err(wrong)?)?;
         let fused = settings.fusion.map_or_else(Vec::new, |fusion| fusion.models);
