@@ -374,7 +374,6 @@ fn the_resolved_configuration_runs_as_a_file() {
     // That of a run is that of its folder.
     run(dir.path(), &["--run", "runs/one", "baseline", "popularity"], 0);
     fs::copy(dir.path().join("resolved.toml"), dir.path().join("runs/one/config.toml")).unwrap();
-    fs::copy(dir.path().join("resolved.toml"), dir.path().join("runs/one/config.toml")).unwrap();
     run(dir.path(), &["--config", "runs/one/config.toml", "baseline", "popularity"], 0);
     let entries = fs::read_dir(dir.path().join("runs")).unwrap();
     assert_eq!(entries.map(|e| e.unwrap().file_name()).collect::<Vec<_>>(), ["one"]);

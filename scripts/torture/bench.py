@@ -19,6 +19,10 @@ def shown(words):
     return f"`{' '.join(map(str, words))}`"
 
 
+# Commands that go by neither a run nor a configuration.
+WITHOUT_RUN = (["init"], ["data", "import"], ["data", "export"])
+
+
 class Bench:
     """A temporary folder for all of it."""
 
@@ -34,6 +38,9 @@ class Bench:
         """Starts a command on a run folder. Without a variant the folder's own configuration holds; files are not to
         grow beyond `most_bytes`; what it says is not kept where it is `quiet`; `tracer` are words that go before it."""
         config = ["--config", self.root / f"{variant}.toml"] if variant else []
+        config += ["--run", run]
+        if any(words[:len(alone)] == alone for alone in WITHOUT_RUN):
+            config = []
 
         def limit():
             resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
@@ -41,7 +48,7 @@ class Bench:
 
         for place, found in {"{run}": run, "{root}": self.root, "{variant}": variant}.items():
             words = [word.replace(place, str(found)) for word in words]
-        command = [*tracer, self.binary, *config, "--run", run, "--threads", str(threads), *words]
+        command = [*tracer, self.binary, *config, "--threads", str(threads), *words]
         limits = {} if most_bytes is None else {"preexec_fn": limit, "restore_signals": False}
         said = subprocess.DEVNULL if quiet else subprocess.PIPE
         return subprocess.Popen(command, cwd=self.nowhere, stdin=subprocess.DEVNULL, stdout=said, stderr=said,

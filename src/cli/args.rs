@@ -29,7 +29,7 @@ pub(super) struct Args {
     /// demo, whichever is there first]
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// Run folder [default: runs/NAME, after the configuration file]
+    /// Run folder [default: that whose config.toml --config names, else runs/NAME, after the configuration file]
     #[arg(long, global = true, value_name = "DIR")]
     pub(super) run: Option<PathBuf>,
     /// Override a value of the configuration, e.g. --set index.semantic.k=32

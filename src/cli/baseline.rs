@@ -48,6 +48,7 @@ impl Choice {
 }
 
 pub(super) fn run(run: &Run, args: &BaselineArgs, bars: &mut Bars) -> anyhow::Result<()> {
+    run.warn_of_other_data();
     let Choice(Some(baseline)) = args.name else { return all(run, args, bars) };
     let results = results(run, baseline, args, bars)?;
     let text = if let [result] = results.as_slice() {

@@ -35,7 +35,9 @@ pub(super) fn run(args: &InitArgs) -> anyhow::Result<()> {
         );
     }
     let dataset = Dataset::load(&args.dataset)?;
-    dataset.check_trainable()?;
+    if dataset.times.is_none() {
+        dataset.check_trainable()?;
+    }
     let (stats, has_attributes) = (Stats::of(&dataset), attributes(&dataset.items).is_some());
     let (path, memory) = (seen_from(&args.dataset, file)?, free_memory_bytes());
     let text = fitted(&Fit { stats: &stats, has_attributes, path: &path, memory });

@@ -215,9 +215,9 @@ fn without_configuration(args: &Args) -> Option<anyhow::Result<()>> {
         ("--seed", args.seed.is_some() && !seeds),
     ];
     Some(match given.into_iter().find(|(_, is_given)| *is_given) {
-        Some((flag, _)) => Err(anyhow!(
-            "{flag}: this command goes by what stands behind its name alone; leave {flag} out"
-        )),
+        Some((flag, _)) => {
+            Err(anyhow!("{flag}: this command reads no configuration and no run: leave {flag} out"))
+        }
         None => run(),
     })
 }

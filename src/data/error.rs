@@ -148,7 +148,7 @@ pub enum DataError {
     },
     /// A number in `item2id` that no item of `item.json` has.
     #[error(
-        "{path}: the number {number:?} is no item's: item.json has {items} items, numbered from 0 as in this file"
+        "{path}: the number {number:?} is no item's: item.json has {items} items, and both files number them from 0"
     )]
     NameOfNone {
         /// The file.

@@ -243,7 +243,7 @@ impl Dataset {
             "there is one item alone: to choose from, there must be two at least"
         } else if self.train_sequences().all(|items| items.len() < 2) {
             "no user has two training items or more, so there is nothing to learn from: each user's last two items are \
-             kept for validation and test; give users at least 4 items"
+             kept for validation and test; give users at least 4 items, or divide by time (data.split)"
         } else {
             return Ok(());
         };

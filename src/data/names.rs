@@ -79,7 +79,7 @@ pub(super) fn name_items(path: &Path, items: &mut [Item], are_all: bool) -> Resu
             item.raw_id = name;
         }
     }
-    match names.into_keys().min() {
+    match names.into_keys().min_by_key(|number| (number.len(), number.clone())) {
         Some(number) if are_all => {
             let (path, items) = (path.into(), items.len());
             Err(DataError::NameOfNone { path, number, items })

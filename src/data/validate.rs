@@ -67,12 +67,19 @@ pub fn validate(dir: &Path) -> Result<Vec<Problem>, DataError> {
         }
     }
     problems.sort_by_key(|p| kinds.iter().position(|k| k.0 == p.path && k.1 == p.kind));
-    let learnt_from = || super::Dataset::load(dir)?.check_trainable();
-    if problems.is_empty()
-        && let Err(e) = learnt_from()
-    {
-        let (path, kind) = (dir.to_path_buf(), "cannot be read");
-        problems.push(Problem { path, place: String::new(), what: e.to_string(), kind });
+    if problems.is_empty() {
+        let problem = match super::Dataset::load(dir) {
+            Err(e) => Some((e, "cannot be read")),
+            // Divided by time, there may be more to learn from.
+            Ok(dataset) if dataset.times.is_some() => None,
+            Ok(dataset) => dataset.check_trainable().err().map(|e| (e, "cannot be learnt from")),
+        };
+        problems.extend(problem.map(|(e, kind)| Problem {
+            path: dir.to_path_buf(),
+            place: String::new(),
+            what: e.to_string(),
+            kind,
+        }));
     }
     Ok(problems)
 }
@@ -139,11 +146,10 @@ fn items(path: &Path, problems: &mut Vec<Problem>) -> Result<BTreeMap<ItemId, St
             field(&mut notes, &place, name, value);
         }
         let raw_id = RAW_IDS.iter().find_map(|name| match fields.get(*name)? {
-            Value::String(raw_id) => Some(raw_id.clone()),
+            Value::String(raw_id) => Some(raw_id.clone()).filter(|raw_id| !raw_id.is_empty()),
             Value::Number(raw_id) => Some(raw_id.to_string()),
             _ => None,
         });
-        let raw_id = raw_id.filter(|raw_id| !raw_id.is_empty());
         if let Some(raw_id) = raw_id
             && let Some(first) = raw_ids.insert(raw_id.clone(), id)
         {

@@ -97,14 +97,19 @@ fn open_beside(path: &Path) -> io::Result<(PathBuf, fs::File)> {
     let mut others = (1..).map(|number| beside(path, &format!(".{number}{TEMPORARY}")));
     loop {
         // What a killed process left is taken over.
-        let open = fs::File::options().write(true).create(true).truncate(false).open(&name);
-        let file = open?;
-        // A file system without locks has none to wait for.
-        let is_free = !matches!(file.try_lock(), Err(TryLockError::WouldBlock));
-        // Whoever had it may just have renamed it into place.
-        if is_free && is_at(&file, &name)? {
-            file.set_len(0)?;
-            return Ok((name, file));
+        match fs::File::options().write(true).create(true).truncate(false).open(&name) {
+            // What somebody else has left.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied && name.exists() => {}
+            open => {
+                let file = open?;
+                // A file system without locks has none to wait for.
+                let is_free = !matches!(file.try_lock(), Err(TryLockError::WouldBlock));
+                // Whoever had it may just have renamed it into place.
+                if is_free && is_at(&file, &name)? {
+                    file.set_len(0)?;
+                    return Ok((name, file));
+                }
+            }
         }
         name = others.next().unwrap_or(name);
     }
@@ -124,6 +129,14 @@ fn is_at(file: &fs::File, path: &Path) -> io::Result<bool> {
 #[cfg(not(unix))]
 fn is_at(_file: &fs::File, _path: &Path) -> io::Result<bool> {
     Ok(true)
+}
+
+/// What `path` stands for where it is a link, to a file or to where none is yet.
+fn led_to(path: &Path) -> PathBuf {
+    fs::canonicalize(path).unwrap_or_else(|_| match fs::read_link(path) {
+        Ok(target) => path.parent().unwrap_or(Path::new("")).join(target),
+        Err(_) => path.to_path_buf(),
+    })
 }
 
 /// Whether what `path` leads to is written to as it is: a pipe, a device, or a file that is open already.
@@ -161,18 +174,17 @@ pub(crate) fn replace_with(
         fill(&mut stream)?;
         return stream.flush();
     }
-    let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    let path = &led_to(path);
     let (temporary, file) = open_beside(path)?;
     // Nobody else's until it is in its place, or gone.
-    let _held = file.try_clone()?;
+    let held = file.try_clone()?;
     let filled = (|| {
+        if let Some(there) = &there {
+            held.set_permissions(there.permissions())?;
+        }
         let mut file = BufWriter::new(file);
         fill(&mut file)?;
-        let file = file.into_inner()?;
-        file.sync_all()?;
-        if let Some(there) = &there {
-            file.set_permissions(there.permissions())?;
-        }
+        file.into_inner()?.sync_all()?;
         fs::rename(&temporary, path)
     })();
     if filled.is_err() {
@@ -407,6 +419,9 @@ mod tests {
         assert!(link.is_symlink());
         assert_eq!(fs::read(&file).unwrap(), b"two");
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        fs::remove_file(&file).unwrap();
+        write(&link, b"three").unwrap();
+        assert_eq!((fs::read(&file).unwrap(), link.is_symlink()), (b"three".to_vec(), true));
 
         rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, 0o600.into()).unwrap();
         std::thread::scope(|scope| {

@@ -338,7 +338,7 @@ impl Run {
     }
 
     /// Says so where the data are no longer those of the models that stand.
-    pub(super) fn warn_of_other_data(&self) {
+    pub fn warn_of_other_data(&self) {
         let made = self.manifest.done(Stage::Index).and_then(|record| record.inputs.get(DATASET));
         if made.is_some_and(|made| *made != self.dataset.fingerprint) {
             tracing::warn!(

@@ -71,7 +71,7 @@ impl Users {
         Ok(Self { shares: shares.to_dtype(rows.dtype())?, rows })
     }
 
-    /// The rows of some users, (users, dim); who was not there is like all of them on average.
+    /// The rows of some users, (users, dim); who was not there is like those that were trained, on average.
     pub(super) fn embedded(&self, users: &[Option<u32>]) -> Result<Tensor> {
         if users.iter().all(Option::is_some) {
             let users: Vec<u32> = users.iter().flatten().copied().collect();

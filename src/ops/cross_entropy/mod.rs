@@ -74,14 +74,17 @@ pub fn biased_cross_entropy(
     targets: &[u32],
     precision: Precision,
 ) -> Result<Tensor> {
-    let (n, vocab) = (hidden.dim(0)?, weight.dim(0)?);
-    if bias.dims() != [vocab] {
-        bail!("cross_entropy: weight {:?} and bias {:?}", weight.dims(), bias.dims());
+    let ((n, width), (vocab, weight_width)) = (hidden.dims2()?, weight.dims2()?);
+    if width != weight_width || n != targets.len() || bias.dims() != [vocab] {
+        bail!(
+            "cross_entropy: hidden {:?}, weight {:?}, bias {:?} and {} targets",
+            hidden.dims(),
+            weight.dims(),
+            bias.dims(),
+            targets.len()
+        );
     }
-    if fused_on_cpu(&[hidden, weight, bias])
-        && hidden.dim(1)? == weight.dim(1)?
-        && n == targets.len()
-    {
+    if fused_on_cpu(&[hidden, weight, bias]) {
         check_ids("cross_entropy", targets, vocab)?;
         let tensors = [hidden, weight, bias];
         let op = CrossEntropy::new(Truth::One(targets.into()), precision, &tensors);

@@ -81,7 +81,6 @@ impl Run {
             }
             return self.evaluate_standing(request, &dir, training, monitor);
         }
-        self.warn_of_other_data();
         self.claim()?;
         // What stands is replaced when model and result are there.
         let new = workshop.join("result");

@@ -45,12 +45,17 @@ pub(super) fn is_of_its_baseline(
     Ok(is_model && manifest.is_none_or(|manifest| training.is_of_index(manifest)))
 }
 
-/// The run that an evaluation in the run folder `dir` calls `told`: as it was called from where the evaluation was made,
-/// which may be any of the folders around.
-pub(super) fn run_told(dir: &Path, told: &str) -> PathBuf {
+/// [`is_of_its_models`] of the run that an evaluation in the run folder `dir` calls `told`: as it was called from where
+/// the evaluation was made, which may be here or any of the folders around.
+pub(super) fn is_of_models_told(told: &str, dir: &Path, settings: &Value) -> Result<bool> {
     let place = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
-    let mut near = place.ancestors().map(|around| around.join(told));
-    near.find(|run| run.join(MANIFEST).exists()).unwrap_or_else(|| told.into())
+    let around = place.ancestors().map(|around| around.join(told));
+    let mut runs: Vec<PathBuf> = std::iter::once(told.into()).chain(around).collect();
+    if runs.iter().any(|run| run.join(MANIFEST).exists()) {
+        runs.retain(|run| run.join(MANIFEST).exists());
+    }
+    let are = runs.iter().map(|run| is_of_its_models(run, dir, settings));
+    Ok(are.collect::<Result<Vec<_>>>()?.contains(&true))
 }
 
 /// Whether what ranked as `fused` with the model of the run folder `dir` is still what stands there, if there is one of
@@ -58,9 +63,8 @@ pub(super) fn run_told(dir: &Path, told: &str) -> PathBuf {
 pub(super) fn is_standing(dir: &Path, fused: &FusedModel) -> Result<bool> {
     let Some(baseline) = Baseline::named(&fused.model) else {
         let Some(run) = &fused.run else { return Ok(true) };
-        let run = run_told(dir, run);
         let used = json!({"model_digest": fused.digest, "adapter_digest": fused.adapter_digest});
-        return is_of_its_models(&run, &run, &used);
+        return is_of_models_told(run, dir, &used);
     };
     let path = folder(dir, baseline).join(format!("seed-{}", fused.seed)).join(TRAINING);
     if !path.exists() {
@@ -113,16 +117,22 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let runs = dir.path().canonicalize().unwrap().join("runs");
         for name in ["one", "two"] {
-            let manifest =
+            let mut manifest =
                 Manifest::begun(&RunConfig::default(), &Dataset::of_items("shop", Vec::new()));
+            let outputs = [("initial/model.safetensors".to_string(), format!("of {name}"))].into();
+            manifest.stages.insert(Stage::Initial, Record { outputs, ..Record::default() });
             std::fs::create_dir_all(runs.join(name)).unwrap();
             manifest.write(&runs.join(name)).unwrap();
         }
-        let two = runs.join("two");
-        assert_eq!(run_told(&runs.join("one"), "runs/two"), two);
-        assert_eq!(run_told(&runs.join("one"), "two"), two);
-        assert_eq!(run_told(&runs.join("one"), &two.display().to_string()), two);
-        assert_eq!(run_told(&runs.join("one"), "three"), Path::new("three"));
+        let is = |told: &str, model: &str| {
+            is_of_models_told(told, &runs.join("one"), &json!({"model_digest": model})).unwrap()
+        };
+        for told in ["runs/two", "two", &runs.join("two").display().to_string()] {
+            assert!(is(told, "of two") && !is(told, "another"), "{told}");
+        }
+        // From where `.` is the other, here is one of that name.
+        assert!(is(".", "of one"));
+        assert!(is("three", "another"), "the evaluation alone was copied here");
     }
 
     #[test]

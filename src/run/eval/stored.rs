@@ -9,7 +9,7 @@ use super::baselines::Baseline;
 use super::kept::Kept;
 use super::request::EvalRequest;
 use super::result::{BaselineSettings, EvalSettings, FusedModel, Ranking, TextReport};
-use super::standing::{is_of_its_baseline, is_of_its_models, is_standing, run_told};
+use super::standing::{is_of_its_baseline, is_of_its_models, is_of_models_told, is_standing};
 use crate::data::{Split, SplitRule};
 use crate::eval::{LegalRate, Metrics, Prediction, Report};
 use crate::run::{Manifest, Run};
@@ -110,10 +110,11 @@ impl StoredRanking {
         let ranking: Ranking<EvalSettings> = read(&path)?;
         let settings = ranking.settings;
         let wrong = |e| Error::Invalid(format!("{}: {e}", path.display()));
-        let models = settings.before.as_ref().map(|told| run_told(dir, told));
-        let models = models.as_deref().unwrap_or(dir);
-        let is_current =
-            is_of_its_models(models, dir, &serde_json::to_value(&settings).map_err(wrong)?)?;
+        let used = serde_json::to_value(&settings).map_err(wrong)?;
+        let is_current = match &settings.before {
+            Some(told) => is_of_models_told(told, dir, &used)?,
+            None => is_of_its_models(dir, dir, &used)?,
+        };
         let fused = settings.fusion.map_or_else(Vec::new, |fusion| fusion.models);
         let standing = fused.iter().map(|model| is_standing(dir, model));
         let is_current =

@@ -108,7 +108,7 @@ fn ask_once(
 ) -> Result<()> {
     let epoch = samples.len().div_ceil(stage.batch) as u64;
     let all = epoch * stage.passes(samples.len()) * stage.epochs;
-    if stage.max_steps.map_or(all, |max| max.min(all)) <= epoch {
+    if stage.max_steps.map_or(all, |max| max.min(all)) <= epoch || !teacher.has_room(samples) {
         return Ok(());
     }
     monitor.begin("ask the teacher", samples.len() as u64);

@@ -143,17 +143,19 @@ impl Teacher {
         }
     }
 
-    /// Computes what will be asked of `samples` and keeps it, where there is room: the networks stay as they are, and
-    /// every epoch asks them the same. Hands on how many samples are done.
+    /// Whether what is asked of `samples` may be kept.
+    pub fn has_room(&self, samples: &[Sample]) -> bool {
+        samples.iter().map(|sample| self.num_shares(sample)).sum::<usize>()
+            <= KEPT_BYTES / size_of::<f32>()
+    }
+
+    /// Computes what will be asked of `samples` and keeps it: the networks stay as they are, and every epoch asks them
+    /// the same. Hands on how many samples are done.
     ///
     /// # Errors
     /// A sample whose labels are not the codes of its target items.
     pub fn keep(&mut self, samples: &[Sample], mut done: impl FnMut(usize)) -> Result<()> {
-        let all: usize = samples.iter().map(|sample| self.num_shares(sample)).sum();
-        if all * size_of::<f32>() > KEPT_BYTES {
-            return Ok(());
-        }
-        self.shares.reserve_exact(all);
+        self.shares.reserve_exact(samples.iter().map(|sample| self.num_shares(sample)).sum());
         for (together, first) in samples.chunks(TOGETHER).zip((0..).step_by(TOGETHER)) {
             let together: Vec<&Sample> = together.iter().collect();
             let mut begin = self.shares.len();
@@ -267,15 +269,12 @@ impl Teacher {
         (SCORE_BYTES / (size_of::<f32>() * self.places.len()).max(1)).max(1)
     }
 
-    /// Bytes that the distributions of so many targets take at most, what they are made of, and what is kept.
+    /// Bytes that the distributions of so many targets take at most, and what they are made of; what is kept is there
+    /// already.
     pub(super) fn bytes(&self, targets: usize) -> u64 {
-        let kept = self.shares.len() * size_of::<f32>();
         let first = self.codes.first().map_or(0, |codes| codes[&[][..]].ids.len());
         // Each share with its code; those below one path are few beside those of the first level.
         let shares = targets * first * size_of::<(u32, f32)>();
-        if kept > 0 {
-            return (kept + shares) as u64;
-        }
         let scores = targets.min(self.block()) * self.places.len() * size_of::<f32>();
         // The scores as a tensor and as values, and what the networks before have said.
         let held = if self.networks.len() > 1 { 3 } else { 2 };

@@ -122,6 +122,23 @@ fn targets_are_scored_in_blocks_as_at_once() {
 }
 
 #[test]
+fn more_than_is_computed_together_is_kept() {
+    let samples: Vec<Sample> = (0..600u32)
+        .map(|i| sample(&[i % 4, i / 4 % 4, i / 16 % 4, i / 64 % 4, i / 256], 1))
+        .collect();
+    let mut teacher = teacher();
+    assert!(samples.len() > 2 * super::TOGETHER && teacher.has_room(&samples));
+    let computed = dense(&teacher.distributions(&samples).unwrap());
+    let mut told = Vec::new();
+    teacher.keep(&samples, |done| told.push(done)).unwrap();
+    assert_eq!(told, [256, 512, 600]);
+    let found = dense(&teacher.distributions(&samples).unwrap());
+    for (a, b) in found.iter().flatten().zip(computed.iter().flatten()) {
+        assert!((a - b).abs() < 1e-6, "{a} {b}");
+    }
+}
+
+#[test]
 fn what_is_kept_is_what_would_be_computed_again() {
     let other = Sample { recommends: false, ..Sample::default() };
     let known = [sample(&[0, 3, 1, 2], 1), other, sample(&[2, 2], 1)];
@@ -133,21 +150,19 @@ fn what_is_kept_is_what_would_be_computed_again() {
     teacher.keep(&known, |done| told.push(done)).unwrap();
     assert_eq!((told, teacher.kept.len()), (vec![3], 3));
     // Of four targets two shares at either level.
-    assert_eq!(teacher.bytes(5), 4 * 2 * 2 * 4 + 5 * 2 * 8);
-    // One that is not asked again says nothing.
-    teacher.networks = vec![sasrec()];
-    let found = dense(&teacher.distributions(&asked[..1]).unwrap());
-    assert_eq!(found.len(), 2);
-    teacher.networks = vec![sasrec(), hgn()];
+    assert_eq!(teacher.shares.len(), 4 * 2 * 2);
     let found = dense(&teacher.distributions(&asked).unwrap());
     assert_eq!(found.len(), computed.len());
     for (a, b) in found.iter().flatten().zip(computed.iter().flatten()) {
         assert!((a - b).abs() < 1e-6, "{a} {b}");
     }
-    // It is kept as it was, whatever the networks have become.
-    let before = teacher.distributions(&known).unwrap();
+    // It is kept as it was, whatever the networks have become, and nothing else is.
+    let before = teacher.distributions(&asked).unwrap();
     teacher.networks = vec![hgn()];
-    assert_eq!(teacher.distributions(&known).unwrap(), before);
+    let after = teacher.distributions(&asked).unwrap();
+    let new = 2..2 + 2 * 2;
+    assert!(before[..new.start] == after[..new.start] && before[new.end..] == after[new.end..]);
+    assert_ne!(before[new.clone()], after[new]);
 }
 
 #[test]
