@@ -304,6 +304,7 @@ impl RunConfig {
         let mut wrong = ranges::violations(self)?;
         wrong.extend(self.index.violations());
         wrong.extend(self.train.validation.violations());
+        wrong.extend(self.train.tasks.violation().map(String::from));
         wrong.extend(self.train.lora.violation("train.lora"));
         wrong.extend(self.train.adapter.violation("train.adapter"));
         let mut need = |holds: bool, text: &str| {

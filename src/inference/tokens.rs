@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use crate::data::Dataset;
 use crate::index::{ItemIndex, TreePlan};
-use crate::tasks::{Prompts, TasksConfig};
+use crate::tasks::{Instruction, Prompts, TasksConfig};
 use crate::text::Tokenizer;
 use crate::{Result, invalid};
 
@@ -123,14 +123,18 @@ impl ItemTokens {
 
     /// The prompts about the items of `dataset`.
     pub fn prompts(&self, dataset: &Dataset, tasks: &TasksConfig) -> Result<Prompts> {
-        Prompts::new(
+        let prompts = Prompts::new(
             &self.tokenizer,
             dataset,
             self.items.clone(),
             self.con,
             tasks.max_text_tokens,
             tasks.max_titles,
-        )
+        )?;
+        match tasks.instruction {
+            Instruction::Sentence => Ok(prompts),
+            Instruction::Word => prompts.begun_with("Next:\n"),
+        }
     }
 }
 

@@ -19,12 +19,25 @@ pub enum Layout {
     Sequence,
 }
 
+/// What a row of the `sequence` layout begins with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Instruction {
+    /// The sentence of the first template.
+    Sentence,
+    /// A word, which is enough where there is no other task to be told from: short histories have fewer tokens than a
+    /// sentence.
+    Word,
+}
+
 /// How many samples of each task an epoch holds, and how they are worded.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct TasksConfig {
     /// How SRT is laid out.
     pub layout: Layout,
+    /// What its rows begin with.
+    pub instruction: Instruction,
     /// Semantic reconstruction: samples an item and direction (0.5: half of the items).
     pub semantic: f64,
     /// Preference reconstruction: samples a user and direction.
@@ -42,6 +55,7 @@ impl Default for TasksConfig {
     fn default() -> Self {
         Self {
             layout: Layout::Sequence,
+            instruction: Instruction::Sentence,
             semantic: 1.0,
             preference: 1.0,
             held_out: 0.0,
@@ -154,6 +168,14 @@ fn chunks(n: usize, first: usize, history: usize) -> Vec<(usize, usize, usize)> 
 }
 
 impl TasksConfig {
+    /// What is wrong with it.
+    pub fn violation(&self) -> Option<&'static str> {
+        let alone = self.instruction == Instruction::Word && self.layout == Layout::Prefix;
+        alone.then_some(
+            "train.tasks.instruction = \"word\" is for train.tasks.layout = \"sequence\": prefixes have templates",
+        )
+    }
+
     /// The same wording, SRT alone: what the annealing stage trains.
     #[must_use]
     pub fn sequence_only(self) -> Self {
@@ -412,6 +434,16 @@ mod tests {
             }
             assert_eq!(targets, (1..n).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn a_word_is_for_rows_of_whole_sequences() {
+        let of = |layout, instruction| {
+            TasksConfig { layout, instruction, ..TasksConfig::default() }.violation()
+        };
+        assert!(of(Layout::Prefix, Instruction::Word).is_some());
+        assert!(of(Layout::Sequence, Instruction::Word).is_none());
+        assert!(of(Layout::Prefix, Instruction::Sentence).is_none());
     }
 
     #[test]

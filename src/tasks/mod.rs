@@ -13,6 +13,6 @@ mod mixture;
 mod prompts;
 mod template;
 
-pub use mixture::{Layout, Mixture, Seen, SrtSelection, TasksConfig};
+pub use mixture::{Instruction, Layout, Mixture, Seen, SrtSelection, TasksConfig};
 pub use prompts::{Prompts, Sample};
 pub use template::{Direction, template_texts};

@@ -161,6 +161,12 @@ impl Prompts {
         })
     }
 
+    /// The same with another text in place of the instruction of template 0 where a whole sequence follows it.
+    pub fn begun_with(self, text: &str) -> Result<Self> {
+        let instruction = self.bos.into_iter().chain(self.encoder.encode(text)?).collect();
+        Ok(Self { instruction, ..self })
+    }
+
     /// The tokens every SRT prompt starts with: BOS, if any, and the instruction of template 0.
     pub fn instruction(&self) -> Vec<u32> {
         self.instruction.clone()

@@ -96,6 +96,14 @@ fn a_filled_template_has_the_ids_of_its_whole_text() {
             "{kind}"
         );
         assert!(sequence.ids.starts_with(&prompts.instruction()), "{kind}");
+        // With another beginning the items and what they are asked for stay.
+        let begun = prompts.clone().begun_with("Next:\n").unwrap();
+        let short = begun.sequence(&[2, 0, 1, 3], 3, false);
+        let items = [2, 0, 1, 3].map(|item: usize| names[item].clone()).concat();
+        assert_eq!(short.ids, ids(format!("Next:\n{items}")), "{kind}");
+        assert!(short.ids.starts_with(&begun.instruction()), "{kind}");
+        assert_ne!(short.prompt(), sequence.prompt(), "{kind}");
+        assert!(short.response().eq(sequence.response()), "{kind}");
     }
 }
 
