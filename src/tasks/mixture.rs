@@ -25,8 +25,7 @@ pub enum Layout {
 pub enum Instruction {
     /// The sentence of the first template.
     Sentence,
-    /// A word, which is enough where there is no other task to be told from: short histories have fewer tokens than a
-    /// sentence.
+    /// A word, where there is no other task to be told from: a short history has fewer tokens than the sentence.
     Word,
 }
 
@@ -171,9 +170,8 @@ impl TasksConfig {
     /// What is wrong with it.
     pub fn violation(&self) -> Option<&'static str> {
         let alone = self.instruction == Instruction::Word && self.layout == Layout::Prefix;
-        alone.then_some(
-            "train.tasks.instruction = \"word\" is for train.tasks.layout = \"sequence\": prefixes have templates",
-        )
+        alone
+            .then_some("train.tasks.instruction = \"word\" needs train.tasks.layout = \"sequence\"")
     }
 
     /// The same wording, SRT alone: what the annealing stage trains.
