@@ -51,8 +51,8 @@ pub struct Caser {
 }
 
 impl Caser {
-    /// A fresh network; `trained` says of each user whether training has something of them to foretell, `dtype` is f32 but for
-    /// numeric checks.
+    /// A fresh network; `trained` says of each user whether training has something of them to foretell, `dtype` is f32
+    /// but for numeric checks.
     pub fn new(
         config: &CaserConfig,
         num_items: usize,

@@ -46,8 +46,8 @@ pub struct Hgn {
 }
 
 impl Hgn {
-    /// A fresh network; `trained` says of each user whether training has something of them to foretell, `dtype` is f32 but for
-    /// numeric checks.
+    /// A fresh network; `trained` says of each user whether training has something of them to foretell, `dtype` is f32
+    /// but for numeric checks.
     pub fn new(
         config: &HgnConfig,
         num_items: usize,

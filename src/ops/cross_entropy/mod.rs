@@ -41,15 +41,7 @@ pub fn cross_entropy(
     targets: &[u32],
     precision: Precision,
 ) -> Result<Tensor> {
-    let ((n, width), (vocab, weight_width)) = (hidden.dims2()?, weight.dims2()?);
-    if width != weight_width || n != targets.len() {
-        bail!(
-            "cross_entropy: hidden {:?}, weight {:?} and {} targets",
-            hidden.dims(),
-            weight.dims(),
-            targets.len()
-        );
-    }
+    let vocab = check_shapes("cross_entropy", hidden, weight, targets.len(), "targets")?;
     check_ids("cross_entropy", targets, vocab)?;
     if fused(&[hidden, weight]) {
         let op = CrossEntropy::new(Truth::One(targets.into()), precision, &[hidden, weight]);
@@ -74,15 +66,9 @@ pub fn biased_cross_entropy(
     targets: &[u32],
     precision: Precision,
 ) -> Result<Tensor> {
-    let ((n, width), (vocab, weight_width)) = (hidden.dims2()?, weight.dims2()?);
-    if width != weight_width || n != targets.len() || bias.dims() != [vocab] {
-        bail!(
-            "cross_entropy: hidden {:?}, weight {:?}, bias {:?} and {} targets",
-            hidden.dims(),
-            weight.dims(),
-            bias.dims(),
-            targets.len()
-        );
+    let vocab = check_shapes("cross_entropy", hidden, weight, targets.len(), "targets")?;
+    if bias.dims() != [vocab] {
+        bail!("cross_entropy: weight {:?} and bias {:?}", weight.dims(), bias.dims());
     }
     if fused_on_cpu(&[hidden, weight, bias]) {
         check_ids("cross_entropy", targets, vocab)?;
@@ -95,7 +81,7 @@ pub fn biased_cross_entropy(
         );
     }
     // One column more, in which the bias is held against ones.
-    let ones = Tensor::ones((n, 1), hidden.dtype(), hidden.device())?;
+    let ones = Tensor::ones((targets.len(), 1), hidden.dtype(), hidden.device())?;
     let weight = Tensor::cat(&[weight, &bias.unsqueeze(1)?], 1)?;
     cross_entropy(&Tensor::cat(&[hidden, &ones], 1)?, &weight, targets, precision)
 }
@@ -119,15 +105,7 @@ pub fn binary_cross_entropy(
     chosen: Vec<Vec<u32>>,
     precision: Precision,
 ) -> Result<Tensor> {
-    let ((n, width), (vocab, weight_width)) = (hidden.dims2()?, weight.dims2()?);
-    if width != weight_width || n != chosen.len() {
-        bail!(
-            "binary_cross_entropy: hidden {:?}, weight {:?} and {} sets of ids",
-            hidden.dims(),
-            weight.dims(),
-            chosen.len()
-        );
-    }
+    let vocab = check_shapes("binary_cross_entropy", hidden, weight, chosen.len(), "sets of ids")?;
     for ids in &chosen {
         check_ids("binary_cross_entropy", ids, vocab)?;
     }
@@ -137,6 +115,22 @@ pub fn binary_cross_entropy(
     } else {
         composed_binary_cross_entropy(hidden, weight, &chosen, precision)
     }
+}
+
+/// The size of the vocabulary, where `hidden` (n, hidden) and `weight` (vocab, hidden) fit each other and the n `count`.
+fn check_shapes(
+    name: &str,
+    hidden: &Tensor,
+    weight: &Tensor,
+    count: usize,
+    of_what: &str,
+) -> Result<usize> {
+    let ((n, width), (vocab, weight_width)) = (hidden.dims2()?, weight.dims2()?);
+    if width != weight_width || n != count {
+        let (hidden, weight) = (hidden.dims(), weight.dims());
+        bail!("{name}: hidden {hidden:?}, weight {weight:?} and {count} {of_what}");
+    }
+    Ok(vocab)
 }
 
 fn composed_binary_cross_entropy(

@@ -116,7 +116,8 @@ mod tests {
     fn a_run_is_found_from_wherever_it_is_asked_for() {
         let dir = tempfile::tempdir().unwrap();
         let runs = dir.path().canonicalize().unwrap().join("runs");
-        for name in ["one", "two"] {
+        // What lies nearer and is called the same is another.
+        for name in ["one", "two", "one/two"] {
             let mut manifest =
                 Manifest::begun(&RunConfig::default(), &Dataset::of_items("shop", Vec::new()));
             let outputs = [("initial/model.safetensors".to_string(), format!("of {name}"))].into();
