@@ -9,7 +9,7 @@ thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `work`; none where it panics, of which nothing is printed.
+/// Runs `work`; none where it panics, of which nothing is printed, but for what it gives other threads to do.
 pub(crate) fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
     static QUIET: Once = Once::new();
     QUIET.call_once(|| {
@@ -20,9 +20,9 @@ pub(crate) fn guarded<T>(work: impl FnOnce() -> T) -> Option<T> {
             }
         }));
     });
-    GUARDED.set(true);
+    let around = GUARDED.replace(true);
     let outcome = panic::catch_unwind(AssertUnwindSafe(work));
-    GUARDED.set(false);
+    GUARDED.set(around);
     outcome.ok()
 }
 
@@ -35,5 +35,10 @@ mod tests {
         assert_eq!(guarded(|| 3), Some(3));
         let none: Vec<u8> = Vec::new();
         assert_eq!(guarded(|| none[0]), None);
+        let around = guarded(|| {
+            guarded(|| none[0]);
+            GUARDED.get()
+        });
+        assert_eq!((around, GUARDED.get()), (Some(true), false));
     }
 }

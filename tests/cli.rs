@@ -54,6 +54,12 @@ fn the_whole_pipeline_runs_stage_by_stage_and_knows_what_is_done() {
     assert!(stdout.contains("finished already"), "{stdout}");
     fails(dir, &["--set", "data.history=5", "train", "--stage", "initial"], &["data.history was"]);
 
+    // Options may stand on both sides of a subcommand: settings add up, of all else there is one.
+    let (told, _) = run(dir, &["--set", "eval.beam=7", "config", "--set", "eval.batch=9"], 0);
+    assert!(told.contains("beam = 7") && told.contains("batch = 9"), "{told}");
+    let (_, told) = run(dir, &["--seed", "1", "config", "--seed=2"], 2);
+    assert!(told.contains("'--seed' cannot be used multiple times"), "{told}");
+
     // A changed setting is named, not overwritten.
     fails(
         dir,

@@ -429,5 +429,7 @@ fn settings_that_cannot_work_are_refused_before_any_work() {
         words.push("index");
         fails(dir, &words, &[expected]);
     }
-    assert!(!dir.join("runs/llmbs/backbone").exists());
+    // Nor is a run begun for the sake of a backbone that is not there.
+    fails(dir, &["--set", "backbone.path=./gone.gguf", "index"], &["gone.gguf", "does not exist"]);
+    assert!(!dir.join("runs/llmbs").exists());
 }

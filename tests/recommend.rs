@@ -20,7 +20,13 @@ static SHOP: LazyLock<PathBuf> = LazyLock::new(|| {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("recommend");
     let _ = fs::remove_dir_all(&dir);
     fs::create_dir_all(&dir).unwrap();
-    fs::copy(tiny().path().join("llmbs.toml"), dir.join("llmbs.toml")).unwrap();
+    // So long that the adapter is for the better.
+    let config = fs::read_to_string(tiny().path().join("llmbs.toml")).unwrap();
+    let config = config.replace(
+        "[train.anneal]\nlearning-rate = 1e-3",
+        "[train.anneal]\nepochs = 4\nlearning-rate = 1e-2",
+    );
+    fs::write(dir.join("llmbs.toml"), config).unwrap();
     run(&dir, &["run"], 0);
     let other = "--run runs/other --set index.source=behavior --set train.tasks.semantic=0";
     for stage in ["index", "train --stage initial"] {

@@ -178,8 +178,11 @@ fn answers_are_those_of_the_command_line() {
     }
     // What is left out makes room for others.
     let all = ids(&printed("--history|1|--top|60"));
-    let answer = service.recommend(&json!({"history": [1], "exclude": [all[0], all[2]], "top": 5}));
-    assert_eq!(ids(&answer["items"]), [all[1], all[3], all[4], all[5], all[6]]);
+    let answer =
+        service.recommend(&json!({"history": [1], "exclude": [all[0], all[2]], "top": 58}));
+    let others: Vec<u64> =
+        all.iter().copied().filter(|id| ![all[0], all[2]].contains(id)).collect();
+    assert_eq!(ids(&answer["items"]), others);
     let answer =
         service.recommend(&json!({"id": {"page": 4}, "top": 1, "history": [1, "none", 99]}));
     assert_eq!((&answer["id"], &answer["top"]), (&json!({"page": 4}), &json!(1)));
@@ -381,6 +384,10 @@ fn hostile_requests_get_a_clear_answer_and_the_next_one_is_served() {
         response
     };
     let long = |n: usize| format!("[{}1]", "1,".repeat(n - 1));
+    let many = |own: usize| {
+        let own: Vec<String> = (0..own).map(|i| format!("\"{i}\": {i}")).collect();
+        format!("{{\"user\": \"7\", {}}}", own.join(", "))
+    };
     for (body, status, expected) in [
         ("{".to_string(), 400, "not JSON"),
         ("[1]".into(), 400, "expected an object"),
@@ -396,6 +403,9 @@ fn hostile_requests_get_a_clear_answer_and_the_next_one_is_served() {
         (format!("{{\"history\": [1], \"exclude\": {}}}", long(1001)), 422, "the most are 1000"),
         (format!("{{\"history\": [1], \"only\": {}}}", long(10_001)), 422, "the most are 10000"),
         (format!("{{\"text\": \"{}\"}}", "x".repeat(10_001)), 422, "the most are 10000"),
+        (many(64), 422, "the most are 64"),
+        (many(60_000), 422, "the most are 64"),
+        (many(60_000).replace('}', "!"), 400, "not JSON"),
         (format!("{{\"history\": {}", "[".repeat(500_000)), 400, "not JSON"),
         (format!("{{\"user\": \"{}\"}}", "x".repeat(1 << 20)), 413, "1048576 bytes"),
         (
@@ -422,9 +432,15 @@ fn hostile_requests_get_a_clear_answer_and_the_next_one_is_served() {
     let nested =
         format!("{{\"history\": [1], \"mine\": {}{}}}", "[".repeat(9999), "]".repeat(9999));
     assert_eq!(service.post(&nested).status, 200);
+    assert_eq!(service.post(&many(63)).status, 200);
 
     let head = |head: &str| format!("{head}\r\nHost: x\r\nConnection: close\r\n\r\n").into_bytes();
     refused(&head("GET /nothing HTTP/1.1"), 404, "there is no /nothing");
+    refused(
+        b"GET /items HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n",
+        421,
+        "evil.example",
+    );
     let response = refused(&head("GET /recommend HTTP/1.1"), 405, "not asked by GET");
     assert!(response.head.contains("allow: post"), "{}", response.head);
     refused(&head("DELETE /items HTTP/1.1"), 405, "not asked by DELETE");

@@ -75,6 +75,17 @@ fn training_samples_are_written_as_text() {
         assert!(indices.iter().any(|index| sample["response"] == index.as_str()), "{sample}");
         assert!(sample["prompt"].as_str().unwrap().contains("<a_"), "{sample}");
     }
+    // Worded as in training, where each row begins alike.
+    let begins = |samples: &[Value], with: &str| {
+        let sequence = samples.iter().filter(|s| s["task"] == "sequence");
+        sequence.map(|s| s["prompt"].as_str().unwrap()).all(|prompt| prompt.starts_with(with))
+    };
+    let prompt = of_task("sequence")[0]["prompt"].as_str().unwrap();
+    assert!(begins(&plain, &prompt[..prompt.find("<a_").unwrap()]));
+    let words =
+        ["train.tasks.semantic=0", "train.tasks.preference=0", "train.tasks.instruction=word"];
+    let sets: Vec<&str> = words.iter().flat_map(|set| ["--set", set]).collect();
+    assert!(begins(&samples(&sets), "Next:\n<a_"));
     // A quarter of the items is held out from the two directions of texts.
     assert_eq!(of_task("semantic").len(), 2 * 45);
     assert!(!of_task("preference").is_empty());

@@ -1,5 +1,7 @@
 //! Laws of training: the two layouts, accumulation, resuming, determinism, the contrastive loss.
 
+use std::sync::LazyLock;
+
 use candle_core::{DType, Device, Tensor};
 use llmbs::data::synth::{Shop, SynthConfig};
 use llmbs::data::{Dataset, TextField};
@@ -238,6 +240,9 @@ fn assert_same_pass(
     }
 }
 
+/// Those of [`fixture`].
+static ITEMS: LazyLock<Vec<u32>> = LazyLock::new(|| (0..48).collect());
+
 /// A trainer without dropout on adapters and without state, for one pass.
 fn plain_trainer<'a>(
     config: &'a StageConfig,
@@ -254,7 +259,7 @@ fn plain_trainer<'a>(
         contrast: Some(Contrast {
             projectors: &trained.projectors,
             config: contrast,
-            num_items: 48,
+            items: &ITEMS,
         }),
         teacher: None,
         state: None,
@@ -655,6 +660,65 @@ fn a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_state() {
     assert_eq!(std::fs::read(dir.path().join("latest/params.safetensors")).unwrap(), params);
 }
 
+/// Stops where the loss is more than that of a state to go on from.
+struct StopsWhenWorse {
+    most: f64,
+}
+
+impl Observer for StopsWhenWorse {
+    fn on_step(&mut self, report: &StepReport) -> llmbs::Result<Control> {
+        let is_worse = report.losses.generation > self.most;
+        Ok(if is_worse { Control::Stop } else { Control::Continue })
+    }
+
+    fn on_epoch(&mut self, _report: &EpochReport) -> llmbs::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn who_stops_a_training_that_explodes_keeps_the_state_before() {
+    let fixture = fixture();
+    let dir = tempfile::tempdir().unwrap();
+    let config = train_config();
+    train(&fixture, &trainable(&fixture), &config, Some(dir.path()), 3).1.unwrap();
+    let trained = trainable(&fixture);
+    let wild = StageConfig {
+        epochs: 60,
+        max_steps: None,
+        learning_rate: 1.0,
+        warmup_ratio: 0.0,
+        save_every: 1,
+        ..config
+    };
+    let contrast = ContrastConfig::default();
+    let trainer = Trainer { state: Some(dir.path()), ..plain_trainer(&wild, &trained, &contrast) };
+    let most = 2.0 * (trained.model.config().vocab_size as f64).ln();
+    let samples = |epoch| Ok(samples(&fixture, epoch));
+    let stopped = trainer.run(&samples, None, &mut StopsWhenWorse { most }).unwrap();
+    assert!(!stopped.finished && stopped.saved < stopped.steps, "{stopped:?}");
+    let progress = std::fs::read(dir.path().join("latest/progress.json")).unwrap();
+    let progress: serde_json::Value = serde_json::from_slice(&progress).unwrap();
+    assert_eq!(progress["step"], stopped.saved);
+    let (after, saved) = (stopped.steps, stopped.saved);
+    let told = stopped.finished().unwrap_err().to_string();
+    let expected = format!("step {after}, its loss above that of guessing; not so at step {saved}");
+    assert!(told.contains(&expected), "{told}");
+}
+
+#[test]
+fn negatives_are_items_that_there_are() {
+    let items: Vec<u32> = (0..40).filter(|id| id % 3 != 0).collect();
+    let of = |negatives| {
+        let config = ContrastConfig { negatives, ..ContrastConfig::default() };
+        Projectors::negatives(&config, &items, 1, 2)
+    };
+    assert_eq!(of(items.len()), items);
+    let some = of(9);
+    assert_eq!(some.iter().filter(|id| items.contains(id)).count(), 9);
+    assert!(some.is_sorted_by(|a, b| a < b), "{some:?}");
+}
+
 #[test]
 fn samples_know_nothing_of_validation_and_test_items() {
     let fixture = fixture();
@@ -676,6 +740,15 @@ fn texts_held_out_are_neither_answered_nor_asked_with() {
     let held_out = TasksConfig { held_out: 0.25, ..TasksConfig::default() };
     let items = held_out.items_held_out(48, 9);
     assert_eq!(items.iter().filter(|held_out| **held_out).count(), 12);
+    // New items change nothing for those before them, whatever the share.
+    for held_out in [0.05, 0.25, 0.3, 0.5, 1.0] {
+        let tasks = TasksConfig { held_out, ..TasksConfig::default() };
+        let many = tasks.items_held_out(1000, 9);
+        let share = many.iter().filter(|held_out| **held_out).count() as f64 / 1000.0;
+        assert!((share - held_out).abs() < 1e-3, "{share}");
+        assert!((0..100).all(|few| many.starts_with(&tasks.items_held_out(few, 9))), "{held_out}");
+    }
+    assert!(!TasksConfig::default().items_held_out(48, 9).contains(&true));
     let title = |item| -> Vec<u32> {
         let (direction, field) = (Direction::IndexToText, TextField::Title);
         let sample = fixture.prompts.first_text_sample(direction, field, &[], item).unwrap();

@@ -214,6 +214,8 @@ impl Rows {
         let mut predictions = result.predictions()?;
         for prediction in &mut predictions {
             // A table compares ranks; the rest of many rows would fill the memory.
+            let until_target = prediction.rank().unwrap_or(0);
+            prediction.items = prediction.items[..until_target].to_vec();
             prediction.scores = Vec::new();
             (prediction.target_raw_id, prediction.raw_ids) = (None, None);
         }

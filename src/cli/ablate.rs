@@ -11,6 +11,9 @@ use crate::ablate::{Spec, ablate};
 use crate::config::RunConfig;
 
 #[derive(Debug, ClapArgs)]
+#[command(
+    after_help = "--run is the folder above the run folders of all variants [default: runs/ablate/SPEC]"
+)]
 pub(super) struct AblateArgs {
     /// What to vary (docs/ablations.md)
     pub(super) spec: PathBuf,

@@ -1,8 +1,10 @@
 //! What can be typed.
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, Parser, Subcommand};
 
 use super::ablate::AblateArgs;
 use super::baseline::BaselineArgs;
@@ -41,7 +43,7 @@ pub(super) struct Args {
     /// Threads to use [default: all cores]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(super) threads: Option<u16>,
-    /// Seed of every random draw; the same as --set seed=N
+    /// Seed of every random draw but those of the synthetic shop (data.synthetic.seed); the same as --set seed=N
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u64).range(..1 << 63))]
     pub(super) seed: Option<u64>,
     /// Say more; twice for everything
@@ -55,6 +57,44 @@ pub(super) struct Args {
     pub(super) log_format: LogFormat,
     #[command(subcommand)]
     pub(super) command: Command,
+}
+
+impl Args {
+    /// Takes `words` apart, the name of the program before them.
+    ///
+    /// # Errors
+    /// Where they are none of the program's, and where an option stands before its subcommand and behind it.
+    pub(super) fn of(words: &[OsString]) -> Result<Self, clap::Error> {
+        let mut args = Self::try_parse_from(words)?;
+        // On its own the parser forgets what stands before a subcommand where the same option stands behind it.
+        args.set =
+            values(words, "--set").map(|value| value.to_string_lossy().into_owned()).collect();
+        let once = ["--config", "--run", "--device", "--threads", "--seed", "--log-format"];
+        match once.into_iter().find(|option| values(words, option).count() > 1) {
+            Some(option) => {
+                let told = format!("the argument '{option}' cannot be used multiple times\n");
+                Err(Self::command().error(ErrorKind::ArgumentConflict, told))
+            }
+            None => Ok(args),
+        }
+    }
+}
+
+/// What `option` is given, on whichever side of a subcommand.
+fn values<'w>(words: &'w [OsString], option: &'w str) -> impl Iterator<Item = &'w OsStr> {
+    let mut words = words.iter().take_while(|word| *word != "--");
+    std::iter::from_fn(move || {
+        loop {
+            let word = words.next()?;
+            if word == option {
+                return words.next().map(OsString::as_os_str);
+            }
+            let joined = word.to_str().and_then(|word| word.strip_prefix(option));
+            if let Some(value) = joined.and_then(|rest| rest.strip_prefix('=')) {
+                return Some(OsStr::new(value));
+            }
+        }
+    })
 }
 
 impl Command {

@@ -429,7 +429,7 @@ mod tests {
             json!({ "from": from, "to": to, "targets": 7, "metrics": metrics, "intervals": intervals })
         };
         let settings = json!({
-                "split": "test", "split_rule": "leave-one-out", "targets": 80, "limit": null, "history": 20, "template": 0,
+                "split": "test", "split_rule": "leave-one-out", "targets": 80, "limit": null, "history": 20, "instruction": "sentence",
                 "adapter": adapter, "search": "", "beam": beam, "exhaustive": beam >= 60,
                 "normalize": "level", "score": "", "length_penalty": "none", "eos": "never",
                 "temperature": 1.0, "ties": "", "dtype": "f32", "precision": "f32", "batch": 64,

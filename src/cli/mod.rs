@@ -35,7 +35,6 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use clap::Parser;
 
 use crate::config::{DEMO, RunConfig, key_of};
 use crate::ranks::{self, Ranks};
@@ -50,7 +49,7 @@ use show::out;
 /// Runs the program on the process's arguments.
 pub fn main() -> ExitCode {
     // As long as the program itself, and the threads that open a run for it.
-    let args: &'static Args = match Args::try_parse() {
+    let args: &'static Args = match Args::of(&env::args_os().collect::<Vec<_>>()) {
         Ok(args) => Box::leak(Box::new(args)),
         Err(e) => return unparsed(&e),
     };

@@ -36,7 +36,8 @@ const SHORT_TITLE: usize = 40;
         .args(["user", "history", "text", "batch", "all_users", "interactive"])
 ))]
 pub(super) struct RecommendArgs {
-    /// A user of the dataset; the history is everything the user took
+    /// A user of the dataset, by raw id, or by number where the dataset has no raw ids of users; the history is everything
+    /// the user took
     #[arg(long, value_name = "ID")]
     pub(super) user: Option<String>,
     /// Items, oldest first, by id or by the shop's own id
@@ -48,8 +49,8 @@ pub(super) struct RecommendArgs {
     /// A file of requests, a JSON object a line; the answers are JSON lines in the same order
     #[arg(long, value_name = "FILE")]
     pub(super) batch: Option<PathBuf>,
-    /// Every user of the dataset, each after everything the user took; the answers are JSON lines, or with
-    /// --out X.parquet a table with a row an item
+    /// Every user of the dataset who took three items or more, each after everything the user took; the answers are JSON
+    /// lines, or with --out X.parquet a table with a row an item
     #[arg(long)]
     pub(super) all_users: bool,
     /// Load the model once and answer each line of stdin, a history or a JSON object, at once; an empty
@@ -142,6 +143,12 @@ pub(super) fn recommend(run: &Run, args: &RecommendArgs, bars: &mut Bars) -> any
     if args.all_users {
         if !lookup.has_users() {
             bail!("{}: its users were left out: give histories, by --batch", run.dataset().name);
+        }
+        let short = run.dataset().short_users;
+        if short > 0 {
+            tracing::info!(
+                "users with fewer than three interactions, who are passed over: {short}"
+            );
         }
         let users: Vec<(usize, &User)> = run.dataset().users.iter().enumerate().collect();
         let ask = |&(place, user): &(usize, &User)| Request::of_user(user, place, &defaults);

@@ -14,6 +14,10 @@ pub(super) struct ServeArgs {
     /// Where to listen; port 0 takes any that is free. Whoever reaches it may ask: there are no passwords
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
     addr: SocketAddr,
+    /// A name by which the service is called, where it listens on this machine alone and what stands before it hands
+    /// names of sites on; may be given several times
+    #[arg(long, value_name = "NAME")]
+    host: Vec<String>,
     /// Beam width; at least as many as an answer has items in effect [default: eval.beam of the
     /// configuration]
     #[arg(long, value_name = "N")]
@@ -32,5 +36,5 @@ pub(super) fn run(
     let adapter = args.adapter.map(|switch| switch == Switch::On);
     let options = ServiceOptions { beam: args.beam, adapter };
     let open = move || open().map_err(|e| Error::Invalid(format!("{e:#}")));
-    Ok(server::serve(args.addr, options, Arc::new(open))?)
+    Ok(server::serve(args.addr, args.host.clone(), options, Arc::new(open))?)
 }

@@ -35,6 +35,13 @@ pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::R
         }
         None => vec![TextModel::Backbone, TextModel::Off],
     };
+    let tasks = &run.config().train.tasks;
+    if tasks.semantic + tasks.preference == 0.0 {
+        tracing::info!(
+            "no texts were learnt in stage initial (train.tasks.semantic and preference are 0): what is measured is what \
+             is left of the backbone"
+        );
+    }
     let mut results = Vec::new();
     for model in models {
         let request = TextRequest { model, limit: args.limit };

@@ -70,7 +70,7 @@ pub fn fitted(fit: &Fit<'_>) -> String {
     format!(
         r#"# {name}: {users} users, {items} items, {interactions} interactions; {texts}.
 # Written by `llmbs init`: the recipe of docs/results.md, fitted to these data. `llmbs run` trains and evaluates,
-# `llmbs config` prints every other setting with its value.
+# `llmbs config` prints every other setting that has a value.
 
 [data]
 # Relative to this file.
@@ -121,7 +121,7 @@ behavior-weight = 0.0
 weight = {weight}
 {beside}
 {stages}"#,
-        name = stats.name,
+        name = stats.name.replace(char::is_control, " "),
         interactions = stats.interactions,
         millions = weights(items) as f64 / 1e6,
     )
@@ -258,7 +258,7 @@ mod tests {
 
     fn stats(users: usize, items: usize, items_without_text: usize) -> Stats {
         Stats {
-            name: "Shop".into(),
+            name: "Sh\nop".into(),
             users,
             short_users: 0,
             items,

@@ -31,8 +31,15 @@ pub fn key_of(setting: &str) -> &str {
     setting.split('=').next().unwrap_or_default().trim()
 }
 
+/// What settings of the form `key.path=value` say, later ones over earlier ones.
+pub(super) fn given(settings: &[String]) -> Result<toml::Table> {
+    let mut table = toml::Table::new();
+    settings.iter().try_for_each(|text| set(&mut table, text))?;
+    Ok(table)
+}
+
 /// Applies `key.path=value`; a value that is no TOML is taken as a string, and so is a path of whatever form.
-pub(super) fn set(table: &mut toml::Table, text: &str) -> Result<()> {
+fn set(table: &mut toml::Table, text: &str) -> Result<()> {
     let Some((path, value)) = text.split_once('=') else {
         invalid!("--set {text}: expected key=value, for example --set index.semantic.k=32");
     };
@@ -46,7 +53,7 @@ pub(super) fn set(table: &mut toml::Table, text: &str) -> Result<()> {
     let mut keys = path.trim().split('.').peekable();
     while let Some(key) = keys.next() {
         if keys.peek().is_none() {
-            table.insert(key.to_string(), value);
+            merge(table, [(key.to_string(), value)].into_iter().collect());
             return Ok(());
         }
         let entry = table.entry(key).or_insert_with(|| toml::Table::new().into());

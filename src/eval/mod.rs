@@ -23,7 +23,7 @@ pub use metrics::{
 };
 pub use neighbours::{ItemKnn, ItemKnnConfig};
 pub use protocol::Protocol;
-pub use ranking::{ItemScorer, evaluate_scores, metrics_by_scores};
+pub use ranking::{ItemScorer, evaluate_scores, metrics_by_scores, scoring_bytes};
 pub use report::{Bucket, Coverage, Report};
 pub use shared::{Readings, SharedCodes};
 pub use text::{TextScores, response_losses};

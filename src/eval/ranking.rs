@@ -12,6 +12,11 @@ use crate::model::sequential::{History, Sequential};
 
 /// Users scored together.
 const BATCH: usize = 256;
+/// Bytes of the scores of `items` that are worked on together: as a tensor, as values and as what is made of them.
+pub fn scoring_bytes(items: usize) -> u64 {
+    (3 * size_of::<f32>() * BATCH * items) as u64
+}
+
 /// Scores looked at together for one that is high enough.
 const BLOCK: usize = 64;
 

@@ -164,7 +164,8 @@ pub enum IndexError {
     /// A new item finds no place.
     #[error(
         "all {tuples} tuples of item tokens are taken: no new item can get one without retraining; \
-         rebuild the index with more levels or a larger k"
+         go on from this run with one whose data have the new items (`llmbs index --extend`), or \
+         rebuild the index with more levels or, short of a code for each item, a larger k"
     )]
     Full {
         /// Tuples, all of them taken.

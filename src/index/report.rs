@@ -76,7 +76,8 @@ pub fn report(index: &ItemIndex) -> Report {
             Some(part.groups(index, length).map(<[u32]>::len).collect())
         });
         let share = |&count: &usize| count as f64 / num_items as f64;
-        let entropy_bits: f64 = codes.iter().map(share).map(|p| -p * p.log2()).sum();
+        // Of one code that of its share, 0, and not -0.
+        let entropy_bits = codes.iter().map(share).map(|p| p * p.log2()).sum::<f64>().abs();
         let most = (codes.len() as f64).log2();
         LevelReport {
             level: letter(level),
@@ -170,6 +171,10 @@ mod tests {
         assert!((second.entropy_share - 1.5 / 3f64.log2()).abs() < 1e-12);
         assert_eq!(second.items_per_code, Spread { min: 1, median: 1, max: 2 });
         assert_eq!(report.collisions, 0);
+
+        let levels = [1, 2].map(|num_codes| Level { source: Source::Semantic, num_codes });
+        let report = super::report(&ItemIndex::new(levels.to_vec(), vec![0, 0, 0, 1]).unwrap());
+        assert_eq!(report.levels[0].entropy_bits.to_bits(), 0f64.to_bits(), "and not -0");
     }
 
     #[test]

@@ -79,6 +79,11 @@ impl Run {
         let is_export = [super::MANIFEST, CARD].iter().all(|name| request.out.join(name).exists());
         let is_own = |name: &str| is_export && (PARTS.contains(&name) || name == LOCK);
         let place = Place::claim(&request.out, request.force, &is_own)?;
+        let added_to = Lock::default();
+        if is_export {
+            // Until it is replaced nobody adds items to what is there.
+            added_to.take(&request.out)?;
+        }
         self.check_added_to(&request.out)?;
         place.build(|new| self.export_to(new, request))
     }

@@ -152,6 +152,7 @@ impl Run {
             let adapters = adapter::load(&before.dir.join("anneal"), &config, &self.device)?;
             weights = adapter::merge(&weights, &adapters)?;
         }
+        before.require_model(before.has_adapter())?;
         let tokens = ItemTokens::extend(backbone(self)?.tokenizer, index)?;
         if tokens.vocabulary.first != old.vocabulary.first {
             invalid!(

@@ -417,9 +417,14 @@ impl Run {
         let path = self.dir.join(MANIFEST);
         if self.lock.take(&self.dir)? && path.exists() {
             let found = Manifest::read(&path)?;
-            if (&found.stages, &found.unfinished)
-                != (&self.manifest.stages, &self.manifest.unfinished)
-            {
+            let told = |manifest: &Manifest| {
+                (
+                    manifest.stages.clone(),
+                    manifest.unfinished.clone(),
+                    manifest.config_sha256.clone(),
+                )
+            };
+            if told(&found) != told(&self.manifest) {
                 invalid!(
                     "{}: another process has changed this run since it was opened; give the command again",
                     self.dir.display()

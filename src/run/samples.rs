@@ -20,7 +20,7 @@ pub struct TrainingSample {
 
 impl Run {
     /// Gives the samples of an epoch of stage `initial` to `take`, task by task: those of sequence recommendation
-    /// with one target each, whatever the layout in training.
+    /// with one target each, whatever the layout in training, and worded as there.
     ///
     /// # Errors
     /// If there is no index, or `take` fails.
@@ -44,7 +44,10 @@ impl Run {
         ];
         for (task, config, selection) in of_tasks {
             let mixture = Mixture::new(&config, &self.dataset, &prompts, history, seed);
-            for sample in (Mixture { selection, ..mixture }).epoch(epoch)? {
+            for mut sample in (Mixture { selection, ..mixture }).epoch(epoch)? {
+                if sample.recommends && tasks.layout == Layout::Sequence {
+                    sample = prompts.sequence(&sample.items, sample.first_target, false);
+                }
                 let response: Vec<u32> = sample.response().collect();
                 let prompt = tokens.tokenizer.decode(sample.prompt())?;
                 let response = tokens.tokenizer.decode(&response)?;

@@ -2,7 +2,8 @@
 
 use serde::Serialize;
 
-use super::request::{Fields, Name, Request};
+use super::fields::Fields;
+use super::request::{Name, Request};
 use crate::Result;
 use crate::run::{Query, Recommendation, Service};
 

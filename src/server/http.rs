@@ -17,8 +17,9 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::answer::{Answer, Outcome};
+use super::fields::read_fields;
 use super::metrics::Metrics;
-use super::request::{Form, Limits, read_fields};
+use super::request::{Form, Limits};
 use super::worker::{Full, Job, Task, Worker};
 use crate::error::short;
 
@@ -32,7 +33,7 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 const ANSWER_TIME: Duration = Duration::from_secs(10);
 
 /// How much one request may ask for: what it costs grows with each of these.
-const LIMITS: Limits = Limits { top: 1000, items: 1000, only: 10_000, text: 10_000 };
+const LIMITS: Limits = Limits { top: 1000, items: 1000, only: 10_000, text: 10_000, fields: 64 };
 
 /// The most items that a search for items finds, and how many it does unless told.
 const FOUND: usize = 100;
@@ -96,6 +97,15 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         .with_state(shared)
 }
 
+/// The answer to who calls the service by a name that is not its own.
+pub(super) fn no_host(host: &str) -> Response {
+    let told = format!(
+        "{} is no name of this service: `llmbs serve --host NAME` gives it one",
+        short(host)
+    );
+    Refusal(StatusCode::MISDIRECTED_REQUEST, told).into_response()
+}
+
 /// The name under which a request to `path` is counted.
 pub(super) fn route_of(path: &str) -> &'static str {
     ROUTES.into_iter().find(|route| *route == path).unwrap_or("other")
@@ -115,7 +125,7 @@ async fn recommend(
     let body = read(body).await?;
     let deadline = Instant::now() + ANSWER_TIME;
     let refused = |status| move |e: crate::Error| Refusal(status, e.to_string());
-    let fields = read_fields(&body).map_err(refused(StatusCode::BAD_REQUEST))?;
+    let fields = read_fields(&body, LIMITS.fields).map_err(refused(StatusCode::BAD_REQUEST))?;
     drop(body);
     let form = Form::new(&fields, &LIMITS).map_err(refused(StatusCode::UNPROCESSABLE_ENTITY))?;
     let (reply, answer) = oneshot::channel();

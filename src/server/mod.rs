@@ -4,6 +4,8 @@
 //! which takes all requests that wait at once. Neither waits for the other.
 
 mod answer;
+mod fields;
+mod hosts;
 mod http;
 mod metrics;
 mod request;
@@ -19,7 +21,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::http::header::{HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{HOST, HeaderValue, X_CONTENT_TYPE_OPTIONS};
 use axum::response::Response;
 use hyper::Request as HttpRequest;
 use hyper::body::Incoming;
@@ -35,7 +37,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::run::ServiceOptions;
 use crate::{Error, Result, interrupt, invalid};
-use http::{Shared, route_of, router};
+use hosts::Hosts;
+use http::{Shared, no_host, route_of, router};
 use metrics::Metrics;
 use signals::{Signal, Signals};
 use worker::Worker;
@@ -43,7 +46,8 @@ use worker::Worker;
 pub use worker::Open;
 
 pub use answer::{Answer, Fallback, Outcome, answer};
-pub use request::{Fields, Limits, Name, Request, history};
+pub use fields::Fields;
+pub use request::{Limits, Name, Request, history};
 
 /// Connections that are open at once; more wait until one is closed.
 const CONNECTIONS: usize = 256;
@@ -62,18 +66,29 @@ const HEAD: usize = 64 << 10;
 const END_TIME: Duration = Duration::from_secs(30);
 
 /// Serves the model of the run that `open` opens at `address` until a signal asks to stop; SIGHUP has the run
-/// opened anew, and its model take the place of the one before.
+/// opened anew, and its model take the place of the one before. On a loopback address requests are refused that call
+/// it by the name of a site, but for those in `named`.
 ///
 /// # Errors
 /// If the run cannot be opened or the address not be had at the beginning.
-pub fn serve(address: SocketAddr, options: ServiceOptions, open: Open) -> Result<()> {
+pub fn serve(
+    address: SocketAddr,
+    named: Vec<String>,
+    options: ServiceOptions,
+    open: Open,
+) -> Result<()> {
     let failed = |e| Error::Invalid(format!("the service cannot be started: {e}"));
     let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     // Nobody waits for a model that is still being loaded, or at work for those who were given up.
-    runtime.block_on(serve_in(address, options, open))
+    runtime.block_on(serve_in(address, named, options, open))
 }
 
-async fn serve_in(address: SocketAddr, options: ServiceOptions, open: Open) -> Result<()> {
+async fn serve_in(
+    address: SocketAddr,
+    named: Vec<String>,
+    options: ServiceOptions,
+    open: Open,
+) -> Result<()> {
     // SIGHUP would end the program while it loads.
     let mut signals = Signals::take()?;
     // The address first: it is in use more often than a model is slow.
@@ -88,7 +103,7 @@ async fn serve_in(address: SocketAddr, options: ServiceOptions, open: Open) -> R
     };
     metrics.loads.fetch_add(1, Ordering::Relaxed);
     let shared = Arc::new(Shared::new(worker, metrics.clone()));
-    let connections = Connections::new(shared.clone());
+    let connections = Connections::new(shared.clone(), Hosts::new(address, named));
     // From here on a signal does not end the program while somebody waits for an answer, nor after the last one: who
     // ends programs at a signal may hear of this one later than we do.
     std::mem::forget(interrupt::Listener::new());
@@ -147,15 +162,17 @@ fn replace(shared: &Shared, loaded: Result<Worker>) {
 /// The connections that are open.
 struct Connections {
     router: Router,
+    hosts: Arc<Hosts>,
     shared: Arc<Shared>,
     places: Arc<Semaphore>,
     graceful: GracefulShutdown,
 }
 
 impl Connections {
-    fn new(shared: Arc<Shared>) -> Self {
+    fn new(shared: Arc<Shared>, hosts: Hosts) -> Self {
         Self {
             router: router(shared.clone()),
+            hosts: Arc::new(hosts),
             shared,
             places: Arc::new(Semaphore::new(CONNECTIONS)),
             graceful: GracefulShutdown::new(),
@@ -174,10 +191,11 @@ impl Connections {
             }
         };
         cut_if_unread(&stream);
-        let shared = self.shared.clone();
+        let (shared, hosts) = (self.shared.clone(), self.hosts.clone());
         let routes = TowerToHyperService::new(self.router.clone());
-        let service =
-            service_fn(move |request| answer_one(routes.clone(), shared.clone(), request));
+        let service = service_fn(move |request| {
+            answer_one(routes.clone(), shared.clone(), hosts.clone(), request)
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIME)
@@ -210,10 +228,15 @@ impl Connections {
 async fn answer_one(
     routes: TowerToHyperService<Router>,
     shared: Arc<Shared>,
+    hosts: Arc<Hosts>,
     request: HttpRequest<Incoming>,
 ) -> std::result::Result<Response, Infallible> {
     let (start, route) = (Instant::now(), route_of(request.uri().path()));
-    let mut response = routes.call(request).await?;
+    let host = request.headers().get(HOST).map(|host| String::from_utf8_lossy(host.as_bytes()));
+    let mut response = match host.filter(|host| !hosts.have(host)) {
+        Some(host) => no_host(&host),
+        None => routes.call(request).await?,
+    };
     response.headers_mut().insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     shared.metrics.request(route, response.status().as_u16(), start.elapsed());
     Ok(response)

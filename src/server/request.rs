@@ -2,18 +2,15 @@
 
 use std::sync::Arc;
 
-use indexmap::IndexMap;
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use super::fields::{Fields, read_fields};
 use crate::data::{ItemId, Lookup, User};
 use crate::error::short;
 use crate::run::{Query, RecommendOptions, Wanted};
 use crate::{Result, invalid};
-
-/// What a requester wrote, by name; each value as it was written, so that it takes no more memory than that.
-pub type Fields = IndexMap<String, Box<RawValue>>;
 
 /// The fields that say what is asked for.
 const ASKED: [&str; 3] = ["user", "history", "text"];
@@ -35,12 +32,19 @@ pub struct Limits {
     pub only: usize,
     /// Characters of a text.
     pub text: usize,
+    /// Fields of any name.
+    pub fields: usize,
 }
 
 impl Limits {
     /// For people's own files on their own machines.
-    pub const NONE: Self =
-        Self { top: usize::MAX, items: usize::MAX, only: usize::MAX, text: usize::MAX };
+    pub const NONE: Self = Self {
+        top: usize::MAX,
+        items: usize::MAX,
+        only: usize::MAX,
+        text: usize::MAX,
+        fields: usize::MAX,
+    };
 }
 
 /// An item as a request names it.
@@ -87,25 +91,18 @@ pub struct Request {
     pub query: Result<Query>,
 }
 
-/// Reads the fields of a JSON object.
-pub(super) fn read_fields(text: &[u8]) -> Result<Fields> {
-    // The position within a line is serde's column; its line is always 1 there.
-    let not_json = |e: serde_json::Error| {
-        crate::Error::Invalid(format!("not JSON: {}", e.to_string().replace("line 1 ", "")))
-    };
-    let value: &RawValue = serde_json::from_slice(text).map_err(not_json)?;
-    if !value.get().starts_with('{') {
-        invalid!("expected an object, found {}", short(value.get()));
-    }
-    serde_json::from_str(value.get()).map_err(not_json)
-}
-
 impl Form {
     /// Reads `{"user" or "history" or "text": …, …}`.
     ///
     /// # Errors
     /// Names the field that is missing, wrong or too long.
     pub fn new(fields: &Fields, limits: &Limits) -> Result<Self> {
+        if fields.len() > limits.fields {
+            invalid!(
+                "a request has more fields than can be given back; the most are {}",
+                limits.fields
+            );
+        }
         if let Some(name) = ANSWERED.into_iter().find(|name| fields.contains_key(*name)) {
             invalid!("a request has no field {name:?}: that is one of the answer's own");
         }
@@ -232,7 +229,7 @@ impl Request {
         lookup: &Lookup,
         defaults: &RecommendOptions,
     ) -> Self {
-        let (fields, form) = match read_fields(text) {
+        let (fields, form) = match read_fields(text, usize::MAX) {
             Ok(fields) => {
                 let form = Form::new(&fields, &Limits::NONE);
                 (fields, form)
@@ -454,15 +451,17 @@ mod tests {
 
     #[test]
     fn limits_are_told_with_what_was_found() {
-        let limits = Limits { top: 5, items: 2, only: 1, text: 3 };
+        let limits = Limits { top: 5, items: 2, only: 1, text: 3, fields: 2 };
         for (text, expected) in [
             (r#"{"text": "abcd"}"#, "text has 4 characters; the most are 3"),
             (r#"{"history": [1, 2, 3]}"#, "history has 3 items; the most are 2"),
             (r#"{"history": [1], "exclude": [1, 2, 3]}"#, "exclude has 3 items"),
             (r#"{"history": [1], "only": [1, 2]}"#, "only has 2 items; the most are 1"),
             (r#"{"history": [1], "top": 6}"#, "top is 6; the most are 5"),
+            (r#"{"history": [1], "a": 1, "b": 1, "c": 1}"#, "given back; the most are 2"),
         ] {
-            let error = Form::new(&read_fields(text.as_bytes()).unwrap(), &limits).unwrap_err();
+            let error = Form::new(&read_fields(text.as_bytes(), limits.fields).unwrap(), &limits)
+                .unwrap_err();
             assert!(error.to_string().contains(expected), "{text}: {error}");
         }
     }

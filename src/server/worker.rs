@@ -12,8 +12,9 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::answer::{Answer, Outcome, answer};
+use super::fields::Fields;
 use super::metrics::Metrics;
-use super::request::{Fields, Form, Request};
+use super::request::{Form, Request};
 use super::search::search;
 use crate::data::Lookup;
 use crate::run::{NamedItem, RecommendOptions, Run, Service, ServiceOptions};

@@ -9,10 +9,12 @@
 //! back. They come from [`Dataset::train`](crate::data::Dataset::train) alone, never from a validation or
 //! test item.
 
+mod config;
 mod mixture;
 mod prompts;
 mod template;
 
-pub use mixture::{Instruction, Layout, Mixture, Seen, SrtSelection, TasksConfig};
+pub use config::{Instruction, Layout, SrtSelection, TasksConfig};
+pub use mixture::{Mixture, Seen};
 pub use prompts::{Prompts, Sample};
 pub use template::{Direction, template_texts};

@@ -141,13 +141,17 @@ fn read<T: DeserializeOwned>(text: &str, name: &str) -> Result<T> {
 
 /// The words of the shipped templates that a dataset, perhaps with texts about users, calls for; for a tokenizer to
 /// be learnt on.
-pub fn template_texts(with_user_texts: bool) -> impl Iterator<Item = &'static str> {
-    let of_users = if with_user_texts { FOR_USERS } else { "" };
-    let quoted = SHIPPED
-        .lines()
-        .chain(of_users.lines())
-        .filter_map(|line| line.split_once(" = \"")?.1.strip_suffix('"'));
-    quoted.flat_map(|text| text.split(['{', '}']).step_by(2)).filter(|text| !text.is_empty())
+pub fn template_texts(with_user_texts: bool) -> Result<Vec<String>> {
+    let templates = Templates::shipped()?;
+    let of_items = &templates.by_direction[..Direction::HistoryToPreference as usize];
+    let called = if with_user_texts { &templates.by_direction[..] } else { of_items };
+    let pieces =
+        called.iter().flatten().flat_map(|template| template.input.iter().chain(&template.output));
+    let texts = pieces.filter_map(|piece| match piece {
+        Piece::Text(text) => Some(text.clone()),
+        _ => None,
+    });
+    Ok(texts.collect())
 }
 
 /// Splits a template's text at its placeholders.

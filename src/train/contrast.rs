@@ -37,8 +37,8 @@ pub struct Contrast<'a> {
     pub projectors: &'a Projectors,
     /// Weights, temperature and number of negatives.
     pub config: &'a ContrastConfig,
-    /// How many items there are to draw negatives from.
-    pub num_items: usize,
+    /// The items to draw negatives from.
+    pub items: &'a [ItemId],
 }
 
 /// One source: its projector and its embeddings.
@@ -108,19 +108,19 @@ impl Projectors {
         self.sides.is_empty()
     }
 
-    /// The negatives of a step: distinct items, all of them where there are no more.
+    /// The negatives of a step: distinct ones of `items`, all of them where there are no more.
     pub fn negatives(
         config: &ContrastConfig,
-        num_items: usize,
+        items: &[ItemId],
         seed: u64,
         step: u64,
     ) -> Vec<ItemId> {
-        if config.negatives >= num_items {
-            return (0..num_items as ItemId).collect();
+        if config.negatives >= items.len() {
+            return items.to_vec();
         }
         let mut stream = rng::stream(seed, "contrast negatives", &[step]);
-        let mut picked: Vec<ItemId> =
-            sample(&mut stream, num_items, config.negatives).iter().map(|i| i as ItemId).collect();
+        let picked = sample(&mut stream, items.len(), config.negatives);
+        let mut picked: Vec<ItemId> = picked.iter().map(|place| items[place]).collect();
         picked.sort_unstable();
         picked
     }

@@ -272,13 +272,13 @@ impl Trainer<'_> {
         share: &Share,
         losses: &mut Losses,
     ) -> Result<Option<Tensor>> {
-        let Some(Contrast { projectors, config, num_items }) = self.contrast else {
+        let Some(Contrast { projectors, config, items }) = self.contrast else {
             return Ok(None);
         };
         if batch.contrast_rows.is_empty() {
             return Ok(None);
         }
-        let negatives = Projectors::negatives(config, num_items, self.seed, share.step);
+        let negatives = Projectors::negatives(config, items, self.seed, share.step);
         let mut total: Option<Tensor> = None;
         for side in
             projectors.losses(states, &batch.contrast_items, &negatives, config.temperature)?

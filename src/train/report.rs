@@ -170,18 +170,23 @@ impl TrainOutcome {
         if self.finished {
             return Ok(self);
         }
-        Err(Error::Interrupted {
-            done: format!("step {}", self.steps),
-            command: "the same command",
-        })
+        let Self { steps, saved, .. } = self;
+        let done = if saved == steps {
+            format!("step {steps}")
+        } else {
+            format!("step {steps}, its loss above that of guessing; not so at step {saved}")
+        };
+        Err(Error::Interrupted { done, command: "the same command" })
     }
 }
 
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TrainOutcome {
-    /// Whether it came to its end (else the observer stopped it and the state was saved).
+    /// Whether it came to its end (else the observer stopped it).
     pub finished: bool,
+    /// The steps from which a run that was stopped goes on: all, or fewer where the last ones were for the worse.
+    pub saved: u64,
     /// The best validation metric and its epoch, from 1; 0 where the model before the first step has it.
     pub best: Option<(f64, u64)>,
     /// Steps taken over all processes.

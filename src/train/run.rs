@@ -135,6 +135,7 @@ impl Trainer<'_> {
         observer.on_start(&Start { memory, disk, passes, total_steps, done_steps, done_epochs })?;
         let outcome = |running: &Running, finished| TrainOutcome {
             finished,
+            saved: if running.sound { running.progress.step } else { running.saved_step },
             best: running.progress.best,
             steps: running.progress.step,
             skipped: running.progress.skipped,
@@ -269,7 +270,10 @@ impl Trainer<'_> {
                 tokens_per_s: tokens as f64 / elapsed,
             })?;
             if self.ranks.any(control == Control::Stop) {
-                self.save(running, state)?;
+                // Who stops a training that explodes wants to go on from before it.
+                if running.sound {
+                    self.save(running, state)?;
+                }
                 return Ok(Control::Stop);
             }
         }

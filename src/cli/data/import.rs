@@ -65,19 +65,23 @@ pub(in crate::cli) struct ImportArgs {
 #[derive(Debug, Args)]
 #[expect(clippy::doc_markdown, reason = "printed as it stands")]
 struct ColumnArgs {
-    /// Column of the user [default: user_id, user, reviewerID, uid, customer_id, …]
+    /// Column of the user [default: user_id, user, reviewerID, uid, customer_id, customer,
+    /// visitor_id]
     #[arg(long, value_name = "COLUMN")]
     user: Option<String>,
-    /// Column of the item [default: item_id, item, parent_asin, asin, product_id, sku, …]
+    /// Column of the item [default: item_id, item, parent_asin, asin, product_id, product, sku,
+    /// article_id, movie_id, iid]
     #[arg(long, value_name = "COLUMN")]
     item: Option<String>,
-    /// Column of the time [default: timestamp, time, unixReviewTime, datetime, date, …]
+    /// Column of the time [default: timestamp, time, unixReviewTime, datetime, date, event_time,
+    /// created_at, ts]
     #[arg(long, value_name = "COLUMN")]
     time: Option<String>,
     /// Column of the rating, which --min-rating needs [default: rating, overall, stars, score]
     #[arg(long, value_name = "COLUMN")]
     rating: Option<String>,
-    /// Column of the item's title [default: title, product_name, …; name in the files of --items]
+    /// Column of the item's title [default: title, item_name, product_name, movie_title; in the files of --items
+    /// name, too]
     #[arg(long, value_name = "COLUMN")]
     title: Option<String>,
     /// Column of its description [default: description, desc]

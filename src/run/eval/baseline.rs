@@ -87,6 +87,10 @@ impl Run {
         let (scorer, training) = self.train_baseline(request, &workshop, &new, monitor)?;
         let kept = kept(&new, request.split);
         let mut result = self.evaluate_baseline(request, &*scorer, training, kept, monitor)?;
+        for split in [Split::Valid, Split::Test] {
+            // Means over seeds, of which this one is another now.
+            files::remove(&over_seeds(&self.dir, request.baseline, split))?;
+        }
         files::replace_dir(&new, &dir)?;
         forget(&workshop)?;
         result.path = dir.join(format!("{}.json", request.split));
@@ -170,7 +174,8 @@ impl Run {
             evaluate_scores(scorer, &self.dataset, &targets, protocol, on_batch)
         })?;
         let seconds = start.elapsed().as_secs_f64();
-        let ranking = self.ranking(&evaluation, &targets, protocol, settings, seconds);
+        let ranking =
+            self.ranking(&evaluation, &targets, protocol, (settings, request.seed), seconds);
         let training = TrainingSummary {
             best_epoch: training.best_epoch,
             epochs: training.epochs.as_array().map_or(0, Vec::len),
@@ -212,7 +217,7 @@ impl Run {
             by_seed_history_excluded: excluded,
             settings: first.settings.clone(),
         };
-        let path = folder(&self.dir, baseline).join(format!("{split}.json"));
+        let path = over_seeds(&self.dir, baseline, split);
         // One seed says no more than its own result, and may stand beside what several have said.
         if results.len() > 1 {
             files::write_json(&path, &seeds)?;
@@ -466,6 +471,11 @@ impl Run {
 /// The folder of a baseline's models in the run folder `dir`.
 pub(super) fn folder(dir: &Path, baseline: Baseline) -> PathBuf {
     dir.join("baseline").join(baseline.name())
+}
+
+/// Where the means over several seeds stand in the run folder `dir`.
+fn over_seeds(dir: &Path, baseline: Baseline, split: Split) -> PathBuf {
+    folder(dir, baseline).join(format!("{split}.json"))
 }
 
 /// Where the result of a split stands in a baseline's folder.

@@ -27,7 +27,7 @@ pub struct Comparison {
     pub metrics: PerMetric<Difference>,
     /// The same, items that a user has taken before left out.
     pub metrics_history_excluded: PerMetric<Difference>,
-    /// What differs between the settings, by key: `[this, other]`.
+    /// What differs between the settings, by key: `[this, other]`, null where one of them has none.
     pub settings: Map<String, Value>,
 }
 
@@ -56,8 +56,9 @@ impl Run {
         let metrics = compared(Prediction::rank)?;
         let metrics_history_excluded = compared(|p| p.rank_history_excluded)?;
         let mut settings = Map::new();
-        for (key, mine) in this_settings.as_object().into_iter().flatten() {
-            let theirs = &other_settings[key];
+        let both = [&this_settings, &other_settings];
+        for key in both.into_iter().filter_map(Value::as_object).flat_map(Map::keys) {
+            let (mine, theirs) = (&this_settings[key], &other_settings[key]);
             if theirs != mine {
                 settings.insert(key.clone(), json!([mine, theirs]));
             }

@@ -12,6 +12,7 @@ use crate::config::Float;
 use crate::data::{ItemId, Split};
 use crate::eval::{Evaluation, LegalRate, Metrics, Popularity, Protocol, Report, SharedCodes};
 use crate::index::OnCollision;
+use crate::ops::Precision;
 use crate::run::artifacts::{load_index, precision};
 use crate::run::monitor::with_progress;
 use crate::run::needs::{ANY_WORK, Needs, memory_bytes};
@@ -82,6 +83,7 @@ impl Run {
         let needs = Needs {
             memory: ANY_WORK
                 + recommender.bytes(&self.dataset, &targets, protocol)
+                + others.scoring_bytes(self.dataset.num_items())
                 + LINE_BYTES * others.lists(self, targets.len()) as u64,
             disk: 3 * LINE_BYTES * targets.len() as u64,
         };
@@ -122,6 +124,7 @@ impl Run {
         let alone = request.fuse.is_empty();
         let legal_rate = LegalRate { metrics_with_trie: alone.then(with_trie), ..legal_rate };
 
+        let settings = (settings, self.config.seed);
         let ranking = self.ranking(&evaluation, &targets, protocol, settings, seconds);
         let performance = Performance {
             predicted_memory_bytes: predicted,
@@ -162,7 +165,7 @@ impl Run {
         evaluation: &Evaluation,
         targets: &[usize],
         protocol: Protocol,
-        settings: S,
+        (settings, seed): (S, u64),
         seconds: f64,
     ) -> Ranking<S> {
         let dataset = &self.dataset;
@@ -170,7 +173,7 @@ impl Run {
             Popularity::new(dataset).evaluate(dataset, targets, protocol);
         let predictions = &evaluation.predictions;
         Ranking {
-            report: Report::new(dataset, targets, protocol, predictions, self.config.seed),
+            report: Report::new(dataset, targets, protocol, predictions, seed),
             popularity,
             popularity_history_excluded,
             settings,
@@ -211,6 +214,8 @@ impl Run {
     }
 
     /// Refuses where there is no model to use, whole and of this run's settings, with or without its adapter.
+    ///
+    /// Asked before anything is read, and again when all is: what another process made meanwhile may be among it.
     pub(in crate::run) fn require_model(&self, adapter: bool) -> Result<()> {
         self.require(Stage::Index)?;
         self.require(Stage::Initial)?;
@@ -238,7 +243,9 @@ impl Run {
             None => self.manifest.output(stage, file).map(String::from),
         };
         let backbone = &self.config.backbone;
-        let rounds = self.device.is_cpu() && precision(self).takes_effect();
+        let precision = precision(self);
+        let rounds =
+            precision == Precision::Bf16 && (!self.device.is_cpu() || precision.takes_effect());
         let index = &self.config.index;
         EvalSettings {
             split: request.split,
@@ -247,7 +254,7 @@ impl Run {
             targets,
             limit: request.limit,
             history: self.config.data.history,
-            template: 0,
+            instruction: request.before.is_none().then_some(self.config.train.tasks.instruction),
             adapter: request.adapter_switch().into(),
             before: request.before.map(told),
             search: "beam search over the trie of all items".into(),

@@ -12,7 +12,7 @@ use super::training::{Training, is_baseline};
 use crate::config::RunConfig;
 use crate::data::Split;
 use crate::decode::Found;
-use crate::eval::{Evaluation, Fusion, ItemScorer, Recommender};
+use crate::eval::{Evaluation, Fusion, ItemScorer, Recommender, scoring_bytes};
 use crate::run::{MANIFEST, Monitor, Run, Stage, config_of};
 use crate::{Error, Result, invalid};
 
@@ -57,6 +57,11 @@ impl Others<'_> {
         let chooses = !self.baselines.is_empty();
         let validation = if chooses { run.dataset.targets(Split::Valid).len() } else { 0 };
         (1 + self.runs.len()) * (targets + validation)
+    }
+
+    /// Bytes of what the baselines say about `items` at once.
+    pub(super) fn scoring_bytes(&self, items: usize) -> u64 {
+        if self.baselines.is_empty() { 0 } else { scoring_bytes(items) }
     }
 
     /// The evaluation of `own`, the model of `run`, together with these, of which `loaded` are those of runs.
@@ -153,9 +158,17 @@ impl Run {
             }
             models.push((dir, model));
         }
+        // A baseline of the run's own is found without being told where.
+        let is_own = |dir: &Path, model: &FusedModel| {
+            Baseline::named(&model.model).is_some_and(|baseline| {
+                let own = BaselineRequest { baseline, split: Split::Valid, seed: model.seed };
+                let place = |dir: &Path| dir.canonicalize().ok();
+                place(dir) == place(&own.folder(&self.dir))
+            })
+        };
         let placed = |(dir, model): (&Path, FusedModel)| {
-            let is_run = Baseline::named(&model.model).is_none();
-            FusedModel { run: is_run.then(|| told(dir)), ..model }
+            let run = (!is_own(dir, &model)).then(|| told(dir));
+            FusedModel { run, ..model }
         };
         let models = models.into_iter().skip(1).map(placed).collect();
         Ok(Others { baselines, runs, models })
@@ -193,8 +206,17 @@ impl Run {
             let now = self.eval_settings(asked, others.settings(self));
             let EvalSettings { precision, batch, bootstrap, legal_rate_users, .. } = settings;
             let git_revision = settings.git_revision.clone();
-            let now =
-                EvalSettings { precision, batch, bootstrap, legal_rate_users, git_revision, ..now };
+            // An older version did not tell it; the model does.
+            let instruction = settings.instruction.and(now.instruction);
+            let now = EvalSettings {
+                instruction,
+                precision,
+                batch,
+                bootstrap,
+                legal_rate_users,
+                git_revision,
+                ..now
+            };
             if let Some(weight) = found["fusion_weight"].as_f64().filter(|_| settings == now) {
                 return Ok(weight);
             }

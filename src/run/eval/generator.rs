@@ -8,7 +8,7 @@ use crate::inference::ItemTokens;
 use crate::model::Llama;
 use crate::run::Run;
 use crate::run::artifacts::{Trained, load_index};
-use crate::tasks::Prompts;
+use crate::tasks::{Prompts, TasksConfig};
 
 /// The model of a run, its item tokens, its prompts and its catalogue.
 pub(super) struct Generator {
@@ -23,23 +23,24 @@ impl Generator {
     pub(super) fn load(run: &Run, adapter: bool) -> Result<Self> {
         let trained = Trained::load(run)?;
         let model = trained.model(run, adapter)?;
-        Self::of(run, trained, model)
+        run.require_model(adapter)?;
+        Self::of(run, trained, model, &run.config.train.tasks)
     }
 
     /// The model that was trained last in `before`, which `run` goes on from, with the items of `run`: those that came
-    /// since stand where they were placed.
+    /// since stand where they were placed. It is asked in the words that it knows.
     pub(super) fn before(run: &Run, before: &Run) -> Result<Self> {
         let index = load_index(run)?;
         let (config, weights, tokens) = run.carried(before, &index)?;
         let trained = Trained { config, weights, tokens, index };
         let model = trained.model(run, false)?;
-        Self::of(run, trained, model)
+        Self::of(run, trained, model, &before.config.train.tasks)
     }
 
-    fn of(run: &Run, trained: Trained, model: Llama) -> Result<Self> {
+    fn of(run: &Run, trained: Trained, model: Llama, tasks: &TasksConfig) -> Result<Self> {
         Ok(Self {
             model,
-            prompts: trained.tokens.prompts(&run.dataset, &run.config.train.tasks)?,
+            prompts: trained.tokens.prompts(&run.dataset, tasks)?,
             trie: Trie::subset(&trained.index, run.dataset.catalogue())?,
             tokens: trained.tokens,
         })

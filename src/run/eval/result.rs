@@ -14,6 +14,7 @@ use crate::decode::Normalize;
 use crate::eval::{CONFIDENCE, LegalRate, Metrics, RESAMPLES, Report, SharedCodes, TextScores};
 use crate::index::{Method, Order};
 use crate::ops::Precision;
+use crate::tasks::Instruction;
 
 /// A result that the run keeps.
 #[derive(Debug, Clone, PartialEq)]
@@ -112,7 +113,9 @@ pub struct EvalSettings {
     pub targets: usize,
     pub limit: Option<usize>,
     pub history: usize,
-    pub template: usize,
+    /// None of a model before, which is asked in words of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instruction: Option<Instruction>,
     pub adapter: String,
     /// The run whose model this is, where it is not the run's own: the one that it goes on from.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -48,34 +48,41 @@ pub(super) fn is_of_its_baseline(
 /// [`is_of_its_models`] of the run that an evaluation in the run folder `dir` calls `told`: as it was called from where
 /// the evaluation was made, which may be here or any of the folders around.
 pub(super) fn is_of_models_told(told: &str, dir: &Path, settings: &Value) -> Result<bool> {
-    let place = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
-    let around = place.ancestors().map(|around| around.join(told));
-    let mut runs: Vec<PathBuf> = std::iter::once(told.into()).chain(around).collect();
-    if runs.iter().any(|run| run.join(MANIFEST).exists()) {
-        runs.retain(|run| run.join(MANIFEST).exists());
-    }
-    let are = runs.iter().map(|run| is_of_its_models(run, dir, settings));
+    let are = places(told, dir, MANIFEST);
+    let are = are.iter().map(|run| is_of_its_models(run, dir, settings));
     Ok(are.collect::<Result<Vec<_>>>()?.contains(&true))
 }
 
-/// Whether what ranked as `fused` with the model of the run folder `dir` is still what stands there, if there is one of
-/// its name and seed, or of the run that it is of.
+/// The folders that one may be which is `told` of in `dir`: those that hold `file`, or all where none does.
+fn places(told: &str, dir: &Path, file: &str) -> Vec<PathBuf> {
+    let place = dir.canonicalize().unwrap_or_else(|_| dir.to_path_buf());
+    let around = place.ancestors().map(|around| around.join(told));
+    let mut places: Vec<PathBuf> = std::iter::once(told.into()).chain(around).collect();
+    if places.iter().any(|place| place.join(file).exists()) {
+        places.retain(|place| place.join(file).exists());
+    }
+    places
+}
+
+/// Whether what ranked as `fused` with the model of the run folder `dir` is still what stands in its folder, if anything
+/// does: in the one that is told or, of a baseline of that run, in that of its name and seed.
 pub(super) fn is_standing(dir: &Path, fused: &FusedModel) -> Result<bool> {
     let Some(baseline) = Baseline::named(&fused.model) else {
         let Some(run) = &fused.run else { return Ok(true) };
         let used = json!({"model_digest": fused.digest, "adapter_digest": fused.adapter_digest});
         return is_of_models_told(run, dir, &used);
     };
-    let path = folder(dir, baseline).join(format!("seed-{}", fused.seed)).join(TRAINING);
-    if !path.exists() {
-        return Ok(true);
-    }
-    let training = Training::read(&path)?;
-    Ok(training.model_sha256 == fused.digest
-        && fused
-            .settings_digest
-            .as_ref()
-            .is_none_or(|then| training.settings_digest().is_ok_and(|now| now == *then)))
+    let own = || vec![folder(dir, baseline).join(format!("seed-{}", fused.seed))];
+    let places = fused.run.as_ref().map_or_else(own, |told| places(told, dir, TRAINING));
+    let trained = places.iter().map(|place| place.join(TRAINING)).filter(|path| path.exists());
+    let is = |path: PathBuf| -> Result<bool> {
+        let training = Training::read(&path)?;
+        let settings = fused.settings_digest.as_ref();
+        Ok(training.model_sha256 == fused.digest
+            && settings.is_none_or(|then| training.settings_digest().is_ok_and(|now| now == *then)))
+    };
+    let are = trained.map(is).collect::<Result<Vec<_>>>()?;
+    Ok(are.is_empty() || are.contains(&true))
 }
 
 #[cfg(test)]
@@ -110,6 +117,38 @@ mod tests {
             assert!(is(Some(&one), "m") && is(None, "m") && !is(Some(&one), "another"));
             assert_eq!(is(Some(&another), "m"), !reads);
         }
+    }
+
+    #[test]
+    fn a_baseline_is_that_of_the_folder_that_was_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, elsewhere) = (dir.path().join("own"), dir.path().join("elsewhere"));
+        for (run, model) in [(&own, "m"), (&elsewhere, "n")] {
+            let place = run.join("baseline/sasrec/seed-1");
+            std::fs::create_dir_all(&place).unwrap();
+            let training = json!({
+                "settings": {}, "dataset": "shop", "dataset_fingerprint": "", "program": "", "machine": "",
+                "seconds": 1.0, "peak_memory_bytes": 1, "targets": 1, "best_epoch": 1, "epochs": [],
+                "model_sha256": model,
+            });
+            crate::sealed::write(&place.join(TRAINING), &training).unwrap();
+        }
+        let is = |told: Option<&Path>, digest: &str| {
+            let fused = FusedModel {
+                model: "sasrec".into(),
+                run: told.map(|told| told.join("baseline/sasrec/seed-1").display().to_string()),
+                seed: 1,
+                digest: digest.into(),
+                settings_digest: None,
+                adapter_digest: None,
+            };
+            is_standing(&own, &fused).unwrap()
+        };
+        assert!(is(None, "m") && !is(None, "n"));
+        for told in [elsewhere.as_path(), Path::new("elsewhere")] {
+            assert!(is(Some(told), "n") && !is(Some(told), "m"), "{}", told.display());
+        }
+        assert!(is(Some(Path::new("gone")), "n"), "the evaluation alone was copied here");
     }
 
     #[test]

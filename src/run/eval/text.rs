@@ -188,7 +188,10 @@ impl Run {
             return Ok((model.with_precision(precision(self)), tokens));
         }
         let trained = Trained::load(self)?;
-        Ok((trained.model(self, which == TextModel::On)?, trained.tokens))
+        let with_adapter = which == TextModel::On;
+        let model = trained.model(self, with_adapter)?;
+        self.require_model(with_adapter)?;
+        Ok((model, trained.tokens))
     }
 
     /// The samples of the task at `position` in [`TASKS`]: all of them, or a random part.

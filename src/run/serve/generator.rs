@@ -44,12 +44,14 @@ impl<'a> Generator<'a> {
         let for_texts = learnt_texts
             .then(|| trained.model(run, options.adapter.unwrap_or(false)))
             .transpose()?;
+        let for_histories = trained.model(run, adapter)?;
+        run.require_model(adapter)?;
         Ok(Self {
             run,
             options,
             dataset_name: &dataset.name,
             prompts,
-            for_histories: trained.model(run, adapter)?,
+            for_histories,
             for_texts,
             tokens: trained.tokens,
             explainer: Explainer::new(dataset, trained.index),

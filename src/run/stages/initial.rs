@@ -110,6 +110,7 @@ fn train(run: &Run, before: Option<&Run>, monitor: &mut dyn Monitor) -> Result<M
     };
     let teacher = teacher::teacher(run, &tokens, &stage, &samples, monitor)?;
     let state = run.state_of(Stage::Initial);
+    let catalogue: Vec<_> = run.dataset.catalogue().collect();
     let lora_dropout = if adapters.is_empty() { 0.0 } else { config.lora.dropout };
     let trainer = Trainer {
         config: &stage,
@@ -121,7 +122,7 @@ fn train(run: &Run, before: Option<&Run>, monitor: &mut dyn Monitor) -> Result<M
         contrast: contrast.then_some(Contrast {
             projectors: &projectors,
             config: &config.contrast,
-            num_items: run.dataset.num_items(),
+            items: &catalogue,
         }),
         teacher: teacher.as_ref(),
         state: Some(&state),

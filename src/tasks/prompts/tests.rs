@@ -236,3 +236,11 @@ fn whether_an_item_has_a_sample_is_known_before_it_is_made() {
     }
     assert!(counts.iter().all(|&count| count > 1), "{counts:?}");
 }
+
+#[test]
+fn a_tokenizer_learns_the_words_of_templates_as_they_are_asked() {
+    let texts = crate::tasks::template_texts(false).unwrap();
+    assert!(texts.iter().any(|text| text.contains('\n')));
+    assert!(!texts.iter().any(|text| text.contains(['\\', '{', '}'])));
+    assert!(crate::tasks::template_texts(true).unwrap().len() > texts.len());
+}

@@ -77,7 +77,7 @@ unsafe fn multiply<O: Stored<Wide = f32>>(
                         stride: left.stride,
                         right: panel_words.as_ptr(),
                         depth,
-                        output: output.start.add(row * output.stride + panel * PANEL),
+                        output: output.start.wrapping_add(row * output.stride + panel * PANEL),
                         output_stride: output.stride,
                         columns,
                         add,

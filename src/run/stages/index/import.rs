@@ -78,6 +78,11 @@ impl Run {
         tracing::info!(
             "an imported index comes without z^s and z^b: the contrastive loss of stage initial is off"
         );
+        if self.config.train.distillation.weight > 0.0 {
+            tracing::info!(
+                "nor does it bring a SASRec, by which to teach: train with --set train.distillation.weight=0"
+            );
+        }
 
         let start = Instant::now();
         let origin = Origin { imported: Some(import), ..Origin::default() };

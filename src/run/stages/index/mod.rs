@@ -18,7 +18,7 @@ use serde_json::json;
 use super::{FOLDER, Made};
 use crate::index::store;
 use crate::inference::ItemTokens;
-use crate::model::Backbone;
+use crate::model::{Backbone, BackboneSource};
 use crate::run::artifacts::{backbone, load_backbone_at, plan_of};
 use crate::run::{Monitor, Run, Stage};
 use crate::{Result, files};
@@ -38,6 +38,9 @@ pub(in crate::run) const BACKBONE: &str = "backbone";
 /// fails in a moment.
 pub(in crate::run) fn check(run: &Run) -> Result<()> {
     run.dataset.check_trainable()?;
+    if let Some(path) = &run.config.backbone.path {
+        BackboneSource::resolve(path)?;
+    }
     semantic::check(run)?;
     behavior::check_alignment(run)?;
     plan_of(&run.config, run.dataset.num_items()).map(drop)

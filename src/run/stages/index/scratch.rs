@@ -106,7 +106,8 @@ impl Scratch {
 
 fn tokenizer(dataset: &Dataset, config: &RunConfig) -> Result<Tokenizer> {
     let of_users = dataset.user_texts.as_deref();
-    let mut texts: Vec<&str> = template_texts(of_users.is_some()).collect();
+    let of_templates = template_texts(of_users.is_some())?;
+    let mut texts: Vec<&str> = of_templates.iter().map(String::as_str).collect();
     let mut add = |text| {
         if !str::is_empty(text) {
             texts.push(text);
