@@ -50,7 +50,8 @@ def subset(dataset, items, folder):
 def ours(place, model, dtype, run):
     settings = {
         "data.path": place, "backbone.path": model, "backbone.dtype": dtype, "backbone.precision": dtype,
-        "index.source": "semantic", "index.semantic.max-text-tokens": CUT,
+        "index.source": "semantic", "index.shared": "false", "index.semantic.max-text-tokens": CUT,
+        "train.distillation.weight": 0,
     }
     sets = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
     # A run folder of its own, so that nothing is taken over.

@@ -13,7 +13,7 @@ rounds="${1:-3}"
 rows="${ROWS:-10000000}"
 if [[ -z "${PYTHON:-}" ]]; then
     PYTHON=.peers/bin/python
-    [[ -x "$PYTHON" ]] || python3 -m venv .peers
+    [[ -x .peers/bin/pip ]] || python3 -m venv .peers
     .peers/bin/pip install --quiet polars
 fi
 cargo build --release --quiet

@@ -16,7 +16,7 @@ sizes="${SIZES:-12101 576
 1000000 128}"
 if [[ -z "${PYTHON:-}" ]]; then
     PYTHON=.peers/bin/python
-    [[ -x "$PYTHON" ]] || python3 -m venv .peers
+    [[ -x .peers/bin/pip ]] || python3 -m venv .peers
     .peers/bin/pip install --quiet numpy scikit-learn faiss-cpu
 fi
 cargo build --release --quiet

@@ -14,7 +14,7 @@ rounds="${1:-3}"
 pattern="${2:-.}"
 if [[ -z "${PYTHON:-}" ]]; then
     PYTHON=.peers/bin/python
-    [[ -x "$PYTHON" ]] || python3 -m venv .peers
+    [[ -x .peers/bin/pip ]] || python3 -m venv .peers
     .peers/bin/pip install --quiet torch transformers accelerate peft
 fi
 cargo build --release --quiet

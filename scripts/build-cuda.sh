@@ -28,11 +28,12 @@ print(next(os.path.dirname(p["manifest_path"]) for p in packages if p["name"] ==
 python3 scripts/cuda-stubs.py "$cudarc" "$stubs" >/dev/null
 # The runtime that candle's kernels call goes into the binary.
 static="$(find "$home" -name libcudart_static.a | head -1)"
-echo "INPUT($static -lrt -ldl -lpthread)" >"$stubs/libcudart.so"
+echo "INPUT(\"$static\" -lrt -ldl -lpthread)" >"$stubs/libcudart.so"
 
 export CUDA_HOME="$home" CUDA_PATH="$home" CUDA_ROOT="$home" PATH="$home/bin:$PATH"
 export CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-90}" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target/cuda}"
-export RUSTFLAGS="-L native=$stubs -C strip=symbols ${RUSTFLAGS:-}"
+# Paths may have spaces: the flags are divided by another sign.
+export CARGO_ENCODED_RUSTFLAGS="-L"$'\x1f'"native=$stubs"$'\x1f'"-Cstrip=symbols"
 features="${FEATURES:-cuda,nccl}"
 cargo build --release --features "$features"
 if [[ "${TESTS:-yes}" == yes ]]; then

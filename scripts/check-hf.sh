@@ -8,12 +8,13 @@
 # to come along; without it one is trained from scratch. PYTHON names a Python with torch, transformers, peft, gguf
 # and, for llama.cpp, xllamacpp; without it one is made in .peers/.
 set -euo pipefail
+[[ ! -e "${1:-}" ]] || set -- "$(realpath "$1")"
 cd "$(dirname "$0")/.."
 
-backbone="${1:+$(realpath "$1")}"
+backbone="${1:-}"
 if [[ -z "${PYTHON:-}" ]]; then
     PYTHON=.peers/bin/python
-    [[ -x "$PYTHON" ]] || python3 -m venv .peers
+    [[ -x .peers/bin/pip ]] || python3 -m venv .peers
     .peers/bin/pip install --quiet torch transformers accelerate peft gguf safetensors
     .peers/bin/pip install --quiet --only-binary :all: xllamacpp || echo 'no wheel of llama.cpp for this machine' >&2
 fi
@@ -56,7 +57,7 @@ llmbs() { target/release/llmbs --quiet --config "$work/tiny.toml" --run "$work/r
 
 llmbs index
 llmbs train --stage initial
-"$PYTHON" scripts/peers/peft_adapter.py "$work/run/initial" "$work/adapter" 2>/dev/null
+"$PYTHON" scripts/peers/peft_adapter.py "$work/run/initial" "$work/adapter"
 llmbs import-adapter "$work/adapter"
 llmbs export --out "$work/plain" --gguf f16
 llmbs export --out "$work/merged" --merged --gguf q8_0

@@ -51,7 +51,7 @@ for target in "${targets[@]}"; do
     -max_total_time="$seconds" -timeout=20 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=1 \
     -artifact_prefix="fuzz/artifacts/$target/" > "$log" 2>&1; then
     failed+=("$target: $(sed -n 's/.*Test unit written to //p' "$log" | tail -1)")
-    grep -v '^#' "$log" | head -20
+    grep -v '^#' "$log" | tail -n 20 || true
   fi
   grep -E '^(stat::number_of_executed_units|stat::peak_rss_mb)' "$log" || true
 done

@@ -23,13 +23,19 @@ pub enum Error {
         /// What the system said; in the text, so not a `source` that would print it again.
         cause: std::io::Error,
     },
-    /// A signal came, and nothing is lost.
-    #[error("stopped after {done}, which is saved; {command} goes on from there")]
+    /// A signal came, and nothing is lost that is worth keeping.
+    #[error("stopped after {done}{}", if *.saved {
+        format!(", which is saved; {command} goes on from there")
+    } else {
+        format!("; {command} begins again")
+    })]
     Interrupted {
         /// What was done last.
         done: String,
         /// What goes on.
         command: &'static str,
+        /// Whether there is something to go on from.
+        saved: bool,
     },
     /// A training of a stage came to values that are not finite.
     #[error("{what}: the training has diverged; its learning rate is {learning_rate:e}")]

@@ -168,7 +168,9 @@ fn all_baselines_stand_in_one_table_and_what_the_data_lack_is_said() {
     run(dir, &["baseline", "popularity", "--seeds", "1"], 0);
     run(dir, &words(&["--seeds", "1"]), 0);
     assert_eq!(fs::read_to_string(&both).unwrap(), said);
-    // And goes where one of them is made anew.
+    // And when a third comes, but goes where one of them is made anew.
+    run(dir, &["baseline", "popularity", "--seeds", "3"], 0);
+    assert_eq!(fs::read_to_string(&both).unwrap(), said);
     run(dir, &["baseline", "popularity", "--seeds", "1", "--force"], 0);
     assert!(!both.exists());
     // The means are those over both seeds.

@@ -26,8 +26,12 @@ static SHOP: LazyLock<PathBuf> = LazyLock::new(|| {
         "[train.anneal]\nlearning-rate = 1e-3",
         "[train.anneal]\nepochs = 4\nlearning-rate = 1e-2",
     );
+    assert!(config.contains("epochs = 4"));
     fs::write(dir.join("llmbs.toml"), config).unwrap();
     run(&dir, &["run"], 0);
+    let manifest = fs::read_to_string(dir.join("runs/llmbs/manifest.json")).unwrap();
+    let manifest: Value = serde_json::from_str(&manifest).unwrap();
+    assert!(manifest["stages"]["anneal"]["figures"]["best_epoch"].as_u64() > Some(0));
     let other = "--run runs/other --set index.source=behavior --set train.tasks.semantic=0";
     for stage in ["index", "train --stage initial"] {
         let args: Vec<&str> = other.split(' ').chain(stage.split(' ')).collect();

@@ -27,7 +27,7 @@ fn wait_for(child: &mut Child, file: &Path, text: &str) {
 
 /// Sends the signal; the exit code, and what was said on stderr.
 fn end(child: Child, signal: &str) -> (Option<i32>, String) {
-    let sent = Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
+    let sent = crate::common::program::kill(signal, child.id().to_string()).status().unwrap();
     assert!(sent.success());
     let output = child.wait_with_output().unwrap();
     (output.status.code(), String::from_utf8(output.stderr).unwrap())

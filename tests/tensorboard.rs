@@ -134,7 +134,7 @@ fn event_files_have_what_the_log_has_and_each_step_once() {
         "--set",
         "train.initial.log-every=1",
         "--set",
-        "train.initial.save-every=4",
+        "train.initial.save-every=6",
         "--set",
         "train.initial.epochs=4",
         "train",

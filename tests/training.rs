@@ -741,11 +741,13 @@ fn texts_held_out_are_neither_answered_nor_asked_with() {
     let items = held_out.items_held_out(48, 9);
     assert_eq!(items.iter().filter(|held_out| **held_out).count(), 12);
     // New items change nothing for those before them, whatever the share.
-    for held_out in [0.05, 0.25, 0.3, 0.5, 1.0] {
+    for held_out in [0.05, 0.25, 0.3, 0.5, 0.9, 1.0] {
         let tasks = TasksConfig { held_out, ..TasksConfig::default() };
         let many = tasks.items_held_out(1000, 9);
         let share = many.iter().filter(|held_out| **held_out).count() as f64 / 1000.0;
         assert!((share - held_out).abs() < 1e-3, "{share}");
+        let other = tasks.items_held_out(1000, 8);
+        assert!(held_out == 1.0 || other != many, "{held_out}");
         assert!((0..100).all(|few| many.starts_with(&tasks.items_held_out(few, 9))), "{held_out}");
     }
     assert!(!TasksConfig::default().items_held_out(48, 9).contains(&true));

@@ -158,7 +158,7 @@ fn a_baseline_that_is_redone_is_not_disturbed_by_one_who_asks_for_what_stands() 
         sleep(Duration::from_millis(1));
     }
     let signal = |name: &str| {
-        let sent = Command::new("kill").args([name, &redone_id.to_string()]).status().unwrap();
+        let sent = crate::common::program::kill(name, redone_id.to_string()).status().unwrap();
         assert!(sent.success());
     };
     signal("-STOP");

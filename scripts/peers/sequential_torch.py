@@ -4,7 +4,7 @@
 
 INTER.json maps users to item ids in time order; the last two items of each are left out, as in llmbs. NAME is gru4rec,
 caser, hgn, sasrec, bert4rec, fdsa or s3rec, of which the pre-training is timed: what follows is a sasrec. Sizes, loss (a
-softmax over the step's targets and 64 items drawn) and batches are those of llmbs' defaults: 256 sequences, here padded
+softmax over the step's targets and 64 items drawn) and batches are those of llmbs at a width of 64 (--set baseline.NAME.dim=64): 256 sequences, here padded
 to the longest; caser and hgn see the places that are asked alone. Attributes are drawn at random, six an item of as many
 as the texts of Amazon Beauty have. The last line is the median of the seconds of an epoch, and the training targets a
 second, of pre-training the sequences."""

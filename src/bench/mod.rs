@@ -20,7 +20,7 @@ pub use train::{TrainBench, TrainSpeed, train};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Shape {
-    /// Vocabulary 4096, hidden 256, feed-forward 688, 6 layers of 4 heads, untied: 5.8 M parameters.
+    /// Vocabulary 4096, hidden 256, feed-forward 688, 6 layers of 4 heads, untied: 6.8 M parameters.
     Tiny,
     /// SmolLM2-135M with 1,024 item tokens.
     SmolLm2,

@@ -72,7 +72,7 @@ impl Args {
         let once = ["--config", "--run", "--device", "--threads", "--seed", "--log-format"];
         match once.into_iter().find(|option| values(words, option).count() > 1) {
             Some(option) => {
-                let told = format!("the argument '{option}' cannot be used multiple times\n");
+                let told = format!("the argument '{option}' cannot be used multiple times");
                 Err(Self::command().error(ErrorKind::ArgumentConflict, told))
             }
             None => Ok(args),

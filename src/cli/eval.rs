@@ -1,5 +1,6 @@
 //! `llmbs eval`: evaluates, compares, and shows the results side by side.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::PathBuf;
 
@@ -73,7 +74,12 @@ const WIDEST: usize = 1_000_000_000;
 
 /// Evaluates whatever is asked for and shows it.
 pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::Result<()> {
-    let beams = if args.beam.is_empty() { vec![run.config().eval.beam] } else { args.beam.clone() };
+    let mut beams = args.beam.clone();
+    if beams.is_empty() {
+        beams.push(run.config().eval.beam);
+    }
+    let mut seen = BTreeSet::new();
+    beams.retain(|&beam| seen.insert(beam));
     if beams.contains(&0) || args.limit == Some(0) {
         bail!("--beam and --limit must be at least 1");
     }

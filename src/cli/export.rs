@@ -8,6 +8,7 @@ use clap::{Args as ClapArgs, ValueEnum};
 use serde_json::json;
 
 use super::show;
+use crate::files;
 use crate::run::{ExportRequest, GgufType, Run, TokenOrder};
 
 #[derive(Debug, ClapArgs)]
@@ -115,6 +116,6 @@ pub(super) fn run(run: &Run, args: &ExportArgs) -> anyhow::Result<()> {
         let _ = writeln!(text, "{:>12}  {}", bytes, file.display());
     }
     let _ = writeln!(text, "{all:>12}  bytes in {}", out.display());
-    let _ = writeln!(text, "use it with `llmbs recommend --run {}`", out.display());
+    let _ = writeln!(text, "use it with `llmbs recommend --run {}`", files::shell(out));
     show::out(&text)
 }

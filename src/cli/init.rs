@@ -48,7 +48,7 @@ pub(super) fn run(args: &InitArgs) -> anyhow::Result<()> {
     let with = if file.as_path() == Path::new("llmbs.toml") {
         String::new()
     } else {
-        format!(" --config {}", file.display())
+        format!(" --config {}", files::shell(file))
     };
     out(&format!(
         "{}: {} users, {} items\nwrote {}; `llmbs{with} run` trains and evaluates in runs/{name}\n",

@@ -36,5 +36,5 @@ pub(super) fn run(
     let adapter = args.adapter.map(|switch| switch == Switch::On);
     let options = ServiceOptions { beam: args.beam, adapter };
     let open = move || open().map_err(|e| Error::Invalid(format!("{e:#}")));
-    Ok(server::serve(args.addr, args.host.clone(), options, Arc::new(open))?)
+    Ok(server::serve(args.addr, &args.host, options, Arc::new(open))?)
 }

@@ -11,7 +11,11 @@ use super::{ItemId, SplitRule};
 #[derive(Debug, thiserror::Error)]
 pub enum DataError {
     /// The dataset folder does not exist or is no folder.
-    #[error("{path}: no such folder; {CONTENTS}")]
+    #[error(
+        "{path}: {}; {CONTENTS}",
+        if path.is_file() { "is a file; `llmbs data import` makes a dataset folder of a log" }
+        else { "no such folder" }
+    )]
     NoFolder {
         /// The folder asked for.
         path: PathBuf,

@@ -147,7 +147,8 @@ fn items(path: &Path, problems: &mut Vec<Problem>) -> Result<BTreeMap<ItemId, St
         }
         let raw_id = RAW_IDS.iter().find_map(|name| match fields.get(*name)? {
             Value::String(raw_id) => Some(raw_id.clone()).filter(|raw_id| !raw_id.is_empty()),
-            Value::Number(raw_id) => Some(raw_id.to_string()),
+            // Of a longer number not all digits are told here.
+            Value::Number(raw_id) if raw_id.is_u64() || raw_id.is_i64() => Some(raw_id.to_string()),
             _ => None,
         });
         if let Some(raw_id) = raw_id

@@ -321,6 +321,16 @@ pub fn replace_dir(new: &Path, dir: &Path) -> Result<()> {
     remove_dir(&old)
 }
 
+/// A path as a word of a shell.
+pub fn shell(path: &Path) -> String {
+    let path = path.display().to_string();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+,:=@%".contains(c);
+    if !path.is_empty() && path.chars().all(is_plain) {
+        return path;
+    }
+    format!("'{}'", path.replace('\'', r"'\''"))
+}
+
 /// Removes a file, if it is there.
 pub fn remove(path: &Path) -> Result<()> {
     remove_there(path).map_err(Error::io(path))

@@ -257,7 +257,10 @@ impl Wanted {
             return format!("there is no column {name:?}; the columns are {columns}");
         }
         let (role, option) = (role.name(), self.option(role));
-        format!("no column looks like the {role}; name it with {option}: {columns}")
+        let is_data = header.iter().any(|name| name.trim().parse::<f64>().is_ok());
+        let no_header =
+            if is_data { "; where this is data and no header, add --no-header" } else { "" };
+        format!("no column looks like the {role}; name it with {option}: {columns}{no_header}")
     }
 
     /// What is said of a row that lacks a role.

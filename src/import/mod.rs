@@ -193,7 +193,7 @@ struct Gathered {
 impl Gathered {
     /// Reads the interactions of `request`.
     fn read(request: &Request, counter: &Counter, show: &mut dyn FnMut(u64)) -> Result<Self> {
-        let plan = Plan::of(request, counter)?;
+        let plan = Plan::of(request)?;
         if plan.items.is_empty() && request.all_items {
             invalid!("--all-items keeps the items of a file of items; name one with --items");
         }
@@ -206,6 +206,12 @@ impl Gathered {
             tracing::warn!(
                 "times are told in several units, such as seconds and milliseconds: they order interactions as the \
                  numbers that they are, and are not kept"
+            );
+        }
+        if collector.clock.are_dates() {
+            tracing::warn!(
+                "times are dates without signs, such as 20240131: they order interactions as the numbers that they \
+                 are, and are not kept; spell them 2024-01-31"
             );
         }
         let second = collector.clock.second();

@@ -9,7 +9,7 @@ use super::names::Names;
 use super::source::{Counter, Input};
 use super::table::Dialect;
 use super::{Request, lcrec, parquet};
-use crate::{Error, Result, data, invalid};
+use crate::{Error, Result, data, files, invalid};
 
 /// A format of interactions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,14 +97,14 @@ pub(super) struct Plan {
 
 impl Plan {
     /// What `request` asks for, and what lies beside it.
-    pub(super) fn of(request: &Request, counter: &Counter) -> Result<Self> {
+    pub(super) fn of(request: &Request) -> Result<Self> {
         let (mut sources, mut items) = (Vec::new(), Vec::new());
         for source in &request.sources {
             let (path, told) =
                 if source.is_dir() { in_folder(source)? } else { (source.clone(), None) };
             let shape = match request.format.map(|format| shape_of(format, request)).or(told) {
                 Some(shape) => shape,
-                None => look(&path, request, counter)?,
+                None => look(&path, request)?,
             };
             let beside = items_beside(&path, shape);
             let mut names = names_beside(&path, shape)?;
@@ -118,7 +118,7 @@ impl Plan {
             items.clone_from(&request.items);
         }
         let plan_items = |path: PathBuf| {
-            let shape = look(&path, request, counter)?;
+            let shape = look(&path, request)?;
             let mut names = names_beside(&path, shape)?;
             if shape == Shape::LcrecItem {
                 lcrec::read_names_in_items(Input::open(&path, &Counter::default())?, &mut names)?;
@@ -192,8 +192,15 @@ fn plain_name(path: &Path) -> String {
 }
 
 /// Tells what a file is.
-fn look(path: &Path, request: &Request, counter: &Counter) -> Result<Shape> {
-    let input = Input::open(path, counter)?;
+fn look(path: &Path, request: &Request) -> Result<Shape> {
+    if fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        invalid!(
+            "{}: a pipe or a device can be read once alone; name the format with --format, and save files of items",
+            path.display()
+        );
+    }
+    // It is read again, and counted then.
+    let input = Input::open(path, &Counter::default())?;
     if input.head().starts_with(parquet::MAGIC) {
         if input.compressed {
             invalid!("{}: Parquet is read in place; decompress it first", path.display());
@@ -227,9 +234,11 @@ fn look(path: &Path, request: &Request, counter: &Counter) -> Result<Shape> {
     } else if numbers {
         Ok(Shape::Sequences)
     } else if line.matches("::").count() > 1 {
-        let path = path.display();
+        let (own, tsv) = (files::shell(path), files::shell(&path.with_extension("tsv")));
         invalid!(
-            "{path}: has :: between fields; put tabs there: sed 's/::/\\t/g' {path} > {path}.tsv"
+            "{}: has :: between fields; put tabs there: awk -F:: -v OFS='\\t' '{{$1=$1}} 1' {own} > {tsv}, which has \
+             --no-header where its first line is data",
+            path.display()
         );
     } else if line.contains(['\t', ',', ';', '|']) {
         Ok(shape_of(Format::Csv, request))

@@ -97,12 +97,17 @@ impl fmt::Display for Report {
             }
         }
         match (&self.times, &self.days) {
-            (Some(_), Some([first, last])) => {
-                line("days", format!("{first} to {last}"))?;
+            (Some(_), days) => {
+                let days = days.as_ref().map_or_else(
+                    || "not told: times of no one unit, which order as numbers".into(),
+                    |[first, last]| format!("{first} to {last}"),
+                );
+                line("days", days)?;
                 if !self.keeps_times {
                     line(
                         "times",
-                        "not kept: places in a sequence, or more than 136 years apart".into(),
+                        "not kept: places in a sequence, of no one unit, or more than 136 years apart"
+                            .into(),
                     )?;
                 }
                 let share = 100.0 * self.tied_share;

@@ -92,9 +92,22 @@ impl Clock {
     pub(super) fn second(&self) -> Option<i64> {
         let (_, high) = self.range?;
         match self.kind {
-            Some(TimeKind::Integer) => (!self.has_units()).then(|| second_of(high)),
+            Some(TimeKind::Integer) => {
+                (!self.has_units() && !self.are_dates()).then(|| second_of(high))
+            }
             _ => Some(MICROS),
         }
+    }
+
+    /// Whether times are dates without signs between their parts, such as 20240131 or 20240131235959.
+    pub(super) fn are_dates(&self) -> bool {
+        let is_date = |time: i64| {
+            let day = if time < 100_000_000 { time } else { time / 1_000_000 };
+            let (year, month, day) = (day / 10_000, day / 100 % 100, day % 100);
+            (1900..2200).contains(&year) && (1..=12).contains(&month) && (1..=31).contains(&day)
+        };
+        self.kind == Some(TimeKind::Integer)
+            && self.range.is_some_and(|(low, high)| is_date(low) && is_date(high))
     }
 
     /// Whether the earliest time is told in another unit than the latest: both are of 1973 or later, each in its own.
@@ -368,6 +381,20 @@ mod tests {
         assert_eq!(units(&["0", "1700000001000"]), (Some(1000), false));
         assert_eq!(units(&["5", "1700000001"]), (Some(1), false));
         assert_eq!(units(&["1700000000.5", "5.5"]), (Some(MICROS), false));
+    }
+
+    #[test]
+    fn dates_without_signs_are_no_seconds() {
+        for (texts, are) in [
+            (["20240131", "20231224"], true),
+            (["20240131235959", "19991231000000"], true),
+            (["20240131", "20241301"], false),
+            (["20240131", "1700000000"], false),
+            (["5", "20240131"], false),
+        ] {
+            let clock = clock_of(&texts);
+            assert_eq!((clock.are_dates(), clock.second().is_none()), (are, are), "{texts:?}");
+        }
     }
 
     #[test]

@@ -27,7 +27,7 @@ pub(crate) use llama::{Backprop, Checkpointed, Inner, Pools};
 pub use llama::{DropoutPair, KvCache, Llama, Packed};
 pub use rope_scaling::RopeScaling;
 pub use snapshot::{Snapshots, check_saved};
-pub use source::{Backbone, BackboneSource, backbone_files, load_backbone};
+pub use source::{Backbone, BackboneSource, backbone_files, load_backbone, load_backbone_from};
 pub use weights::Weights;
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! Where a backbone comes from: one string in the configuration, three kinds of place.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
@@ -19,18 +20,28 @@ pub enum BackboneSource {
     Hub(String),
 }
 
+impl fmt::Display for BackboneSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(path) | Self::Gguf(path) => path.display().fmt(f),
+            Self::Hub(id) => f.write_str(id),
+        }
+    }
+}
+
 impl BackboneSource {
-    /// Finds out which kind `source` names; what exists on disk wins over the hub.
+    /// Finds out which kind `source` names: what reads like the id of a hub is one, wherever the program runs, and a
+    /// configuration has the paths on disk absolute.
     pub fn resolve(source: &str) -> Result<Self> {
         let path = Path::new(source);
+        if Self::may_be_hub(source) {
+            return Ok(Self::Hub(source.into()));
+        }
         if path.is_dir() {
             return Ok(Self::Folder(path.into()));
         }
         if is_gguf(path) && path.is_file() {
             return Ok(Self::Gguf(path.into()));
-        }
-        if !path.exists() && Self::may_be_hub(source) {
-            return Ok(Self::Hub(source.into()));
         }
         let found = if path.exists() { "is a file of another kind" } else { "does not exist" };
         invalid!(
@@ -100,19 +111,28 @@ pub struct Backbone {
 /// Reads the backbone `source` names (see [`BackboneSource`]), its weights converted to `dtype` on
 /// `device`.
 pub fn load_backbone(source: &str, dtype: DType, device: &Device) -> Result<Backbone> {
+    load_backbone_from(&BackboneSource::resolve(source)?, dtype, device)
+}
+
+/// As [`load_backbone`], from where one is known to be.
+pub fn load_backbone_from(
+    source: &BackboneSource,
+    dtype: DType,
+    device: &Device,
+) -> Result<Backbone> {
     let from_folder = |dir: &Path| {
         // The tokenizer first: it is small, and an error in it should not wait for the weights.
         let tokenizer = Tokenizer::load_folder(dir)?;
         load_folder(dir, dtype, device).map(|(config, weights)| (config, weights, tokenizer))
     };
-    let (config, weights, tokenizer) = match BackboneSource::resolve(source)? {
-        BackboneSource::Folder(dir) => from_folder(&dir)?,
-        BackboneSource::Gguf(path) => gguf::load(&path, dtype, device)?,
-        BackboneSource::Hub(id) => from_folder(&hub::fetch(&id)?)?,
+    let (config, weights, tokenizer) = match source {
+        BackboneSource::Folder(dir) => from_folder(dir)?,
+        BackboneSource::Gguf(path) => gguf::load(path, dtype, device)?,
+        BackboneSource::Hub(id) => from_folder(&hub::fetch(id)?)?,
     };
     if tokenizer.vocab_size_of_text() > config.vocab_size {
         invalid!(
-            "backbone {source:?}: its tokenizer has {} tokens, its embedding {} rows",
+            "backbone {source}: its tokenizer has {} tokens, its embedding {} rows",
             tokenizer.vocab_size_of_text(),
             config.vocab_size
         );

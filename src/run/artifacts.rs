@@ -13,7 +13,10 @@ use crate::embed::load_embeddings;
 use crate::index::{ItemIndex, TreePlan, store};
 use crate::inference::{ItemTokens, TokenOrder};
 use crate::model::adapter::{self, Adapters};
-use crate::model::{Backbone, Llama, LlamaConfig, Weights, init, load_backbone, load_folder};
+use crate::model::{
+    Backbone, BackboneSource, Llama, LlamaConfig, Weights, init, load_backbone, load_backbone_from,
+    load_folder,
+};
 use crate::ops::Precision;
 use crate::text::Tokenizer;
 use crate::{Result, invalid};
@@ -40,7 +43,8 @@ pub(super) fn backbone(run: &Run) -> Result<Backbone> {
 
 /// A backbone from scratch that lies in the folder `dir`.
 pub(super) fn load_backbone_at(run: &Run, dir: &Path) -> Result<Backbone> {
-    load_backbone(&dir.display().to_string(), dtype(run.config.backbone.dtype), &run.device)
+    let place = BackboneSource::Folder(dir.to_path_buf());
+    load_backbone_from(&place, dtype(run.config.backbone.dtype), &run.device)
 }
 
 /// The backbone with rows for the item tokens and `<con>`, all of them untrained: where stage `initial`

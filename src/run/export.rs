@@ -111,7 +111,7 @@ impl Run {
         let others = [CONFIG, super::MANIFEST, CARD, ADDED];
         wrote.extend(others.map(PathBuf::from).into_iter().filter(|name| new.join(name).exists()));
         // What another process made meanwhile may be among the copies.
-        self.require_model(self.has_adapter())?;
+        self.require_same_model(self.has_adapter())?;
         Ok(wrote)
     }
 

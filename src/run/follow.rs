@@ -125,6 +125,20 @@ impl Run {
         Ok(())
     }
 
+    /// Refuses to take over the model of `before` as it is, where this run would ask it in words that it does not know.
+    pub(super) fn check_words(&self, before: &Self) -> Result<()> {
+        let words = |run: &Self| manifest::settings_of_words(&run.config);
+        let differences = manifest::differences(&words(before)?, &words(self)?);
+        if !differences.is_empty() {
+            invalid!(
+                "{}: its model is taken over as it is, and this run would ask it in other words: {}",
+                before.dir.display(),
+                differences.join("; ")
+            );
+        }
+        Ok(())
+    }
+
     /// What the model of `before` has learnt from of what this run has.
     pub(super) fn seen(&self, before: &Self) -> Seen {
         let old = &before.dataset;
@@ -152,7 +166,7 @@ impl Run {
             let adapters = adapter::load(&before.dir.join("anneal"), &config, &self.device)?;
             weights = adapter::merge(&weights, &adapters)?;
         }
-        before.require_model(before.has_adapter())?;
+        before.require_same_model(before.has_adapter())?;
         let tokens = ItemTokens::extend(backbone(self)?.tokenizer, index)?;
         if tokens.vocabulary.first != old.vocabulary.first {
             invalid!(

@@ -215,6 +215,7 @@ impl Run {
         match (stage, before) {
             (Stage::Index, None) => index::check(self)?,
             (Stage::Initial, None) => initial::check(self)?,
+            (Stage::Initial, Some(Before { run, as_it_is: true })) => self.check_words(run)?,
             _ => {}
         }
         let start = Instant::now();
@@ -228,8 +229,9 @@ impl Run {
         };
         let made = made.map_err(|e| match e {
             // To force it again would begin again.
-            Error::Interrupted { done, .. } if force => {
-                Error::Interrupted { done, command: "the same command without --force" }
+            Error::Interrupted { done, saved: true, .. } if force => {
+                let command = "the same command without --force";
+                Error::Interrupted { done, command, saved: true }
             }
             other => stages::with_remedy(stage.folder(), other),
         })?;
@@ -237,7 +239,7 @@ impl Run {
         // It may have come while there were no more steps to stop after.
         if interrupt::signal().is_some() {
             let done = stage.what().to_string();
-            return Err(Error::Interrupted { done, command: "the same command" });
+            return Err(Error::Interrupted { done, command: "the same command", saved: true });
         }
         Ok(report)
     }
@@ -284,6 +286,24 @@ impl Run {
         digests::check(&self.dir, stage, record)
     }
 
+    /// Refuses, once results of `stages` were read, where another process has made one anew meanwhile: what was read may
+    /// be of both.
+    pub(super) fn require_same(&self, stages: &[Stage]) -> Result<()> {
+        let now = Manifest::read(&self.dir.join(MANIFEST))?;
+        let is_same = |stage| now.stages.get(stage) == self.manifest.stages.get(stage);
+        if !stages.iter().all(is_same) {
+            return self.has_changed();
+        }
+        stages.iter().try_for_each(|&stage| self.require(stage))
+    }
+
+    fn has_changed<T>(&self) -> Result<T> {
+        invalid!(
+            "{}: another process has changed this run since it was opened; give the command again",
+            self.dir.display()
+        )
+    }
+
     /// The settings that decide the result of `stage`.
     pub(super) fn settings(&self, stage: Stage) -> Result<BTreeMap<String, Value>> {
         let standing = self.manifest.done(stage);
@@ -301,10 +321,10 @@ impl Run {
             (Stage::Index, Origin { imported: Some(_), .. }) => {
                 manifest::settings_of_import(&self.config)
             }
-            // What is taken as it is follows none.
-            (Stage::Anneal, Origin { imported_adapter: Some(_), .. })
-            | (Stage::Initial, Origin { follows: Some(Follows { as_it_is: true, .. }), .. }) => {
-                Ok(BTreeMap::new())
+            // What is taken as it is follows none, but for the words in which it is asked.
+            (Stage::Anneal, Origin { imported_adapter: Some(_), .. }) => Ok(BTreeMap::new()),
+            (Stage::Initial, Origin { follows: Some(Follows { as_it_is: true, .. }), .. }) => {
+                manifest::settings_of_words(&self.config)
             }
             (Stage::Initial, Origin { follows: Some(_), .. }) => {
                 manifest::settings_of_continued(&self.config)
@@ -425,10 +445,7 @@ impl Run {
                 )
             };
             if told(&found) != told(&self.manifest) {
-                invalid!(
-                    "{}: another process has changed this run since it was opened; give the command again",
-                    self.dir.display()
-                );
+                return self.has_changed();
             }
         }
         if self.dir.join(MANIFEST).exists() { Ok(()) } else { self.save_manifest() }

@@ -35,7 +35,7 @@ impl Lock {
                 number => format!("process {number}"),
             };
             invalid!(
-                "{}: {holder} is writing to this run; wait until it is done, or choose another folder with --run",
+                "{}: {holder} is writing to this run; wait until it is done, or choose another folder",
                 dir.display()
             );
         };

@@ -264,6 +264,11 @@ pub(super) fn settings_of_import(config: &RunConfig) -> Result<BTreeMap<String, 
     Ok(flat)
 }
 
+/// The settings that decide in which words a model is asked.
+pub(super) fn settings_of_words(config: &RunConfig) -> Result<BTreeMap<String, Value>> {
+    settings_under(&["train.tasks.instruction", "train.tasks.layout"], config)
+}
+
 /// The settings that decide what stage `initial` makes of the model of another run.
 pub(super) fn settings_of_continued(config: &RunConfig) -> Result<BTreeMap<String, Value>> {
     let mut flat = settings(Stage::Initial, config)?;

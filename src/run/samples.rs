@@ -32,6 +32,7 @@ impl Run {
         self.require(Stage::Index)?;
         let index = load_index(self)?;
         let (_, _, tokens) = extended_backbone(self, &index)?;
+        self.require_same(&[Stage::Index])?;
         let tasks = self.config.train.tasks;
         let prompts = tokens.prompts(&self.dataset, &tasks)?;
         let (history, seed) = (self.config.data.history, self.config.seed);

@@ -78,7 +78,8 @@ mod tests {
     #[test]
     fn the_first_to_be_through_waits_for_the_others_unless_it_failed() {
         for interrupted in [false, true] {
-            let stop = || Error::Interrupted { done: "step 1".into(), command: "the same" };
+            let stop =
+                || Error::Interrupted { done: "step 1".into(), command: "the same", saved: true };
             let outcome = || if interrupted { Err(stop()) } else { Ok(()) };
             let through = AtomicUsize::new(0);
             Threads::run(3, |ranks| {

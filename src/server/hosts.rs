@@ -18,24 +18,30 @@ pub(super) struct Hosts {
 
 impl Hosts {
     /// Those of a service that listens at `address` and is called by the names in `named`, too.
-    pub(super) fn new(address: SocketAddr, named: Vec<String>) -> Self {
-        Self { any: !address.ip().is_loopback(), named }
+    pub(super) fn new(address: SocketAddr, named: &[String]) -> Self {
+        let named = named.iter().map(|name| plain(name).to_ascii_lowercase());
+        Self { any: !address.ip().is_loopback(), named: named.collect() }
     }
 
     /// Whether `host`, a name or an address with or without a port, is one of them.
     pub(super) fn have(&self, host: &str) -> bool {
-        let name = match host.rsplit_once(':') {
-            Some((name, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => name,
-            _ => host,
-        };
-        let name = name.trim_end_matches('.');
+        let name = plain(host).to_ascii_lowercase();
         let address = name.trim_start_matches('[').trim_end_matches(']');
         self.any
             || !name.contains('.')
             || address.parse::<IpAddr>().is_ok()
-            || OWN.iter().any(|end| name.to_ascii_lowercase().ends_with(end))
-            || self.named.iter().any(|named| named.eq_ignore_ascii_case(name))
+            || OWN.iter().any(|end| name.ends_with(end))
+            || self.named.contains(&name)
     }
+}
+
+/// A name without port and final dot.
+pub(super) fn plain(host: &str) -> &str {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|digit| digit.is_ascii_digit()) => name,
+        _ => host,
+    };
+    name.trim_end_matches('.')
 }
 
 #[cfg(test)]
@@ -44,8 +50,10 @@ mod tests {
 
     #[test]
     fn names_of_pages_are_told_from_own_ones() {
-        let hosts =
-            |address: &str| Hosts::new(address.parse().unwrap(), vec!["Shop.example".into()]);
+        let hosts = |address: &str| {
+            let named = ["Shop.example:8080", "B.example."].map(String::from);
+            Hosts::new(address.parse().unwrap(), &named)
+        };
         let here = hosts("127.0.0.1:80");
         for own in [
             "localhost:8080",
@@ -59,6 +67,7 @@ mod tests {
             "box.LOCAL",
             "shop.example",
             "SHOP.example.:443",
+            "b.example",
             "",
         ] {
             assert!(here.have(own), "{own}");

@@ -18,6 +18,7 @@ use tokio::time::timeout;
 
 use super::answer::{Answer, Outcome};
 use super::fields::read_fields;
+use super::hosts::plain;
 use super::metrics::Metrics;
 use super::request::{Form, Limits};
 use super::worker::{Full, Job, Task, Worker};
@@ -101,7 +102,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
 pub(super) fn no_host(host: &str) -> Response {
     let told = format!(
         "{} is no name of this service: `llmbs serve --host NAME` gives it one",
-        short(host)
+        short(plain(host))
     );
     Refusal(StatusCode::MISDIRECTED_REQUEST, told).into_response()
 }

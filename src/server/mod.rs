@@ -73,7 +73,7 @@ const END_TIME: Duration = Duration::from_secs(30);
 /// If the run cannot be opened or the address not be had at the beginning.
 pub fn serve(
     address: SocketAddr,
-    named: Vec<String>,
+    named: &[String],
     options: ServiceOptions,
     open: Open,
 ) -> Result<()> {
@@ -85,7 +85,7 @@ pub fn serve(
 
 async fn serve_in(
     address: SocketAddr,
-    named: Vec<String>,
+    named: &[String],
     options: ServiceOptions,
     open: Open,
 ) -> Result<()> {

@@ -88,14 +88,17 @@ impl TasksConfig {
     /// Which of the items have texts that are kept from the text tasks: one of each so many, so that those that come
     /// later change nothing for those before.
     pub fn items_held_out(&self, num_items: usize, seed: u64) -> Vec<bool> {
-        let mut held_out = vec![false; num_items];
-        let begin = |block: usize| (block as f64 / self.held_out) as usize;
-        for block in (0..).take_while(|&block| self.held_out > 0.0 && begin(block) < num_items) {
+        // Of more than half, the others are drawn.
+        let most = self.held_out > 0.5;
+        let share = if most { 1.0 - self.held_out } else { self.held_out };
+        let mut held_out = vec![most; num_items];
+        let begin = |block: usize| (block as f64 / share) as usize;
+        for block in (0..).take_while(|&block| share > 0.0 && begin(block) < num_items) {
             let mut stream = rng::stream(seed, "held-out items", &[block as u64]);
             let size = begin(block + 1) - begin(block);
             let item = begin(block) + (rng::uniform(&mut stream) * size as f64) as usize;
             if let Some(item) = held_out.get_mut(item) {
-                *item = true;
+                *item = !most;
             }
         }
         held_out

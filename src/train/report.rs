@@ -1,5 +1,7 @@
 //! What a training run tells of itself.
 
+use std::fmt::Write as _;
+
 use serde::Serialize;
 
 use super::memory::Memory;
@@ -171,12 +173,14 @@ impl TrainOutcome {
             return Ok(self);
         }
         let Self { steps, saved, .. } = self;
-        let done = if saved == steps {
-            format!("step {steps}")
-        } else {
-            format!("step {steps}, its loss above that of guessing; not so at step {saved}")
-        };
-        Err(Error::Interrupted { done, command: "the same command" })
+        let mut done = format!("step {steps}");
+        if saved < steps {
+            done += ", its loss above that of guessing";
+        }
+        if (1..steps).contains(&saved) {
+            let _ = write!(done, "; not so at step {saved}");
+        }
+        Err(Error::Interrupted { done, command: "the same command", saved: saved > 0 })
     }
 }
 

@@ -84,6 +84,13 @@ pub(crate) fn fails(dir: &Path, args: &[&str], expected: &[&str]) {
     }
 }
 
+/// The `kill` that every shell has of its own.
+pub(crate) fn kill(signal: &str, id: impl std::fmt::Display) -> std::process::Command {
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", &format!("kill {signal} {id}")]);
+    command
+}
+
 /// Copies a folder with all that is in it.
 pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();

@@ -215,6 +215,11 @@ fn files_that_say_nothing_or_too_little_say_so() {
     assert_eq!(error_with("log.csv", b"", |_| ()), "log.csv: is empty");
     let error = error_with("log.csv", b"a,b\n1,2\n", |_| ());
     assert_eq!(error, "log.csv:1: no column looks like the user; name it with --user: a, b");
+    let error = error_with("log.csv", b"1,2,3\n1,3,4\n", |_| ());
+    assert!(
+        error.ends_with("1, 2, 3; where this is data and no header, add --no-header"),
+        "{error}"
+    );
     let header: Vec<String> = (0..40).map(|i| format!("\u{1b}{i}")).collect();
     let error = error_with("log.csv", header.join(",").as_bytes(), |_| ());
     assert!(error.ends_with(", \u{fffd}29, and 10 more") && !error.contains('\u{1b}'), "{error}");

@@ -70,3 +70,37 @@ fn what_is_typed_wrong_is_told() {
         assert!(help.contains(word), "{word} is not in {help}");
     }
 }
+
+#[test]
+fn a_pipe_is_read_once_and_only_what_its_format_is_told_of() {
+    let dir = folder(&[]);
+    let import = |more: &[&str]| {
+        let mut command = assert_cmd::cargo::cargo_bin_cmd!("llmbs");
+        command.current_dir(dir.path()).args(["data", "import", "/dev/stdin", "--out", "S"]);
+        let rows: String = (0..40_000).map(|row| format!("user{row},item{}\n", row % 9)).collect();
+        command.args(more).write_stdin(format!("user,item\n{rows}")).output().unwrap()
+    };
+    let refused = import(&[]);
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert!(refused.status.code() == Some(1) && told.contains("--format"), "{told}");
+    let read = import(&["--format", "csv"]);
+    let told = String::from_utf8(read.stdout).unwrap();
+    assert!(told.contains("interactions read          40000\n"), "{told}");
+}
+
+#[test]
+fn a_dataset_is_not_exported_onto_itself_and_a_file_is_no_dataset() {
+    let log = "user,item,time\nA,x,1\nA,y,2\nA,z,3\nB,y,1\n";
+    let dir = folder(&[("log.csv", log)]);
+    let dir = dir.path();
+    run(dir, &["data", "import", "log.csv", "--out", "Own"], 0);
+    let before = std::fs::read(dir.join("Own/Own.inter.json")).unwrap();
+    let onto = ["--format", "s3rec", "--out", "./Own", "--force"];
+    fails(dir, &[&["data", "export", "Own"], &onto[..]].concat(), &["is the dataset"]);
+    let of_configuration = ["--set", "data.path=Own", "data", "export"];
+    fails(dir, &[&of_configuration, &onto[..]].concat(), &["is the dataset"]);
+    assert_eq!(std::fs::read(dir.join("Own/Own.inter.json")).unwrap(), before);
+    let again = ["data", "import", "log.csv", "--append", "--out", "Own"];
+    assert!(run(dir, &again, 0).0.ends_with("nothing new for Own\n"));
+    fails(dir, &["init", "log.csv"], &["is a file", "llmbs data import"]);
+}

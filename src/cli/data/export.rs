@@ -50,6 +50,11 @@ pub(in crate::cli) fn run(args: &ExportArgs, config: Option<&RunConfig>) -> anyh
         (None, Some(config)) => load_dataset(config)?,
         (None, None) => bail!("name the folder of a dataset"),
     };
+    let source = args.dataset.as_ref().or(config.and_then(|config| config.data.path.as_ref()));
+    let place = |dir: &PathBuf| dir.canonicalize().ok();
+    if source.is_some_and(|dir| place(dir).is_some() && place(dir) == place(&args.out)) {
+        bail!("--out {}: is the dataset that is exported; name another folder", args.out.display());
+    }
     let exported = export::export(&dataset, args.format, &args.out, args.force)?;
     if args.json {
         return show::json(&exported);

@@ -6,7 +6,7 @@ use clap::Args;
 
 use crate::cli::progress::Bars;
 use crate::cli::show;
-use crate::import::{self, Columns, Format, Request, Role};
+use crate::import::{self, Appended, Columns, Format, Request, Role};
 use crate::run::Monitor;
 
 /// Make a dataset folder out of a shop's log, or of another program's files
@@ -142,7 +142,10 @@ pub(in crate::cli) fn run(args: &ImportArgs, bars: &mut Bars) -> anyhow::Result<
     if args.json {
         return show::json(&report);
     }
-    show::out(&format!("{report}wrote {}\n", args.out.display()))
+    let is_new = |new: &Appended| new.interactions > 0 || new.items > 0;
+    let what =
+        if report.appended.as_ref().is_none_or(is_new) { "wrote" } else { "nothing new for" };
+    show::out(&format!("{report}{what} {}\n", args.out.display()))
 }
 
 fn request(args: &ImportArgs) -> Request {

@@ -10,11 +10,12 @@ use serde_json::{Value, json};
 use super::baselines::{Baseline, Inputs, Network, TrainedBaseline};
 use super::journal::Journal;
 use super::kept::Kept;
-use super::result::{BaselineSettings, Bootstrap, EvalResult, OverSeeds, Ranking, TrainingSummary};
+use super::means::forget_means;
+use super::result::{BaselineSettings, Bootstrap, EvalResult, Ranking, TrainingSummary};
 use super::training::{INDEX, TRAINING, Training, index_key, is_baseline};
 use crate::data::Split;
 use crate::embed::Around;
-use crate::eval::{ItemScorer, Metrics, Report, evaluate_scores, metrics_by_scores};
+use crate::eval::{ItemScorer, evaluate_scores, metrics_by_scores};
 use crate::index::ItemIndex;
 use crate::model::sequential::Sequential;
 use crate::model::{load_safetensors, save_safetensors};
@@ -87,10 +88,7 @@ impl Run {
         let (scorer, training) = self.train_baseline(request, &workshop, &new, monitor)?;
         let kept = kept(&new, request.split);
         let mut result = self.evaluate_baseline(request, &*scorer, training, kept, monitor)?;
-        for split in [Split::Valid, Split::Test] {
-            // Means over seeds, of which this one is another now.
-            files::remove(&over_seeds(&self.dir, request.baseline, split))?;
-        }
+        forget_means(&self.dir, request.baseline, request.seed)?;
         files::replace_dir(&new, &dir)?;
         forget(&workshop)?;
         result.path = dir.join(format!("{}.json", request.split));
@@ -186,43 +184,6 @@ impl Run {
         };
         let ranking = Ranking { training: Some(training), ..ranking };
         kept.write(ranking, &evaluation.predictions)
-    }
-
-    /// The results of a baseline with several seeds as one: means and sample standard deviations, kept as
-    /// `baseline/NAME/SPLIT.json` where there are several.
-    pub fn baseline_over_seeds(
-        &self,
-        baseline: Baseline,
-        split: Split,
-        results: &[EvalResult<Ranking<BaselineSettings>>],
-    ) -> Result<(OverSeeds, PathBuf)> {
-        let Some(first) = results.first().map(|result| &result.report) else {
-            invalid!("there is no seed to tell of");
-        };
-        let reports: Vec<&Report> = results.iter().map(|result| &result.report.report).collect();
-        let by_seed: Vec<Metrics> = reports.iter().map(|report| report.metrics).collect();
-        let excluded: Vec<Metrics> =
-            reports.iter().map(|report| report.metrics_history_excluded).collect();
-        let ([metrics, deviations], [others, other_deviations]) =
-            (Metrics::over_seeds(&by_seed), Metrics::over_seeds(&excluded));
-        let seeds = OverSeeds {
-            metrics,
-            standard_deviations: deviations,
-            metrics_history_excluded: others,
-            standard_deviations_history_excluded: other_deviations,
-            popularity: first.popularity,
-            popularity_history_excluded: first.popularity_history_excluded,
-            seeds: results.iter().map(|result| result.report.settings.seed).collect(),
-            by_seed,
-            by_seed_history_excluded: excluded,
-            settings: first.settings.clone(),
-        };
-        let path = over_seeds(&self.dir, baseline, split);
-        // One seed says no more than its own result, and may stand beside what several have said.
-        if results.len() > 1 {
-            files::write_json(&path, &seeds)?;
-        }
-        Ok((seeds, path))
     }
 
     /// The baseline that stands in `dir`, and how it came about.
@@ -471,11 +432,6 @@ impl Run {
 /// The folder of a baseline's models in the run folder `dir`.
 pub(super) fn folder(dir: &Path, baseline: Baseline) -> PathBuf {
     dir.join("baseline").join(baseline.name())
-}
-
-/// Where the means over several seeds stand in the run folder `dir`.
-fn over_seeds(dir: &Path, baseline: Baseline, split: Split) -> PathBuf {
-    folder(dir, baseline).join(format!("{split}.json"))
 }
 
 /// Where the result of a split stands in a baseline's folder.

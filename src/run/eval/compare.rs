@@ -14,6 +14,9 @@ use crate::eval::{self, Difference, PERMUTATIONS, PerMetric, Prediction};
 use crate::run::{MANIFEST, Manifest, Run, Stage};
 use crate::{Error, Result, invalid};
 
+/// Settings that say in which words a model was asked.
+const WORDS: [&str; 2] = ["instruction", "template"];
+
 /// An evaluation of this run beside the same of another.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Comparison {
@@ -59,7 +62,9 @@ impl Run {
         let both = [&this_settings, &other_settings];
         for key in both.into_iter().filter_map(Value::as_object).flat_map(Map::keys) {
             let (mine, theirs) = (&this_settings[key], &other_settings[key]);
-            if theirs != mine {
+            // An older version told of the words in another way, and of those of a model before nothing is told.
+            let is_told = !WORDS.contains(&key.as_str()) || !(mine.is_null() || theirs.is_null());
+            if theirs != mine && is_told {
                 settings.insert(key.clone(), json!([mine, theirs]));
             }
         }

@@ -214,12 +214,13 @@ impl Run {
     }
 
     /// Refuses where there is no model to use, whole and of this run's settings, with or without its adapter.
-    ///
-    /// Asked before anything is read, and again when all is: what another process made meanwhile may be among it.
     pub(in crate::run) fn require_model(&self, adapter: bool) -> Result<()> {
-        self.require(Stage::Index)?;
-        self.require(Stage::Initial)?;
-        if adapter { self.require(Stage::Anneal) } else { Ok(()) }
+        stages_of_model(adapter).iter().try_for_each(|&stage| self.require(stage))
+    }
+
+    /// Refuses, once a model was read, where another process has made a part of it anew meanwhile.
+    pub(in crate::run) fn require_same_model(&self, adapter: bool) -> Result<()> {
+        self.require_same(stages_of_model(adapter))
     }
 
     /// How many users are searched for together.
@@ -287,10 +288,15 @@ impl Run {
             model_digest: digest(Stage::Initial, "model.safetensors"),
             adapter_digest: digest(Stage::Anneal, "adapter_model.safetensors")
                 .filter(|_| request.adapter || request.before.is_some()),
-            files: self.files_of(if request.adapter { &Stage::ALL } else { &Stage::ALL[..2] }),
+            files: self.files_of(stages_of_model(request.adapter)),
             git_revision: crate::run::GIT_REVISION.into(),
         }
     }
+}
+
+/// The stages that a model is made of.
+fn stages_of_model(adapter: bool) -> &'static [Stage] {
+    if adapter { &Stage::ALL } else { &Stage::ALL[..2] }
 }
 
 /// `most` of the targets, drawn without replacement and in their order; all of them, where there are no more.

@@ -6,6 +6,7 @@ use super::baseline::BaselineRequest;
 use super::baselines::Baseline;
 use super::generator::Generator;
 use super::journal::Searches;
+use super::kept::decisive;
 use super::request::{EvalRequest, told};
 use super::result::{EvalSettings, FusedModel, FusionSettings};
 use super::training::{Training, is_baseline};
@@ -217,7 +218,10 @@ impl Run {
                 git_revision,
                 ..now
             };
-            if let Some(weight) = found["fusion_weight"].as_f64().filter(|_| settings == now) {
+            let [settings, now] =
+                [settings, now].map(|told| serde_json::to_value(told).map(decisive));
+            let is_of_these = settings.map_err(wrong)? == now.map_err(wrong)?;
+            if let Some(weight) = found["fusion_weight"].as_f64().filter(|_| is_of_these) {
                 return Ok(weight);
             }
         }

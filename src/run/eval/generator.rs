@@ -23,7 +23,7 @@ impl Generator {
     pub(super) fn load(run: &Run, adapter: bool) -> Result<Self> {
         let trained = Trained::load(run)?;
         let model = trained.model(run, adapter)?;
-        run.require_model(adapter)?;
+        run.require_same_model(adapter)?;
         Self::of(run, trained, model, &run.config.train.tasks)
     }
 

@@ -22,6 +22,16 @@ struct Sealed<'a, R> {
     lines_sha256: String,
 }
 
+/// The settings of a result without the folders that its models were read from, which may be called otherwise the next
+/// time: their digests say which they are.
+pub(super) fn decisive(mut settings: Value) -> Value {
+    let models = settings.pointer_mut("/fusion/models").and_then(Value::as_array_mut);
+    for model in models.into_iter().flatten().filter_map(Value::as_object_mut) {
+        model.remove("run");
+    }
+    settings
+}
+
 /// Where a result stands, and its lines, one a user or sample.
 pub(super) struct Kept {
     pub(super) result: PathBuf,
@@ -50,7 +60,8 @@ impl Kept {
         }
         let found = self.read()?;
         let wrong = |e| Error::Invalid(format!("{}: {e}", self.result.display()));
-        if found["settings"] != serde_json::to_value(settings).map_err(wrong)? {
+        let now = serde_json::to_value(settings).map_err(wrong)?;
+        if decisive(found["settings"].clone()) != decisive(now) {
             return Ok(None);
         }
         self.check_lines(&found)?;

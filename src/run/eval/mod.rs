@@ -8,6 +8,7 @@ mod fused;
 mod generator;
 mod journal;
 mod kept;
+mod means;
 mod published;
 mod request;
 mod result;

@@ -184,13 +184,14 @@ impl Run {
     fn text_model(&self, which: TextModel) -> Result<(Llama, ItemTokens)> {
         if which == TextModel::Backbone {
             let (config, weights, tokens) = extended_backbone(self, &load_index(self)?)?;
+            self.require_same(&[Stage::Index])?;
             let model = Llama::new(&config, &weights)?;
             return Ok((model.with_precision(precision(self)), tokens));
         }
         let trained = Trained::load(self)?;
         let with_adapter = which == TextModel::On;
         let model = trained.model(self, with_adapter)?;
-        self.require_model(with_adapter)?;
+        self.require_same_model(with_adapter)?;
         Ok((model, trained.tokens))
     }
 

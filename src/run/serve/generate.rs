@@ -101,7 +101,7 @@ impl Run {
             );
         }
         let model = trained.model(self, request.adapter)?;
-        self.require_model(request.adapter)?;
+        self.require_same_model(request.adapter)?;
         let mut sampler = Sampler::new(request.sampling, request.seed);
         let written = generate(
             &model,

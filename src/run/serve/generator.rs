@@ -45,7 +45,7 @@ impl<'a> Generator<'a> {
             .then(|| trained.model(run, options.adapter.unwrap_or(false)))
             .transpose()?;
         let for_histories = trained.model(run, adapter)?;
-        run.require_model(adapter)?;
+        run.require_same_model(adapter)?;
         Ok(Self {
             run,
             options,

@@ -84,6 +84,7 @@ impl Run {
             );
         }
 
+        super::check_backbone(self)?;
         let start = Instant::now();
         let origin = Origin { imported: Some(import), ..Origin::default() };
         self.begin(Stage::Index, settings, inputs, None, origin)?;

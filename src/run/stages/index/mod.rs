@@ -38,12 +38,16 @@ pub(in crate::run) const BACKBONE: &str = "backbone";
 /// fails in a moment.
 pub(in crate::run) fn check(run: &Run) -> Result<()> {
     run.dataset.check_trainable()?;
-    if let Some(path) = &run.config.backbone.path {
-        BackboneSource::resolve(path)?;
-    }
+    check_backbone(run)?;
     semantic::check(run)?;
     behavior::check_alignment(run)?;
     plan_of(&run.config, run.dataset.num_items()).map(drop)
+}
+
+/// Refuses a backbone that is to be read and is not there.
+fn check_backbone(run: &Run) -> Result<()> {
+    let path = run.config.backbone.path.as_deref();
+    path.map(BackboneSource::resolve).transpose().map(drop)
 }
 
 pub(in crate::run) fn run(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> {

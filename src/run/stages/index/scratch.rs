@@ -4,7 +4,6 @@ use std::path::Path;
 
 use serde_json::{Map, json};
 
-use crate::Result;
 use crate::config::RunConfig;
 use crate::data::Dataset;
 use crate::model::{Llama, LlamaConfig, Weights, init, save_folder};
@@ -19,12 +18,15 @@ use crate::run::{Monitor, Run, Silent, Stage};
 use crate::tasks::{Sample, template_texts};
 use crate::text::Tokenizer;
 use crate::train::{Trainer, language_model_samples, shuffled};
+use crate::{Result, files};
 
 /// Makes one, and writes it to `dir`.
 pub(super) fn prepare(run: &Run, dir: &Path, monitor: &mut dyn Monitor) -> Result<()> {
     let scratch = if run.config.train.warmup.epochs > 0 {
         let own = ["seed", "backbone.", "train.warmup.", "index.semantic.max-text-tokens"];
-        let key = json!([settings_under(&own, &run.config)?, run.dataset.fingerprint]);
+        // What a tokenizer is learnt on is this program's, too.
+        let words = files::digest_of(template_texts(true)?.concat().as_bytes());
+        let key = json!([settings_under(&own, &run.config)?, run.dataset.fingerprint, words]);
         let state = kept_for(&run.workshop(Stage::Index).join("warmup"), &key)?;
         run.together(Work::WarmUp { state: state.clone() }, || Scratch::warm(run, &state, monitor))?
     } else {
