@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::program::{fails, run, tiny, train};
+use crate::common::program::{copy, fails, run, tiny, train};
 use serde_json::{Value, json};
 
 const SPEC: &str = r#"
@@ -322,6 +322,15 @@ fn a_model_is_ranked_together_with_a_baseline() {
         assert!(difference.abs() < 1e-4, "{json}");
     }
     assert_served_as_ranked(dir, &history_of, folder);
+    // The same baseline elsewhere is found again by what it is, however its folder is spelt.
+    let elsewhere = dir.join("elsewhere/baseline/sasrec/seed-42");
+    copy(&dir.join(folder), &elsewhere);
+    let words = ["eval", "--adapter", "off", "--fuse", "elsewhere/baseline/sasrec/seed-42"];
+    let (_, told) = run(dir, &[&SASREC[..], &words].concat(), 0);
+    assert!(told.contains("is there already"), "{told}");
+    let recommend_elsewhere =
+        [&SASREC[..], &asked, &["--fuse", elsewhere.to_str().unwrap()]].concat();
+    assert_eq!(run(dir, &recommend_elsewhere, 0).0, json);
     fs::remove_file(results.join("valid-off-b20-fused-sasrec-42.json")).unwrap();
     fs::remove_file(results.join("test-off-b20-fused-sasrec-42.json")).unwrap();
     let expected = ["has chosen the weight", "eval --split test --adapter off --beam 20 --fuse"];

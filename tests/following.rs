@@ -124,6 +124,16 @@ fn a_run_goes_on_from_another_with_what_came_since() {
     let model = &json_at(&dir.join("monday/manifest.json"))["stages"]["initial"]["outputs"];
     assert_eq!(before["settings"]["model_digest"], model["initial/model.safetensors"]);
 
+    // It is asked in its own words, whatever those of the run that goes on from it.
+    let worded = ["--run", "worded", "--set", "train.tasks.instruction=word"];
+    for words in [&["index", "--extend", "monday"], &["train", "--continue", "monday"]] {
+        run(dir, &[&worded[..], words].concat(), 0);
+    }
+    json_of(dir, &[&worded[..], &["eval", "--compare", "monday", "--json"]].concat());
+    let asked = json_at(&dir.join("worded/eval/test-off-b20-before.json"));
+    assert_eq!(asked["metrics"], before["metrics"]);
+    assert!(asked["settings"].get("instruction").is_none());
+
     // New items can be recommended and asked about, and the run is one like others.
     let answer = json_of(dir, &["recommend", "--run", "tuesday", "--user", "A", "--json"]);
     assert_eq!(answer.as_array().unwrap().len(), 10);
@@ -144,8 +154,16 @@ fn what_is_carried_over_is_the_model_before_and_new_codes_begin_as_those_of_the_
     run(dir, &EXTEND, 0);
     // An adapter alone: the model stays as it was.
     let words = ["train", "--continue", "monday", "--stage", "anneal", "--run", "tuesday"];
+    let worded = ["--set", "train.tasks.instruction=word"];
+    fails(
+        dir,
+        &[&worded[..], &words].concat(),
+        &["would ask it in other words", "instruction was"],
+    );
     let (told, _) = run(dir, &words, 0);
     assert!(told.contains("the annealing adapter is finished"), "{told}");
+    let asked = ["eval", "--run", "tuesday", "--adapter", "off"];
+    fails(dir, &[&worded[..], &asked].concat(), &["train.tasks.instruction was \"sentence\""]);
     let [old, new] = ["monday", "tuesday"].map(|run| rows(&dir.join(run).join("initial")));
     for (token, row) in &old {
         assert_eq!(&new[token], row, "{token}");

@@ -233,7 +233,7 @@ fn files_that_say_nothing_or_too_little_say_so() {
     let error = error_with("log.txt", b"hello\n", |_| ());
     assert_eq!(error, "log.txt: its format cannot be told; name it with --format");
     let error = error_with("ratings.dat", b"1::1193::5::978300760\n", |_| ());
-    assert!(error.contains("sed 's/::/\\t/g' ratings.dat > ratings.dat.tsv"), "{error}");
+    assert!(error.contains("{$1=$1} 1' ratings.dat > ratings.tsv"), "{error}");
     let error = error_with("log.csv", b"user,what\nu,a\n", |r| {
         r.columns.set(Role::Item, Some("what".into()));
         r.columns.set(Role::Title, Some("what".into()));

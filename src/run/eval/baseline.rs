@@ -7,7 +7,7 @@ use std::time::Instant;
 use candle_core::Device;
 use serde_json::{Value, json};
 
-use super::baselines::{Baseline, Inputs, Network, TrainedBaseline};
+use super::baselines::{Baseline, Inputs, Network, TrainedBaseline, folder};
 use super::journal::Journal;
 use super::kept::Kept;
 use super::means::forget_means;
@@ -427,11 +427,6 @@ impl Run {
             git_revision: GIT_REVISION.into(),
         }
     }
-}
-
-/// The folder of a baseline's models in the run folder `dir`.
-pub(super) fn folder(dir: &Path, baseline: Baseline) -> PathBuf {
-    dir.join("baseline").join(baseline.name())
 }
 
 /// Where the result of a split stands in a baseline's folder.

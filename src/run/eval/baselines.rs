@@ -1,6 +1,6 @@
 //! The recommenders that `llmbs baseline` knows, each trained, kept and read again.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use serde::Deserialize;
@@ -47,6 +47,11 @@ pub enum Baseline {
     S3Rec,
     /// Rajput et al., 2023.
     Tiger,
+}
+
+/// The folder of a baseline's models in the run folder `dir`.
+pub(super) fn folder(dir: &Path, baseline: Baseline) -> PathBuf {
+    dir.join("baseline").join(baseline.name())
 }
 
 /// What baselines are made of.

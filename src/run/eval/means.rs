@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::baseline::folder;
-use super::baselines::Baseline;
+use super::baselines::{Baseline, folder};
 use super::result::{BaselineSettings, EvalResult, OverSeeds, Ranking};
 use crate::data::Split;
 use crate::eval::{Metrics, Report};

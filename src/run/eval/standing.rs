@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::baseline::folder;
-use super::baselines::Baseline;
+use super::baselines::{Baseline, folder};
 use super::result::FusedModel;
 use super::training::{TRAINING, Training};
 use crate::Result;

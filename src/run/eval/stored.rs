@@ -4,8 +4,8 @@ use std::cmp::Reverse;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::baseline::{BaselineRequest, folder};
-use super::baselines::Baseline;
+use super::baseline::BaselineRequest;
+use super::baselines::{Baseline, folder};
 use super::kept::Kept;
 use super::request::EvalRequest;
 use super::result::{BaselineSettings, EvalSettings, FusedModel, Ranking, TextReport};
