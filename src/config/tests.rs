@@ -110,6 +110,9 @@ fn a_partly_given_table_keeps_its_own_defaults() {
     let config = RunConfig::parse("[train.warmup]\nlog-every = 3", "x.toml", &set).unwrap();
     let warmup = &config.train.warmup;
     assert_eq!((warmup.batch, warmup.epochs, warmup.log_every), (5, 2, 3));
+    let set = ["train.warmup.epochs=2".to_string(), "train.warmup={batch=5}".to_string()];
+    let again = RunConfig::parse("[train.warmup]\nlog-every = 3", "x.toml", &set).unwrap();
+    assert_eq!(again, config);
 }
 
 #[test]
