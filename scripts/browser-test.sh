@@ -4,10 +4,11 @@
 # RUN is a run folder, runs/demo by default. Needs Python and Debian's chromium and chromium-driver, which it
 # installs where they are missing and it may.
 set -euo pipefail
+run=${1:+$(realpath "$1")}
+screenshots=${2:+$(realpath -m "$2")}
 cd "$(dirname "$0")/.."
-
-run=${1:-runs/demo}
-screenshots=${2:-$run/screenshots}
+run=${run:-runs/demo}
+screenshots=${screenshots:-$run/screenshots}
 
 if ! command -v chromedriver > /dev/null || ! command -v chromium > /dev/null; then
   as_root=()

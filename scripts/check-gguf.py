@@ -140,7 +140,7 @@ def in_llama_cpp(path, folder, kind):
     model = AutoModelForCausalLM.from_pretrained(folder / "initial", dtype=torch.float32).eval()
     items = json.loads((folder / "index/index.json").read_text())
     history = "".join(token for item in ["3", "14", "15"] for token in items[item])
-    texts = [first_instruction() + history, f"What is {''.join(items['0'])}?", f"{history} and then?\n\nHair",
+    texts = [first_instruction(folder) + history, f"What is {''.join(items['0'])}?", f"{history} and then?\n\nHair",
              "A soap, 3.50: it's crème brûlée  for 12"]
     ids = [ask("tokenize", content=text, add_special=True)["tokens"] for text in texts]
     check(ids == [tokenizer(text)["input_ids"] for text in texts], f"llama.cpp: ids of {len(texts)} texts")

@@ -94,10 +94,10 @@ def generations(args, tokenizer, model, items):
     check(written == [our["ids"] for our in ours], "what is written after them, as one padded batch")
 
 
-def scores(model, tokenizer, items, history, asked_for):
+def scores(model, tokenizer, folder, items, history, asked_for):
     """The log-probability of each item after a history, by torch."""
     token_ids = {int(item): tokenizer.convert_tokens_to_ids(tokens) for item, tokens in items.items()}
-    prompt = tokenizer(first_instruction())["input_ids"]
+    prompt = tokenizer(first_instruction(folder))["input_ids"]
     prompt = prompt + [token for item in history for token in token_ids[item]]
     rows = torch.tensor([prompt + token_ids[item] for item in asked_for])
     logits = model(rows).logits[:, len(prompt) - 1:-1].log_softmax(-1)
@@ -110,7 +110,8 @@ def items_after_histories(args, folder, tokenizer, model, items, adapter, what):
         given = ["--set", "eval.normalize=vocab", "recommend", "--history", history, "--top", str(TOP)]
         answer = asked(args, folder, *given, *adapter)
         ours = {found["item"]: found["score"] for found in answer}
-        theirs = scores(model, tokenizer, items, [int(item) for item in history.split(",")], list(ours))
+        seen = [int(item) for item in history.split(",")]
+        theirs = scores(model, tokenizer, folder, items, seen, list(ours))
         furthest = max([furthest] + [abs(a - b) for a, b in zip(ours.values(), theirs)])
     check(furthest < TOLERANCE,
           f"{what}: {len(HISTORIES)} x {TOP} items, log-probabilities at most {furthest:.1e} apart")
@@ -133,7 +134,7 @@ def main():
     generations(args, tokenizer, model, items)
     items_after_histories(args, folder, tokenizer, model, items, ["--adapter", "off"], "initial/")
     if (folder / "anneal").exists():
-        prompt = torch.tensor([tokenizer(first_instruction())["input_ids"]])
+        prompt = torch.tensor([tokenizer(first_instruction(folder))["input_ids"]])
         before = model(prompt).logits
         adapted = peft.PeftModel.from_pretrained(model, folder / "anneal").eval()
         after = adapted(prompt).logits

@@ -1,7 +1,7 @@
 """Holds trie-constrained beam search against Hugging Face's `generate` on a trained run, user by user.
 
 The run's model (RUN/initial, float32) and index are read as anyone would read them; prompts are built again
-from the dataset, the tokenizer and the first `sequence` template. What `llmbs` recommended has to be there
+from the dataset, the tokenizer and the words that the run is asked in. What `llmbs` recommended has to be there
 already, normalised over the whole vocabulary as `prefix_allowed_tokens_fn` does:
 
     llmbs --run RUN --set eval.normalize=vocab run
@@ -77,8 +77,11 @@ def interactions(data):
     return {raw: sequences[number] for raw, number in pairs if number in sequences}
 
 
-def first_instruction():
-    """The first `sequence` template up to the history, which ends it."""
+def first_instruction(run):
+    """What the prompts of a run begin with: a word, or the first `sequence` template up to the history, which ends it."""
+    config = tomllib.loads((run / "config.toml").read_text())
+    if config["train"]["tasks"].get("instruction") == "word":
+        return "Next:\n"
     template = tomllib.loads(TEMPLATES.read_text())["sequence"][0]["input"]
     instruction, rest = template.split("{history}")
     assert rest == "", template
@@ -119,7 +122,7 @@ def main():
     index = json.loads((args.run / "index/index.json").read_text())
     items = [tokenizer.convert_tokens_to_ids(index[str(item)]) for item in range(len(index))]
     levels, trie = len(items[0]), Trie(items)
-    users, instruction = interactions(args.data), tokenizer(first_instruction())["input_ids"]
+    users, instruction = interactions(args.data), tokenizer(first_instruction(args.run))["input_ids"]
 
     same, near_ties, real, largest = 0, [], [], 0.0
     for line in lines:

@@ -7,12 +7,12 @@
 # RUNS is a folder for the runs, one a line; what is finished there is not done again. PATTERN picks lines by name.
 # SEEDS are the seeds of every line (42), LLMBS the program (that of this folder, built anew).
 set -euo pipefail
-cd "$(dirname "$0")/.."
-
-runs="${1:?a folder for the runs}"
+runs="$(realpath -m "${1:?a folder for the runs}")"
 pattern="${2:-.}"
-program="${LLMBS:-target/release/llmbs}"
-[[ -n "${LLMBS:-}" ]] || cargo build --release --quiet
+program="${LLMBS:+$(realpath "$LLMBS")}"
+cd "$(dirname "$0")/.."
+[[ -n "$program" ]] || cargo build --release --quiet
+program="${program:-target/release/llmbs}"
 
 line() {
     local name="$1" set seed options=()

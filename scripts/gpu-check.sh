@@ -11,11 +11,12 @@
 set -uo pipefail
 binary="$(realpath "${1:?the program that scripts/build-cuda.sh built}")"
 tests="$(dirname "$binary")/llmbs-tests"
+out="${OUT:+$(realpath -m "$OUT")}"
 cd "$(dirname "$0")/.."
 shift
 parts="${*:-ops nccl tiny smollm2 llama7b profile demo}"
 python="${PYTHON:-python3}"
-out="${OUT:-$(mktemp -d)}"
+out="${out:-$(mktemp -d)}"
 mkdir -p "$out"
 libraries="$("$python" -c 'import glob, os, site
 for root in site.getsitepackages() + [site.getusersitepackages()]:

@@ -5,12 +5,13 @@
 #
 # FOLDER is where the archive goes (target/release).
 set -euo pipefail
+out="${1:+$(realpath -m "$1")}"
 cd "$(dirname "$0")/.."
 cargo build --release --locked --quiet
 program=target/release/llmbs
 version="$("$program" --version | cut -d' ' -f2)"
 name="llmbs-$version-$(uname -m)-$(uname -s | tr '[:upper:]' '[:lower:]')"
-out="${1:-target/release}"
+out="${out:-target/release}"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/$name/completions" "$out"

@@ -10,19 +10,20 @@
 # FOLDER is the dataset's. RUNS is a folder for the runs (runs/reproduce); what is finished there is not done again,
 # what was cut off goes on. LLMBS is the program (that of this folder, built anew).
 set -euo pipefail
-cd "$(dirname "$0")/.."
-
 table=""
 case "${1:-}" in table2 | table4) table="$1" && shift ;; esac
 name="${1:?the name of a configuration in configs/}"
 data=()
-[[ -z "${2:-}" ]] || data=(--set "data.path=$2")
-program="${LLMBS:-target/release/llmbs}"
-[[ -n "${LLMBS:-}" ]] || cargo build --release --quiet
+[[ -z "${2:-}" ]] || data=(--set "data.path=$(realpath "$2")")
+runs="${RUNS:+$(realpath -m "$RUNS")}"
+program="${LLMBS:+$(realpath "$LLMBS")}"
+cd "$(dirname "$0")/.."
+[[ -n "$program" ]] || cargo build --release --quiet
 llmbs() {
     local folder="$1"
     shift
-    "$program" --config "configs/$name.toml" --run "${RUNS:-runs/reproduce}/$folder" "${data[@]}" "$@"
+    "${program:-target/release/llmbs}" --config "configs/$name.toml" --run "${runs:-runs/reproduce}/$folder" \
+        "${data[@]}" "$@"
 }
 case "$table" in
     table2)
