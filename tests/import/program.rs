@@ -77,8 +77,13 @@ fn a_pipe_is_read_once_and_only_what_its_format_is_told_of() {
     let import = |more: &[&str]| {
         let mut command = assert_cmd::cargo::cargo_bin_cmd!("llmbs");
         command.current_dir(dir.path()).args(["data", "import", "/dev/stdin", "--out", "S"]);
-        let rows: String = (0..40_000).map(|row| format!("user{row},item{}\n", row % 9)).collect();
-        command.args(more).write_stdin(format!("user,item\n{rows}")).output().unwrap()
+        let rows: Vec<String> =
+            (0..40_000).map(|row| format!("user{row},item{}", row % 9)).collect();
+        command
+            .args(more)
+            .write_stdin(format!("user,item\n{}\n", rows.join("\n")))
+            .output()
+            .unwrap()
     };
     let refused = import(&[]);
     let told = String::from_utf8(refused.stderr).unwrap();
