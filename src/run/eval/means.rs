@@ -59,8 +59,9 @@ fn over_seeds(dir: &Path, baseline: Baseline, split: Split) -> PathBuf {
 pub(super) fn forget_means(dir: &Path, baseline: Baseline, seed: u64) -> Result<()> {
     for split in [Split::Valid, Split::Test] {
         let path = over_seeds(dir, baseline, split);
-        let told: Option<Value> = path.exists().then(|| files::read_json(&path)).transpose()?;
-        let seeds = told.as_ref().and_then(|told| told["seeds"].as_array());
+        // What cannot be read tells of no seed.
+        let told: Value = files::read_json(&path).unwrap_or_default();
+        let seeds = told["seeds"].as_array();
         if seeds.is_some_and(|seeds| seeds.contains(&seed.into())) {
             files::remove(&path)?;
         }
