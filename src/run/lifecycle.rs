@@ -437,14 +437,10 @@ impl Run {
         let path = self.dir.join(MANIFEST);
         if self.lock.take(&self.dir)? && path.exists() {
             let found = Manifest::read(&path)?;
-            let told = |manifest: &Manifest| {
-                (
-                    manifest.stages.clone(),
-                    manifest.unfinished.clone(),
-                    manifest.config_sha256.clone(),
-                )
-            };
-            if told(&found) != told(&self.manifest) {
+            let own = &self.manifest;
+            if (&found.stages, &found.unfinished, &found.config_sha256)
+                != (&own.stages, &own.unfinished, &own.config_sha256)
+            {
                 return self.has_changed();
             }
         }

@@ -91,6 +91,16 @@ mod tests {
     use crate::data::Dataset;
     use crate::run::Record;
 
+    /// Leaves in `dir` what the training of a baseline tells.
+    fn trained(dir: &Path, settings: &Value, model: &str) {
+        let training = json!({
+            "settings": settings, "dataset": "shop", "dataset_fingerprint": "", "program": "", "machine": "",
+            "seconds": 1.0, "peak_memory_bytes": 1, "targets": 1, "best_epoch": 1, "epochs": [],
+            "model_sha256": model,
+        });
+        crate::sealed::write(&dir.join(TRAINING), &training).unwrap();
+    }
+
     #[test]
     fn a_baseline_is_that_of_its_model_and_of_the_index_that_it_reads() {
         let dir = tempfile::tempdir().unwrap();
@@ -107,12 +117,7 @@ mod tests {
         let (one, another) = (index("one"), index("another"));
         assert!(is(Some(&one), "m"), "nothing but the result is there");
         for (reads, settings) in [(true, json!({"index/index.json": "one"})), (false, json!({}))] {
-            let training = json!({
-                "settings": settings, "dataset": "shop", "dataset_fingerprint": "", "program": "", "machine": "",
-                "seconds": 1.0, "peak_memory_bytes": 1, "targets": 1, "best_epoch": 1, "epochs": [],
-                "model_sha256": "m",
-            });
-            crate::sealed::write(&dir.path().join(TRAINING), &training).unwrap();
+            trained(dir.path(), &settings, "m");
             assert!(is(Some(&one), "m") && is(None, "m") && !is(Some(&one), "another"));
             assert_eq!(is(Some(&another), "m"), !reads);
         }
@@ -125,12 +130,7 @@ mod tests {
         for (run, model) in [(&own, "m"), (&elsewhere, "n")] {
             let place = run.join("baseline/sasrec/seed-1");
             std::fs::create_dir_all(&place).unwrap();
-            let training = json!({
-                "settings": {}, "dataset": "shop", "dataset_fingerprint": "", "program": "", "machine": "",
-                "seconds": 1.0, "peak_memory_bytes": 1, "targets": 1, "best_epoch": 1, "epochs": [],
-                "model_sha256": model,
-            });
-            crate::sealed::write(&place.join(TRAINING), &training).unwrap();
+            trained(&place, &json!({}), model);
         }
         let is = |told: Option<&Path>, digest: &str| {
             let fused = FusedModel {
