@@ -156,10 +156,10 @@ pub(crate) fn short(text: &str) -> String {
 }
 
 impl Error {
-    /// An [`Error::Io`] at `path`, shaped for `map_err`.
+    /// An [`Error::Io`] at `path`, shaped for `map_err`; an error that only travelled as one of files stays what it is.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |cause| Error::Io { path, cause }
+        move |cause| cause.downcast().unwrap_or_else(|cause| Error::Io { path, cause })
     }
 }
 
@@ -224,6 +224,14 @@ mod tests {
             plain("expected u64s, expected u64"),
             "expected u64s, expected a whole number from 0"
         );
+    }
+
+    #[test]
+    fn an_error_that_travelled_as_one_of_a_file_says_nothing_of_the_file() {
+        let own = std::io::Error::other(Error::Invalid("no index".into()));
+        assert_eq!(Error::io("out.jsonl")(own).to_string(), "no index");
+        let full = std::io::Error::other("disk full");
+        assert_eq!(Error::io("out.jsonl")(full).to_string(), "out.jsonl: disk full");
     }
 
     #[test]

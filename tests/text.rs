@@ -46,7 +46,8 @@ fn generation_on_the_cache_equals_full_passes() {
 fn training_samples_are_written_as_text() {
     let dir = tiny();
     let dir = dir.path();
-    fails(dir, &["data", "samples"], &["run `llmbs index` first"]);
+    let (_, stderr) = run(dir, &["data", "samples"], 1);
+    assert!(stderr.contains("run `llmbs index` first") && !stderr.contains("stdout"), "{stderr}");
     run(dir, &["index"], 0);
     let samples = |words: &[&str]| -> Vec<Value> {
         let (text, _) = run(dir, &[&["data", "samples"], words].concat(), 0);

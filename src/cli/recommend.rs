@@ -244,9 +244,7 @@ fn batch<T>(
         Some(path) => files::write_with(path, |file| job(&mut |answer| line(answer, file)))?,
         None => {
             let mut out = BufWriter::new(io::stdout().lock());
-            job(&mut |answer| line(answer, &mut out))
-                .and_then(|()| out.flush())
-                .context("stdout")?;
+            show::written(job(&mut |answer| line(answer, &mut out)).and_then(|()| out.flush()))?;
         }
     }
     bars.end();

@@ -4,11 +4,11 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, IsTerminal, Write as _};
 
-use anyhow::Context;
 use serde::Serialize;
 use serde_json::Value;
 
 use super::logging;
+use crate::Error;
 use crate::run::{Metrics, PerMetric, Run, Stage, StageReport};
 
 /// What stands above the metrics of the second rule.
@@ -18,7 +18,15 @@ pub(super) const EXCLUDED: &str = "history left out";
 pub(super) fn out(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     let text = if stdout.is_terminal() { printable(text) } else { text.into() };
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("stdout")
+    written(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
+}
+
+/// What came of writing to stdout; an error of what was to be written is none of stdout's.
+pub(super) fn written(result: io::Result<()>) -> anyhow::Result<()> {
+    result.map_err(|e| match e.downcast::<Error>() {
+        Ok(own) => own.into(),
+        Err(e) => anyhow::Error::from(e).context("stdout"),
+    })
 }
 
 /// Writes `value` to stdout as indented JSON.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use super::names::Names;
+use super::record::Role;
 use super::source::{Counter, Input};
 use super::table::Dialect;
 use super::{Request, lcrec, parquet};
@@ -80,6 +81,18 @@ pub(super) enum Shape {
     PlainText,
 }
 
+impl Shape {
+    /// Whether what it holds goes by names of columns or fields, which an option can tell.
+    fn has_columns(self) -> bool {
+        matches!(self, Self::Table(_) | Self::Objects | Self::Parquet)
+    }
+
+    /// Whether it is a table whose header and quotes are as its writer liked them.
+    fn has_dialect(self) -> bool {
+        matches!(self, Self::Table(Dialect { typed: false, .. }))
+    }
+}
+
 /// A file to be read.
 #[derive(Debug)]
 pub(super) struct Planned {
@@ -126,7 +139,56 @@ impl Plan {
             Ok(Planned { path, shape, names })
         };
         let items = items.into_iter().map(plan_items).collect::<Result<_>>()?;
-        Ok(Self { sources, items })
+        let plan = Self { sources, items };
+        plan.check_used(request)?;
+        Ok(plan)
+    }
+
+    /// Refuses an option that none of the files has a use for: whoever gave it expects something of it.
+    fn check_used(&self, request: &Request) -> Result<()> {
+        let Self { sources, items } = self;
+        let named = |role: Role| request.columns.get(role).map(|_| format!("--{}", role.name()));
+        let of_interactions = [Role::User, Role::Time, Role::Rating].into_iter().find_map(named);
+        let of_texts = Role::TEXTS.into_iter().find_map(named);
+        let item_key = request.columns.item_key.as_ref().map(|_| "--item-key".to_string());
+        if item_key.is_some() && items.is_empty() {
+            invalid!("--item-key names a column of a file of items; name the file with --items");
+        }
+        let with_texts = if items.is_empty() { sources } else { items };
+        for (option, files) in [
+            (of_interactions, vec![sources]),
+            (named(Role::Item), vec![sources, items]),
+            (of_texts, vec![with_texts]),
+            (item_key, vec![items]),
+        ] {
+            let mut files = files.into_iter().flatten();
+            if let Some(option) = option
+                && !files.clone().any(|file| file.shape.has_columns())
+                && let Some(file) = files.next()
+            {
+                invalid!(
+                    "{}: holds no columns for {option} to name; leave it out, or name the file's format with --format",
+                    file.path.display()
+                );
+            }
+        }
+        if let Some(file) = sources.iter().find(|file| !file.shape.has_columns())
+            && request.min_rating.is_some()
+        {
+            invalid!("{}: holds no ratings; leave --min-rating out", file.path.display());
+        }
+        let option = [("--no-header", request.no_header), ("--no-quotes", request.no_quotes)];
+        let mut files = sources.iter().chain(items);
+        if let Some((option, _)) = option.into_iter().find(|(_, given)| *given)
+            && !files.clone().any(|file| file.shape.has_dialect())
+            && let Some(file) = files.next()
+        {
+            invalid!(
+                "{}: is no CSV or TSV, which {option} is for; leave it out",
+                file.path.display()
+            );
+        }
+        Ok(())
     }
 }
 

@@ -257,6 +257,58 @@ fn files_that_say_nothing_or_too_little_say_so() {
 }
 
 #[test]
+fn an_option_that_no_file_has_a_use_for_is_refused() {
+    let dir = folder(&[
+        ("Shop/Shop.inter.json", r#"{"0": [0]}"#),
+        ("Shop/Shop.item.json", r#"{"0": {"title": "A"}}"#),
+        ("log.csv", "user,item,when\nu,a,1\n"),
+        ("log.jsonl", "{\"user\": \"u\", \"item\": \"a\"}"),
+        ("log.inter", "user_id:token\titem_id:token\nu\ta\n"),
+    ]);
+    let with = |source: &str, change: &dyn Fn(&mut Request)| {
+        let got = try_import(dir.path(), |r| {
+            r.sources = vec![source.into()];
+            change(r);
+        });
+        got.map(|got| got.users)
+    };
+    let name = |role: Role| move |r: &mut Request| r.columns.set(role, Some("when".into()));
+    for (role, file) in [
+        (Role::User, "inter"),
+        (Role::Item, "inter"),
+        (Role::Time, "inter"),
+        (Role::Title, "item"),
+        (Role::Categories, "item"),
+    ] {
+        let error = with("Shop", &name(role)).unwrap_err();
+        let file = format!("Shop/Shop.{file}.json: holds no columns for --{} to name", role.name());
+        assert!(error.starts_with(&file), "{error}");
+    }
+    let error = with("Shop", &|r| r.columns.item_key = Some("id".into())).unwrap_err();
+    assert!(error.starts_with("Shop/Shop.item.json: holds no columns for --item-key"), "{error}");
+    let error = with("log.csv", &|r| r.columns.item_key = Some("id".into())).unwrap_err();
+    assert!(error.ends_with("name the file with --items"), "{error}");
+    let error = with("Shop", &|r| r.min_rating = Some(4.0)).unwrap_err();
+    assert_eq!(error, "Shop/Shop.inter.json: holds no ratings; leave --min-rating out");
+    for source in ["Shop", "log.jsonl", "log.inter"] {
+        let error = with(source, &|r| r.no_header = true).unwrap_err();
+        assert!(
+            error.ends_with("is no CSV or TSV, which --no-header is for; leave it out"),
+            "{error}"
+        );
+        let error = with(source, &|r| r.no_quotes = true).unwrap_err();
+        assert!(error.contains("which --no-quotes is for"), "{error}");
+    }
+    // One file of several is enough.
+    let both = |r: &mut Request| {
+        name(Role::Time)(r);
+        r.sources.push("Shop".into());
+        r.no_quotes = true;
+    };
+    assert_eq!(with("log.csv", &both).unwrap(), "u: a\n0: 0");
+}
+
+#[test]
 fn lines_without_end_are_no_lines() {
     // One byte more than the longest, between two good lines.
     let mut text = b"{\"user\": \"u\", \"item\": \"a\"}\n".to_vec();

@@ -78,7 +78,7 @@ struct ColumnArgs {
     #[arg(long, value_name = "COLUMN")]
     time: Option<String>,
     /// Column of the rating, which --min-rating needs [default: rating, overall, stars, score]
-    #[arg(long, value_name = "COLUMN")]
+    #[arg(long, value_name = "COLUMN", requires = "min_rating")]
     rating: Option<String>,
     /// Column of the item's title [default: title, item_name, product_name, movie_title; in the files of --items
     /// name, too]

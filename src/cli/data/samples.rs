@@ -3,10 +3,11 @@
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::{Args, ValueEnum};
 use serde_json::json;
 
+use crate::cli::show;
 use crate::run::{Run, TrainingSample};
 use crate::{Error, files};
 
@@ -56,7 +57,7 @@ pub(super) fn run(run: &Run, args: &SamplesArgs) -> anyhow::Result<()> {
         Some(path) => files::write_with(path, |file| write(file))?,
         None => {
             let mut out = BufWriter::new(io::stdout().lock());
-            write(&mut out).and_then(|()| out.flush()).context("stdout")?;
+            show::written(write(&mut out).and_then(|()| out.flush()))?;
         }
     }
     tracing::info!("{count} samples");
