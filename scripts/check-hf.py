@@ -23,7 +23,8 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-first_instruction = importlib.import_module("compare-hf-beam").first_instruction
+compare_hf_beam = importlib.import_module("compare-hf-beam")
+first_instruction, RepeatBias = compare_hf_beam.first_instruction, compare_hf_beam.RepeatBias
 
 # Log-probabilities of one item by two programs, in f32, may differ by this much.
 TOLERANCE = 1e-3
@@ -100,7 +101,10 @@ def scores(model, tokenizer, folder, items, history, asked_for):
     prompt = tokenizer(first_instruction(folder))["input_ids"]
     prompt = prompt + [token for item in history for token in token_ids[item]]
     rows = torch.tensor([prompt + token_ids[item] for item in asked_for])
-    logits = model(rows).logits[:, len(prompt) - 1:-1].log_softmax(-1)
+    bias = RepeatBias(model, len(prompt), [token_ids[item] for item in history])
+    logits = model(rows).logits[:, len(prompt) - 1:-1]
+    ends = range(len(prompt), rows.shape[1])
+    logits = torch.stack([bias(rows[:, :end], logits[:, at]) for at, end in enumerate(ends)], 1).log_softmax(-1)
     return logits.gather(2, rows[:, len(prompt):, None]).squeeze(2).sum(1).tolist()
 
 

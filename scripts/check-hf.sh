@@ -39,6 +39,8 @@ num-key-value-heads = 1
 source = "semantic"
 [index.semantic]
 k = 8
+[train]
+repeat-bias = true
 [train.warmup]
 epochs = 1
 [train.validation]

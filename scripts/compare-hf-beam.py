@@ -19,7 +19,7 @@ import tomllib
 
 import torch
 import transformers
-from transformers import AutoTokenizer, LlamaForCausalLM
+from transformers import AutoTokenizer, LlamaForCausalLM, LogitsProcessor, PrefixConstrainedLogitsProcessor
 
 TEMPLATES = pathlib.Path(__file__).parent.parent / "src/tasks/templates.toml"
 # Scores of one item by two programs may differ by this much.
@@ -88,8 +88,26 @@ def first_instruction(run):
     return instruction
 
 
-def beam_search(model, prompt, trie, levels, beam):
-    """(item, score) by Hugging Face, best first."""
+class RepeatBias(LogitsProcessor):
+    """Adds the model's repeat bias to what ends an item of the history, where it has one: transformers knows of none."""
+
+    def __init__(self, model, prompt_length, owned):
+        self.bias, self.prompt_length = getattr(model.config, "repeat_bias", None), prompt_length
+        self.owned = {tuple(path) for path in owned}
+
+    def __call__(self, ids, scores):
+        if self.bias is None:
+            return scores
+        scores = scores.clone()
+        for row, written in enumerate(ids[:, self.prompt_length:].tolist()):
+            for *begun, end in self.owned:
+                if begun == written:
+                    scores[row, end] += self.bias
+        return scores.log_softmax(-1)
+
+
+def beam_search(model, prompt, owned, trie, levels, beam):
+    """(item, score) by Hugging Face, best first; `owned` has the tokens of the history's items."""
     out = model.generate(
         torch.tensor([prompt]),
         attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
@@ -98,7 +116,9 @@ def beam_search(model, prompt, trie, levels, beam):
         max_new_tokens=levels,
         length_penalty=0.0,
         do_sample=False,
-        prefix_allowed_tokens_fn=lambda _, ids: trie.allowed(ids[len(prompt):].tolist()),
+        # In this order: probabilities are normalised over the whole vocabulary.
+        logits_processor=[RepeatBias(model, len(prompt), owned), PrefixConstrainedLogitsProcessor(
+            lambda _, ids: trie.allowed(ids[len(prompt):].tolist()), beam)],
         return_dict_in_generate=True,
         output_scores=True,
     )
@@ -131,7 +151,7 @@ def main():
         assert bought[target] == line["target"], f"user {line['user']}: {args.data} is not the data of {args.run}"
         history = bought[:target][-settings["history"]:]
         prompt = instruction + [token for item in history for token in items[item]]
-        theirs = beam_search(model, prompt, trie, levels, args.beam)
+        theirs = beam_search(model, prompt, [items[item] for item in history], trie, levels, args.beam)
         ours = list(zip(line["items"], line["scores"]))
         scores = dict(theirs)
         largest = max([largest] + [abs(score - scores[item]) for item, score in ours if item in scores])

@@ -1,10 +1,12 @@
 //! Beam search against exhaustive ranking and against a plain decoder without cache or trie.
 
+use std::collections::BTreeSet;
+
 use llmbs::Result;
 use llmbs::decode::{BeamRow, BeamSearch, CodeScores, Normalize, search_freely};
 use llmbs::index::{ItemIndex, Level, Source, Trie};
 use llmbs::inference::{BatchScorer, ItemVocabulary, LlamaScorer};
-use llmbs::model::{DropoutPair, Llama};
+use llmbs::model::{DropoutPair, Llama, LlamaConfig};
 use llmbs::ops;
 use proptest::prelude::*;
 
@@ -101,12 +103,14 @@ proptest! {
 
 const INSTRUCTION: [u32; 3] = [4, 9, 2];
 
-/// Log-probability of every item after a history, by full forward passes over the whole sequence.
+/// Log-probability of every item after a history, by full forward passes over the whole sequence; the model's repeat bias
+/// goes to what ends the items `owned`.
 fn exhaustive(
     model: &Llama,
     index: &ItemIndex,
     vocabulary: &ItemVocabulary,
     history: &[u32],
+    owned: &[u32],
     normalize: Normalize,
 ) -> Vec<f32> {
     let log_softmax = |x: &[f32]| {
@@ -119,9 +123,16 @@ fn exhaustive(
         let row = [&INSTRUCTION, history, &tokens].concat();
         let h =
             model.hidden(&crate::common::packed(&[&row]), None, DropoutPair::default()).unwrap();
-        let logits: Vec<Vec<f32>> =
+        let mut logits: Vec<Vec<f32>> =
             ops::linear(&h, model.lm_head(), ops::Precision::Full).unwrap().to_vec2().unwrap();
         let start = INSTRUCTION.len() + history.len() - 1;
+        let last = tokens.len() - 1;
+        for owned in owned.iter().map(|&item| index.token_ids(item)) {
+            if owned[..last] == index.token_ids(item)[..last] {
+                let end = (vocabulary.first + owned[last]) as usize;
+                logits[start + last][end] += model.config().repeat_bias.unwrap_or(0.0) as f32;
+            }
+        }
         let step = |(level, token): (usize, &u32)| {
             let logits = &logits[start + level];
             if normalize == Normalize::Vocab {
@@ -138,22 +149,47 @@ fn exhaustive(
 
 #[test]
 fn the_engine_equals_a_plain_decoder() {
-    let model = crate::common::model();
     let index = ItemIndex::random(25, &[3, 4, 5], 1).unwrap();
+    engine_equals_a_plain_decoder(&crate::common::model(), &index);
+}
+
+#[test]
+fn a_repeat_bias_goes_to_what_ends_an_item_of_the_history() {
+    let config = LlamaConfig { repeat_bias: Some(-4.0), ..crate::common::config() };
+    let model = Llama::new(&config, &crate::common::weights(&config)).unwrap();
+    for levels in [&[3, 4, 5][..], &[30]] {
+        let index = ItemIndex::random(25, levels, 1).unwrap();
+        engine_equals_a_plain_decoder(&model, &index);
+    }
+    // Nobody's items, and the others of a cluster gain what they lose.
+    let index = ItemIndex::random(25, &[30], 1).unwrap();
     let vocabulary = ItemVocabulary { first: 30, levels: index.level_ranges() };
-    let trie = Trie::new(&index);
+    let history = [30 + index.token_ids(3)[0], 30 + index.token_ids(9)[0]];
+    let of =
+        |owned: &[u32]| exhaustive(&model, &index, &vocabulary, &history, owned, Normalize::Level);
+    let (without, with) = (of(&[]), of(&[3, 9]));
+    assert!(with[3] < without[3] - 3.0 && with[9] < without[9] - 3.0);
+    assert!((0..25).filter(|i| ![3, 9].contains(i)).all(|i| with[i] >= without[i]));
+}
+
+fn engine_equals_a_plain_decoder(model: &Llama, index: &ItemIndex) {
+    let vocabulary = ItemVocabulary { first: 30, levels: index.level_ranges() };
+    let trie = Trie::new(index);
     let item = |i: u32| index.token_ids(i).iter().map(|t| 30 + t).collect::<Vec<_>>();
-    let histories =
-        vec![[item(3), item(9)].concat(), item(20), [item(1), item(2), item(4)].concat()];
+    let owned = [&[3, 9, 3][..], &[20], &[1, 2, 4]];
+    let histories: Vec<Vec<u32>> =
+        owned.iter().map(|items| items.iter().flat_map(|&i| item(i)).collect()).collect();
     for normalize in [Normalize::Level, Normalize::Vocab] {
-        let mut scorer = LlamaScorer::new(&model, &vocabulary, normalize, &INSTRUCTION).unwrap();
+        let mut scorer = LlamaScorer::new(model, &vocabulary, normalize, &INSTRUCTION).unwrap();
         // Twice: the second search must not see anything of the first.
         for _ in 0..2 {
             scorer.start(&histories).unwrap();
             let search = BeamSearch { width: 25, normalize };
             let ranked = search.run(&trie, histories.len(), &mut scorer).unwrap();
-            for (history, ranked) in histories.iter().zip(&ranked) {
-                let scores = exhaustive(&model, &index, &vocabulary, history, normalize);
+            for ((history, owned), ranked) in histories.iter().zip(owned).zip(&ranked) {
+                let owned: BTreeSet<u32> = owned.iter().copied().collect();
+                let owned: Vec<u32> = owned.into_iter().collect();
+                let scores = exhaustive(model, index, &vocabulary, history, &owned, normalize);
                 assert_eq!(ranked.len(), 25);
                 for r in ranked {
                     let expected = scores[r.item as usize];

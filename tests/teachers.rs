@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::program::{fails, run, tiny};
+use crate::common::program::{fails, run, tiny, train};
 use serde_json::Value;
 
 const SETTINGS: [&str; 8] = [
@@ -111,4 +111,27 @@ fn a_colleague_that_cannot_teach_is_refused_before_training() {
     let manifest: Value = serde_json::from_str(&manifest).unwrap();
     assert!(manifest["stages"].get("initial").is_none());
     assert!(!dir.join("bare/baseline").exists());
+}
+
+#[test]
+fn a_repeat_bias_stays_with_the_model() {
+    let folder = tiny();
+    let dir = folder.path();
+    train(dir, &["--set", "train.repeat-bias=true"]);
+    let text = fs::read_to_string(dir.join("runs/llmbs/initial/config.json")).unwrap();
+    let config: Value = serde_json::from_str(&text).unwrap();
+    // Nobody takes an item twice: less than one in all that are in training, of 80 users some 500.
+    let bias = config["repeat_bias"].as_f64().unwrap();
+    assert!((-7.0..-5.5).contains(&bias), "{bias}");
+    run(dir, &["export", "--out", "model"], 0);
+    for folder in ["runs/llmbs", "model"] {
+        let asked = ["--run", folder, "recommend", "--history", "7,3,7", "--top", "60", "--json"];
+        let (answer, _) = run(dir, &asked, 0);
+        let items: Vec<Value> = serde_json::from_str(&answer).unwrap();
+        let mut items: Vec<u64> = items.iter().map(|of| of["item"].as_u64().unwrap()).collect();
+        let mut last = items.split_off(items.len() - 2);
+        last.sort_unstable();
+        assert_eq!((items.len(), last), (58, vec![3, 7]), "{folder}");
+    }
+    fails(dir, &INITIAL, &["train.repeat-bias was true, is now false"]);
 }

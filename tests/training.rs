@@ -262,6 +262,7 @@ fn plain_trainer<'a>(
             items: &ITEMS,
         }),
         teacher: None,
+        items: None,
         state: None,
         ranks: &Alone,
     }
@@ -305,15 +306,31 @@ fn teacher(fixture: &Fixture) -> Teacher {
     };
     let config = SasRecConfig { transformer, ..SasRecConfig::default() };
     let network = config.network(48, 3).unwrap();
-    let items: Vec<Vec<u32>> = (0..48).map(|item| fixture.prompts.history(&[item])).collect();
     let config =
         DistillationConfig { weight: 0.4, temperature: 0.1, ..DistillationConfig::default() };
-    Teacher::new(vec![Box::new(network)], config, Some(0.1), &items)
+    Teacher::new(vec![Box::new(network)], config, &tokens_of_items(fixture))
+}
+
+fn tokens_of_items(fixture: &Fixture) -> Vec<Vec<u32>> {
+    (0..48).map(|item| fixture.prompts.history(&[item])).collect()
 }
 
 #[test]
 fn soft_targets_have_the_gradient_of_their_loss() {
-    let fixture = fixture();
+    gradient_of_the_head(None);
+}
+
+#[test]
+fn a_repeat_bias_has_the_gradient_of_its_loss() {
+    let [without, with] = [None, Some(-4.0)].map(gradient_of_the_head);
+    assert!((without - with).abs() > 1e-3, "{without} {with}");
+}
+
+/// Holds the gradient of the output projection against differences of the loss, and gives that.
+fn gradient_of_the_head(repeat_bias: Option<f64>) -> f64 {
+    let mut fixture = fixture();
+    fixture.config.repeat_bias = repeat_bias;
+    let items = tokens_of_items(&fixture);
     let trained = trainable(&fixture);
     let samples: Vec<Sample> = samples(&fixture, 0).into_iter().take(12).collect();
     let teacher = teacher(&fixture);
@@ -321,10 +338,11 @@ fn soft_targets_have_the_gradient_of_their_loss() {
     let contrast = contrast();
     let trainer = Trainer {
         teacher: Some(&teacher),
+        items: Some(&items),
         contrast: None,
         ..plain_trainer(&config, &trained, &contrast)
     };
-    let (_, gradients) = trainer.gradients(&samples, 0).unwrap();
+    let (losses, gradients) = trainer.gradients(&samples, 0).unwrap();
     let name = "lm_head.weight";
     let gradient = gradients.tensor(&trained.params, name).unwrap();
     let head = trained.params.snapshot().unwrap().remove(name).unwrap();
@@ -339,6 +357,7 @@ fn soft_targets_have_the_gradient_of_their_loss() {
     let slope = (loss_at(step) - loss_at(-step)) / (2.0 * step);
     let expected = f64::from(length).powi(2);
     assert!((slope - expected).abs() < 0.01 * expected, "{slope}, expected {expected}");
+    losses.generation
 }
 
 #[test]
@@ -346,6 +365,9 @@ fn the_pass_by_hand_equals_the_graph() {
     let mut fixture = fixture();
     for (tied, lora) in [(false, false), (true, false), (false, true), (true, true)] {
         fixture.config.tie_word_embeddings = tied;
+        // With levels apart and without, with a teacher and without.
+        fixture.config.repeat_bias = (tied != lora).then_some(-1.5);
+        let items = tokens_of_items(&fixture);
         let trained = if lora { adapted(&fixture) } else { trainable(&fixture) };
         let samples: Vec<Sample> = samples(&fixture, 0).into_iter().take(40).collect();
         let contrast = contrast();
@@ -361,6 +383,7 @@ fn the_pass_by_hand_equals_the_graph() {
                 lora_dropout: if lora { 0.2 } else { 0.0 },
                 levels: levels.clone(),
                 teacher: teacher.as_ref(),
+                items: Some(&items),
                 ..plain_trainer(&config, &trained, &contrast)
             };
             trainer.gradients(&samples, 0).unwrap()

@@ -157,6 +157,9 @@ pub struct TrainConfig {
     /// Whether a code of sequence recommendation is told from the others of its level alone, as it is ranked
     /// in the end, rather than from the whole vocabulary.
     pub level_softmax: bool,
+    /// Adds the logarithm of the share of repeats in training to the logits of what ends an item of the history: how often
+    /// users take an item again need not be learnt.
+    pub repeat_bias: bool,
     /// Which targets stage `anneal` trains.
     pub selection: SrtSelection,
     /// How the epochs of both stages are told apart.
@@ -183,6 +186,7 @@ impl Default for TrainConfig {
             contrast: ContrastConfig::default(),
             distillation: DistillationConfig::default(),
             level_softmax: false,
+            repeat_bias: false,
             selection: SrtSelection::default(),
             validation: ValidationConfig::default(),
             warmup: StageConfig {

@@ -27,6 +27,8 @@ pub struct Stats {
     pub median_length: f64,
     /// Interactions of the longest user.
     pub max_length: usize,
+    /// See [`Dataset::repeats`].
+    pub repeats: f64,
     /// Items that no training sequence holds.
     pub items_not_in_training: usize,
     /// Items without any text field.
@@ -70,6 +72,7 @@ impl Stats {
             mean_length: ratio(interactions, users),
             median_length: median(&lengths),
             max_length: lengths.last().copied().unwrap_or(0),
+            repeats: dataset.repeats(),
             items_not_in_training: dataset.popularity().iter().filter(|&&n| n == 0).count(),
             items_without_text: dataset.items.iter().filter(|item| !Item::has_text(item)).count(),
             mean_title_chars: ratio(titles.iter().sum(), titled),
@@ -106,6 +109,7 @@ impl fmt::Display for Stats {
             ("mean length", format!("{:.2}", self.mean_length)),
             ("median length", self.median_length.to_string()),
             ("longest", self.max_length.to_string()),
+            ("repeats in training", format!("{:.4}", self.repeats)),
             ("items not in training", self.items_not_in_training.to_string()),
             ("items without text", self.items_without_text.to_string()),
             ("mean title characters", format!("{:.1}", self.mean_title_chars)),
@@ -150,6 +154,8 @@ mod tests {
         assert_eq!((stats.interactions, stats.max_length), (18, 7));
         assert_eq!((stats.mean_length, stats.median_length), (4.5, 4.0));
         assert_eq!(stats.density, 18.0 / 20.0);
+        // Of the six items that training has after others of their user one was taken before.
+        assert_eq!(stats.repeats, 1.0 / 6.0);
         // Item 4 is in no sequence at all; the other four are each trained on by somebody.
         assert_eq!(stats.items_not_in_training, 1);
         assert_eq!(stats.items_without_text, 3);
@@ -163,10 +169,11 @@ mod tests {
         assert!(table.contains("users                  4\n"), "{table}");
         assert!(table.contains("users left out (< 3)   1\n"), "{table}");
         assert!(table.contains("density                0.90000\n"), "{table}");
+        assert!(table.contains("repeats in training    0.1667\n"), "{table}");
         assert!(table.contains("leave-one-out: 4 targets of validation, 4 of test\n"), "{table}");
         assert!(table.contains("times, in seconds      none\n"), "{table}");
         assert!(table.ends_with(&stats.texts_fingerprint), "{table}");
-        assert_eq!(table.lines().count(), 17);
+        assert_eq!(table.lines().count(), 18);
         let json = serde_json::to_value(&stats).unwrap();
         assert_eq!(json["items_not_in_training"], 1);
     }

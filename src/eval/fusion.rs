@@ -4,7 +4,7 @@
 //! one whose search did not find it, and the geometric mean of what a softmax makes of each scorer's scores. So
 //! whoever is surer of a user has more of a say for that user.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 
@@ -45,20 +45,21 @@ pub struct Fusion<'a> {
 
 impl<'a> Fusion<'a> {
     /// What each generator (at least one) `found` for `targets`, ascending positions among the split's, with what
-    /// the scorers say about them.
+    /// the scorers, whom `repeat_bias` is told, say about them.
     pub fn of(
         found: &[Vec<(usize, Found)>],
         scorers: &[Box<dyn ItemScorer>],
         dataset: &'a Dataset,
         targets: &[usize],
         protocol: Protocol,
+        repeat_bias: Option<f64>,
     ) -> Result<Self> {
         let mut with_candidates = Vec::with_capacity(targets.len());
         for batch in targets.chunks(BATCH) {
             let done = with_candidates.len();
             let histories: Vec<History<'_>> =
                 batch.iter().map(|&target| asked(dataset, protocol, target)).collect();
-            let scores = mean_probabilities(scorers, &histories)?;
+            let scores = mean_probabilities(scorers, &histories, repeat_bias)?;
             let of_batch = batch.par_iter().enumerate().map(|(at, &target)| {
                 let scores = scores.get(at).map_or(&[][..], Vec::as_slice);
                 let best = |left_out| top(scores, DEPTH, &dataset.items, left_out);
@@ -122,9 +123,12 @@ fn best_of(candidates: &[Candidate], weight: f64) -> Vec<Ranked> {
 }
 
 /// The geometric mean of the scorers' distributions over all items, a row a history; nothing where there are none.
+///
+/// `repeat_bias` is that of the model they rank with: it is added to the logarithms of what the items of a history have.
 pub fn mean_probabilities(
     scorers: &[Box<dyn ItemScorer>],
     histories: &[History<'_>],
+    repeat_bias: Option<f64>,
 ) -> Result<Vec<Vec<f32>>> {
     let mut means: Vec<Vec<f32>> = Vec::new();
     for scorer in scorers {
@@ -137,7 +141,14 @@ pub fn mean_probabilities(
             mean.iter_mut().zip(scores).for_each(|(mean, s)| *mean += (*s - all).max(least));
         });
     }
-    means.par_iter_mut().for_each(|mean| softmax(mean, scorers.len() as f32));
+    let count = scorers.len() as f32;
+    if let Some(bias) = repeat_bias {
+        for (mean, history) in means.iter_mut().zip(histories) {
+            let owned: BTreeSet<ItemId> = history.items.iter().copied().collect();
+            owned.into_iter().for_each(|item| mean[item as usize] += count * bias as f32);
+        }
+    }
+    means.par_iter_mut().for_each(|mean| softmax(mean, count));
     Ok(means)
 }
 
@@ -200,17 +211,24 @@ mod tests {
     fn scorers_are_averaged_geometrically() {
         let ln = |p: [f32; 3]| Box::new(Fixed(p.map(f32::ln).to_vec())) as Box<dyn ItemScorer>;
         let scorers = [ln([0.5, 0.25, 0.25]), ln([0.1, 0.8, 0.1])];
-        let mean = mean_probabilities(&scorers, &[History::of(&[0]), History::of(&[1])]).unwrap();
+        let histories = [History::of(&[0]), History::of(&[1])];
+        let mean = mean_probabilities(&scorers, &histories, None).unwrap();
         assert_eq!(mean.len(), 2);
         for row in &mean {
             // The roots of 0.05, 0.2 and 0.025, of their sum.
             let expected = [0.269_752, 0.539_504, 0.190_744];
             assert!(row.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{row:?}");
         }
+        // Half as much of what a user has, however often.
+        let bias = Some(0.5f64.ln());
+        let known = mean_probabilities(&scorers, &[History::of(&[1, 1])], bias).unwrap().remove(0);
+        let all = 1.0 - 0.539_504 / 2.0;
+        let expected = [0.269_752, 0.539_504 / 2.0, 0.190_744].map(|p| p / all);
+        assert!(known.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-6), "{known:?}");
         // What one search did not find is behind all else, in the order of the other.
         let found = Box::new(Fixed(vec![f32::NEG_INFINITY, f32::NEG_INFINITY, 0.0]));
         let scorers = [ln([0.6, 0.3, 0.1]), found as Box<dyn ItemScorer>];
-        let mean = mean_probabilities(&scorers, &[History::of(&[0])]).unwrap().remove(0);
+        let mean = mean_probabilities(&scorers, &[History::of(&[0])], None).unwrap().remove(0);
         assert!(mean[2] > mean[0] && mean[0] > mean[1] && mean[1] > 0.0, "{mean:?}");
     }
 

@@ -1,5 +1,6 @@
 //! A Llama as the scorer of beam search: one forward pass a level, over a shared cache.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -19,6 +20,19 @@ struct RowState {
     context: Vec<Range<usize>>,
     /// Position of the next token.
     position: u32,
+    /// The tokens of the items that the user has, where the model has a bias for them.
+    owned: Arc<BTreeSet<Vec<u32>>>,
+    /// The tokens of the item that is written.
+    written: Vec<u32>,
+}
+
+impl RowState {
+    /// The tokens that would end an item that the user has.
+    fn ends_owned(&self) -> impl Iterator<Item = u32> {
+        let from = self.owned.range(self.written.clone()..);
+        let begun = from.take_while(|tokens| tokens.starts_with(&self.written));
+        begun.filter_map(|tokens| tokens.last().copied())
+    }
 }
 
 /// Scores the codes that follow each user's prompt.
@@ -60,10 +74,16 @@ impl<'a> LlamaScorer<'a> {
             let queries = ids.len()..ids.len() + history.len();
             let own = self.instruction + queries.start..self.instruction + queries.end;
             last.push(queries.end as u32 - 1);
+            let owned = match self.model.config().repeat_bias {
+                Some(_) => self.vocabulary.items_in(history).map(<[u32]>::to_vec).collect(),
+                None => BTreeSet::new(),
+            };
             self.rows.push(RowState {
                 // The history first: rows whose contexts begin alike are attended together.
                 context: vec![own.clone(), 0..self.instruction],
                 position: (self.instruction + history.len()) as u32,
+                owned: Arc::new(owned),
+                written: Vec::new(),
             });
             let context = std::iter::once(0..self.instruction).collect();
             rows.push(Row { queries, own, context });
@@ -91,10 +111,15 @@ impl<'a> LlamaScorer<'a> {
             positions: parents.iter().map(|parent| parent.position).collect(),
             rows: Arc::new(Rows::new(attended.clone())?),
         };
-        let next = attended.into_iter().zip(&input.positions).map(|(row, position)| {
+        let next = attended.into_iter().zip(&parents).zip(&input.ids).map(|((row, parent), id)| {
             let mut context = row.context;
             context.push(row.own);
-            RowState { context, position: position + 1 }
+            RowState {
+                context,
+                position: parent.position + 1,
+                owned: Arc::clone(&parent.owned),
+                written: [&*parent.written, &[*id]].concat(),
+            }
         });
         self.rows = next.collect();
         let every: Vec<u32> = (0..rows.len() as u32).collect();
@@ -196,7 +221,15 @@ impl CodeScores for LlamaScorer<'_> {
             Normalize::Level | Normalize::Allowed => codes.clone(),
             Normalize::Vocab => 0..self.model.config().vocab_size as u32,
         };
-        let scores = self.model.log_probabilities(&hidden, codes, over)?;
+        let owned: Vec<(usize, u32)> = if level + 1 == self.vocabulary.levels.len() {
+            let ends = |(row, state): (usize, &RowState)| {
+                state.ends_owned().map(|id| (row, id)).collect::<Vec<_>>()
+            };
+            self.rows.iter().enumerate().flat_map(ends).collect()
+        } else {
+            Vec::new()
+        };
+        let scores = self.model.log_probabilities(&hidden, codes, over, &owned)?;
         Ok(scores.flatten_all()?.to_vec1()?)
     }
 }

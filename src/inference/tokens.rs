@@ -27,6 +27,13 @@ impl ItemVocabulary {
         let range = &self.levels[level];
         self.first + range.start as u32..self.first + range.end as u32
     }
+
+    /// The tokens of each item in a prompt.
+    pub(super) fn items_in<'t>(&self, prompt: &'t [u32]) -> impl Iterator<Item = &'t [u32]> {
+        let is_item =
+            |ids: &&[u32]| (0..).zip(*ids).all(|(level, id)| self.range(level).contains(id));
+        prompt.windows(self.levels.len()).filter(is_item)
+    }
 }
 
 /// A tokenizer that knows the item tokens, and where they stand in the vocabulary.

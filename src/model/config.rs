@@ -53,6 +53,8 @@ pub struct LlamaConfig {
     pub bos_token_id: Option<u32>,
     /// The tokens that end a sequence.
     pub eos_token_id: Vec<u32>,
+    /// Added to the logit of a token that ends an item of the history; Hugging Face passes it over.
+    pub repeat_bias: Option<f64>,
     /// `generation_config.json` as it was read, so that saving keeps what we do not interpret; empty where it
     /// says nothing of its own.
     pub generation: Map<String, Value>,
@@ -94,6 +96,7 @@ impl LlamaConfig {
             torch_dtype: None,
             bos_token_id: None,
             eos_token_id: vec![0],
+            repeat_bias: None,
             generation: Map::new(),
         }
     }
@@ -170,6 +173,9 @@ impl LlamaConfig {
                 invalid!("{key} is {value}; it must be a number above 0");
             }
         }
+        if let Some(bias) = self.repeat_bias.filter(|bias| !bias.is_finite()) {
+            invalid!("repeat_bias is {bias}; it must be a finite number");
+        }
         self.rope_scaling.map_or(Ok(()), RopeScaling::check)?;
         let (heads, shared) = (self.num_attention_heads, self.num_key_value_heads);
         if !heads.is_multiple_of(shared) {
@@ -212,6 +218,7 @@ impl LlamaConfig {
             torch_dtype: raw.torch_dtype.or(raw.dtype),
             bos_token_id: raw.bos_token_id.and_then(|ids| ids.list().first().copied()),
             eos_token_id: raw.eos_token_id.map(TokenIds::list).unwrap_or_default(),
+            repeat_bias: raw.repeat_bias,
             generation: Map::new(),
         };
         config.check()?;
@@ -219,7 +226,7 @@ impl LlamaConfig {
     }
 
     fn to_json(&self) -> Value {
-        json!({
+        let mut json = json!({
             "architectures": [ARCHITECTURE.0],
             "attention_bias": false,
             "attention_dropout": 0.0,
@@ -244,7 +251,11 @@ impl LlamaConfig {
             "torch_dtype": self.torch_dtype.as_deref().unwrap_or("float32"),
             "use_cache": true,
             "vocab_size": self.vocab_size,
-        })
+        });
+        if let Some(bias) = self.repeat_bias {
+            json["repeat_bias"] = bias.into();
+        }
+        json
     }
 
     /// `generation_config.json` for the folder that this configuration is saved to.
@@ -307,6 +318,7 @@ struct RawConfig {
     dtype: Option<String>,
     bos_token_id: Option<TokenIds>,
     eos_token_id: Option<TokenIds>,
+    repeat_bias: Option<f64>,
     quantization_config: Option<Value>,
 }
 

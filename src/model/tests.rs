@@ -239,6 +239,7 @@ fn configurations_keep_every_field() {
             torch_dtype: Some("bfloat16".into()),
             bos_token_id: Some(1),
             eos_token_id: vec![2, 3],
+            repeat_bias: rope_scaling.map(|_| -2.5),
             ..LlamaConfig::tiny_test()
         };
         let path = dir.path().join("config.json");

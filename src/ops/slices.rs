@@ -19,7 +19,7 @@ pub(crate) use super::attention::HeadShape;
 pub(crate) use super::kernels::{Stored, Update, vectorize};
 pub(crate) use super::log_softmax::log_sum_exp;
 pub(crate) use super::pool::{Buffer, Pool};
-pub(crate) use super::soft_cross_entropy::{SoftTargets, WeightGrad};
+pub(crate) use super::soft_cross_entropy::{Shifts, SoftTargets, WeightGrad};
 
 /// What an activation is kept in: computed with in f32.
 pub(crate) trait Activation: Stored<Wide = f32> {}
@@ -281,6 +281,7 @@ pub(crate) fn cross_entropy<X: Activation>(
     vocabulary: Range<u32>,
     targets: &[u32],
     soft: Option<SoftTargets<'_>>,
+    shifts: Option<Shifts<'_>>,
     scale: f64,
     hidden_grad: &mut [f32],
     weight_grad: Option<WeightGrad<'_>>,
@@ -299,6 +300,13 @@ pub(crate) fn cross_entropy<X: Activation>(
         candle_core::bail!("cross_entropy: soft targets do not fit {vocabulary:?}");
     }
     let soft = soft.map(|soft| SoftTargets { first: vocabulary.start, ..soft });
+    if let Some(shifts) = &shifts
+        && (shifts.rows.len() != targets.len()
+            || shifts.rows.iter().flatten().any(|id| !vocabulary.contains(id)))
+    {
+        candle_core::bail!("cross_entropy: what is shifted does not fit {vocabulary:?}");
+    }
+    let shifts = shifts.map(|shifts| Shifts { first: vocabulary.start, ..shifts });
     let hidden = Mat::new(hidden, targets.len(), width);
     let lines = vocabulary.start as usize..vocabulary.end as usize;
     let weight_grad = weight_grad.map(|grad| grad.lines(&lines, width));
@@ -307,6 +315,7 @@ pub(crate) fn cross_entropy<X: Activation>(
         Mat::new(w, vocab, width).lines(lines),
         &targets,
         soft,
+        shifts,
         scale as f32,
         hidden_grad,
         weight_grad,

@@ -37,6 +37,27 @@ impl<'a> SoftTargets<'a> {
     }
 }
 
+/// What is added to the logits of some ids, of each row its own.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shifts<'a> {
+    /// How much.
+    pub(crate) by: f32,
+    /// The first id of the vocabulary at hand.
+    pub(crate) first: u32,
+    /// The ids of a row, each once.
+    pub(crate) rows: &'a [Vec<u32>],
+}
+
+impl Shifts<'_> {
+    /// Shifts the logits that a row has of `part`.
+    fn apply(&self, row: usize, part: &Range<usize>, logits: &mut [f32]) {
+        let places = self.rows[row].iter().map(|id| (id - self.first) as usize);
+        for place in places.filter(|place| part.contains(place)) {
+            logits[place - part.start] += self.by;
+        }
+    }
+}
+
 /// The sum of the losses of rows `hidden`, and the gradients of `scale` times that sum: `hidden_grad` is
 /// overwritten, `weight_grad` overwritten or added to.
 ///
@@ -49,6 +70,7 @@ pub(super) fn loss_and_gradients<S: Stored<Wide = f32>, W: Stored<Wide = f32>>(
     weight: Mat<'_, W>,
     targets: &[u32],
     soft: Option<SoftTargets<'_>>,
+    shifts: Option<Shifts<'_>>,
     scale: f32,
     hidden_grad: &mut [f32],
     mut weight_grad: Option<WeightGrad<'_>>,
@@ -64,9 +86,13 @@ pub(super) fn loss_and_gradients<S: Stored<Wide = f32>, W: Stored<Wide = f32>>(
         (0..vocab).step_by(columns).map(|first| first..vocab.min(first + columns)).collect();
     let mut logits = pool.take(rows * columns);
     let fill = |logits: &mut [f32], part: &Range<usize>| {
-        let part = weight.lines(part.clone());
-        let mut view = MatMut::new(logits, rows, part.rows);
-        matmul(&mut view, hidden, part.t(), Update::Overwrite, Threads::All, precision);
+        let lines = weight.lines(part.clone());
+        let mut view = MatMut::new(logits, rows, lines.rows);
+        matmul(&mut view, hidden, lines.t(), Update::Overwrite, Threads::All, precision);
+        if let Some(shifts) = &shifts {
+            let lines = logits.par_chunks_mut(part.len()).enumerate();
+            lines.for_each(|(row, line)| shifts.apply(row, part, line));
+        }
     };
     let hard = 1.0 - soft.map_or(0.0, |soft| soft.weight);
     // The logarithm of the summed exponentials, and the logit that is drawn to, a mean of logits.

@@ -292,6 +292,7 @@ pub(super) fn settings(stage: Stage, config: &RunConfig) -> Result<BTreeMap<Stri
             "train.tuning",
             "train.train-embeddings",
             "train.level-softmax",
+            "train.repeat-bias",
             "train.lora.",
             "train.tasks.",
             "train.contrast.",

@@ -8,11 +8,12 @@ use half::bf16;
 
 use super::batch::Batch;
 use super::contrast::{Contrast, Projectors};
+use super::repeats;
 use super::report::Losses;
 use super::trainer::Trainer;
 use crate::model::{Backprop, Checkpointed, DropoutPair, Inner, Pools};
 use crate::nn::{Dropout, GradientSum, Gradients};
-use crate::ops::slices::{self, Activation};
+use crate::ops::slices::{self, Activation, Shifts, SoftTargets};
 use crate::tasks::Sample;
 use crate::{Result, invalid, ops};
 
@@ -98,7 +99,7 @@ impl Trainer<'_> {
         for (samples, share) in batches {
             reached = true;
             let batch = Batch::pack(samples, self.levels.as_deref());
-            let drawn_to = self.drawn_to(samples, &batch.order)?;
+            let beside = self.beside(samples, &batch.order)?;
             let model = self.model;
             let checkpointing = self.config.checkpointing;
             let (input, dropout) = (&batch.input, share.dropout);
@@ -111,7 +112,7 @@ impl Trainer<'_> {
             let mut generation = 0.0;
             for Group { labels, vocabulary, recommended } in self.normalizations(&batch) {
                 let head = model.lm_head();
-                let soft = self.teacher.zip(recommended);
+                let (soft, shifts) = self.of_group(&beside, recommended);
                 let part = labels.start * model.config().hidden_size
                     ..labels.end * model.config().hidden_size;
                 // A part of the vocabulary writes a part of the gradient.
@@ -123,7 +124,8 @@ impl Trainer<'_> {
                         head,
                         vocabulary,
                         &batch.labels[labels],
-                        soft.map(|(teacher, rows)| teacher.soft(&drawn_to[rows])),
+                        soft,
+                        shifts,
                         scale,
                         &mut grad[part],
                         sum,
@@ -163,7 +165,7 @@ impl Trainer<'_> {
         let mut sum: Option<Gradients> = None;
         for (samples, share) in batches {
             let batch = Batch::pack(samples, self.levels.as_deref());
-            let drawn_to = self.drawn_to(samples, &batch.order)?;
+            let beside = self.beside(samples, &batch.order)?;
             let model = self.model;
             let (input, dropout) = (&batch.input, share.dropout);
             let checkpointed = self
@@ -183,21 +185,16 @@ impl Trainer<'_> {
                 let (first, count) = (vocabulary.start, vocabulary.len());
                 let head = model.lm_head().narrow(0, first as usize, count)?;
                 let labels: Vec<u32> = batch.labels[labels].iter().map(|id| id - first).collect();
-                let nll = ops::cross_entropy(&states, &head, &labels, model.precision())?;
-                let mut sum = nll.sum_all()?;
-                if let Some((teacher, rows)) = self.teacher.zip(recommended) {
-                    let mut shares = vec![0f32; rows.len() * count];
-                    for (line, row) in shares.chunks_mut(count).zip(&drawn_to[rows]) {
-                        for &(id, share) in row {
-                            line[(id - first) as usize] = share;
-                        }
+                let sum = match self.of_group(&beside, recommended) {
+                    (None, None) => {
+                        ops::cross_entropy(&states, &head, &labels, model.precision())?.sum_all()?
                     }
-                    let shape = (shares.len() / count, count);
-                    let shares = Tensor::from_vec(shares, shape, hidden.device())?;
-                    let soft = soft_cross_entropy(&states, &head, &shares)?;
-                    let weight = teacher.weight();
-                    sum = ((sum * (1.0 - weight))? + (soft * weight)?)?;
-                }
+                    (soft, shifts) => {
+                        let soft = soft.map(|soft| SoftTargets { first, ..soft });
+                        let shifts = shifts.map(|shifts| Shifts { first, ..shifts });
+                        composed_cross_entropy(&states, &head, &labels, soft, shifts)?
+                    }
+                };
                 total = (total + (sum / share.labels as f64)?)?;
             }
             let generation = total.clone();
@@ -231,19 +228,49 @@ impl Trainer<'_> {
         }
     }
 
-    /// The teacher's distributions of the labels of sequence recommendation, which `order` names by their
-    /// places in the samples; none without a teacher.
-    fn drawn_to(&self, samples: &[Sample], order: &[u32]) -> Result<Vec<Vec<(u32, f32)>>> {
-        let Some(teacher) = self.teacher else { return Ok(Vec::new()) };
-        let mut rows = teacher.distributions(samples)?;
-        Ok(order.iter().map(|&at| std::mem::take(&mut rows[at as usize])).collect())
+    /// What is said of the labels of sequence recommendation beside their targets; `order` names the labels by their places
+    /// in the samples.
+    fn beside(&self, samples: &[Sample], order: &[u32]) -> Result<Beside> {
+        fn in_order<T: Default>(mut rows: Vec<T>, order: &[u32]) -> Vec<T> {
+            order.iter().map(|&at| std::mem::take(&mut rows[at as usize])).collect()
+        }
+        let drawn_to = match self.teacher {
+            Some(teacher) => in_order(teacher.distributions(samples)?, order),
+            None => Vec::new(),
+        };
+        let owned = match self.repeat_bias() {
+            Some((_, items)) => in_order(repeats::owned(items, samples)?, order),
+            None => Vec::new(),
+        };
+        Ok(Beside { drawn_to, owned })
+    }
+
+    /// The repeat bias, and the tokens of every item.
+    fn repeat_bias(&self) -> Option<(f64, &[Vec<u32>])> {
+        self.model.config().repeat_bias.zip(self.items)
+    }
+
+    /// What the labels `recommended` are drawn to, and the logits that are shifted.
+    fn of_group<'b>(
+        &self,
+        beside: &'b Beside,
+        recommended: Option<Range<usize>>,
+    ) -> (Option<SoftTargets<'b>>, Option<Shifts<'b>>) {
+        let Some(rows) = recommended else { return (None, None) };
+        let soft = self.teacher.map(|teacher| teacher.soft(&beside.drawn_to[rows.clone()]));
+        let shifts = self.repeat_bias().map(|(by, _)| Shifts {
+            by: by as f32,
+            first: 0,
+            rows: &beside.owned[rows],
+        });
+        (soft, shifts)
     }
 
     /// The labels of a batch by what is asked of them and over what their probabilities are normalised; at
     /// least one group, none empty but in a batch without labels.
     fn normalizations(&self, batch: &Batch) -> Vec<Group> {
         let (all, whole) = (batch.labels.len(), 0..self.model.config().vocab_size as u32);
-        if self.levels.is_none() && self.teacher.is_none() {
+        if self.levels.is_none() && self.teacher.is_none() && self.repeat_bias().is_none() {
             return vec![Group { labels: 0..all, vocabulary: whole, recommended: None }];
         }
         let split = all - batch.order.len();
@@ -308,13 +335,47 @@ struct Group {
     recommended: Option<Range<usize>>,
 }
 
-/// The sum of the cross-entropies between distributions, (n, ids), and the probabilities of the rows of `head`,
-/// (ids, hidden); `states` is (n, hidden).
-fn soft_cross_entropy(states: &Tensor, head: &Tensor, rows: &Tensor) -> Result<Tensor> {
-    let logits = ops::linear(states, head, ops::Precision::Full)?;
+/// What is said of labels of sequence recommendation, a row each, where something says it.
+struct Beside {
+    /// The teacher's distributions.
+    drawn_to: Vec<Vec<(u32, f32)>>,
+    /// The tokens that would end what the user has.
+    owned: Vec<Vec<u32>>,
+}
+
+/// The sum of the losses of `labels` among the rows of `head`, (ids, hidden), by operations that candle has; `states` is
+/// (n, hidden).
+fn composed_cross_entropy(
+    states: &Tensor,
+    head: &Tensor,
+    labels: &[u32],
+    soft: Option<SoftTargets<'_>>,
+    shifts: Option<Shifts<'_>>,
+) -> Result<Tensor> {
+    let mut logits = ops::linear(states, head, ops::Precision::Full)?;
+    let (shape, ids) = (logits.shape().clone(), head.dim(0)?);
+    let (device, dtype) = (logits.device().clone(), logits.dtype());
+    let dense = |values: Vec<f32>| Tensor::from_vec(values, &shape, &device)?.to_dtype(dtype);
+    if let Some(Shifts { by, first, rows }) = shifts {
+        let mut values = vec![0f32; shape.elem_count()];
+        for (line, row) in values.chunks_mut(ids).zip(rows) {
+            row.iter().for_each(|id| line[(id - first) as usize] = by);
+        }
+        logits = (logits + dense(values)?)?;
+    }
+    let mut shares = vec![0f32; shape.elem_count()];
+    let weight = soft.map_or(0.0, |soft| soft.weight);
+    for (line, &label) in shares.chunks_mut(ids).zip(labels) {
+        line[label as usize] = 1.0 - weight;
+    }
+    if let Some(SoftTargets { first, rows, .. }) = soft {
+        for (line, row) in shares.chunks_mut(ids).zip(rows) {
+            row.iter().for_each(|&(id, share)| line[(id - first) as usize] += weight * share);
+        }
+    }
     let log_total = logits.log_sum_exp(D::Minus1)?.unsqueeze(1)?;
     let log_probabilities = logits.broadcast_sub(&log_total)?;
-    Ok((log_probabilities * rows.to_dtype(logits.dtype())?)?.sum_all()?.neg()?)
+    Ok((log_probabilities * dense(shares)?)?.sum_all()?.neg()?)
 }
 
 fn scalar(t: &Tensor) -> Result<f64> {

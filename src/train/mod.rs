@@ -5,6 +5,7 @@ mod config;
 mod contrast;
 mod gradients;
 mod memory;
+mod repeats;
 mod report;
 mod run;
 mod schedule;
@@ -17,6 +18,7 @@ pub use batch::Batch;
 pub use config::{ContinueConfig, StageConfig};
 pub use contrast::{Contrast, ContrastConfig, ContrastLoss, Projectors};
 pub use memory::Memory;
+pub use repeats::repeat_bias;
 pub use report::{
     Control, EpochReport, Fault, Losses, Observer, Skip, Start, StepReport, TrainOutcome,
 };

@@ -30,6 +30,8 @@ pub struct Trainer<'a> {
     pub contrast: Option<Contrast<'a>>,
     /// What sequence recommendation is drawn to beside its targets.
     pub teacher: Option<&'a Teacher>,
+    /// The tokens of every item, where the model has a bias for what a user has.
+    pub items: Option<&'a [Vec<u32>]>,
     /// Where to keep the state to resume from; `None` for runs too short to need one.
     pub state: Option<&'a Path>,
     /// Who shares the batches: every rank has a trainer alike, and all end with the same parameters. Rank 0 keeps the
@@ -49,6 +51,7 @@ impl<'a> Trainer<'a> {
             levels: None,
             contrast: None,
             teacher: None,
+            items: None,
             state: None,
             ranks: &Alone,
         }

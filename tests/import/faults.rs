@@ -301,7 +301,7 @@ fn an_option_that_no_file_has_a_use_for_is_refused() {
     }
     // One file of several is enough.
     let both = |r: &mut Request| {
-        name(Role::Time)(r);
+        r.columns.set(Role::User, Some("user".into()));
         r.sources.push("Shop".into());
         r.no_quotes = true;
     };

@@ -170,6 +170,7 @@ fn config(content: &Content) -> Result<LlamaConfig> {
         torch_dtype: None,
         bos_token_id: bos,
         eos_token_id: eos.into_iter().collect(),
+        repeat_bias: None,
         generation: Map::new(),
     };
     config.check()?;

@@ -102,11 +102,33 @@ impl Llama {
 
     /// The logits of the tokens `ids` after the states `hidden`, (rows, hidden): (rows, ids), f32.
     pub fn logits(&self, hidden: &Tensor, ids: Range<u32>) -> Result<Tensor> {
+        self.shifted_logits(hidden, ids, &[])
+    }
+
+    /// [`Llama::logits`] with the repeat bias added to those of `owned`, rows with tokens.
+    fn shifted_logits(
+        &self,
+        hidden: &Tensor,
+        ids: Range<u32>,
+        owned: &[(usize, u32)],
+    ) -> Result<Tensor> {
         let (first, count) = (ids.start as usize, ids.len());
+        let shift = |logits: &mut [f32]| {
+            let bias = self.config.repeat_bias.unwrap_or(0.0) as f32;
+            for (row, id) in owned.iter().filter(|(_, id)| ids.contains(id)) {
+                logits[row * count + (id - ids.start) as usize] += bias;
+            }
+        };
         let head = self.lm_head.narrow(0, first, count)?;
         if self.pass_by_hand().is_none() {
             let hidden = hidden.to_dtype(head.dtype())?;
-            return ops::linear(&hidden, &head, self.precision)?.to_dtype(DType::F32);
+            let logits = ops::linear(&hidden, &head, self.precision)?.to_dtype(DType::F32)?;
+            if owned.is_empty() {
+                return Ok(logits);
+            }
+            let mut shifts = vec![0.0f32; logits.elem_count()];
+            shift(&mut shifts);
+            return &logits + Tensor::from_vec(shifts, logits.shape(), logits.device())?;
         }
         let (rows, width) = hidden.dims2()?;
         let mut logits = vec![0.0f32; rows * count];
@@ -115,11 +137,13 @@ impl Llama {
             debug_assert_eq!(hidden.len(), rows * width);
             slices::linear(&mut logits, hidden, &head, Update::Overwrite, self.precision)
         })?;
+        shift(&mut logits);
         Tensor::from_vec(logits, (rows, count), &Device::Cpu)
     }
 
     /// Log-probabilities of the tokens `ids` after the states `hidden`, (rows, hidden), normalised over the
-    /// tokens `over`, which hold them: (rows, ids), f32.
+    /// tokens `over`, which hold them: (rows, ids), f32. To the logits of `owned`, tokens of rows, the repeat bias is
+    /// added before.
     ///
     /// Of the logits of `over`, a part is held at a time.
     pub fn log_probabilities(
@@ -127,8 +151,9 @@ impl Llama {
         hidden: &Tensor,
         ids: Range<u32>,
         over: Range<u32>,
+        owned: &[(usize, u32)],
     ) -> Result<Tensor> {
-        self.log_probabilities_by(hidden, ids, over, LOGITS)
+        self.log_probabilities_by(hidden, ids, over, owned, LOGITS)
     }
 
     /// As [`Llama::log_probabilities`], with at most so many `logits` at a time.
@@ -137,12 +162,13 @@ impl Llama {
         hidden: &Tensor,
         ids: Range<u32>,
         over: Range<u32>,
+        owned: &[(usize, u32)],
         logits_held: usize,
     ) -> Result<Tensor> {
         if ids.start < over.start || ids.end > over.end {
             bail!("log-probabilities of the tokens {ids:?} cannot be normalised over {over:?}");
         }
-        let logits = self.logits(hidden, ids.clone())?;
+        let logits = self.shifted_logits(hidden, ids.clone(), owned)?;
         if ids == over {
             return ops::log_softmax_rows(&logits);
         }
@@ -154,7 +180,7 @@ impl Llama {
             .map(|first| {
                 let part = first..over.end.min(first + part as u32);
                 // (rows, part) -> (rows, 1)
-                ops::log_sum_exp_rows(&self.logits(hidden, part)?)
+                ops::log_sum_exp_rows(&self.shifted_logits(hidden, part, owned)?)
             })
             .collect::<Result<Vec<_>>>()?;
         let total = ops::log_sum_exp_rows(&Tensor::cat(&totals, 1)?)?;
@@ -219,15 +245,15 @@ mod tests {
         let expected = whole.narrow(1, 5, 9).unwrap().to_vec2::<f32>().unwrap();
         // Parts that divide the vocabulary, that do not, and one for all of it.
         for held in [rows, 7 * rows, vocab as usize * rows] {
-            let found = model.log_probabilities_by(&hidden, 5..14, 0..vocab, held).unwrap();
+            let found = model.log_probabilities_by(&hidden, 5..14, 0..vocab, &[], held).unwrap();
             for (a, b) in expected.iter().flatten().zip(found.to_vec2::<f32>().unwrap().concat()) {
                 assert!((a - b).abs() < 1e-5, "{a} {b} by parts of {held}");
             }
         }
-        let level = model.log_probabilities(&hidden, 5..14, 5..14).unwrap();
+        let level = model.log_probabilities(&hidden, 5..14, 5..14, &[]).unwrap();
         for row in level.to_vec2::<f32>().unwrap() {
             assert!((row.iter().map(|v| v.exp()).sum::<f32>() - 1.0).abs() < 1e-5);
         }
-        assert!(model.log_probabilities(&hidden, 5..14, 6..20).is_err());
+        assert!(model.log_probabilities(&hidden, 5..14, 6..20, &[]).is_err());
     }
 }

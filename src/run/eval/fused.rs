@@ -75,6 +75,7 @@ impl Others<'_> {
         searches: &mut Searches<'_>,
         monitor: &mut dyn Monitor,
     ) -> Result<Together> {
+        let repeat_bias = own.model.config().repeat_bias;
         let others = loaded.iter().map(|generator| generator.recommender(run, request.beam));
         let generators: Vec<Recommender<'_>> = [own].into_iter().chain(others).collect();
         let scorers = self
@@ -90,7 +91,8 @@ impl Others<'_> {
             found.collect()
         };
         let fusion = |found: &[Vec<(usize, Found)>], targets: &[usize], split| {
-            Fusion::of(found, &scorers, &run.dataset, targets, run.protocol(split))
+            let protocol = run.protocol(split);
+            Fusion::of(found, &scorers, &run.dataset, targets, protocol, repeat_bias)
         };
         if scorers.is_empty() {
             let found = find(targets, request.split)?;

@@ -147,6 +147,11 @@ impl<'a> Generator<'a> {
         shared
     }
 
+    /// How much less a history's own items are expected, where the model has it.
+    pub(super) fn repeat_bias(&self) -> Option<f64> {
+        self.for_histories.config().repeat_bias
+    }
+
     fn scorer(&self, is_text: bool, instruction: Vec<u32>) -> BatchScorer<'_> {
         let model = self.for_texts.as_ref().filter(|_| is_text).unwrap_or(&self.for_histories);
         let normalize = self.run.config.eval.normalize;

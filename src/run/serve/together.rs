@@ -45,7 +45,8 @@ impl Baselines {
         for batch in after_items.chunks(BATCH) {
             let histories: Vec<History<'_>> =
                 batch.iter().map(|a| History { user: a.user, items: &a.stand_ins }).collect();
-            let probabilities = mean_probabilities(&self.scorers, &histories)?;
+            let probabilities =
+                mean_probabilities(&self.scorers, &histories, generator.repeat_bias())?;
             let ranked = batch.par_iter().zip(probabilities).map(|(asked, probabilities)| {
                 let offered = asked.pick.offer.offered_as.keys();
                 let scored = offered

@@ -49,6 +49,7 @@ fn train(run: &Run, monitor: &mut dyn Monitor) -> Result<Made> {
         levels: levels_apart(run, &trained.tokens),
         contrast: None,
         teacher: None,
+        items: Some(&trained.tokens.items),
         state: Some(&state),
         ranks: run.ranks,
     };

@@ -90,8 +90,7 @@ pub(super) fn teacher(
     for baseline in beside(run) {
         networks.push(run.network_of(baseline)?);
     }
-    let repeats = config.limit_repeats.then(|| run.dataset.repeats());
-    let mut teacher = Teacher::new(networks, config, repeats, &tokens.items);
+    let mut teacher = Teacher::new(networks, config, &tokens.items);
     // Each of several ranks would ask all of what they divide otherwise.
     if run.ranks.is_alone() {
         ask_once(&mut teacher, stage, &samples(0)?, monitor)?;

@@ -6,7 +6,7 @@
 //! drawn to the target's code and, with a weight, to this distribution given the target's own codes before.
 //!
 //! A network that scores by likeness expects what the user has already more than anything else, and the model learns
-//! that from it. What is expected of that may be cut to the share of repeats among what training takes.
+//! that from it, too: of a model with a repeat bias less comes of that (docs/log.md).
 
 #[cfg(test)]
 mod tests;
@@ -36,14 +36,11 @@ pub struct DistillationConfig {
     pub beside: BTreeSet<Colleague>,
     /// The teacher's scores are divided by this.
     pub temperature: f64,
-    /// Cuts what the teacher expects of a user's own items to the share of repeats in training: NDCG may rise where
-    /// they are ranked, and fall a little where they are left out.
-    pub limit_repeats: bool,
 }
 
 impl Default for DistillationConfig {
     fn default() -> Self {
-        Self { weight: 0.0, beside: BTreeSet::new(), temperature: 1.0, limit_repeats: false }
+        Self { weight: 0.0, beside: BTreeSet::new(), temperature: 1.0 }
     }
 }
 
@@ -86,8 +83,6 @@ const TOGETHER: usize = 256;
 pub struct Teacher {
     networks: Vec<Box<dyn Sequential>>,
     config: DistillationConfig,
-    /// How much of what is expected a user may have already, where that is limited.
-    repeats: Option<f32>,
     /// The vocabulary ids of every item's tokens.
     places: Vec<Vec<u32>>,
     /// Of each level: the codes by what stands before them.
@@ -107,12 +102,10 @@ struct Codes {
 }
 
 impl Teacher {
-    /// `items` has the vocabulary ids of every item's tokens; `repeats` is the share of items that a user takes for
-    /// another time, to limit what is expected of such.
+    /// `items` has the vocabulary ids of every item's tokens.
     pub fn new(
         networks: Vec<Box<dyn Sequential>>,
         config: DistillationConfig,
-        repeats: Option<f64>,
         items: &[Vec<u32>],
     ) -> Self {
         let levels = items.first().map_or(0, Vec::len);
@@ -135,7 +128,6 @@ impl Teacher {
         Self {
             networks,
             config,
-            repeats: repeats.map(|share| share as f32),
             places: items.to_vec(),
             codes: (0..levels).map(of_level).collect(),
             kept: HashMap::new(),
@@ -220,8 +212,7 @@ impl Teacher {
             if sample.first_target == 0 || of_sample * levels != sample.labels.len() {
                 invalid!("a teacher needs samples that tell their items");
             }
-            let ends = sample.first_target..sample.items.len();
-            targets.extend(ends.map(|end| (&sample.items[..end], sample.items[end])));
+            targets.extend_from_slice(&sample.items[sample.first_target..]);
         }
         if targets.is_empty() {
             return Ok(Vec::new());
@@ -230,12 +221,9 @@ impl Teacher {
         let states: Vec<(Tensor, Vec<u32>)> = states.collect::<Result<_>>()?;
         let mut shares = Vec::new();
         for (targets, first) in targets.chunks(block).zip((0..).step_by(block)) {
-            let mut expected = self.expected(&states, first..first + targets.len())?;
-            let of_targets = expected.par_chunks_mut(self.places.len()).zip(targets);
-            let of_block = of_targets.map(|(expected, &(before, target))| {
-                if let Some(repeats) = self.repeats {
-                    cut_repeats(expected, before, repeats);
-                }
+            let expected = self.expected(&states, first..first + targets.len())?;
+            let of_targets = expected.par_chunks(self.places.len()).zip(targets);
+            let of_block = of_targets.map(|(expected, &target)| {
                 let of_level = |level| self.shares_at(expected, level, target);
                 (0..levels).flat_map(of_level).collect::<Vec<_>>()
             });
@@ -305,11 +293,6 @@ impl Teacher {
     pub(super) fn soft<'r>(&self, rows: &'r [Vec<(u32, f32)>]) -> SoftTargets<'r> {
         SoftTargets { weight: self.config.weight as f32, first: 0, rows }
     }
-
-    /// The share of what is expected in what is drawn to.
-    pub(super) fn weight(&self) -> f64 {
-        self.config.weight
-    }
 }
 
 /// What is asked for `sample` is this alone.
@@ -334,24 +317,4 @@ fn states_before(network: &dyn Sequential, samples: &[&Sample]) -> Result<(Tenso
         histories.push(History::of(&history[from..]));
     }
     Ok((network.states(&histories, None)?.detach(), rows))
-}
-
-/// Cuts what `p`, a distribution over all items, has of the items `before` to `repeats` of it; what it has of
-/// the others grows in proportion.
-fn cut_repeats(p: &mut [f32], before: &[ItemId], repeats: f32) {
-    let mut own = before.to_vec();
-    own.sort_unstable();
-    own.dedup();
-    let mass: f32 = own.iter().map(|&item| p[item as usize]).sum();
-    // Where nothing else is expected there is nothing to give it to.
-    if mass <= repeats || mass >= 1.0 {
-        return;
-    }
-    let (of_own, of_others) = (repeats / mass, (1.0 - repeats) / (1.0 - mass));
-    for p in &mut *p {
-        *p *= of_others;
-    }
-    for &item in &own {
-        p[item as usize] *= of_own / of_others;
-    }
 }

@@ -36,7 +36,7 @@ fn teacher() -> Teacher {
 fn teacher_of(networks: Vec<Box<dyn Sequential>>) -> Teacher {
     // Two codes at the first level, two at the second.
     let items = [[10, 12], [10, 13], [11, 12], [11, 13]].map(|tokens| tokens.to_vec());
-    Teacher::new(networks, DistillationConfig::default(), None, &items)
+    Teacher::new(networks, DistillationConfig::default(), &items)
 }
 
 fn sample(items: &[ItemId], first_target: usize) -> Sample {
@@ -173,29 +173,6 @@ fn later_targets_do_not_change_earlier_distributions() {
     let changed = teacher.distributions(&[sample(&[0, 3, 2], 1)]).unwrap();
     assert_eq!(found[..3], changed[..3]);
     assert_ne!(found[3], changed[3]);
-}
-
-#[test]
-fn what_a_user_has_already_is_expected_no_more_often_than_it_is_taken() {
-    let close = |found: &[f32], right: &[f32]| {
-        assert!(found.iter().zip(right).all(|(a, b)| (a - b).abs() < 1e-6), "{found:?} {right:?}");
-    };
-    let cut = |before: &[ItemId], repeats| {
-        let mut p = [0.5, 0.3, 0.15, 0.05];
-        cut_repeats(&mut p, before, repeats);
-        p
-    };
-    close(&cut(&[0, 1, 0], 0.0), &[0.0, 0.0, 0.75, 0.25]);
-    close(&cut(&[0, 1, 0], 0.4), &[0.25, 0.15, 0.45, 0.15]);
-    // A teacher that expects fewer repeats is believed, and what is left of nothing stays.
-    close(&cut(&[2], 0.4), &[0.5, 0.3, 0.15, 0.05]);
-    close(&cut(&[0, 1, 2, 3], 0.0), &[0.5, 0.3, 0.15, 0.05]);
-
-    let teacher = Teacher { repeats: Some(0.0), ..teacher() };
-    let lines = dense(&teacher.distributions(&[sample(&[0, 3, 1], 1)]).unwrap());
-    // Of item 1, after 0 and 3: only 1 and 2 can come, and only 1 has the target's first code.
-    assert!(lines[2][0] > 0.0 && lines[2][1] > 0.0, "{lines:?}");
-    close(&lines[3], &[0.0, 0.0, 0.0, 1.0]);
 }
 
 #[test]

@@ -113,6 +113,7 @@ impl Tiger {
             0..self.vocab_size() as u32,
             &labels,
             None,
+            None,
             per_label,
             &mut grad,
             sums.of(&self.embeddings),

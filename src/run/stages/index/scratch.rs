@@ -73,6 +73,7 @@ impl Scratch {
             torch_dtype: None,
             bos_token_id: tokenizer.bos(),
             eos_token_id: vec![tokenizer.eos()],
+            repeat_bias: None,
             generation: Map::new(),
         };
         let mut weights = init::scratch(&llama, config.seed, &run.device)?;
