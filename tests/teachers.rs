@@ -134,4 +134,30 @@ fn a_repeat_bias_stays_with_the_model() {
         assert_eq!((items.len(), last), (58, vec![3, 7]), "{folder}");
     }
     fails(dir, &INITIAL, &["train.repeat-bias was true, is now false"]);
+
+    // So it is with what ranks beside it.
+    run(dir, &["baseline", "sasrec"], 0);
+    let fuse = ["--fuse", "runs/llmbs/baseline/sasrec/seed-42"];
+    run(dir, &[&["eval", "--split", "valid"], &fuse[..]].concat(), 0);
+    let order = |words: &[&str]| -> Vec<u64> {
+        let (answer, _) = run(dir, &[words, &["--json"]].concat(), 0);
+        let items: Vec<Value> = serde_json::from_str(&answer).unwrap();
+        items.iter().map(|of| of["item"].as_u64().unwrap()).collect()
+    };
+    let asked = ["recommend", "--history", "7,3,7", "--top", "60"];
+    let mut last = order(&[&asked, &fuse[..]].concat()).split_off(58);
+    last.sort_unstable();
+    assert_eq!(last, [3, 7]);
+
+    // A twin of item 7 that came later is nobody's yet, and then somebody's.
+    let shop = fs::read_to_string(dir.join("model/catalogue/synth.item.json")).unwrap();
+    let shop: Value = serde_json::from_str(&shop).unwrap();
+    let twin = serde_json::json!({"NEW-1": {"title": shop["7"]["title"]}});
+    fs::write(dir.join("new.json"), twin.to_string()).unwrap();
+    run(dir, &["index", "add", "new.json"], 0);
+    let after = |history: &str| order(&["recommend", "--history", history, "--top", "61"]);
+    let found = after("7");
+    assert!(found.len() == 61 && found[60] == 7 && found[59] != 60, "{found:?}");
+    let found = after("60");
+    assert!(found.len() == 61 && found[60] == 60, "{found:?}");
 }

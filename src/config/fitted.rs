@@ -105,12 +105,16 @@ precision = "bf16"
 [train]
 # Codes compete with those of their level alone, as they are ranked in the end.
 level-softmax = true
+# How often users take an item again is told, not learnt: {repeats:.1} % of the items in training.
+repeat-bias = true
 {warmup}
 [train.tasks]
 # Tasks on texts cost more time than all else and brought nothing to the next item; 1.0 teaches
 # `recommend` to understand descriptions.
 semantic = 0.0
 preference = 0.0
+# Without other tasks there is nothing that a "sentence" would tell this one from, and rows are shorter.
+instruction = "word"
 
 [train.contrast]
 semantic-weight = 0.0
@@ -122,6 +126,7 @@ weight = {weight}
 {beside}
 {stages}"#,
         name = stats.name.replace(char::is_control, " "),
+        repeats = 100.0 * stats.repeats,
         interactions = stats.interactions,
         millions = weights(items) as f64 / 1e6,
     )
@@ -255,6 +260,7 @@ mod tests {
     use crate::config::RunConfig;
     use crate::data::SplitRule;
     use crate::index::Source;
+    use crate::tasks::Instruction;
 
     fn stats(users: usize, items: usize, items_without_text: usize) -> Stats {
         Stats {
@@ -267,6 +273,7 @@ mod tests {
             mean_length: 8.0,
             median_length: 8.0,
             max_length: 20,
+            repeats: 0.0642,
             items_not_in_training: 0,
             items_without_text,
             mean_title_chars: 20.0,
@@ -296,6 +303,8 @@ mod tests {
         assert_eq!((initial.epochs, initial.min_steps, initial.batch), (16, 2_500, 64));
         assert_eq!((small.index.semantic.k, small.index.behavior.k), (8, 50));
         assert_eq!((small.train.validation.users, small.train.distillation.weight), (0, 0.75));
+        assert!(text.contains("told, not learnt: 6.4 % of the items") && small.train.repeat_bias);
+        assert_eq!(small.train.tasks.instruction, Instruction::Word);
         assert!(text.contains("3 steps an epoch of one pass over 150 users: 2528 steps"), "{text}");
         let (beauty, _) = config(&stats(22_363, 12_101, 0), None);
         assert_eq!((beauty.train.initial.epochs, beauty.index.semantic.k), (16, 128));

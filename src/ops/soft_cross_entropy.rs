@@ -179,3 +179,51 @@ impl<'a> WeightGrad<'a> {
         WeightGrad { values: &mut values[part], first_row, update: self.update }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng;
+
+    #[test]
+    fn logits_are_shifted_in_whichever_part_they_are() {
+        let (rows, width, vocab) = (14_000, 3, 700);
+        assert!(part_columns(rows, vocab) < vocab, "one part holds all");
+        let draw =
+            |name: &str, n: usize| rng::normal(&mut rng::stream(1, name, &[]), n * width, 1.0);
+        let (hidden, weight) = (draw("hidden", rows), draw("weight", vocab));
+        let targets: Vec<u32> = (0..rows).map(|row| (row * 53 % vocab) as u32).collect();
+        let shifted: Vec<Vec<u32>> = (0..rows)
+            .map(|row| vec![(row * 37 % 350) as u32, 350 + (row * 91 % 350) as u32])
+            .collect();
+        let shifts = Shifts { by: -2.0, first: 0, rows: &shifted };
+        let mut grad = vec![0.0f32; hidden.len()];
+        let loss = loss_and_gradients(
+            Mat::new(&hidden, rows, width),
+            Mat::new(&weight, vocab, width),
+            &targets,
+            None,
+            Some(shifts),
+            1.0,
+            &mut grad,
+            None,
+            Precision::Full,
+            &Pool::default(),
+        );
+        let mut expected = 0.0;
+        for (row, state) in hidden.chunks(width).enumerate() {
+            let dot = |line: &[f32]| line.iter().zip(state).map(|(a, b)| f64::from(a * b)).sum();
+            let mut logits: Vec<f64> = weight.chunks(width).map(dot).collect();
+            shifted[row].iter().for_each(|&id| logits[id as usize] -= 2.0);
+            let total: f64 = logits.iter().map(|logit| logit.exp()).sum();
+            expected += total.ln() - logits[targets[row] as usize];
+            for (at, found) in grad[row * width..(row + 1) * width].iter().enumerate() {
+                let of = |(logit, line): (&f64, &[f32])| logit.exp() / total * f64::from(line[at]);
+                let mean: f64 = logits.iter().zip(weight.chunks(width)).map(of).sum();
+                let right = mean - f64::from(weight[targets[row] as usize * width + at]);
+                assert!((f64::from(*found) - right).abs() < 1e-4, "row {row}: {found} {right}");
+            }
+        }
+        assert!((loss - expected).abs() < 1e-4 * expected, "{loss} {expected}");
+    }
+}

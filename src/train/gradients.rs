@@ -99,7 +99,7 @@ impl Trainer<'_> {
         for (samples, share) in batches {
             reached = true;
             let batch = Batch::pack(samples, self.levels.as_deref());
-            let beside = self.beside(samples, &batch.order)?;
+            let told = self.told(samples, &batch.order)?;
             let model = self.model;
             let checkpointing = self.config.checkpointing;
             let (input, dropout) = (&batch.input, share.dropout);
@@ -112,7 +112,7 @@ impl Trainer<'_> {
             let mut generation = 0.0;
             for Group { labels, vocabulary, recommended } in self.normalizations(&batch) {
                 let head = model.lm_head();
-                let (soft, shifts) = self.of_group(&beside, recommended);
+                let (soft, shifts) = self.of_group(&told, recommended);
                 let part = labels.start * model.config().hidden_size
                     ..labels.end * model.config().hidden_size;
                 // A part of the vocabulary writes a part of the gradient.
@@ -165,7 +165,7 @@ impl Trainer<'_> {
         let mut sum: Option<Gradients> = None;
         for (samples, share) in batches {
             let batch = Batch::pack(samples, self.levels.as_deref());
-            let beside = self.beside(samples, &batch.order)?;
+            let told = self.told(samples, &batch.order)?;
             let model = self.model;
             let (input, dropout) = (&batch.input, share.dropout);
             let checkpointed = self
@@ -185,14 +185,21 @@ impl Trainer<'_> {
                 let (first, count) = (vocabulary.start, vocabulary.len());
                 let head = model.lm_head().narrow(0, first as usize, count)?;
                 let labels: Vec<u32> = batch.labels[labels].iter().map(|id| id - first).collect();
-                let sum = match self.of_group(&beside, recommended) {
+                let sum = match self.of_group(&told, recommended) {
                     (None, None) => {
                         ops::cross_entropy(&states, &head, &labels, model.precision())?.sum_all()?
                     }
                     (soft, shifts) => {
                         let soft = soft.map(|soft| SoftTargets { first, ..soft });
                         let shifts = shifts.map(|shifts| Shifts { first, ..shifts });
-                        composed_cross_entropy(&states, &head, &labels, soft, shifts)?
+                        soft_cross_entropy(
+                            &states,
+                            &head,
+                            &labels,
+                            soft,
+                            shifts,
+                            model.precision(),
+                        )?
                     }
                 };
                 total = (total + (sum / share.labels as f64)?)?;
@@ -230,9 +237,15 @@ impl Trainer<'_> {
 
     /// What is said of the labels of sequence recommendation beside their targets; `order` names the labels by their places
     /// in the samples.
-    fn beside(&self, samples: &[Sample], order: &[u32]) -> Result<Beside> {
+    fn told(&self, samples: &[Sample], order: &[u32]) -> Result<Told> {
         fn in_order<T: Default>(mut rows: Vec<T>, order: &[u32]) -> Vec<T> {
             order.iter().map(|&at| std::mem::take(&mut rows[at as usize])).collect()
+        }
+        if self.model.config().repeat_bias.is_some()
+            && self.items.is_none()
+            && samples.iter().any(|sample| sample.recommends)
+        {
+            invalid!("a model with a repeat bias is trained without the tokens of the items");
         }
         let drawn_to = match self.teacher {
             Some(teacher) => in_order(teacher.distributions(samples)?, order),
@@ -242,7 +255,7 @@ impl Trainer<'_> {
             Some((_, items)) => in_order(repeats::owned(items, samples)?, order),
             None => Vec::new(),
         };
-        Ok(Beside { drawn_to, owned })
+        Ok(Told { drawn_to, owned })
     }
 
     /// The repeat bias, and the tokens of every item.
@@ -251,17 +264,17 @@ impl Trainer<'_> {
     }
 
     /// What the labels `recommended` are drawn to, and the logits that are shifted.
-    fn of_group<'b>(
+    fn of_group<'t>(
         &self,
-        beside: &'b Beside,
+        told: &'t Told,
         recommended: Option<Range<usize>>,
-    ) -> (Option<SoftTargets<'b>>, Option<Shifts<'b>>) {
+    ) -> (Option<SoftTargets<'t>>, Option<Shifts<'t>>) {
         let Some(rows) = recommended else { return (None, None) };
-        let soft = self.teacher.map(|teacher| teacher.soft(&beside.drawn_to[rows.clone()]));
+        let soft = self.teacher.map(|teacher| teacher.soft(&told.drawn_to[rows.clone()]));
         let shifts = self.repeat_bias().map(|(by, _)| Shifts {
             by: by as f32,
             first: 0,
-            rows: &beside.owned[rows],
+            rows: &told.owned[rows],
         });
         (soft, shifts)
     }
@@ -336,7 +349,7 @@ struct Group {
 }
 
 /// What is said of labels of sequence recommendation, a row each, where something says it.
-struct Beside {
+struct Told {
     /// The teacher's distributions.
     drawn_to: Vec<Vec<(u32, f32)>>,
     /// The tokens that would end what the user has.
@@ -345,14 +358,15 @@ struct Beside {
 
 /// The sum of the losses of `labels` among the rows of `head`, (ids, hidden), by operations that candle has; `states` is
 /// (n, hidden).
-fn composed_cross_entropy(
+fn soft_cross_entropy(
     states: &Tensor,
     head: &Tensor,
     labels: &[u32],
     soft: Option<SoftTargets<'_>>,
     shifts: Option<Shifts<'_>>,
+    precision: ops::Precision,
 ) -> Result<Tensor> {
-    let mut logits = ops::linear(states, head, ops::Precision::Full)?;
+    let mut logits = ops::linear(states, head, precision)?;
     let (shape, ids) = (logits.shape().clone(), head.dim(0)?);
     let (device, dtype) = (logits.device().clone(), logits.dtype());
     let dense = |values: Vec<f32>| Tensor::from_vec(values, &shape, &device)?.to_dtype(dtype);

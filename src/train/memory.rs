@@ -108,7 +108,9 @@ impl Trainer<'_> {
         let (each, again) = if self.config.checkpointing { (hidden, block) } else { (block, 0) };
         // The embedded tokens and the last norm; what the loss reads.
         let kept = (layers * each + 2 * hidden) * tokens + hidden * rows;
-        let logits = rows * config.vocab_size as u64;
+        // With shifts, shares, log-probabilities and their products, where more than targets is told.
+        let told = self.teacher.is_some() || config.repeat_bias.is_some();
+        let logits = if told { 5 } else { 1 } * rows * config.vocab_size as u64;
         // Gradients of a block's widest values and of the stream.
         let working = (3 * ffn + 3 * hidden + again) * tokens + logits;
         Memory {

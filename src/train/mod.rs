@@ -18,7 +18,7 @@ pub use batch::Batch;
 pub use config::{ContinueConfig, StageConfig};
 pub use contrast::{Contrast, ContrastConfig, ContrastLoss, Projectors};
 pub use memory::Memory;
-pub use repeats::repeat_bias;
+pub use repeats::log_repeats;
 pub use report::{
     Control, EpochReport, Fault, Losses, Observer, Skip, Start, StepReport, TrainOutcome,
 };

@@ -8,8 +8,8 @@ use crate::data::{Dataset, ItemId};
 use crate::tasks::Sample;
 use crate::{Result, invalid};
 
-/// The logarithm of the share of items that a user takes for another time, of which there is one at least.
-pub fn repeat_bias(dataset: &Dataset) -> f64 {
+/// The logarithm of the share of items that a user takes for another time; where nobody does, as if one had been.
+pub fn log_repeats(dataset: &Dataset) -> f64 {
     let items: usize = dataset.train_sequences().map(<[ItemId]>::len).sum();
     dataset.repeats().max(1.0 / items.max(1) as f64).ln()
 }
@@ -70,7 +70,7 @@ mod tests {
     fn the_bias_is_how_often_items_are_taken_again() {
         let users = |items: &[u32]| vec![User { id: "0".into(), items: items.to_vec() }];
         let bias = |items: &[u32]| {
-            repeat_bias(&Dataset::new("shop", users(items), vec![Default::default(); 6]).unwrap())
+            log_repeats(&Dataset::new("shop", users(items), vec![Default::default(); 6]).unwrap())
         };
         // The last two are held out: one of four targets is a repeat; of none, one in five items is taken for one.
         assert_eq!(bias(&[0, 1, 0, 2, 3, 4, 5]), 0.25f64.ln());

@@ -64,6 +64,8 @@ fn what_is_typed_wrong_is_told() {
     assert!(stderr.contains("there are lcrec, recbole, s3rec, user-sequence"), "{stderr}");
     run(dir, &["data", "import", "log.csv", "--out", "S", "--strict", "--lenient"], 2);
     run(dir, &["data", "import", "log.csv", "--out", "S", "--core", "0"], 2);
+    let (_, stderr) = run(dir, &["data", "import", "log.csv", "--out", "S", "--rating", "u"], 2);
+    assert!(stderr.contains("--min-rating"), "{stderr}");
     run(dir, &["data", "import", "--out", "S"], 2);
     let (help, _) = run(dir, &["data", "import", "--help"], 0);
     for word in ["--user", "--min-rating", "--lenient", "docs/import.md", "s3rec"] {

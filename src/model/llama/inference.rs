@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn probabilities_over_parts_are_those_over_all_of_them() {
-        let config = LlamaConfig::tiny_test();
+        let config = LlamaConfig { repeat_bias: Some(-3.0), ..LlamaConfig::tiny_test() };
         let weights = init::scratch(&config, 3, &Device::Cpu).unwrap();
         let model = Llama::new(&config, &weights).unwrap();
         let (rows, vocab) = (3, config.vocab_size as u32);
@@ -248,6 +248,23 @@ mod tests {
             let found = model.log_probabilities_by(&hidden, 5..14, 0..vocab, &[], held).unwrap();
             for (a, b) in expected.iter().flatten().zip(found.to_vec2::<f32>().unwrap().concat()) {
                 assert!((a - b).abs() < 1e-5, "{a} {b} by parts of {held}");
+            }
+        }
+        // A token of the last row and one of the first, in parts of their own.
+        let owned = [(2, 6), (0, 40)];
+        let mut logits = model.logits(&hidden, 0..vocab).unwrap().to_vec2::<f32>().unwrap();
+        owned.iter().for_each(|&(row, id)| logits[row][id as usize] -= 3.0);
+        let logits = Tensor::new(logits, &Device::Cpu).unwrap();
+        let whole = ops::log_softmax_rows(&logits).unwrap();
+        let of = |composed: bool, held| {
+            let _guard = composed.then(ops::force_composed);
+            model.log_probabilities_by(&hidden, 5..14, 0..vocab, &owned, held).unwrap()
+        };
+        let expected = whole.narrow(1, 5, 9).unwrap().to_vec2::<f32>().unwrap().concat();
+        for (composed, held) in [(false, 7 * rows), (false, usize::MAX), (true, 7 * rows)] {
+            let found = of(composed, held).to_vec2::<f32>().unwrap().concat();
+            for (a, b) in expected.iter().zip(found) {
+                assert!((a - b).abs() < 1e-4, "{a} {b} by parts of {held}");
             }
         }
         let level = model.log_probabilities(&hidden, 5..14, 5..14, &[]).unwrap();

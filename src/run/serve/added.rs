@@ -79,8 +79,8 @@ pub struct Catalogue<'a> {
     path: PathBuf,
     /// The tokens of each added item.
     tokens: Vec<Vec<String>>,
-    /// The item of the index nearest to each added item.
-    nearest: Vec<ItemId>,
+    /// The items of the index nearest to each added item, nearest first.
+    nearest: Vec<Vec<ItemId>>,
 }
 
 impl Catalogue<'_> {
@@ -92,8 +92,13 @@ impl Catalogue<'_> {
     /// The item that the model is asked about for `item`: itself, or for an added item the one of the
     /// index that it is most like, since the model has learnt nothing of an added item's tokens.
     pub fn stand_in(&self, item: ItemId) -> ItemId {
+        self.nearest(item).first().copied().unwrap_or(item)
+    }
+
+    /// The items of the index that an added item is most like, nearest first; none for one of the index.
+    pub(super) fn nearest(&self, item: ItemId) -> &[ItemId] {
         let own = self.dataset.num_items() - self.nearest.len();
-        (item as usize).checked_sub(own).map_or(item, |place| self.nearest[place])
+        (item as usize).checked_sub(own).map_or(&[], |place| self.nearest[place].as_slice())
     }
 
     /// The model with the added items in its index.
@@ -135,7 +140,7 @@ impl Run {
         if !items.is_empty() {
             dataset.to_mut().items.extend(items.values().map(Entry::item));
         }
-        let nearest = items.values().map(|entry| entry.nearest[0]).collect();
+        let nearest = items.values().map(|entry| entry.nearest.clone()).collect();
         let tokens = items.into_values().map(|entry| entry.tokens).collect();
         Ok(Catalogue { dataset, path, tokens, nearest })
     }

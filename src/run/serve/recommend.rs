@@ -1,6 +1,6 @@
 //! Recommending from a model that is loaded once and asked any number of times.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -236,18 +236,59 @@ impl<'a> Service<'a> {
     }
 
     fn list(&self, asked: &Asked, ranked: &[Ranked]) -> Vec<Recommendation> {
-        let Pick { options, offer, excluded, .. } = &asked.pick;
-        let offered =
-            ranked.iter().flat_map(|r| offer.offered_as[&r.item].iter().map(move |&i| (i, r)));
+        let Pick { options, excluded, .. } = &asked.pick;
+        let offered = self.offered(asked, ranked).into_iter();
         let allowed = offered.filter(|(item, _)| !excluded.contains(item));
         let is_probability = self.engine.generator().is_some();
-        let describe = |(item, r): (ItemId, &Ranked)| Recommendation {
+        let describe = |(item, r): (ItemId, Ranked)| Recommendation {
             score: Some(r.score),
             probability: is_probability.then(|| r.score.exp()),
             scored_as: (item != r.item).then(|| NamedItem::new(self.dataset, r.item)),
             ..self.unscored(item, asked.seen, options)
         };
         allowed.take(options.top).map(describe).collect()
+    }
+
+    /// The items that are offered under those of `ranked`, best first.
+    ///
+    /// What a model with a repeat bias makes less of because the user has it stands in for nothing else: an added item
+    /// near it goes with the next nearest one, and one that the user has is made less of in its turn.
+    fn offered(&self, asked: &Asked, ranked: &[Ranked]) -> Vec<(ItemId, Ranked)> {
+        let offered_as = &asked.pick.offer.offered_as;
+        let bias = self.engine.generator().and_then(Generator::repeat_bias);
+        let stand_in = |item: ItemId, usual: ItemId| {
+            if bias.is_none() || item == usual || !asked.seen.contains(&usual) {
+                return usual;
+            }
+            let mut nearest = self.catalogue.nearest(item).iter().copied();
+            let other =
+                nearest.find(|near| !asked.seen.contains(near) && offered_as.contains_key(near));
+            other.unwrap_or(usual)
+        };
+        let mut moved: BTreeMap<ItemId, Vec<ItemId>> = BTreeMap::new();
+        for usual in asked.seen.iter().collect::<BTreeSet<_>>() {
+            for &item in offered_as.get(usual).into_iter().flatten() {
+                let other = stand_in(item, *usual);
+                if other != *usual {
+                    moved.entry(other).or_default().push(item);
+                }
+            }
+        }
+        let mut offered = Vec::new();
+        for r in ranked {
+            let own = offered_as[&r.item].iter().filter(|&&item| stand_in(item, r.item) == r.item);
+            let items = own.chain(moved.get(&r.item).into_iter().flatten());
+            offered.extend(items.map(|&item| (item, *r)));
+        }
+        if let Some(bias) = bias {
+            for (item, r) in &mut offered {
+                if *item != r.item && asked.seen.contains(item) {
+                    r.score += bias as f32;
+                }
+            }
+            offered.sort_by(|(_, a), (_, b)| b.score.total_cmp(&a.score));
+        }
+        offered
     }
 
     fn popular(&self, pick: &Pick) -> Vec<Recommendation> {

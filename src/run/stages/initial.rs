@@ -18,7 +18,7 @@ use crate::run::log::TrainLog;
 use crate::run::work::Work;
 use crate::run::{Monitor, Run, Stage, peak_memory_bytes};
 use crate::tasks::Mixture;
-use crate::train::{Contrast, Projectors, TrainOutcome, Trainer, Validation, repeat_bias};
+use crate::train::{Contrast, Projectors, TrainOutcome, Trainer, Validation, log_repeats};
 use crate::{Result, invalid};
 
 /// The file of the projectors, beside the model.
@@ -54,12 +54,10 @@ fn train(run: &Run, before: Option<&Run>, monitor: &mut dyn Monitor) -> Result<M
     let index = load_index(run)?;
     let (llama, mut weights, tokens) = match before {
         Some(before) => run.carried(before, &index)?,
-        None => {
-            let (llama, weights, tokens) = extended_backbone(run, &index)?;
-            let repeat_bias = config.repeat_bias.then(|| repeat_bias(&run.dataset));
-            (LlamaConfig { repeat_bias, ..llama }, weights, tokens)
-        }
+        None => extended_backbone(run, &index)?,
     };
+    let repeat_bias = config.repeat_bias.then(|| log_repeats(&run.dataset));
+    let llama = LlamaConfig { repeat_bias, ..llama };
     let seen = before.map(|before| run.seen(before));
     let stage = match before {
         Some(_) => config.continued.of(&config.initial),
