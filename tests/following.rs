@@ -208,6 +208,8 @@ fn the_teacher_learns_what_came_since_and_no_code_moves() {
         "index.behavior.sasrec.epochs=2",
         "--set",
         "train.distillation.weight=0.5",
+        "--set",
+        "train.repeat-bias=true",
     ];
     let folder = after_monday(&settings, false, DAYS);
     let dir = folder.path();
@@ -232,6 +234,10 @@ fn the_teacher_learns_what_came_since_and_no_code_moves() {
     let less = ["--set", "train.contrast.semantic-weight=0"];
     let (_, stderr) = run(dir, &[&CONTINUE[..], &less].concat(), 0);
     assert!(!stderr.contains("nothing is distilled"), "{stderr}");
+    // Nobody takes an item twice, and Tuesday has seen more items to say so.
+    let bias =
+        |run: &str| json_at(&dir.join(run).join("initial/config.json"))["repeat_bias"].as_f64();
+    assert!(bias("tuesday").unwrap() < bias("monday").unwrap());
     append(dir, "A,11\n7,12\nB,60\nB,1\nB,2\nB,THIRD\n");
     run(dir, &["index", "--extend", "tuesday", "--run", "wednesday"], 0);
     assert_eq!(z("wednesday").len(), 63);

@@ -343,6 +343,8 @@ fn gradient_of_the_head(repeat_bias: Option<f64>) -> f64 {
         ..plain_trainer(&config, &trained, &contrast)
     };
     let (losses, gradients) = trainer.gradients(&samples, 0).unwrap();
+    let without_items = Trainer { items: None, ..plain_trainer(&config, &trained, &contrast) };
+    assert_eq!(without_items.gradients(&samples, 0).is_err(), repeat_bias.is_some());
     let name = "lm_head.weight";
     let gradient = gradients.tensor(&trained.params, name).unwrap();
     let head = trained.params.snapshot().unwrap().remove(name).unwrap();
