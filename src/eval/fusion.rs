@@ -145,7 +145,9 @@ pub fn mean_probabilities(
     if let Some(bias) = repeat_bias {
         for (mean, history) in means.iter_mut().zip(histories) {
             let owned: BTreeSet<ItemId> = history.items.iter().copied().collect();
-            owned.into_iter().for_each(|item| mean[item as usize] += count * bias as f32);
+            for item in owned {
+                mean[item as usize] += count * bias as f32;
+            }
         }
     }
     means.par_iter_mut().for_each(|mean| softmax(mean, count));

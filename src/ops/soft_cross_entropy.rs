@@ -214,7 +214,9 @@ mod tests {
         for (row, state) in hidden.chunks(width).enumerate() {
             let dot = |line: &[f32]| line.iter().zip(state).map(|(a, b)| f64::from(a * b)).sum();
             let mut logits: Vec<f64> = weight.chunks(width).map(dot).collect();
-            shifted[row].iter().for_each(|&id| logits[id as usize] -= 2.0);
+            for &id in &shifted[row] {
+                logits[id as usize] -= 2.0;
+            }
             let total: f64 = logits.iter().map(|logit| logit.exp()).sum();
             expected += total.ln() - logits[targets[row] as usize];
             for (at, found) in grad[row * width..(row + 1) * width].iter().enumerate() {

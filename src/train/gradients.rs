@@ -373,7 +373,9 @@ fn soft_cross_entropy(
     if let Some(Shifts { by, first, rows }) = shifts {
         let mut values = vec![0f32; shape.elem_count()];
         for (line, row) in values.chunks_mut(ids).zip(rows) {
-            row.iter().for_each(|id| line[(id - first) as usize] = by);
+            for id in row {
+                line[(id - first) as usize] = by;
+            }
         }
         logits = (logits + dense(values)?)?;
     }
@@ -384,7 +386,9 @@ fn soft_cross_entropy(
     }
     if let Some(SoftTargets { first, rows, .. }) = soft {
         for (line, row) in shares.chunks_mut(ids).zip(rows) {
-            row.iter().for_each(|&(id, share)| line[(id - first) as usize] += weight * share);
+            for &(id, share) in row {
+                line[(id - first) as usize] += weight * share;
+            }
         }
     }
     let log_total = logits.log_sum_exp(D::Minus1)?.unsqueeze(1)?;

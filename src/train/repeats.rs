@@ -2,7 +2,7 @@
 //!
 //! A model that reads a history is drawn to its items, whether or not anybody takes an item twice. The bias says how often
 //! that happens in training: it is added to the logit of the token that would end an item of the history. What depends on
-//! the user and the item is left to the network. RepeatNet (Ren et al., 2019) learns a switch between both kinds.
+//! the user and the item is left to the network. `RepeatNet` (Ren et al., 2019) learns a switch between both kinds.
 
 use crate::data::{Dataset, ItemId};
 use crate::tasks::Sample;
@@ -43,7 +43,7 @@ pub(super) fn owned(items: &[Vec<u32>], samples: &[Sample]) -> Result<Vec<Vec<u3
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::User;
+    use crate::data::{Item, User};
 
     #[test]
     fn what_ends_an_item_of_the_history_is_named_once_and_where_items_end() {
@@ -70,7 +70,7 @@ mod tests {
     fn the_bias_is_how_often_items_are_taken_again() {
         let users = |items: &[u32]| vec![User { id: "0".into(), items: items.to_vec() }];
         let bias = |items: &[u32]| {
-            log_repeats(&Dataset::new("shop", users(items), vec![Default::default(); 6]).unwrap())
+            log_repeats(&Dataset::new("shop", users(items), vec![Item::default(); 6]).unwrap())
         };
         // The last two are held out: one of four targets is a repeat; of none, one in five items is taken for one.
         assert_eq!(bias(&[0, 1, 0, 2, 3, 4, 5]), 0.25f64.ln());

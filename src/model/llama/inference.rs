@@ -253,7 +253,9 @@ mod tests {
         // A token of the last row and one of the first, in parts of their own.
         let owned = [(2, 6), (0, 40)];
         let mut logits = model.logits(&hidden, 0..vocab).unwrap().to_vec2::<f32>().unwrap();
-        owned.iter().for_each(|&(row, id)| logits[row][id as usize] -= 3.0);
+        for (row, id) in owned {
+            logits[row][id as usize] -= 3.0;
+        }
         let logits = Tensor::new(logits, &Device::Cpu).unwrap();
         let whole = ops::log_softmax_rows(&logits).unwrap();
         let of = |composed: bool, held| {
