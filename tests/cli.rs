@@ -59,6 +59,10 @@ fn the_whole_pipeline_runs_stage_by_stage_and_knows_what_is_done() {
     assert!(told.contains("beam = 7") && told.contains("batch = 9"), "{told}");
     let (_, told) = run(dir, &["--seed", "1", "config", "--seed=2"], 2);
     assert!(told.contains("'--seed' cannot be used multiple times"), "{told}");
+    let (_, told) = run(dir, &["--set", "seed = 1", "config", "--seed", "2"], 2);
+    assert!(told.contains("'--seed <N>' cannot be used with '--set seed=N'"), "{told}");
+    let (_, told) = run(dir, &["-q", "config", "-v"], 2);
+    assert!(told.contains("'--verbose...' cannot be used with '--quiet'"), "{told}");
 
     // A changed setting is named, not overwritten.
     fails(

@@ -21,6 +21,7 @@ use super::recommend::RecommendArgs;
 use super::report::ReportArgs;
 use super::serve::ServeArgs;
 use super::train::{ImportAdapterArgs, TrainArgs};
+use crate::config::key_of;
 
 /// A generative recommender in one binary: from interactions and item texts to a language model that
 /// writes the next item, token by token.
@@ -63,20 +64,24 @@ impl Args {
     /// Takes `words` apart, the name of the program before them.
     ///
     /// # Errors
-    /// Where they are none of the program's, and where an option stands before its subcommand and behind it.
+    /// Where they are none of the program's, and where what stands before a subcommand and behind it cannot be together.
     pub(super) fn of(words: &[OsString]) -> Result<Self, clap::Error> {
         let mut args = Self::try_parse_from(words)?;
         // On its own the parser forgets what stands before a subcommand where the same option stands behind it.
         args.set =
             values(words, "--set").map(|value| value.to_string_lossy().into_owned()).collect();
         let once = ["--config", "--run", "--device", "--threads", "--seed", "--log-format"];
-        match once.into_iter().find(|option| values(words, option).count() > 1) {
-            Some(option) => {
-                let told = format!("the argument '{option}' cannot be used multiple times");
-                Err(Self::command().error(ErrorKind::ArgumentConflict, told))
-            }
-            None => Ok(args),
-        }
+        let twice = once.into_iter().find(|option| values(words, option).count() > 1);
+        let told = if let Some(option) = twice {
+            format!("the argument '{option}' cannot be used multiple times")
+        } else if args.quiet && args.verbose > 0 {
+            "the argument '--verbose...' cannot be used with '--quiet'".into()
+        } else if args.seed.is_some() && args.set.iter().any(|set| key_of(set) == "seed") {
+            "the argument '--seed <N>' cannot be used with '--set seed=N'".into()
+        } else {
+            return Ok(args);
+        };
+        Err(Self::command().error(ErrorKind::ArgumentConflict, told))
     }
 }
 

@@ -293,19 +293,13 @@ pub(crate) fn cross_entropy<X: Activation>(
         candle_core::bail!("cross_entropy: id {id} is not among {vocabulary:?}");
     }
     let targets: Vec<u32> = targets.iter().map(|id| id - vocabulary.start).collect();
-    if let Some(soft) = &soft
-        && (soft.rows.len() != targets.len()
-            || soft.rows.iter().flatten().any(|(id, _)| !vocabulary.contains(id)))
-    {
-        candle_core::bail!("cross_entropy: soft targets do not fit {vocabulary:?}");
+    if let Some(soft) = &soft {
+        check_rows(soft.rows, |&(id, _)| id, targets.len(), &vocabulary)?;
+    }
+    if let Some(shifts) = &shifts {
+        check_rows(shifts.rows, |&id| id, targets.len(), &vocabulary)?;
     }
     let soft = soft.map(|soft| SoftTargets { first: vocabulary.start, ..soft });
-    if let Some(shifts) = &shifts
-        && (shifts.rows.len() != targets.len()
-            || shifts.rows.iter().flatten().any(|id| !vocabulary.contains(id)))
-    {
-        candle_core::bail!("cross_entropy: what is shifted does not fit {vocabulary:?}");
-    }
     let shifts = shifts.map(|shifts| Shifts { first: vocabulary.start, ..shifts });
     let hidden = Mat::new(hidden, targets.len(), width);
     let lines = vocabulary.start as usize..vocabulary.end as usize;
@@ -322,6 +316,22 @@ pub(crate) fn cross_entropy<X: Activation>(
         precision,
         pool,
     )))
+}
+
+/// Refuses `rows` that are not one a target, and ids in them that are not of `vocabulary`.
+fn check_rows<T>(
+    rows: &[Vec<T>],
+    id: impl Fn(&T) -> u32,
+    targets: usize,
+    vocabulary: &Range<u32>,
+) -> Result<()> {
+    if rows.len() != targets {
+        candle_core::bail!("cross_entropy: {} rows of ids for {targets} targets", rows.len());
+    }
+    if let Some(id) = rows.iter().flatten().map(id).find(|id| !vocabulary.contains(id)) {
+        candle_core::bail!("cross_entropy: id {id} in a row is not among {vocabulary:?}");
+    }
+    Ok(())
 }
 
 /// `total += part`.

@@ -241,26 +241,18 @@ impl Trainer<'_> {
         fn in_order<T: Default>(mut rows: Vec<T>, order: &[u32]) -> Vec<T> {
             order.iter().map(|&at| std::mem::take(&mut rows[at as usize])).collect()
         }
-        if self.model.config().repeat_bias.is_some()
-            && self.items.is_none()
-            && samples.iter().any(|sample| sample.recommends)
-        {
-            invalid!("a model with a repeat bias is trained without the tokens of the items");
-        }
         let drawn_to = match self.teacher {
             Some(teacher) => in_order(teacher.distributions(samples)?, order),
             None => Vec::new(),
         };
-        let owned = match self.repeat_bias() {
-            Some((_, items)) => in_order(repeats::owned(items, samples)?, order),
-            None => Vec::new(),
+        let owned = match (self.model.config().repeat_bias, self.items) {
+            (Some(_), Some(items)) => in_order(repeats::owned(items, samples)?, order),
+            (Some(_), None) if samples.iter().any(|sample| sample.recommends) => {
+                invalid!("a model with a repeat bias is trained without the tokens of the items")
+            }
+            _ => Vec::new(),
         };
         Ok(Told { drawn_to, owned })
-    }
-
-    /// The repeat bias, and the tokens of every item.
-    fn repeat_bias(&self) -> Option<(f64, &[Vec<u32>])> {
-        self.model.config().repeat_bias.zip(self.items)
     }
 
     /// What the labels `recommended` are drawn to, and the logits that are shifted.
@@ -271,11 +263,8 @@ impl Trainer<'_> {
     ) -> (Option<SoftTargets<'t>>, Option<Shifts<'t>>) {
         let Some(rows) = recommended else { return (None, None) };
         let soft = self.teacher.map(|teacher| teacher.soft(&told.drawn_to[rows.clone()]));
-        let shifts = self.repeat_bias().map(|(by, _)| Shifts {
-            by: by as f32,
-            first: 0,
-            rows: &told.owned[rows],
-        });
+        let by = self.model.config().repeat_bias;
+        let shifts = by.map(|by| Shifts { by: by as f32, first: 0, rows: &told.owned[rows] });
         (soft, shifts)
     }
 
@@ -283,7 +272,8 @@ impl Trainer<'_> {
     /// least one group, none empty but in a batch without labels.
     fn normalizations(&self, batch: &Batch) -> Vec<Group> {
         let (all, whole) = (batch.labels.len(), 0..self.model.config().vocab_size as u32);
-        if self.levels.is_none() && self.teacher.is_none() && self.repeat_bias().is_none() {
+        let told = self.teacher.is_some() || self.model.config().repeat_bias.is_some();
+        if self.levels.is_none() && !told {
             return vec![Group { labels: 0..all, vocabulary: whole, recommended: None }];
         }
         let split = all - batch.order.len();
