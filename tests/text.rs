@@ -213,6 +213,9 @@ fn the_program_continues_prompts_and_measures_texts() {
     let other = tiny();
     fails(other.path(), &["--set", &path, "index"], &["<a_0>", "item tokens already"]);
     assert!(greedy["stop"] == "eos" || greedy["stop"] == "length");
+    // The seed of the draws is none of the configuration, whose own may be told beside it.
+    let seeds = ["--set", "seed=42", "--seed", "7"];
+    run(dir, &[&seeds[..], &["generate", "--max-tokens", "2", "--prompt", &prompt]].concat(), 0);
     let (text, _) = run(dir, &["generate", "--max-tokens", "8", "--prompt", &prompt], 0);
     assert_eq!(text.strip_suffix('\n'), greedy["text"].as_str());
 

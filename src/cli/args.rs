@@ -76,7 +76,10 @@ impl Args {
             format!("the argument '{option}' cannot be used multiple times")
         } else if args.quiet && args.verbose > 0 {
             "the argument '--verbose...' cannot be used with '--quiet'".into()
-        } else if args.seed.is_some() && args.set.iter().any(|set| key_of(set) == "seed") {
+        } else if args.seed.is_some()
+            && !args.command.draws_by_seed()
+            && args.set.iter().any(|set| key_of(set) == "seed")
+        {
             "the argument '--seed <N>' cannot be used with '--set seed=N'".into()
         } else {
             return Ok(args);
@@ -114,6 +117,12 @@ impl Command {
 }
 
 impl Command {
+    /// Whether `--seed` is that of its draws alone, and none of the configuration: a text may be drawn with another
+    /// seed than the model was trained with.
+    pub(super) fn draws_by_seed(&self) -> bool {
+        matches!(self, Self::Generate(_))
+    }
+
     /// The run that this one goes on from.
     pub(super) fn before(&self) -> Option<&Path> {
         match self {

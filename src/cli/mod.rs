@@ -251,9 +251,7 @@ fn run_of(file: &Path) -> Option<PathBuf> {
 /// The configuration, with settings more than those of the arguments, and its name.
 fn resolve(args: &Args, set: &[String]) -> crate::Result<(RunConfig, String)> {
     let mut overrides = args.set.clone();
-    // A text may be drawn with another seed than the model was trained with.
-    let draws_alone = matches!(args.command, Command::Generate(_));
-    if let Some(seed) = args.seed.filter(|_| !draws_alone) {
+    if let Some(seed) = args.seed.filter(|_| !args.command.draws_by_seed()) {
         overrides.push(format!("seed={seed}"));
     }
     overrides.extend_from_slice(set);

@@ -378,3 +378,19 @@ pub(crate) fn sum_of_squares(x: &[f32]) -> f64 {
     let parts: Vec<f64> = x.par_chunks(BLOCK).map(|x| f64::from(vectorize(|| dot(x, x)))).collect();
     parts.iter().sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_do_not_fit_a_loss_are_refused() {
+        let check = |rows: &[Vec<u32>]| check_rows(rows, |&id| id, 2, &(5..8));
+        assert!(check(&[vec![5, 7], vec![]]).is_ok());
+        let told = |rows: &[Vec<u32>]| check(rows).unwrap_err().to_string();
+        assert!(told(&[vec![5]]).contains("1 rows of ids for 2 targets"));
+        for id in [4, 8] {
+            assert!(told(&[vec![5], vec![6, id]]).contains(&format!("id {id} in a row")));
+        }
+    }
+}
