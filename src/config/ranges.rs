@@ -85,12 +85,14 @@ const STAGE: [(&str, Range); 17] = [
 ];
 
 /// What stands in one table alone.
-const SINGLE: [(&str, Range); 72] = [
+const SINGLE: [(&str, Range); 74] = [
     ("seed", Any),
     ("data.history", LENGTH),
     ("train.continue.epochs", COUNT_OR_NONE),
     ("train.continue.learning-rate-share", Above(0.0, 10.0)),
     ("train.continue.replay", WEIGHT),
+    ("data.split.valid-users", Above(0.0, 1.0)),
+    ("data.split.test-users", Above(0.0, 1.0)),
     ("data.split.valid-from", BelowOne),
     ("data.split.test-from", BelowOne),
     ("data.synthetic.seed", Any),

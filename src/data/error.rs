@@ -251,10 +251,7 @@ pub enum DataError {
         rule: SplitRule,
     },
     /// A split that leaves a part empty.
-    #[error(
-        "{name}: data.split.rule = \"{rule}\" leaves nothing for {part}; move data.split.valid-from or \
-         data.split.test-from"
-    )]
+    #[error("{name}: data.split.rule = \"{rule}\" leaves nothing for {part}; {remedy}")]
     EmptySplit {
         /// The dataset.
         name: String,
@@ -262,6 +259,8 @@ pub enum DataError {
         rule: SplitRule,
         /// Training, validation or test.
         part: &'static str,
+        /// What to do.
+        remedy: &'static str,
     },
     /// Times or texts that do not fit a user's items.
     #[error("{path}: user {user:?} {what}")]

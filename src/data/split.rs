@@ -6,6 +6,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 
 use super::{DataError, Dataset, ItemId, User};
+use crate::rng;
 
 /// Which of the held-out items are the targets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -46,6 +47,9 @@ pub enum SplitRule {
     /// later than a target.
     #[default]
     LeaveOneOut,
+    /// The same of shares of the users; training sees all items of the others, so a model that is meant for use need
+    /// not do without everybody's latest items.
+    SampledLeaveOneOut,
     /// Training ends for everybody at one time. Each user's last item of the time for validation, and of the
     /// time for test, is a target.
     TimedLeaveOneOut,
@@ -58,6 +62,7 @@ impl fmt::Display for SplitRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::LeaveOneOut => "leave-one-out",
+            Self::SampledLeaveOneOut => "sampled-leave-one-out",
             Self::TimedLeaveOneOut => "timed-leave-one-out",
             Self::Temporal => "temporal",
         })
@@ -70,6 +75,10 @@ impl fmt::Display for SplitRule {
 pub struct SplitConfig {
     /// The rule.
     pub rule: SplitRule,
+    /// The share of users one of whose items is for validation; of `sampled-leave-one-out`.
+    pub valid_users: f64,
+    /// The same of the test.
+    pub test_users: f64,
     /// The share of all interactions before the time for validation; of the rules that go by time.
     pub valid_from: f64,
     /// The same of the time for test.
@@ -78,7 +87,13 @@ pub struct SplitConfig {
 
 impl Default for SplitConfig {
     fn default() -> Self {
-        Self { rule: SplitRule::default(), valid_from: 0.8, test_from: 0.9 }
+        Self {
+            rule: SplitRule::default(),
+            valid_users: 0.2,
+            test_users: 1.0,
+            valid_from: 0.8,
+            test_from: 0.9,
+        }
     }
 }
 
@@ -104,17 +119,38 @@ pub(super) struct Division {
 impl Division {
     /// The last two items of every user, who have at least three each.
     pub(super) fn leave_one_out(users: &[User]) -> Self {
-        let lengths = || users.iter().map(|user| user.items.len());
-        let before_end = |back: usize| {
-            let targets = lengths().enumerate();
-            targets.map(|(user, length)| Target { user, position: length - back }).collect()
+        Self::last_items(SplitRule::LeaveOneOut, users, |_| [true; 2])
+    }
+
+    /// The last items of two samples of the users. Who is drawn depends on a user's position alone: users that are
+    /// appended leave the others where they were.
+    fn sampled(config: SplitConfig, users: &[User]) -> Self {
+        let drawn = |label, user: usize, share| {
+            rng::uniform(&mut rng::stream(0, label, &[user as u64])) < share
         };
-        Self {
-            rule: SplitRule::LeaveOneOut,
-            train: lengths().map(|length| length - 2).collect(),
-            valid: before_end(2),
-            test: before_end(1),
+        Self::last_items(config.rule, users, |user| {
+            [
+                drawn("users of validation", user, config.valid_users),
+                drawn("users of test", user, config.test_users),
+            ]
+        })
+    }
+
+    /// An item of each user who is held out for validation, and for test, which is the later one.
+    fn last_items(rule: SplitRule, users: &[User], held_out: impl Fn(usize) -> [bool; 2]) -> Self {
+        let mut division = Self { rule, train: Vec::new(), valid: Vec::new(), test: Vec::new() };
+        for (user, User { items, .. }) in users.iter().enumerate() {
+            let [valid, test] = held_out(user);
+            let mut position = items.len();
+            for (held_out, targets) in [(test, &mut division.test), (valid, &mut division.valid)] {
+                if held_out {
+                    position -= 1;
+                    targets.push(Target { user, position });
+                }
+            }
+            division.train.push(position);
         }
+        division
     }
 
     /// What lies before and after two times, which so many of the interactions come before; what happened at
@@ -163,25 +199,33 @@ impl Dataset {
     /// If the rule goes by time and the dataset has no times, the second time is not after the first, or
     /// nothing is left for training, validation or test.
     pub fn divided(mut self, config: SplitConfig) -> Result<Self, DataError> {
-        if config.rule == SplitRule::LeaveOneOut || self.users.is_empty() {
+        let SplitConfig { rule, valid_from, test_from, .. } = config;
+        if rule == SplitRule::LeaveOneOut || self.users.is_empty() {
             return Ok(self);
         }
-        let rule = config.rule;
-        let SplitConfig { valid_from, test_from, .. } = config;
-        if !(0.0 < valid_from && valid_from < test_from && test_from < 1.0) {
-            return Err(DataError::Cuts { valid_from, test_from });
-        }
-        let Some(times) = &self.times else {
-            return Err(DataError::NoTimes { name: self.name, rule });
+        let division = if rule == SplitRule::SampledLeaveOneOut {
+            Division::sampled(config, &self.users)
+        } else {
+            if !(0.0 < valid_from && valid_from < test_from && test_from < 1.0) {
+                return Err(DataError::Cuts { valid_from, test_from });
+            }
+            let Some(times) = &self.times else {
+                return Err(DataError::NoTimes { name: self.name, rule });
+            };
+            Division::by_time(config, times)
         };
-        let division = Division::by_time(config, times);
         let parts = [
             ("training", division.train.iter().all(|&seen| seen < 2)),
             ("validation", division.valid.is_empty()),
             ("test", division.test.is_empty()),
         ];
         if let Some((part, _)) = parts.into_iter().find(|(_, empty)| *empty) {
-            return Err(DataError::EmptySplit { name: self.name, rule, part });
+            let remedy = if rule == SplitRule::SampledLeaveOneOut {
+                "raise data.split.valid-users or data.split.test-users"
+            } else {
+                "move data.split.valid-from or data.split.test-from"
+            };
+            return Err(DataError::EmptySplit { name: self.name, rule, part, remedy });
         }
         self.division = division;
         Ok(self.with_fingerprints())
@@ -237,7 +281,7 @@ mod tests {
     }
 
     fn by(rule: SplitRule) -> SplitConfig {
-        SplitConfig { rule, valid_from: 0.5, test_from: 0.75 }
+        SplitConfig { rule, valid_from: 0.5, test_from: 0.75, ..SplitConfig::default() }
     }
 
     fn targets(dataset: &Dataset, split: Split) -> Vec<(usize, usize)> {
@@ -257,6 +301,42 @@ mod tests {
         assert_eq!(history(Split::Test, 0, 2), [1, 9]);
         assert!(history(Split::Test, 0, 0).is_empty());
         assert_eq!(history(Split::Valid, 1, 20), [4]);
+    }
+
+    #[test]
+    fn samples_of_the_users_are_held_out_and_stay_when_others_come() {
+        let sequences: Vec<&[ItemId]> = vec![&[4, 7, 1, 9]; 2_000];
+        let config = SplitConfig {
+            rule: SplitRule::SampledLeaveOneOut,
+            valid_users: 0.2,
+            test_users: 0.5,
+            ..SplitConfig::default()
+        };
+        let data = dataset(&sequences, None).divided(config).unwrap();
+        let (valid, test) = (targets(&data, Split::Valid), targets(&data, Split::Test));
+        assert!((350..450).contains(&valid.len()) && (930..1_070).contains(&test.len()));
+        let both = valid.iter().filter(|target| target.1 == 2).count();
+        assert!((160..240).contains(&both), "{both} users of {} are held out twice", valid.len());
+        for user in 0..2_000 {
+            let is_test = test.contains(&(user, 3));
+            let at = 3 - usize::from(is_test);
+            let is_valid = valid.contains(&(user, at));
+            assert_eq!(data.train(user).len(), at + usize::from(!is_valid));
+        }
+        let before = dataset(&sequences[..1_000], None).divided(config).unwrap();
+        let known = valid.iter().filter(|target| target.0 < 1_000);
+        assert!(known.eq(&targets(&before, Split::Valid)));
+
+        // Where all are tested, only few miss more than their last item.
+        let all = SplitConfig { test_users: 1.0, ..config };
+        let all = dataset(&sequences, None).divided(all).unwrap();
+        assert!(targets(&all, Split::Test).iter().map(|target| target.0).eq(0..2_000));
+        let other = dataset(&sequences, None);
+        assert!(all.fingerprint != data.fingerprint && all.fingerprint != other.fingerprint);
+        let none = SplitConfig { valid_users: 1e-9, ..config };
+        let error = dataset(&sequences, None).divided(none).unwrap_err().to_string();
+        assert!(error.contains("nothing for validation"), "{error}");
+        assert!(error.contains("raise data.split.valid-users or"), "{error}");
     }
 
     #[test]
@@ -297,7 +377,7 @@ mod tests {
         let late: [&[i64]; 2] = [&[0, 1, 9], &[2, 9, 9]];
         let error = told(Some(&late), by(SplitRule::TimedLeaveOneOut));
         assert!(error.contains("nothing for validation"), "{error}");
-        let cuts = SplitConfig { valid_from: 0.9, test_from: 0.8, rule: SplitRule::Temporal };
+        let cuts = SplitConfig { valid_from: 0.9, test_from: 0.8, ..by(SplitRule::Temporal) };
         let error = told(Some(&late), cuts);
         assert!(error.contains("valid-from = 0.9") && error.contains("test-from = 0.8"), "{error}");
     }
@@ -310,7 +390,12 @@ mod tests {
         }
         let error = "train".parse::<Split>().unwrap_err().to_string();
         assert!(error.contains("\"train\"") && error.contains("valid and test"), "{error}");
-        for rule in [SplitRule::LeaveOneOut, SplitRule::TimedLeaveOneOut, SplitRule::Temporal] {
+        for rule in [
+            SplitRule::LeaveOneOut,
+            SplitRule::SampledLeaveOneOut,
+            SplitRule::TimedLeaveOneOut,
+            SplitRule::Temporal,
+        ] {
             assert_eq!(serde_json::to_string(&rule).unwrap(), format!("\"{rule}\""));
         }
     }

@@ -373,6 +373,23 @@ fn training_by_time_does_not_see_held_out_items() {
 }
 
 #[test]
+fn training_beside_samples_of_users_does_not_see_held_out_items() {
+    let users =
+        (0..40).map(|u| User { id: u.to_string(), items: (0..5).map(|i| (u + i) % 9).collect() });
+    let dataset = Dataset::new("made", users.collect(), vec![Item::default(); 9]).unwrap();
+    let rule = SplitRule::SampledLeaveOneOut;
+    let data = dataset.divided(SplitConfig { rule, ..SplitConfig::default() }).unwrap();
+    let other = data.with_other_targets();
+    assert_ne!(data.fingerprint, other.fingerprint);
+    assert!(data.train_sequences().eq(other.train_sequences()));
+    assert_eq!(data.popularity(), other.popularity());
+    let held_out: usize =
+        [Split::Valid, Split::Test].map(|split| data.targets(split).len()).iter().sum();
+    let trained: usize = data.train_sequences().map(<[_]>::len).sum();
+    assert_eq!(trained + held_out, 200);
+}
+
+#[test]
 fn texts_and_interactions_have_fingerprints_of_their_own() {
     let data = load(INTER, ITEM).unwrap();
     let mut items = data.items.clone();

@@ -339,9 +339,14 @@ pub(super) fn settings_under(own: &[&str], config: &RunConfig) -> Result<BTreeMa
         own.iter().any(|o| key == o || (o.ends_with('.') && key.starts_with(o)))
             && !silent.iter().any(|s| key.ends_with(s))
     });
-    if config.data.split.rule == SplitRule::LeaveOneOut {
-        flat.retain(|key, _| !["data.split.valid-from", "data.split.test-from"].contains(&&**key));
-    }
+    let of_other_rules: &[&str] = match config.data.split.rule {
+        SplitRule::LeaveOneOut => &["valid-users", "test-users", "valid-from", "test-from"],
+        SplitRule::SampledLeaveOneOut => &["valid-from", "test-from"],
+        SplitRule::TimedLeaveOneOut | SplitRule::Temporal => &["valid-users", "test-users"],
+    };
+    flat.retain(|key, _| {
+        !key.strip_prefix("data.split.").is_some_and(|key| of_other_rules.contains(&key))
+    });
     if config.data.path.is_some() {
         // Where the dataset lies does not matter: its fingerprint is an input.
         flat.retain(|key, _| !key.starts_with("data.path") && !key.starts_with("data.synthetic"));
