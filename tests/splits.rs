@@ -124,20 +124,20 @@ fn a_split_by_time_needs_times() {
 fn most_users_latest_items_are_trained_on_where_few_are_held_out() {
     let dir = tiny();
     let dir = dir.path();
-    let at =
-        ["--set", "data.split.rule=sampled-leave-one-out", "--set", "data.split.test-users=0.5"];
+    let rule = ["--run", "sampled", "--set", "data.split.rule=sampled-leave-one-out", "--set"];
+    let at = [&rule[..], &["data.split.test-users=0.5"]].concat();
     train(dir, &at);
     let (table, _) = run(dir, &[&at[..], &["eval"]].concat(), 0);
     assert!(table.contains("test split of sampled-leave-one-out"), "{table}");
-    let (json, lines) = result(dir, "runs/tiny/eval/test-off-b20");
+    let (json, lines) = result(dir, "sampled/eval/test-off-b20");
     assert_eq!(json["settings"]["split_rule"], "sampled-leave-one-out");
     assert!((25..55).contains(&lines.len()), "{} of 80 users are tested", lines.len());
     let (table, _) = run(dir, &[&at[..], &["baseline", "sasrec", "--split", "valid"]].concat(), 0);
     assert!(table.contains("valid split of sampled-leave-one-out"), "{table}");
 
     // The shares are part of what a stage was made with.
-    let other = ["--set", at[1], "--set", "data.split.test-users=0.6", "eval"];
+    let other = [&rule[..], &["data.split.test-users=0.6", "eval"]].concat();
     fails(dir, &other, &["data.split.test-users was 0.5, is now 0.6"]);
-    let none = ["--set", at[1], "--set", "data.split.valid-users=0", "--run", "other", "index"];
+    let none = [&rule[..], &["data.split.valid-users=0", "index"]].concat();
     fails(dir, &none, &["data.split.valid-users", "above 0"]);
 }
