@@ -221,7 +221,7 @@ impl Dataset {
         ];
         if let Some((part, _)) = parts.into_iter().find(|(_, empty)| *empty) {
             let remedy = if rule == SplitRule::SampledLeaveOneOut {
-                "raise data.split.valid-users or data.split.test-users"
+                "change data.split.valid-users or data.split.test-users"
             } else {
                 "move data.split.valid-from or data.split.test-from"
             };
@@ -336,7 +336,10 @@ mod tests {
         let none = SplitConfig { valid_users: 1e-9, ..config };
         let error = dataset(&sequences, None).divided(none).unwrap_err().to_string();
         assert!(error.contains("nothing for validation"), "{error}");
-        assert!(error.contains("raise data.split.valid-users or"), "{error}");
+        assert!(error.contains("change data.split.valid-users or"), "{error}");
+        let everybody = SplitConfig { valid_users: 1.0, test_users: 1.0, ..config };
+        let error = dataset(&[&[0, 1, 2][..]; 3], None).divided(everybody).unwrap_err().to_string();
+        assert!(error.contains("nothing for training"), "{error}");
     }
 
     #[test]
