@@ -203,8 +203,9 @@ impl Dataset {
         if rule == SplitRule::LeaveOneOut || self.users.is_empty() {
             return Ok(self);
         }
-        let division = if rule == SplitRule::SampledLeaveOneOut {
-            Division::sampled(config, &self.users)
+        let (division, remedy) = if rule == SplitRule::SampledLeaveOneOut {
+            let remedy = "change data.split.valid-users or data.split.test-users";
+            (Division::sampled(config, &self.users), remedy)
         } else {
             if !(0.0 < valid_from && valid_from < test_from && test_from < 1.0) {
                 return Err(DataError::Cuts { valid_from, test_from });
@@ -212,7 +213,8 @@ impl Dataset {
             let Some(times) = &self.times else {
                 return Err(DataError::NoTimes { name: self.name, rule });
             };
-            Division::by_time(config, times)
+            let remedy = "move data.split.valid-from or data.split.test-from";
+            (Division::by_time(config, times), remedy)
         };
         let parts = [
             ("training", division.train.iter().all(|&seen| seen < 2)),
@@ -220,11 +222,6 @@ impl Dataset {
             ("test", division.test.is_empty()),
         ];
         if let Some((part, _)) = parts.into_iter().find(|(_, empty)| *empty) {
-            let remedy = if rule == SplitRule::SampledLeaveOneOut {
-                "change data.split.valid-users or data.split.test-users"
-            } else {
-                "move data.split.valid-from or data.split.test-from"
-            };
             return Err(DataError::EmptySplit { name: self.name, rule, part, remedy });
         }
         self.division = division;
