@@ -327,11 +327,7 @@ fn the_configuration_of_a_first_result_at_work_is_looked_at_too() {
     let altered = whole.replace("shrink = ", "shrink = 1");
     assert_ne!(whole, altered);
     fs::write(&path, altered).unwrap();
-    fails(
-        dir,
-        &["--run", "runs/llmbs", "index"],
-        &["config.toml", "not the one that manifest.json"],
-    );
+    fails(dir, &["--run", "runs/llmbs", "index"], &["config.toml", "does not match manifest.json"]);
     fs::write(&path, &whole).unwrap();
     run(dir, &["--run", "runs/llmbs", "index"], 0);
     assert_eq!(fs::read_to_string(&path).unwrap(), whole);
@@ -340,4 +336,93 @@ fn the_configuration_of_a_first_result_at_work_is_looked_at_too() {
     let (_, log) = run(dir, &[&slow[..], &["index"]].concat(), 0);
     assert!(log.contains("config.toml: was gone, or not the one"), "{log}");
     assert_eq!(fs::read_to_string(&path).unwrap(), whole);
+}
+
+#[test]
+fn what_a_process_left_behind_that_had_all_in_its_place_is_cleared_away() {
+    let dir = tiny();
+    let dir = dir.path();
+    train(dir, &[]);
+    run(dir, &["train", "--stage", "anneal"], 0);
+    let stands = |command: &[&str], stage: &str| {
+        let words = [&["--config", "llmbs.toml"], command].concat();
+        fs::create_dir_all(of_run(dir, &format!("unfinished/{stage}/result"))).unwrap();
+        let config = read(dir, "config.toml");
+        fs::remove_file(of_run(dir, "config.toml")).unwrap();
+        let told = run(dir, &words, 0).0;
+        assert!(told.contains("already") || told.contains("imported from"), "{words:?}: {told}");
+        assert!(!of_run(dir, "unfinished").exists(), "{words:?}");
+        assert!(read(dir, "config.toml") == config, "{words:?}");
+    };
+    stands(&["index"], "index");
+    stands(&["train", "--stage", "initial"], "initial");
+    stands(&["train", "--stage", "anneal"], "anneal");
+
+    fs::rename(of_run(dir, "anneal"), dir.join("other")).unwrap();
+    run(dir, &["import-adapter", "other", "--force"], 0);
+    stands(&["import-adapter", "other"], "anneal");
+    fs::rename(of_run(dir, "index"), dir.join("others-index")).unwrap();
+    let import = ["index", "import", "others-index/index.json"];
+    run(dir, &[&import[..], &["--force"]].concat(), 0);
+    stands(&import, "index");
+
+    // The next command does it, too, and what is left is no training that would be lost.
+    fs::create_dir_all(of_run(dir, "unfinished/index/result")).unwrap();
+    run(dir, &["train", "--stage", "initial"], 0);
+    assert!(!of_run(dir, "unfinished").exists());
+    fs::create_dir_all(of_run(dir, "unfinished/anneal/state")).unwrap();
+    run(dir, &["import-adapter", "other"], 0);
+    assert!(!of_run(dir, "unfinished").exists());
+}
+
+/// Killed when the manifest was written and said nothing of the configuration, which was not.
+#[test]
+fn a_configuration_that_was_not_written_yet_is() {
+    let dir = tiny();
+    let dir = dir.path();
+    run(dir, &["index"], 0);
+    let config = read(dir, "config.toml");
+    fs::remove_file(of_run(dir, "config.toml")).unwrap();
+    let mut found = manifest(dir);
+    for key in ["config_sha256", "sha256"] {
+        assert!(found.as_object_mut().unwrap().remove(key).is_some(), "{key}: {found}");
+    }
+    fs::write(of_run(dir, "manifest.json"), found.to_string()).unwrap();
+    run(dir, &["--config", "llmbs.toml", "index"], 0);
+    assert!(read(dir, "config.toml") == config);
+    run(dir, &["--run", "runs/llmbs", "index"], 0);
+}
+
+#[test]
+fn an_import_that_is_killed_leaves_the_one_that_stands() {
+    let dir = tiny();
+    let dir = dir.path();
+    // All that decides the codes has its default, and an import says nothing of it.
+    let words = |more: &[&'static str]| {
+        let defaults = [
+            "index.semantic.k=256",
+            "index.behavior.k=256",
+            "index.behavior.din.dim=64",
+            "index.behavior.din.epochs=20",
+        ];
+        [&defaults.map(|setting| ["--set", setting]).concat(), more].concat()
+    };
+    run(dir, &words(&["--run", "made", "index"]), 0);
+    let file = dir.join("made/index/index.json");
+    let codes = fs::read_to_string(&file).unwrap();
+    run(dir, &words(&["index", "import", "made/index/index.json"]), 0);
+    let before = manifest(dir);
+    // Another one was to take its place.
+    let mut found = before.clone();
+    let mut begun = found["stages"]["index"].clone();
+    begun["status"] = "running".into();
+    begun["outputs"] = json!({});
+    found["unfinished"] = json!({ "index": begun });
+    found.as_object_mut().unwrap().remove("sha256");
+    fs::write(of_run(dir, "manifest.json"), found.to_string()).unwrap();
+
+    let told = run(dir, &words(&["index"]), 0).0;
+    assert!(told.contains("was imported from"), "{told}");
+    assert_eq!(manifest(dir)["stages"], before["stages"]);
+    assert_eq!(fs::read_to_string(of_run(dir, "index/index.json")).unwrap(), codes);
 }

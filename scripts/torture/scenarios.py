@@ -134,6 +134,10 @@ CHAINS = {
         follows(["train", "--continue", MONDAY], "index/", "initial/"),
         follows(["import-adapter", MONDAY + "/anneal"], "initial/", "anneal/"),
     ],
+    "imported": [
+        Step(["--set", "data.path={root}/Early", "index", "import", MONDAY + "/index/index.json"],
+             ("index/", "backbone/")),
+    ],
     "run": [Step(["run"], ("index/", "backbone/", "initial/", "anneal/"))],
     "ablate": [Step(["ablate", "{root}/ablation.toml", "--json"])],
 }

@@ -25,13 +25,13 @@ const ENDINGS: [&str; 6] =
 
 /// Tells the files of the dataset in the folder `dir` from all others by their names, those of further datasets there
 /// included.
-pub fn is_dataset_file(dir: &Path) -> impl Fn(&str) -> bool {
+pub fn is_dataset_file(dir: &Path) -> impl Fn(&str) -> bool + use<> {
     is_file_of_one(dir, &ENDINGS)
 }
 
 /// Tells files `Xending` of one X, with one of these endings, from all others: the folder's own name, where there is such
 /// a file, else the first X in it.
-pub fn is_file_of_one<'e>(dir: &Path, endings: &'e [&'e str]) -> impl Fn(&str) -> bool {
+pub fn is_file_of_one<'e>(dir: &Path, endings: &'e [&'e str]) -> impl Fn(&str) -> bool + use<'e> {
     let of = |file: &str| endings.iter().find_map(|e| file.strip_suffix(e)).map(String::from);
     let entries = fs::read_dir(dir).into_iter().flatten().flatten();
     let names = entries.filter_map(|entry| of(entry.file_name().to_str()?));

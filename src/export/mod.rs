@@ -102,9 +102,10 @@ pub fn export(dataset: &Dataset, target: Target, out: &Path, force: bool) -> Res
         invalid!("{}: give a folder a name of its own", out.display());
     };
     let sequences = format!("{name}.txt");
-    let is_of_one = data::is_file_of_one(out, &OURS);
-    let is_ours = |file: &str| file == sequences || OTHERS.contains(&file) || is_of_one(file);
-    let place = Place::claim(out, force, &is_ours)?;
+    let place = Place::claim(out, force, |out| {
+        let is_of_one = data::is_file_of_one(out, &OURS);
+        move |file: &str| file == sequences || OTHERS.contains(&file) || is_of_one(file)
+    })?;
     let writer = Writer { dataset, name, changed: Cell::new(0) };
     writer.check_ids(target)?;
     let files = place.build(|dir| match target {
@@ -201,8 +202,8 @@ impl<'d> Writer<'d> {
         let lost = self.dataset.catalogue().filter(|item| !taken.contains(item)).count();
         if lost > 0 {
             tracing::warn!(
-                "{lost} items were taken by users with fewer than 3 interactions alone, who are left out: where ids have \
-                 gaps, nothing else tells of an item, so that these are none in {}",
+                "{lost} items were taken only by users with fewer than 3 interactions, who are left out: as ids have \
+                 gaps, no X.item.json lists items, so that these are missing in {}",
                 self.name
             );
         }

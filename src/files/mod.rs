@@ -321,6 +321,12 @@ pub fn replace_dir(new: &Path, dir: &Path) -> Result<()> {
     remove_dir(&old)
 }
 
+/// Puts the finished folder `new` in the place of `dir`, in one step where the system can; what stood there may then be
+/// at `new`.
+pub fn exchange_dir(new: &Path, dir: &Path) -> Result<()> {
+    if place::exchange(new, dir) { Ok(()) } else { replace_dir(new, dir) }
+}
+
 /// A path as a word of a shell.
 pub fn shell(path: &Path) -> String {
     let path = path.display().to_string();

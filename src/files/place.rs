@@ -20,12 +20,17 @@ pub struct Place {
 }
 
 impl Place {
-    /// Takes the place `dir`. What is there must be empty or, with `force`, hold nothing but files whose names are
-    /// `ours`: those are what would be replaced.
+    /// Takes the place `dir`. What is there must be empty or, with `force`, hold nothing but files whose names are ours, as
+    /// `ours` tells them of the folder that is there: those are what would be replaced.
     ///
     /// # Errors
     /// Another process that has it, a folder that may not be replaced.
-    pub fn claim(dir: &Path, force: bool, ours: &dyn Fn(&str) -> bool) -> Result<Self> {
+    pub fn claim<F: Fn(&str) -> bool>(
+        dir: &Path,
+        force: bool,
+        ours: impl FnOnce(&Path) -> F,
+    ) -> Result<Self> {
+        let given = dir;
         let Some(name) = dir.file_name() else {
             invalid!("{}: has no name; give a folder of its own", dir.display());
         };
@@ -41,7 +46,8 @@ impl Place {
         if place.around().exists() {
             place.enter()?;
         }
-        check_free(&place.dir, force, ours)?;
+        // Not before: what stood there may just have been put back.
+        check_free(&place.dir, force, &ours(given))?;
         Ok(place)
     }
 
@@ -136,13 +142,13 @@ fn check_free(dir: &Path, force: bool, ours: &dyn Fn(&str) -> bool) -> Result<()
 
 /// Exchanges two folders in one step, where both are there and the system can.
 #[cfg(target_os = "linux")]
-fn exchange(one: &Path, other: &Path) -> bool {
+pub(super) fn exchange(one: &Path, other: &Path) -> bool {
     use rustix::fs::{CWD, RenameFlags, renameat_with};
     renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE).is_ok()
 }
 
 #[cfg(not(target_os = "linux"))]
-fn exchange(_one: &Path, _other: &Path) -> bool {
+pub(super) fn exchange(_one: &Path, _other: &Path) -> bool {
     false
 }
 
@@ -151,7 +157,7 @@ mod tests {
     use super::*;
 
     fn claim(dir: &Path, force: bool) -> Result<Place> {
-        Place::claim(dir, force, &|name| name == "a")
+        Place::claim(dir, force, |_| |name: &str| name == "a")
     }
 
     fn holds(text: &'static str) -> impl Fn(&Path) -> Result<()> {
@@ -185,7 +191,7 @@ mod tests {
             ("two".into(), vec!["shop".into()])
         );
         claim(&dir, false).unwrap_err();
-        Place::claim(&dir, true, &|name| name == "b").unwrap_err();
+        Place::claim(&dir, true, |_| |name: &str| name == "b").unwrap_err();
     }
 
     #[test]
@@ -196,7 +202,11 @@ mod tests {
         fs::create_dir_all(workshop.join("old")).unwrap();
         fs::create_dir_all(workshop.join("new/half")).unwrap();
         holds("one")(&workshop.join("old")).unwrap();
-        drop(claim(&dir, true).unwrap());
+        let as_it_stands = |dir: &Path| {
+            let found = names(dir);
+            move |name: &str| found.iter().any(|f| f == name)
+        };
+        drop(Place::claim(&dir, true, as_it_stands).unwrap());
         assert_eq!(fs::read_to_string(dir.join("a")).unwrap(), "one");
         assert_eq!(names(root.path()), ["shop"]);
     }

@@ -123,8 +123,8 @@ impl Standing {
         let passed_over = found.iter().filter(is_other).count();
         if passed_over > 0 {
             tracing::warn!(
-                "{passed_over} users that are there keep what is said of them, be it nothing: what is said of them beside \
-                 {} is passed over",
+                "{passed_over} known users keep their texts, even if they have none: their texts beside \
+                 {} are skipped",
                 gathered.sources()
             );
         }
@@ -243,7 +243,7 @@ impl Standing {
 /// has times and the interactions have none, if its files hold what would not be written again, and all that
 /// [`import`](super::import) refuses of a file. Nothing is changed then.
 pub fn append(request: &Request, out: &Path, show: &mut dyn FnMut(u64)) -> Result<Report> {
-    let place = Place::claim(out, true, &data::is_dataset_file(out))?;
+    let place = Place::claim(out, true, data::is_dataset_file)?;
     let mut standing = Standing::read(out)?;
     let counter = Counter::default();
     let mut gathered = Gathered::read(request, &counter, show)?;

@@ -216,7 +216,7 @@ impl Wanted {
         {
             let name = shown(name);
             tracing::warn!(
-                "{file}: no column is taken for the time, so interactions stay in file order; where {name} is it, say \
+                "{file}: no time column was recognised, so interactions stay in file order; if it is {name}, give \
                  --time {name}"
             );
         }

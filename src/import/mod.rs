@@ -128,7 +128,7 @@ pub fn import(
     force: bool,
     show: &mut dyn FnMut(u64),
 ) -> Result<Report> {
-    let place = Place::claim(out, force, &data::is_dataset_file(out))?;
+    let place = Place::claim(out, force, data::is_dataset_file)?;
     let name = match out.file_name().and_then(|name| name.to_str()) {
         Some(name) => name.to_string(),
         None => invalid!("{}: give a folder a name of its own", out.display()),

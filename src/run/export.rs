@@ -60,6 +60,11 @@ pub struct ExportRequest {
     pub force: bool,
 }
 
+/// Whether an export stands in `dir`: a run that was trained has no card.
+fn is_export(dir: &Path) -> bool {
+    [super::MANIFEST, CARD].iter().all(|name| dir.join(name).exists())
+}
+
 impl Run {
     /// Writes the trained model with all that [`Run::service`] and [`Run::add`] take as a run folder of its own; gives
     /// its files.
@@ -75,12 +80,12 @@ impl Run {
                 Stage::Anneal.command()
             );
         }
-        // A run that was trained has no card.
-        let is_export = [super::MANIFEST, CARD].iter().all(|name| request.out.join(name).exists());
-        let is_own = |name: &str| is_export && (PARTS.contains(&name) || name == LOCK);
-        let place = Place::claim(&request.out, request.force, &is_own)?;
+        let place = Place::claim(&request.out, request.force, |out| {
+            let is_export = is_export(out);
+            move |name: &str| is_export && (PARTS.contains(&name) || name == LOCK)
+        })?;
         let added_to = Lock::default();
-        if is_export {
+        if is_export(&request.out) {
             // Until it is replaced nobody adds items to what is there.
             added_to.take(&request.out)?;
         }

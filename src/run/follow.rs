@@ -78,7 +78,7 @@ impl Run {
         let (old, new) = (&before.dataset, &self.dataset);
         let another = |what: String| -> Result<()> {
             invalid!(
-                "{}: {what}, and is another in {}, whose data this run is to go on from; new days come behind with \
+                "{}: {what}, compared with {}, whose data this run must begin with; append new days with \
                  `llmbs data import --append`",
                 new.name,
                 before.dir.display()

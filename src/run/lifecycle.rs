@@ -135,7 +135,7 @@ impl Run {
         }
         let origin = before.origin(stage)?;
         let standing = self.manifest.done(stage);
-        if standing.is_some_and(|r| !force && !r.origin.follows_alike(&origin)) {
+        if standing.is_some_and(|r| !force && !r.origin.is_made_as(&origin)) {
             invalid!(
                 "{}: there is {} already, which was not made of {} in this way; choose another folder with --run, or \
                  replace it with --force",
@@ -167,7 +167,7 @@ impl Run {
                 manifest::compare(&self.dir, stage, record, settings, &inputs)
             };
             let begun = self.manifest.unfinished.get(&stage);
-            let otherwise = begun.filter(|record| !record.origin.follows_alike(&origin));
+            let otherwise = begun.filter(|record| !record.origin.is_made_as(&origin));
             if otherwise.is_some() && self.state_of(stage).exists() {
                 invalid!(
                     "{}: {} was begun in another way than this command's; go on with that one, or begin again with \
@@ -182,26 +182,8 @@ impl Run {
             if let Some(record) = self.manifest.done(stage).filter(|_| goes_on.is_none()) {
                 compare(record, &self.settings(stage)?)?;
                 digests::check_all(&self.dir, stage, record)?;
-                let (report, is_begun) = (StageReport::was_done(stage, record), begun.is_some());
-                // Left by a process that was killed when all was in its place.
-                let workshop = self.workshop(stage);
-                if !is_begun {
-                    if workshop.exists() {
-                        self.claim()?;
-                    }
-                    unfinished::forget(&workshop)?;
-                }
-                // Of a run whose own configuration was asked for, it was found whole.
-                let written = self.manifest.config_sha256.as_ref();
-                if files::digest(&self.dir.join(CONFIG)).ok().as_ref() != written {
-                    self.claim()?;
-                    tracing::warn!(
-                        "{}: was gone, or not the one that the run wrote; it is the one named now",
-                        self.dir.join(CONFIG).display()
-                    );
-                    self.renew_config()?;
-                }
-                return Ok(report);
+                let report = StageReport::was_done(stage, record);
+                return self.stands(report);
             }
             // Without a saved state there is nothing to mix the new settings into.
             if let Some(record) = begun
@@ -384,6 +366,9 @@ impl Run {
         origin: Origin,
     ) -> Result<()> {
         self.claim()?;
+        for done in Stage::ALL.into_iter().filter(|s| !self.manifest.unfinished.contains_key(s)) {
+            unfinished::forget(&self.workshop(done))?;
+        }
         if goes_on.is_none() {
             files::remove_dir(&self.state_of(stage))?;
         }
@@ -445,6 +430,29 @@ impl Run {
             }
         }
         if self.dir.join(MANIFEST).exists() { Ok(()) } else { self.save_manifest() }
+    }
+
+    /// Says what stands of a stage that was done already, as `report` has it; a process that made it and was killed when
+    /// all was in its place may have left something.
+    pub(super) fn stands(&mut self, report: StageReport) -> Result<StageReport> {
+        if !self.manifest.unfinished.contains_key(&report.stage) {
+            let workshop = self.workshop(report.stage);
+            if workshop.exists() {
+                self.claim()?;
+            }
+            unfinished::forget(&workshop)?;
+        }
+        // Of a run whose own configuration was asked for, it was found whole.
+        let found = files::digest(&self.dir.join(CONFIG)).ok();
+        if found.is_none() || found != self.manifest.config_sha256 {
+            self.claim()?;
+            tracing::warn!(
+                "{}: was gone, or not the one that the run wrote; it is the one named now",
+                self.dir.join(CONFIG).display()
+            );
+            self.renew_config()?;
+        }
+        Ok(report)
     }
 
     /// Writes manifest and configuration. They are two files: between them the one says nothing of the other, so that a

@@ -97,10 +97,16 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// Whether both go on from the same in the same way, wherever it lies, or neither goes on from anything.
-    pub(super) fn follows_alike(&self, other: &Self) -> bool {
+    /// Whether both are made alike: both imported or neither, and both gone on from the same in the same way, wherever it
+    /// lies, or from nothing.
+    pub(super) fn is_made_as(&self, other: &Self) -> bool {
         let of = |origin: &Self| {
-            origin.follows.as_ref().map(|follows| (follows.files.clone(), follows.as_it_is))
+            let follows = origin.follows.as_ref();
+            (
+                origin.imported.is_some(),
+                origin.imported_adapter.is_some(),
+                follows.map(|follows| (follows.files.clone(), follows.as_it_is)),
+            )
         };
         of(self) == of(other)
     }
@@ -386,7 +392,7 @@ pub(super) fn compare(
         return Ok(());
     }
     invalid!(
-        "{}: {} was made with another configuration or input: {}; go back, choose another folder \
+        "{}: {} was made with other settings or inputs: {}; undo that, choose another folder \
          with --run, or redo it with `llmbs {} --force`",
         dir.join(MANIFEST).display(),
         stage.what(),

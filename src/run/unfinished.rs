@@ -103,7 +103,7 @@ pub fn config_of(dir: &Path) -> Result<Option<PathBuf>> {
     }
     if written.is_some_and(|written| files::digest(&path).is_ok_and(|found| found != written)) {
         invalid!(
-            "{}: is not the one that {MANIFEST} beside it speaks of: one of them was changed since the run wrote it; \
+            "{}: does not match {MANIFEST} beside it: one of them was changed since the run wrote it; \
              put it back, or name the configuration with --config to use it as it is",
             path.display()
         );

@@ -128,7 +128,7 @@ fn validate(dir: &Path, as_json: bool) -> anyhow::Result<()> {
 }
 
 fn synthesize(config: &RunConfig, out: &Path, force: bool) -> anyhow::Result<()> {
-    let place = Place::claim(out, force, &data::is_dataset_file(out))?;
+    let place = Place::claim(out, force, data::is_dataset_file)?;
     let Some(name) = out.file_name().and_then(|name| name.to_str()) else {
         bail!("{}: give a folder a name of its own", out.display());
     };

@@ -89,7 +89,7 @@ impl Run {
         let kept = kept(&new, request.split);
         let mut result = self.evaluate_baseline(request, &*scorer, training, kept, monitor)?;
         forget_means(&self.dir, request.baseline, request.seed)?;
-        files::replace_dir(&new, &dir)?;
+        files::exchange_dir(&new, &dir)?;
         forget(&workshop)?;
         result.path = dir.join(format!("{}.json", request.split));
         Ok(result)
@@ -251,7 +251,7 @@ impl Run {
             return Ok(());
         }
         invalid!(
-            "{}: the model was made with another configuration or input: {}; go back, choose another \
+            "{}: the model was made with other settings or inputs: {}; undo that, choose another \
              folder with --run, or redo it with `llmbs baseline {} --force`",
             dir.join(TRAINING).display(),
             differ.join("; "),

@@ -39,9 +39,11 @@ impl Run {
                 );
             }
             self.require(STAGE)?;
-            return Ok(StageReport::was_done(STAGE, record));
+            let report = StageReport::was_done(STAGE, record);
+            return self.stands(report);
         }
-        if !force && self.state_of(STAGE).exists() {
+        let is_begun = self.manifest.unfinished.contains_key(&STAGE);
+        if !force && is_begun && self.state_of(STAGE).exists() {
             invalid!(
                 "{}: the training of an annealing adapter was begun and would be lost; go on with `llmbs {}`, or \
                  drop it with {again}",

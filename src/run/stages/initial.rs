@@ -206,8 +206,8 @@ fn warn(run: &Run, before: Option<&Run>, outcome: &TrainOutcome) {
     let config = &run.config.train.initial;
     if outcome.steps < FEW_STEPS {
         tracing::warn!(
-            "stage initial had {} steps, which is few: train.initial.min-steps = 2500 passes over the samples \
-             until there are enough",
+            "stage initial had only {} steps: train.initial.min-steps = 2500 repeats the samples until \
+             there are enough",
             outcome.steps
         );
     }

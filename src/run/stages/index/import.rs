@@ -68,7 +68,8 @@ impl Run {
             }
             manifest::compare(&self.dir, Stage::Index, record, &settings, &inputs)?;
             digests::check_all(&self.dir, Stage::Index, record)?;
-            return Ok(StageReport::was_done(Stage::Index, record));
+            let report = StageReport::was_done(Stage::Index, record);
+            return self.stands(report);
         }
         if let Some(text) = sharing {
             tracing::warn!("{}: {text}; one more level tells them apart", import.file);

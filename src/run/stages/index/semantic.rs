@@ -146,7 +146,7 @@ fn with_textless(dataset: &Dataset, texts: &ItemTexts, mut z: Array2<f32>) -> Ar
         .collect();
     if let [first, ..] = named[..] {
         tracing::warn!(
-            "{} of {} items have no text in index.semantic.fields, {} the first of them: each is likened to those taken \
+            "{} of {} items have no text in index.semantic.fields (first: {}): each gets the mean z^s of those taken \
              beside it",
             named.len(),
             dataset.catalogue().count(),
