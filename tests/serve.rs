@@ -337,7 +337,7 @@ fn a_service_that_is_stopped_does_not_wait_for_a_model() {
 fn a_signal_while_a_model_is_loaded_is_not_lost() {
     let (service, pipe, held) = loading("runs/slow");
     service.signal("-HUP");
-    service.says("what stands then is loaded after it");
+    service.says("the run is loaded again after it");
     fs::remove_file(&pipe).unwrap();
     drop(held);
     service.says("could not be replaced");

@@ -28,11 +28,10 @@ use crate::config::key_of;
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true)]
 pub(super) struct Args {
-    /// Configuration file [default: that of the folder --run names, else ./llmbs.toml, else the embedded
-    /// demo, whichever is there first]
+    /// Configuration file [default: the one in the --run folder, else ./llmbs.toml, else the embedded demo]
     #[arg(long, global = true, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
-    /// Run folder [default: that whose config.toml --config names, else runs/NAME, after the configuration file]
+    /// Run folder [default: the run whose config.toml is --config, else runs/NAME for a file NAME.toml]
     #[arg(long, global = true, value_name = "DIR")]
     pub(super) run: Option<PathBuf>,
     /// Override a value of the configuration, e.g. --set index.semantic.k=32
@@ -146,24 +145,23 @@ pub(super) enum Command {
     Index(IndexArgs),
     /// Train a stage
     Train(TrainArgs),
-    /// Take a LoRA adapter trained elsewhere on the model of stage initial in place of stage anneal
+    /// Replace stage anneal by a LoRA adapter trained elsewhere on the model of stage initial
     /// (docs/export.md)
     ImportAdapter(ImportAdapterArgs),
     /// Rank the whole catalogue for every user and score the ranking
     Eval(EvalArgs),
     /// Train and evaluate a recommender of another kind, to compare with (docs/baselines.md)
     Baseline(BaselineArgs),
-    /// Continue a prompt with the trained model; --seed is that of the draws alone
+    /// Continue a prompt with the trained model; --seed seeds only the sampling
     Generate(GenerateArgs),
     /// Recommend items to a user, after a history, or by a description; one, a file of them, or line by
     /// line (docs/recommend.md)
     Recommend(RecommendArgs),
-    /// Recommend over HTTP, with a page to try it; SIGHUP has the run opened anew (docs/serve.md)
+    /// Recommend over HTTP, with a page to try it; SIGHUP reloads the run (docs/serve.md)
     Serve(ServeArgs),
-    /// Write the trained model as a folder of its own, to be used where neither run nor dataset are
-    /// (docs/export.md)
+    /// Write the trained model to a folder that works without the run and the dataset (docs/export.md)
     Export(ExportArgs),
-    /// Index, both training stages, and evaluation beside a SASRec: whatever is not done yet
+    /// Do what is not done yet: index, both training stages, evaluation beside a SASRec
     Run,
     /// Train variants of the configuration with several seeds and compare them (docs/ablations.md)
     Ablate(AblateArgs),

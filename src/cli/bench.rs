@@ -57,7 +57,7 @@ pub(super) struct BackboneArgs {
     /// Blocks [default: those of the shape]
     #[arg(long)]
     pub(super) layers: Option<usize>,
-    /// What products are multiplied in; sums and weights are f32
+    /// Precision of matrix products; sums and weights are f32
     #[arg(long, default_value = "f32")]
     pub(super) dtype: FloatChoice,
 }
@@ -113,7 +113,7 @@ pub(super) struct BenchGenerateArgs {
     /// The backbone
     #[arg(long)]
     pub(super) shape: ShapeChoice,
-    /// What products are multiplied in; sums and weights are f32
+    /// Precision of matrix products; sums and weights are f32
     #[arg(long, default_value = "f32")]
     pub(super) dtype: FloatChoice,
     /// Users searched for together

@@ -206,7 +206,7 @@ fn evaluation(
         && rate.share < LOW_LEGAL_RATE
     {
         tracing::warn!(
-            "without the trie {:.0} % of what is written names an item: the model has not learnt the index; \
+            "without the trie {:.0} % of the beams name an item: the model has not learnt the index; \
              more steps (train.initial.min-steps) would help",
             100.0 * rate.share
         );

@@ -15,7 +15,7 @@ pub(super) struct GenerateArgs {
     /// The most tokens to write
     #[arg(long, value_name = "N", default_value_t = 64)]
     max_tokens: usize,
-    /// Draw each token from the softmax of the logits over this; 0 takes the likeliest [default: 0]
+    /// Draw each token from the softmax of the logits / T; 0 takes the likeliest [default: 0]
     #[arg(long, value_name = "T")]
     temperature: Option<f64>,
     /// Draw from this many of the likeliest tokens [default: all]

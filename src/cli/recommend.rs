@@ -66,8 +66,7 @@ pub(super) struct RecommendArgs {
     /// Beam width; at least --top in effect [default: eval.beam of the configuration]
     #[arg(long)]
     pub(super) beam: Option<usize>,
-    /// With or without the annealing adapter [default: for histories on, where there is one; for texts
-    /// off]
+    /// With or without the annealing adapter [default: on for histories if there is one, off for texts]
     #[arg(long)]
     pub(super) adapter: Option<Switch>,
     /// Never recommend an item of the history
@@ -82,8 +81,8 @@ pub(super) struct RecommendArgs {
     /// Recommend by a trained baseline in place of the model, e.g. runs/NAME/baseline/sasrec/seed-1
     #[arg(long, value_name = "DIR", conflicts_with_all = ["text", "beam", "adapter", "explain"])]
     pub(super) baseline: Option<PathBuf>,
-    /// Recommend by the model and this trained baseline together, as `llmbs eval --fuse DIR` ranks, which is to be
-    /// run before; may be given several times
+    /// Recommend by the model and this trained baseline together, as `llmbs eval --fuse DIR` ranks; run that
+    /// first; may be given several times
     #[arg(long, value_name = "DIR", conflicts_with_all = ["text", "baseline"])]
     pub(super) fuse: Vec<PathBuf>,
     /// As JSON

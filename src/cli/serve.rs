@@ -14,16 +14,15 @@ pub(super) struct ServeArgs {
     /// Where to listen; port 0 takes any that is free. Whoever reaches it may ask: there are no passwords
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:8080")]
     addr: SocketAddr,
-    /// A name by which the service is called, where it listens on this machine alone and what stands before it hands
-    /// names of sites on; may be given several times
+    /// A further host name that requests may use, where the service listens on loopback behind a proxy that passes
+    /// host names on; may be given several times
     #[arg(long, value_name = "NAME")]
     host: Vec<String>,
     /// Beam width; at least as many as an answer has items in effect [default: eval.beam of the
     /// configuration]
     #[arg(long, value_name = "N")]
     beam: Option<usize>,
-    /// With or without the annealing adapter [default: for histories on, where there is one; for texts
-    /// off]
+    /// With or without the annealing adapter [default: on for histories if there is one, off for texts]
     #[arg(long)]
     adapter: Option<Switch>,
 }

@@ -13,8 +13,8 @@ pub(super) struct TrainArgs {
     /// Which stage [default with --continue: initial]
     #[arg(long, required_unless_present = "before")]
     stage: Option<StageChoice>,
-    /// Go on from the model that was trained last in another run, whose index this one's extends, with what came since;
-    /// with --stage anneal the model stays as it was and an adapter alone is trained (docs/following.md)
+    /// Continue the model trained last in another run, whose index this run extends, on what is new since; with
+    /// --stage anneal the model stays as it was and only an adapter is trained (docs/following.md)
     #[arg(long = "continue", value_name = "RUN")]
     before: Option<PathBuf>,
     /// Redo it, and mark the later stages stale

@@ -77,7 +77,7 @@ pub fn fitted(fit: &Fit<'_>) -> String {
 path = {path}
 
 [data.split]
-# Everybody's last two items are held out, as in published figures; what is to be used may learn most of them, by the
+# Each user's last two items are held out, as in published figures. A model in use may learn most of them, by the
 # rule "sampled-leave-one-out" (docs/evaluation.md).
 rule = "leave-one-out"
 
@@ -118,7 +118,7 @@ repeat-bias = true
 # `recommend` to understand descriptions.
 semantic = 0.0
 preference = 0.0
-# Without other tasks there is nothing that a "sentence" would tell this one from, and rows are shorter.
+# With no other task, a "sentence" has nothing to tell apart; a "word" makes rows shorter.
 instruction = "word"
 
 [train.contrast]

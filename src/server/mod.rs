@@ -117,7 +117,7 @@ async fn serve_in(
             signal = signals.next() => match (signal, &loading) {
                 (Signal::Stop, _) => break,
                 (Signal::Reload, Some(_)) => {
-                    tracing::info!("a model is being loaded: what stands then is loaded after it");
+                    tracing::info!("a model is being loaded; the run is loaded again after it");
                     again = true;
                 }
                 (Signal::Reload, None) => loading = Some(load()),

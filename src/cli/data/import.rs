@@ -52,8 +52,8 @@ pub(in crate::cli) struct ImportArgs {
     /// Replace the dataset that is in the folder
     #[arg(long)]
     force: bool,
-    /// Put new days behind the dataset that is in the folder; users and items keep their numbers, and what is there
-    /// already is passed over
+    /// Append new days to the dataset in the folder; users and items keep their numbers, and known interactions
+    /// are skipped
     #[arg(long, conflicts_with_all = ["force", "core", "drop_textless"])]
     append: bool,
     /// Print the report as JSON

@@ -21,7 +21,7 @@ pub(super) struct IndexArgs {
     /// Redo it, and mark the later stages stale
     #[arg(long)]
     force: bool,
-    /// Take the index of another run as it is, with places for the items that came since (docs/following.md)
+    /// Take the index of another run as it is and add the items that are new since (docs/following.md)
     #[arg(long, value_name = "RUN")]
     extend: Option<PathBuf>,
     #[command(subcommand)]
