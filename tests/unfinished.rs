@@ -40,6 +40,12 @@ fn manifest(dir: &Path) -> Value {
     serde_json::from_slice(&read(dir, "manifest.json")).unwrap()
 }
 
+/// Writes a manifest that was changed, without the digest that it had.
+fn write_manifest(dir: &Path, mut changed: Value) {
+    assert!(changed.as_object_mut().unwrap().remove("sha256").is_some(), "{changed}");
+    fs::write(of_run(dir, "manifest.json"), changed.to_string()).unwrap();
+}
+
 /// What the model of stage initial reaches.
 fn metrics(dir: &Path) -> Value {
     let told = run(dir, &["eval", "--adapter", "off", "--json"], 0).0;
@@ -222,8 +228,7 @@ fn what_was_whole_when_its_process_was_killed_is_put_in_place() {
     let mut found = manifest(dir);
     let record = found["stages"].as_object_mut().unwrap().remove("initial").unwrap();
     found["unfinished"] = json!({ "initial": record });
-    found.as_object_mut().unwrap().remove("sha256");
-    fs::write(of_run(dir, "manifest.json"), found.to_string()).unwrap();
+    write_manifest(dir, found);
 
     assert_eq!(metrics(dir), before);
     assert!(!of_run(dir, "unfinished").exists() && !of_run(dir, "initial.old").exists());
@@ -384,10 +389,8 @@ fn a_configuration_that_was_not_written_yet_is() {
     let config = read(dir, "config.toml");
     fs::remove_file(of_run(dir, "config.toml")).unwrap();
     let mut found = manifest(dir);
-    for key in ["config_sha256", "sha256"] {
-        assert!(found.as_object_mut().unwrap().remove(key).is_some(), "{key}: {found}");
-    }
-    fs::write(of_run(dir, "manifest.json"), found.to_string()).unwrap();
+    assert!(found.as_object_mut().unwrap().remove("config_sha256").is_some(), "{found}");
+    write_manifest(dir, found);
     run(dir, &["--config", "llmbs.toml", "index"], 0);
     assert!(read(dir, "config.toml") == config);
     run(dir, &["--run", "runs/llmbs", "index"], 0);
@@ -418,8 +421,7 @@ fn an_import_that_is_killed_leaves_the_one_that_stands() {
     begun["status"] = "running".into();
     begun["outputs"] = json!({});
     found["unfinished"] = json!({ "index": begun });
-    found.as_object_mut().unwrap().remove("sha256");
-    fs::write(of_run(dir, "manifest.json"), found.to_string()).unwrap();
+    write_manifest(dir, found);
 
     let told = run(dir, &words(&["index"]), 0).0;
     assert!(told.contains("was imported from"), "{told}");
