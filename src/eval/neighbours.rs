@@ -24,12 +24,16 @@ pub struct ItemKnnConfig {
 
 impl Default for ItemKnnConfig {
     fn default() -> Self {
-        Self { neighbours: 100, shrink: 10.0, decay: 1.0 }
+        Self { neighbours: 100, shrink: 30.0, decay: 0.6 }
     }
 }
 
-/// `score(i | history) = sum over its items j of decay^age(j) cos(i, j)`, where `cos(i, j)` is the number of users who
-/// took both, over the square root of the product of those who took either, and `shrink` more.
+/// The probability that all items share alike: so much is taken that is near to nothing in the history.
+const ELSEWHERE: f32 = 0.1;
+
+/// `s(i | history) = sum over its items j of decay^age(j) cos(i, j)`, where `cos(i, j)` is the number of users who
+/// took both, over the square root of the product of those who took either, and `shrink` more. An item's probability,
+/// whose logarithm is its score, is its share of the sum of these, but for a tenth that all items share alike.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ItemKnn {
     /// Of each item, nearest first.
@@ -85,6 +89,12 @@ impl ItemScorer for ItemKnn {
                     scores[other as usize] += weight * cosine;
                 }
             }
+            let all: f32 = scores.iter().sum();
+            let alike = (scores.len() as f32).recip();
+            for score in &mut scores {
+                let share = if all > 0.0 { *score / all } else { alike };
+                *score = ((1.0 - ELSEWHERE) * share + ELSEWHERE * alike).ln();
+            }
             scores
         };
         Ok(histories.par_iter().map(row).collect::<Vec<_>>().concat())
@@ -106,10 +116,21 @@ mod tests {
         assert_eq!(knn.neighbours[1], [(0, cosine(2.0, 6.0)), (3, cosine(1.0, 3.0))]);
         assert_eq!(knn.neighbours[4], []);
         let scores = knn.scores(&[History::of(&[0, 2]), History::of(&[4])]).unwrap();
-        // 1 is near 0, which is the older of the two, and near 2.
-        let expected = 0.5 * cosine(2.0, 6.0) + cosine(1.0, 6.0);
-        assert!((scores[1] - expected).abs() < 1e-6, "{scores:?}");
-        assert_eq!(scores[5..], [0.0; 5]);
+        // 1 is near 0, which is the older of the two, and near 2; 0 is near 2, 2 near 0, and that is all.
+        let near = [
+            cosine(1.0, 4.0),
+            0.5 * cosine(2.0, 6.0) + cosine(1.0, 6.0),
+            0.5 * cosine(1.0, 4.0),
+            0.0,
+            0.0,
+        ];
+        let all: f32 = near.iter().sum();
+        for (score, near) in scores.iter().zip(near) {
+            let expected = 0.9 * near / all + 0.1 / 5.0;
+            assert!((score.exp() - expected).abs() < 1e-6, "{scores:?}");
+        }
+        // Nothing is near 4.
+        assert!(scores[5..].iter().all(|score| (score.exp() - 0.2).abs() < 1e-6), "{scores:?}");
         assert_eq!(ItemKnn::of(knn.neighbours.clone(), &config), knn);
     }
 }

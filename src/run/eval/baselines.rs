@@ -229,7 +229,10 @@ impl Baseline {
             Self::Popularity => {
                 "the item's place among all by how often it was taken, counted from the last"
             }
-            Self::ItemKnn => "sum of the item's similarities to those of the history",
+            Self::ItemKnn => {
+                "logarithm of nine tenths of the item's share in the similarities to the history, and of one tenth shared alike \
+                 by all"
+            }
             Self::Gru4Rec | Self::SasRec | Self::Fdsa | Self::S3Rec => {
                 "inner product of the history's state and the item's embedding"
             }

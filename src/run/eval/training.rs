@@ -42,9 +42,14 @@ pub(super) fn index_key() -> String {
 pub(super) const TRAINING: &str = "training.json";
 
 impl Training {
-    /// The digest of the settings: some change what a model ranks, and not the model.
+    /// The digest of the settings: some change what a model ranks, and not the model. So did a version of this program
+    /// that scores by neighbours otherwise.
     pub(super) fn settings_digest(&self) -> Result<String> {
-        let settings = serde_json::to_vec(&self.settings);
+        let mut settings = self.settings.clone();
+        if self.baseline() == Some(Baseline::ItemKnn) {
+            settings.insert("score".into(), Baseline::ItemKnn.score().into());
+        }
+        let settings = serde_json::to_vec(&settings);
         let settings = settings.map_err(|e| Error::Invalid(format!("{TRAINING}: {e}")))?;
         Ok(files::digest_of(&settings))
     }
