@@ -110,7 +110,11 @@ fn a_variant_may_be_a_baseline_on_its_own_index() {
     let dir = tiny();
     let dir = dir.path();
     let spec = "seeds = [1]
-        set = [\"baseline.tiger.dim=8\", \"baseline.tiger.feed-forward=8\", \"baseline.tiger.epochs=1\"]
+        set = [\"baseline.tiger.dim=8\", \"baseline.tiger.feed-forward=8\", \"baseline.tiger.epochs=1\",
+            \"train.initial.epochs=1\"]
+        [[variant]]
+        name = \"llmbs\"
+        set = [\"index.source=semantic\"]
         [[variant]]
         name = \"ids\"
         baseline = \"tiger\"
@@ -126,13 +130,18 @@ fn a_variant_may_be_a_baseline_on_its_own_index() {
     }
     let folder = |name: &str| dir.join("runs/ablate/ids").join(name).join("seed-1");
     assert!(!folder("ids").join("initial").exists());
+    // Of a language model on the same index, the index alone is this variant's, too.
+    let stages = |name: &str| file(folder(name).join("manifest.json"))["stages"].clone();
+    assert_eq!(stages("texts")["index"], stages("llmbs")["index"]);
+    assert_eq!(stages("texts").as_object().unwrap().len(), 1);
+    assert!(stages("llmbs").get("initial").is_some() && !folder("texts").join("initial").exists());
     // The figures are those that the baseline in the variant's folder has.
     let found = file(folder("texts").join("baseline/tiger/seed-1/valid.json"));
     let table = file(dir.join("runs/ablate/ids/table.json"));
-    assert_eq!(table["rows"][1]["name"], "texts");
-    let mean = &table["rows"][1]["rules"][0]["metrics"]["ndcg@10"];
+    assert_eq!(table["rows"][2]["name"], "texts");
+    let mean = &table["rows"][2]["rules"][0]["metrics"]["ndcg@10"];
     assert_eq!(mean, &found["metrics"]["ndcg@10"]);
-    assert_ne!(mean, &table["rows"][0]["rules"][0]["metrics"]["ndcg@10"]);
+    assert_ne!(mean, &table["rows"][1]["rules"][0]["metrics"]["ndcg@10"]);
 }
 
 #[test]

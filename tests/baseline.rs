@@ -211,6 +211,10 @@ fn tiger_writes_the_codes_of_the_runs_index() {
         !dir.join("runs/llmbs/baseline").exists() && !dir.join("runs/llmbs/unfinished").exists()
     );
     run(dir, &tiger(&["index"]), 0);
+    // It is an index of these items.
+    let other = tiger(&["--set", "data.synthetic.items=50", "baseline", "tiger"]);
+    fails(dir, &other, &["data.synthetic.items was 60, is now 50"]);
+    assert!(!dir.join("runs/llmbs/baseline").exists());
 
     let json = || -> Value {
         let words = tiger(&["baseline", "tiger", "--json"]);
@@ -348,6 +352,15 @@ fn a_run_is_compared_with_a_baseline() {
         assert_eq!(difference["this"], ours["metrics"][name]);
         assert_eq!(difference["other"], other["metrics"][name]);
     }
+    // With whatever settings it was made.
+    run(dir, &[&["--set", "baseline.sasrec.learning-rate=0.5"], &compare[..]].concat(), 0);
+    // Where its lines are gone, the command is that of the baseline.
+    let lines = dir.join(folder).join("test.predictions.jsonl");
+    let kept = fs::read(&lines).unwrap();
+    fs::remove_file(&lines).unwrap();
+    let again = "`llmbs --run runs/llmbs baseline sasrec --seeds 1 --split test` first";
+    fails(dir, &compare, &[folder, "no evaluation of the test split", again]);
+    fs::write(&lines, kept).unwrap();
     // One of an index that its run has no more.
     copy(&dir.join("runs/llmbs"), &dir.join("runs/other"));
     let tiger = "runs/other/baseline/tiger/seed-1";

@@ -133,6 +133,11 @@ fn what_is_missing_is_said_with_the_command_that_makes_it() {
     );
     assert!(!bare.contains("Stage initial"), "{bare}");
 
+    // Baselines are results, too, of a folder in which nothing else was made.
+    run(&SHOP, &["--run", "runs/ids", "baseline", "item-knn"], 0);
+    let ids = page(&["runs/ids"], "ids.html");
+    assert_has(&ids, &[">item-knn, seed 42<", "80 targets", "llmbs --run runs/ids index"]);
+
     let silent = copied("silent");
     fs::remove_file(silent.join("eval/test-off-b20.predictions.jsonl")).unwrap();
     fs::remove_dir_all(silent.join("baseline")).unwrap();

@@ -91,7 +91,7 @@ pub fn ablate(
         for (variant, config) in variants.iter().zip(configs) {
             let mut run = Run::open(&seed_dir(&variant.folder(), seed), config, device.clone())?;
             for (other, manifest) in &made {
-                run.take_over(other, manifest)?;
+                run.take_over(other, manifest, stages(spec, variant))?;
             }
             for stage in stages(spec, variant) {
                 run.stage(stage, false, monitor)?;
@@ -177,7 +177,8 @@ impl Rows {
         monitor: &mut dyn Monitor,
     ) -> Result<()> {
         let result = run.baseline(request, false, monitor)?;
-        let of_index: f64 = run.manifest().stages.values().map(|record| record.seconds).sum();
+        // A folder that once was one of a language model may hold its stages, too.
+        let of_index = run.manifest().stages.get(&Stage::Index).map_or(0.0, |made| made.seconds);
         self.add(&variant.name, &result, of_index + seconds(&result))
     }
 

@@ -52,10 +52,15 @@ impl Run {
         self.manifest.done(stage).is_some()
     }
 
-    /// Takes over the stages that the run in `other` has made from the settings and inputs of this one and
+    /// Takes over those of `stages` that the run in `other` has made from the settings and inputs of this one and
     /// that are not begun here: their files are copied, where all are still there.
-    pub fn take_over(&mut self, other: &Path, manifest: &Manifest) -> Result<()> {
-        for stage in Stage::ALL {
+    pub fn take_over(
+        &mut self,
+        other: &Path,
+        manifest: &Manifest,
+        stages: impl Iterator<Item = Stage>,
+    ) -> Result<()> {
+        for stage in stages {
             let begun = |stages: &BTreeMap<Stage, Record>| stages.contains_key(&stage);
             if begun(&self.manifest.stages) || begun(&self.manifest.unfinished) {
                 continue;
@@ -463,6 +468,12 @@ impl Run {
         self.save_config(&self.dir)?;
         self.manifest.config_sha256 = Some(files::digest(&self.dir.join(CONFIG))?);
         self.save_manifest()
+    }
+
+    /// Writes the configuration where no stage has written one: a folder says what it is of, whatever is made there.
+    pub(super) fn ensure_config(&self) -> Result<()> {
+        let is_said = self.manifest.config_sha256.is_some() || self.dir.join(CONFIG).exists();
+        if is_said { Ok(()) } else { self.save_config(&self.dir) }
     }
 
     fn save_config(&self, dir: &Path) -> Result<()> {

@@ -58,8 +58,8 @@ impl BaselineRequest {
 impl Run {
     /// Trains a baseline and evaluates it on a split; what is there already is kept, unless `force` is set.
     ///
-    /// It is trained on each user's items but the last two, and its best epoch chosen on the validation
-    /// split. The folder `baseline/NAME/seed-N` holds the model, how it came about, and its results.
+    /// It is trained on what the split leaves for training, and its best epoch chosen on the validation split. The
+    /// folder `baseline/NAME/seed-N` holds the model, how it came about, and its results.
     ///
     /// # Errors
     /// Names the settings that differ from those of a model that is there.
@@ -83,6 +83,7 @@ impl Run {
             return self.evaluate_standing(request, &dir, training, monitor);
         }
         self.claim()?;
+        self.ensure_config()?;
         // What stands is replaced when model and result are there.
         let new = workshop.join("result");
         let (scorer, training) = self.train_baseline(request, &workshop, &new, monitor)?;
@@ -188,18 +189,7 @@ impl Run {
 
     /// The baseline that stands in `dir`, and how it came about.
     pub(super) fn trained_in(&self, dir: &Path) -> Result<(BaselineRequest, Training)> {
-        let path = dir.join(TRAINING);
-        let training = Training::read(&path)?;
-        let Some(seed) = training.settings.get("seed").and_then(Value::as_u64) else {
-            invalid!(
-                "{}: tells no seed; redo the baseline with `llmbs baseline NAME --force`",
-                path.display()
-            );
-        };
-        let Some(baseline) = training.baseline() else {
-            invalid!("{}: is of no baseline that is known here", path.display());
-        };
-        let request = BaselineRequest { baseline, split: Split::Valid, seed };
+        let (request, training) = made_in(dir)?;
         self.check_training(request, dir, &training)?;
         Ok((request, training))
     }
@@ -447,4 +437,21 @@ fn model_in(request: BaselineRequest, dir: &Path, training: &Training) -> Result
         );
     }
     Ok(path)
+}
+
+/// The baseline in the folder `dir`, with whatever settings and of whatever data it was trained.
+pub(super) fn made_in(dir: &Path) -> Result<(BaselineRequest, Training)> {
+    let path = dir.join(TRAINING);
+    let training = Training::read(&path)?;
+    let Some(seed) = training.settings.get("seed").and_then(Value::as_u64) else {
+        invalid!(
+            "{}: tells no seed; redo the baseline with `llmbs baseline NAME --force`",
+            path.display()
+        );
+    };
+    let Some(baseline) = training.baseline() else {
+        invalid!("{}: is of no baseline that is known here", path.display());
+    };
+    let request = BaselineRequest { baseline, split: Split::Valid, seed };
+    Ok((request, training))
 }

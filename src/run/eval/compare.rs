@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::EvalRequest;
-use super::baseline::{self, BaselineRequest};
+use super::baseline::{self, BaselineRequest, made_in};
 use super::kept::Kept;
 use super::standing::{is_of_its_baseline, is_of_its_models};
 use super::training::is_baseline;
@@ -113,8 +113,9 @@ impl Run {
         let request = of_other(request, other)?;
         let command = request.command();
         let dir = other.display();
-        if is_baseline(other) && !kept.result.exists() {
-            let (asked, _) = self.trained_in(other)?;
+        let is_there = kept.result.exists() && kept.lines.exists();
+        if is_baseline(other) && !is_there {
+            let (asked, _) = made_in(other)?;
             let asked = BaselineRequest { split: request.split, ..asked };
             invalid!(
                 "{dir}: there is no evaluation of the {} split to compare with: run `llmbs --run {} {}` first",
@@ -123,7 +124,7 @@ impl Run {
                 asked.command()
             );
         }
-        if !kept.result.exists() || !kept.lines.exists() {
+        if !is_there {
             invalid!(
                 "{dir}: there is no evaluation {} to compare with: run `llmbs --run {dir} {command}` \
                  first",

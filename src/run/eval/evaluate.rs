@@ -10,7 +10,9 @@ use super::request::{EvalRequest, told};
 use super::result::{Bootstrap, EvalResult, EvalSettings, FusionSettings, Performance, Ranking};
 use crate::config::Float;
 use crate::data::{ItemId, Split};
-use crate::eval::{Evaluation, LegalRate, Metrics, Popularity, Protocol, Report, SharedCodes};
+use crate::eval::{
+    Evaluation, LegalRate, Metrics, Popularity, Protocol, Recommender, Report, SharedCodes,
+};
 use crate::index::OnCollision;
 use crate::ops::Precision;
 use crate::run::artifacts::{load_index, precision};
@@ -80,9 +82,19 @@ impl Run {
         let targets = self.targets_of(request);
         let protocol = self.protocol(request.split);
 
+        // One searches after another, and for the weight of baselines each searches for all of the validation split.
+        let all: Vec<usize> = (0..self.dataset.targets(Split::Valid).len()).collect();
+        let chosen_by = if others.has_weight() { &all[..] } else { &[] };
+        let bytes = |recommender: &Recommender<'_>| {
+            let of_weight =
+                recommender.bytes(&self.dataset, chosen_by, self.protocol(Split::Valid));
+            recommender.bytes(&self.dataset, &targets, protocol).max(of_weight)
+        };
+        let of_others = beside.iter().map(|other| bytes(&other.recommender(self, request.beam)));
+        let searching = of_others.fold(bytes(&recommender), u64::max);
         let needs = Needs {
             memory: ANY_WORK
-                + recommender.bytes(&self.dataset, &targets, protocol)
+                + searching
                 + others.scoring_bytes(self.dataset.num_items())
                 + LINE_BYTES * others.lists(self, targets.len()) as u64,
             disk: 3 * LINE_BYTES * targets.len() as u64,
@@ -128,7 +140,8 @@ impl Run {
         let ranking = self.ranking(&evaluation, &targets, protocol, settings, seconds);
         let performance = Performance {
             predicted_memory_bytes: predicted,
-            ..self.performance(seconds, Some(searches.searched as f64 / seconds))
+            // Of several models that search, and for the weight, too, it would be none of these.
+            ..self.performance(seconds, alone.then(|| searches.searched as f64 / seconds))
         };
         let groups = self.items_sharing()?;
         let of_groups =

@@ -60,6 +60,11 @@ impl Others<'_> {
         (1 + self.runs.len()) * (targets + validation)
     }
 
+    /// Whether there are baselines, whose weight the validation split chooses.
+    pub(super) fn has_weight(&self) -> bool {
+        !self.baselines.is_empty()
+    }
+
     /// Bytes of what the baselines say about `items` at once.
     pub(super) fn scoring_bytes(&self, items: usize) -> u64 {
         if self.baselines.is_empty() { 0 } else { scoring_bytes(items) }
