@@ -177,6 +177,40 @@ fn read(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
+/// All models and figures are there, and what the adapter changes of each figure, with intervals.
+fn assert_texts_are_told(table: &str, again: &Value) {
+    for word in [
+        "backbone",
+        "adapter off",
+        "adapter on",
+        "item_title",
+        "item_description",
+        "new_title",
+        "new_description",
+        "next_title",
+        "perplexity",
+        "exact_match",
+        "token_f1",
+        "rouge_l",
+        "on - off",
+    ] {
+        assert!(table.contains(word), "{word} is not in {table}");
+    }
+    for (task, figures) in again["difference"].as_object().unwrap() {
+        for (figure, found) in figures.as_object().unwrap() {
+            let of = |model: &str| again[model]["metrics"][task][figure].as_f64().unwrap();
+            let difference = found["difference"].as_f64().unwrap();
+            assert!((difference - (of("on") - of("off"))).abs() < 1e-9, "{task} {figure}");
+            let bounds = |of: &Value| [0, 1].map(|bound| of[bound].as_f64().unwrap());
+            let [low, high] = bounds(&found["interval"]);
+            assert!(low <= high, "{task} {figure}");
+            let [low, high] = bounds(&again["on"]["metrics"][task]["intervals"][figure]);
+            assert!(low <= of("on") && of("on") <= high, "{task} {figure}");
+        }
+    }
+    assert_eq!(again["difference"].as_object().unwrap().len(), 5);
+}
+
 #[test]
 fn the_program_continues_prompts_and_measures_texts() {
     let dir = tiny();
@@ -237,27 +271,12 @@ fn the_program_continues_prompts_and_measures_texts() {
 
     let measure = ["eval", "--task", "text", "--limit", "20"];
     let (table, _) = run(dir, &measure, 0);
-    for word in [
-        "backbone",
-        "adapter off",
-        "adapter on",
-        "item_title",
-        "item_description",
-        "new_title",
-        "new_description",
-        "next_title",
-        "perplexity",
-        "exact_match",
-        "token_f1",
-        "rouge_l",
-    ] {
-        assert!(table.contains(word), "{word} is not in {table}");
-    }
     let again = json(dir, &[&measure[..], &["--json"]].concat());
     let perplexity = |model: &str| again[model]["metrics"]["item_title"]["perplexity"].as_f64();
     assert!(1.0 < perplexity("off").unwrap());
     assert!(perplexity("off") < perplexity("backbone"), "training is of these texts");
     assert_eq!(again["on"]["metrics"]["next_title"]["samples"], 20);
+    assert_texts_are_told(&table, &again);
     let kept = read(&files.join("eval/text-off-lim20.json"));
     for (field, value) in again["off"].as_object().unwrap() {
         assert_eq!(&kept[field], value);

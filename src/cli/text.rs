@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use anyhow::bail;
+use serde_json::{Map, json};
 
 use super::eval::EvalArgs;
 use super::progress::Bars;
 use super::show::{self, out};
 use super::switch::Switch;
-use crate::run::{Run, TaskMetrics, TextModel, TextReport, TextRequest};
+use crate::run::{Run, TaskMetrics, TextDifference, TextModel, TextReport, TextRequest};
 
 pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::Result<()> {
     let of_rankings = [
@@ -48,24 +49,39 @@ pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::R
         let result = run.evaluate_text(request, args.force, bars)?;
         let done = if result.was_done { "is there already" } else { "written" };
         tracing::info!("{} {done}", result.path.display());
-        results.push((model, result.report));
+        results.push((model, result));
     }
+    let differences = match &results[..] {
+        [.., (TextModel::Off, off), (TextModel::On, on)] => run.text_differences(on, off)?,
+        _ => Differences::new(),
+    };
+    let results = results.into_iter().map(|(model, result)| (model, result.report));
     if args.json {
-        let named = results.into_iter().map(|(model, report)| (model.to_string(), report));
-        show::json(&named.collect::<BTreeMap<_, _>>())
+        let mut named = Map::new();
+        for (model, report) in results {
+            named.insert(model.to_string(), json!(report));
+        }
+        if !differences.is_empty() {
+            named.insert("difference".into(), json!(differences));
+        }
+        show::json(&named)
     } else {
-        out(&table(&results))
+        out(&table(&results.collect::<Vec<_>>(), &differences))
     }
 }
 
+/// Of each task and figure, what it is with the adapter less what it is without.
+type Differences = BTreeMap<String, BTreeMap<String, TextDifference>>;
+
 /// The models side by side, the figures of each task below each other.
-fn table(results: &[(TextModel, TextReport)]) -> String {
+fn table(results: &[(TextModel, TextReport)], differences: &Differences) -> String {
     let Some((_, first)) = results.first() else { return String::new() };
+    let half = |[low, high]: [f64; 2]| (high - low) / 2.0;
     let mut text = format!("{:<18}{:<12}", "task", "metric");
     for (model, _) in results {
-        let _ = write!(text, "{:>14}", model.label());
+        let _ = write!(text, " {:>19}", model.label());
     }
-    text.push('\n');
+    text.push_str(if differences.is_empty() { "\n" } else { "            on - off\n" });
     let figures = |task: &TaskMetrics| {
         let scores = &task.scores;
         [
@@ -79,9 +95,16 @@ fn table(results: &[(TextModel, TextReport)]) -> String {
         for (i, (metric, _)) in figures(of_first).into_iter().enumerate() {
             let _ = write!(text, "{task:<18}{metric:<12}");
             for (_, report) in results {
-                let cell = report.metrics.get(task);
-                let cell = cell.map(|found| format!("{:.4}", figures(found)[i].1));
-                let _ = write!(text, "{:>14}", cell.unwrap_or_default());
+                let cell = report.metrics.get(task).map(|found| {
+                    let interval = found.intervals.get(metric);
+                    let around = interval.map(|bounds| format!(" ±{:.4}", half(*bounds)));
+                    format!("{:.4}{}", figures(found)[i].1, around.unwrap_or_default())
+                });
+                let _ = write!(text, " {:>19}", cell.unwrap_or_default());
+            }
+            if let Some(found) = differences.get(task).and_then(|of_task| of_task.get(metric)) {
+                let cell = format!("{:+.4} ±{:.4}", found.difference, half(found.interval));
+                let _ = write!(text, " {cell:>19}");
             }
             text.push('\n');
         }
@@ -90,5 +113,9 @@ fn table(results: &[(TextModel, TextReport)]) -> String {
     }
     let settings = &first.settings;
     let _ = writeln!(text, "{}, seed {}", settings.dataset, settings.seed);
+    if let Some(bootstrap) = &settings.bootstrap {
+        let confidence = 100.0 * bootstrap.confidence;
+        let _ = writeln!(text, "±: half the {confidence:.0} % bootstrap interval over samples");
+    }
     text
 }

@@ -36,16 +36,13 @@ pub fn intervals(ranks: &[Option<usize>], seed: u64) -> Intervals {
 }
 
 /// The intervals of the mean gains of users, each of whom gains what their class does.
-///
-/// Every resample has a stream of its own, so any number of threads draws the same.
 pub(super) fn intervals_of_means(
     classes: &[usize],
     gains: &[[f64; COUNT]],
     seed: u64,
 ) -> Intervals {
     let users = classes.len() as u32;
-    let resample = |i: usize| {
-        let mut stream = rng::stream(seed, "bootstrap", &[i as u64]);
+    let resample = |stream: &mut rng::Rng| {
         let mut counts = vec![0_u32; gains.len()];
         for _ in 0..users {
             counts[classes[stream.gen_range(0..users) as usize]] += 1;
@@ -58,12 +55,24 @@ pub(super) fn intervals_of_means(
         }
         means
     };
-    let means: Vec<[f64; COUNT]> = (0..RESAMPLES).into_par_iter().map(resample).collect();
-    PerMetric::from_fn(|metric| {
-        let mut of_metric: Vec<f64> = means.iter().map(|mean| mean[metric]).collect();
-        of_metric.sort_unstable_by(f64::total_cmp);
+    let intervals = intervals_of(resample, seed);
+    PerMetric::from_fn(|metric| intervals[metric])
+}
+
+/// The intervals of figures that a resample comes to.
+///
+/// Every resample has a stream of its own, so any number of threads draws the same.
+pub(super) fn intervals_of<const N: usize>(
+    resample: impl Fn(&mut rng::Rng) -> [f64; N] + Sync,
+    seed: u64,
+) -> [[f64; 2]; N] {
+    let resample = |i: usize| resample(&mut rng::stream(seed, "bootstrap", &[i as u64]));
+    let found: Vec<[f64; N]> = (0..RESAMPLES).into_par_iter().map(resample).collect();
+    std::array::from_fn(|figure| {
+        let mut of_figure: Vec<f64> = found.iter().map(|figures| figures[figure]).collect();
+        of_figure.sort_unstable_by(f64::total_cmp);
         let outside = 1.0 - CONFIDENCE;
-        [outside / 2.0, 1.0 - outside / 2.0].map(|share| quantile(&of_metric, share))
+        [outside / 2.0, 1.0 - outside / 2.0].map(|share| quantile(&of_figure, share))
     })
 }
 

@@ -26,5 +26,8 @@ pub use protocol::Protocol;
 pub use ranking::{ItemScorer, evaluate_scores, metrics_by_scores, scoring_bytes};
 pub use report::{Bucket, Coverage, Report};
 pub use shared::{Readings, SharedCodes};
-pub use text::{TextScores, response_losses};
+pub use text::{
+    TEXT_FIGURES, TextSample, TextScores, response_losses, text_differences, text_figures,
+    text_intervals,
+};
 pub use tiger::TigerRecommender;

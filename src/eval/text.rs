@@ -3,11 +3,14 @@
 use std::collections::HashMap;
 
 use candle_core::DType;
+use rand::Rng as _;
 use serde::{Deserialize, Serialize};
 
+use super::bootstrap::intervals_of;
 use crate::Result;
 use crate::model::{Llama, Packed};
 use crate::ops;
+use crate::rng::Rng;
 use crate::tasks::Sample;
 
 /// The negative log-likelihood of every response token of `samples`, in order, each given all true tokens
@@ -56,18 +59,64 @@ impl TextScores {
             rouge_l: f1(common_subsequence(&words, &true_words)),
         }
     }
+}
 
-    /// The mean of each score; 0 of none.
-    pub fn mean(scores: &[Self]) -> Self {
-        let mean = |score: fn(&Self) -> f64| {
-            scores.iter().map(score).sum::<f64>() / scores.len().max(1) as f64
-        };
-        Self {
-            exact_match: mean(|s| s.exact_match),
-            token_f1: mean(|s| s.token_f1),
-            rouge_l: mean(|s| s.rouge_l),
+/// The figures of texts, by name.
+pub const TEXT_FIGURES: [&str; 4] = ["perplexity", "exact_match", "token_f1", "rouge_l"];
+
+/// What a model makes of one text.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TextSample {
+    /// Tokens of the true text, its end included.
+    pub tokens: usize,
+    /// Their negative log-likelihood, summed up, each given the true ones before it.
+    pub loss: f64,
+    /// How like the true text the written one is.
+    #[serde(flatten)]
+    pub scores: TextScores,
+}
+
+/// The [`TEXT_FIGURES`] of samples, at least one: the perplexity is that of a token, the scores are means over samples.
+pub fn text_figures<'a>(samples: impl Iterator<Item = &'a TextSample>) -> [f64; 4] {
+    let (mut tokens, mut loss, mut count, mut sums) = (0, 0.0, 0.0, [0.0; 3]);
+    for sample in samples {
+        tokens += sample.tokens;
+        loss += sample.loss;
+        count += 1.0;
+        let TextScores { exact_match, token_f1, rouge_l } = sample.scores;
+        for (sum, score) in sums.iter_mut().zip([exact_match, token_f1, rouge_l]) {
+            *sum += score;
         }
     }
+    let [exact_match, token_f1, rouge_l] = sums.map(|sum| sum / count);
+    [(loss / tokens as f64).exp(), exact_match, token_f1, rouge_l]
+}
+
+/// The bootstrap intervals of the [`TEXT_FIGURES`] over samples.
+pub fn text_intervals(samples: &[TextSample], seed: u64) -> [[f64; 2]; 4] {
+    intervals_of(|stream| text_figures(drawn(samples.len(), stream).map(|at| &samples[at])), seed)
+}
+
+/// By how much the [`TEXT_FIGURES`] of `this` are above those of `other` on the same samples, with the bootstrap
+/// intervals of that over samples.
+pub fn text_differences(
+    this: &[TextSample],
+    other: &[TextSample],
+    seed: u64,
+) -> [(f64, [f64; 2]); 4] {
+    let difference = |places: &[usize]| {
+        let [this, other] = [this, other].map(|of| text_figures(places.iter().map(|&at| &of[at])));
+        std::array::from_fn(|figure| this[figure] - other[figure])
+    };
+    let all: Vec<usize> = (0..this.len()).collect();
+    let resample = |stream: &mut Rng| difference(&drawn(all.len(), stream).collect::<Vec<_>>());
+    let (found, intervals): ([f64; 4], _) = (difference(&all), intervals_of(resample, seed));
+    std::array::from_fn(|figure| (found[figure], intervals[figure]))
+}
+
+/// As many places as there are samples, each any of them.
+fn drawn(samples: usize, stream: &mut Rng) -> impl Iterator<Item = usize> {
+    (0..samples).map(move |_| stream.gen_range(0..samples as u32) as usize)
 }
 
 fn words(text: &str) -> Vec<&str> {
@@ -136,12 +185,36 @@ mod tests {
     fn texts_without_words_are_like_each_other_only() {
         assert_eq!(TextScores::of("", "").token_f1, 1.0);
         assert_eq!(TextScores::of("", "lamp"), TextScores::default());
-        assert_eq!(TextScores::mean(&[]), TextScores::default());
+    }
+
+    fn sample(tokens: usize, loss: f64, written: &str, truth: &str) -> TextSample {
+        TextSample { tokens, loss, scores: TextScores::of(written, truth) }
     }
 
     #[test]
-    fn means_are_over_samples() {
-        let mean = TextScores::mean(&[TextScores::of("a", "a"), TextScores::of("a b", "b a")]);
-        assert_eq!((mean.exact_match, mean.token_f1, mean.rouge_l), (0.5, 1.0, 0.75));
+    fn figures_are_over_tokens_and_over_samples() {
+        let samples = [sample(1, 2.0, "a", "a"), sample(3, 6.0, "a b", "b a")];
+        let [perplexity, exact, f1, rouge] = text_figures(samples.iter());
+        assert!((perplexity - 2f64.exp()).abs() < 1e-12);
+        assert_eq!((exact, f1, rouge), (0.5, 1.0, 0.75));
+    }
+
+    #[test]
+    fn intervals_are_over_samples_and_of_differences_over_the_same_ones() {
+        let of = |right: usize, loss: f64| -> Vec<TextSample> {
+            let written = |at| if at < right { "a" } else { "b" };
+            (0..400).map(|at| sample(2, 2.0 * loss, written(at), "a")).collect()
+        };
+        let (many, few) = (of(200, 1.0), of(160, 1.5));
+        let [perplexity, [low, high], ..] = text_intervals(&many, 1);
+        assert!(perplexity.iter().all(|bound| (bound - 1f64.exp()).abs() < 1e-9), "all alike");
+        let half = 1.96 * (0.5f64 * 0.5 / 400.0).sqrt();
+        assert!((low - (0.5 - half)).abs() < 0.01 && (high - (0.5 + half)).abs() < 0.01);
+        // What both have right cancels out: the difference is known better than either.
+        let [perplexity, (exact, [low, high]), ..] = text_differences(&many, &few, 1);
+        assert!((perplexity.0 - (1f64.exp() - 1.5f64.exp())).abs() < 1e-9);
+        assert!((exact - 0.1).abs() < 1e-12);
+        let half = 1.96 * (0.1f64 * 0.9 / 400.0).sqrt();
+        assert!((low - (0.1 - half)).abs() < 0.01 && (high - (0.1 + half)).abs() < 0.01);
     }
 }

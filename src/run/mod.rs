@@ -42,7 +42,8 @@ pub use crate::model::GgufType;
 pub use eval::{
     Baseline, BaselineRequest, BaselineSettings, Comparison, EvalRequest, EvalResult, EvalSettings,
     FusedModel, FusionSettings, OverSeeds, Performance, Published, Ranker, Ranking, StoredRanking,
-    Targets, TaskMetrics, TextModel, TextReport, TextRequest, TextSettings, TrainingSummary,
+    Targets, TaskMetrics, TextDifference, TextModel, TextReport, TextRequest, TextSettings,
+    TrainingSummary,
 };
 pub use export::ExportRequest;
 pub use follow::Before;

@@ -25,7 +25,7 @@ pub use published::Published;
 pub use request::EvalRequest;
 pub use result::{
     BaselineSettings, EvalResult, EvalSettings, FusedModel, FusionSettings, OverSeeds, Performance,
-    Ranking, TaskMetrics, TextModel, TextReport, TextSettings, TrainingSummary,
+    Ranking, TaskMetrics, TextDifference, TextModel, TextReport, TextSettings, TrainingSummary,
 };
 pub use stored::{Ranker, StoredRanking, Targets};
 pub use text::TextRequest;

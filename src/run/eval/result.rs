@@ -280,6 +280,9 @@ pub struct TextSettings {
     pub adapter_digest: Option<String>,
     pub files: BTreeMap<String, String>,
     pub git_revision: String,
+    /// Absent in results of versions without intervals.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<Bootstrap>,
 }
 
 /// How well a model writes texts (docs/text.md).
@@ -291,6 +294,15 @@ pub struct TextReport {
     pub settings: TextSettings,
     /// What it took.
     pub performance: Performance,
+}
+
+/// A figure of texts that one model wrote, less that of another.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TextDifference {
+    /// By how much it is higher.
+    pub difference: f64,
+    /// The bootstrap interval of that, over samples.
+    pub interval: [f64; 2],
 }
 
 /// What a task came to.
@@ -305,4 +317,7 @@ pub struct TaskMetrics {
     /// How like the true texts those written are.
     #[serde(flatten)]
     pub scores: TextScores,
+    /// The bootstrap intervals of these figures over samples, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub intervals: BTreeMap<String, [f64; 2]>,
 }

@@ -1,16 +1,21 @@
 //! Text ability: how well the models of a run write titles and descriptions (docs/text.md).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
 use super::journal::Journal;
 use super::kept::Kept;
-use super::result::{EvalResult, TaskMetrics, TextModel, TextReport, TextSettings};
+use super::result::{
+    Bootstrap, EvalResult, TaskMetrics, TextDifference, TextModel, TextReport, TextSettings,
+};
 use crate::data::{ItemId, Split, Target, TextField};
 use crate::decode::likeliest;
-use crate::eval::{TextScores, response_losses};
+use crate::eval::{
+    TEXT_FIGURES, TextSample, TextScores, response_losses, text_differences, text_figures,
+    text_intervals,
+};
 use crate::inference::{Continuation, ItemTokens, generate};
 use crate::model::Llama;
 use crate::run::artifacts::{Trained, extended_backbone, load_index, precision};
@@ -96,15 +101,7 @@ struct Answer {
     truth: String,
     written: String,
     #[serde(flatten)]
-    scores: TextScores,
-}
-
-/// What a model makes of some samples of a task.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Batch {
-    /// The loss of every token of the true responses.
-    losses: Vec<f32>,
-    answers: Vec<Answer>,
+    sample: TextSample,
 }
 
 impl Run {
@@ -131,7 +128,7 @@ impl Run {
         let settings = self.text_settings(request);
         let kept = Kept::new(&self.dir.join("eval"), &request.name());
         if let Some(found) = kept.find(&settings, force)? {
-            Journal::<Batch>::forget(self, &request.name())?;
+            Journal::<Vec<Answer>>::forget(self, &request.name())?;
             return Ok(found);
         }
         let (model, tokens) = self.text_model(request.model)?;
@@ -141,44 +138,80 @@ impl Run {
             .map(|(i, task)| Ok((task, self.cases(task, i, &prompts, request.limit)?)))
             .collect::<Result<_>>()?;
         let key = (&settings, self.config.eval.batch);
-        let (mut journal, known) = Journal::<Batch>::open(self, &request.name(), &key)?;
+        let (mut journal, known) = Journal::<Vec<Answer>>::open(self, &request.name(), &key)?;
         let mut known = known.into_iter();
         let start = Instant::now();
         let total: usize = cases.iter().map(|(_, cases)| cases.len()).sum();
         monitor.begin(&format!("evaluate {}", request.name()), total as u64);
-        let (mut metrics, mut written) = (BTreeMap::new(), Vec::new());
+        let (mut metrics, mut written) = (BTreeMap::new(), Vec::<Answer>::new());
         for (task, cases) in cases.iter().filter(|(_, cases)| !cases.is_empty()) {
-            let (mut loss, mut count, first) = (0.0, 0, written.len());
+            let first = written.len();
             for batch in cases.chunks(self.config.eval.batch) {
-                let Batch { losses, answers } = if let Some(batch) = known.next() {
-                    batch
+                let answers = if let Some(answers) = known.next() {
+                    answers
                 } else {
-                    let samples: Vec<Sample> = batch.iter().map(|c| c.sample.clone()).collect();
-                    let losses = response_losses(&model, &samples)?;
                     let answers = self.write(&model, &tokens.tokenizer, *task, batch)?;
-                    let batch = Batch { losses, answers };
-                    journal.add(&batch)?;
-                    batch
+                    journal.add(&answers)?;
+                    answers
                 };
-                loss += losses.iter().map(|&l| f64::from(l)).sum::<f64>();
-                count += losses.len();
                 written.extend(answers);
                 monitor.advance(written.len() as u64, task.name);
             }
-            let scores: Vec<TextScores> = written[first..].iter().map(|w| w.scores).collect();
-            let result = TaskMetrics {
-                samples: cases.len(),
-                tokens: count,
-                perplexity: (loss / count as f64).exp(),
-                scores: TextScores::mean(&scores),
-            };
-            metrics.insert(task.name.to_string(), result);
+            let samples: Vec<TextSample> = written[first..].iter().map(|w| w.sample).collect();
+            metrics.insert(task.name.to_string(), self.of_samples(&samples));
         }
         monitor.end();
         let performance = self.performance(start.elapsed().as_secs_f64(), None);
         let result = kept.write(TextReport { metrics, settings, performance }, &written)?;
         journal.close()?;
         Ok(result)
+    }
+
+    /// By how much each figure of each task is higher with the annealing adapter, `on`, than without it, `off`.
+    ///
+    /// # Errors
+    /// If they are not of the same samples.
+    pub fn text_differences(
+        &self,
+        on: &EvalResult<TextReport>,
+        off: &EvalResult<TextReport>,
+    ) -> Result<BTreeMap<String, BTreeMap<String, TextDifference>>> {
+        let [on, off] = [on, off].map(|result| Kept::at(&result.path).read_lines::<Answer>());
+        let (on, off) = (on?, off?);
+        let key = |answer: &Answer| (answer.task.clone(), answer.of.clone());
+        if !on.iter().map(key).eq(off.iter().map(key)) {
+            invalid!("the texts written with and without the adapter are not of the same samples");
+        }
+        let of_task = |task: &String| {
+            let samples = |answers: &[Answer]| -> Vec<TextSample> {
+                answers.iter().filter(|answer| answer.task == *task).map(|a| a.sample).collect()
+            };
+            let found = text_differences(&samples(&on), &samples(&off), self.config.seed);
+            let named = TEXT_FIGURES.iter().zip(found).map(|(name, (difference, interval))| {
+                (name.to_string(), TextDifference { difference, interval })
+            });
+            (task.clone(), named.collect())
+        };
+        Ok(on
+            .iter()
+            .map(|answer| &answer.task)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .map(of_task)
+            .collect())
+    }
+
+    /// What a task came to.
+    fn of_samples(&self, samples: &[TextSample]) -> TaskMetrics {
+        let [perplexity, exact_match, token_f1, rouge_l] = text_figures(samples.iter());
+        let intervals = text_intervals(samples, self.config.seed);
+        TaskMetrics {
+            samples: samples.len(),
+            tokens: samples.iter().map(|sample| sample.tokens).sum(),
+            perplexity,
+            scores: TextScores { exact_match, token_f1, rouge_l },
+            intervals: TEXT_FIGURES.iter().map(ToString::to_string).zip(intervals).collect(),
+        }
     }
 
     fn text_model(&self, which: TextModel) -> Result<(Llama, ItemTokens)> {
@@ -234,7 +267,8 @@ impl Run {
         drawn.into_iter().filter_map(case).collect()
     }
 
-    /// Lets the model write the responses of a batch, always by the likeliest token.
+    /// What the model makes of a batch: how likely it finds the true responses, and what it writes in their place,
+    /// always by the likeliest token.
     fn write(
         &self,
         model: &Llama,
@@ -242,7 +276,9 @@ impl Run {
         task: TextTask,
         batch: &[Case],
     ) -> Result<Vec<Answer>> {
-        let prompts: Vec<&[u32]> = batch.iter().map(|case| case.sample.prompt()).collect();
+        let samples: Vec<Sample> = batch.iter().map(|case| case.sample.clone()).collect();
+        let mut losses = response_losses(model, &samples)?.into_iter();
+        let prompts: Vec<&[u32]> = samples.iter().map(Sample::prompt).collect();
         // A true text ends within this many tokens: one more is its end.
         let max_tokens = self.config.train.tasks.max_text_tokens + 1;
         let continuations =
@@ -255,7 +291,10 @@ impl Run {
             let text = |ids: &[u32]| tokenizer.decode(ids).map(|text| text.trim().to_string());
             let (written, truth) = (text(&continuation.ids)?, text(&truth)?);
             let scores = TextScores::of(&written, &truth);
-            Ok(Answer { task: task.name.into(), of: case.of.clone(), truth, written, scores })
+            let tokens = case.sample.labels.len();
+            let loss = losses.by_ref().take(tokens).map(f64::from).sum();
+            let sample = TextSample { tokens, loss, scores };
+            Ok(Answer { task: task.name.into(), of: case.of.clone(), truth, written, sample })
         };
         batch.iter().zip(continuations).map(compare).collect()
     }
@@ -284,6 +323,7 @@ impl Run {
                 .filter(|_| request.model == TextModel::On),
             files: self.files_of(request.model.made_by()),
             git_revision: crate::run::GIT_REVISION.into(),
+            bootstrap: Some(Bootstrap::USED),
         }
     }
 }
