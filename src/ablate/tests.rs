@@ -8,7 +8,7 @@ fn shipped_specifications_fit_the_shipped_configurations() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folder = std::fs::read_dir(root.join("configs/ablations")).unwrap();
     let files: Vec<PathBuf> = folder.map(|entry| entry.unwrap().path()).collect();
-    assert!(files.len() >= 6, "{files:?}");
+    assert!(files.len() >= 9, "{files:?}");
     for file in files {
         let spec = Spec::load(&file).unwrap();
         for (config, items) in CONFIGS {
