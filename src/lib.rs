@@ -1,7 +1,7 @@
 //! `llmbs`: a generative recommender in one binary.
 //!
 //! The modules, in reading order, which is also the order of dependency: a module uses some of those
-//! above it, never those below (see `docs/architecture.md`).
+//! above it, never those below, but for `error`, which wraps what they say (see `docs/architecture.md`).
 
 pub mod error;
 pub mod files;

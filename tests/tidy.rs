@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Which modules a module may use, besides `error`, `rng` and `files`.
+/// Which modules a module may use, besides those of [`BELOW`].
 const MAY_USE: [(&str, &[&str]); 22] = [
     ("data", &[]),
     ("export", &["data"]),
