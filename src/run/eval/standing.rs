@@ -102,6 +102,27 @@ mod tests {
     }
 
     #[test]
+    fn what_neighbours_said_before_they_gave_probabilities_stands_no_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let is = |name: &str, settings: Value| {
+            let place = dir.path().join("baseline").join(name).join("seed-1");
+            std::fs::create_dir_all(&place).unwrap();
+            trained(&place, &settings, "m");
+            let fused = FusedModel {
+                model: name.into(),
+                run: None,
+                seed: 1,
+                digest: "m".into(),
+                settings_digest: Some(crate::files::digest_of(settings.to_string().as_bytes())),
+                adapter_digest: None,
+            };
+            is_standing(dir.path(), &fused).unwrap()
+        };
+        assert!(is("sasrec", json!({"baseline.sasrec.dim": 8})));
+        assert!(!is("item-knn", json!({"baseline.item-knn.decay": 1.0})));
+    }
+
+    #[test]
     fn a_baseline_is_that_of_its_model_and_of_the_index_that_it_reads() {
         let dir = tempfile::tempdir().unwrap();
         let mut manifest =

@@ -1,6 +1,6 @@
 //! Text ability: how well the models of a run write titles and descriptions (docs/text.md).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -104,6 +104,13 @@ struct Answer {
     sample: TextSample,
 }
 
+impl Answer {
+    /// What it is an answer to.
+    fn key(&self) -> (&str, &str) {
+        (&self.task, &self.of)
+    }
+}
+
 impl Run {
     /// Measures how well a model writes texts; the result is kept, and found again unless `force` is set.
     pub fn evaluate_text(
@@ -176,29 +183,23 @@ impl Run {
         on: &EvalResult<TextReport>,
         off: &EvalResult<TextReport>,
     ) -> Result<BTreeMap<String, BTreeMap<String, TextDifference>>> {
-        let [on, off] = [on, off].map(|result| Kept::at(&result.path).read_lines::<Answer>());
-        let (on, off) = (on?, off?);
-        let key = |answer: &Answer| (answer.task.clone(), answer.of.clone());
-        if !on.iter().map(key).eq(off.iter().map(key)) {
+        let written = |result: &EvalResult<TextReport>| Kept::at(&result.path).read_lines();
+        let (with, without): (Vec<Answer>, Vec<Answer>) = (written(on)?, written(off)?);
+        if !with.iter().map(Answer::key).eq(without.iter().map(Answer::key)) {
             invalid!("the texts written with and without the adapter are not of the same samples");
         }
         let of_task = |task: &String| {
             let samples = |answers: &[Answer]| -> Vec<TextSample> {
                 answers.iter().filter(|answer| answer.task == *task).map(|a| a.sample).collect()
             };
-            let found = text_differences(&samples(&on), &samples(&off), self.config.seed);
+            let (with, without) = (samples(&with), samples(&without));
+            let found = text_differences(&with, &without, self.config.seed);
             let named = TEXT_FIGURES.iter().zip(found).map(|(name, (difference, interval))| {
                 (name.to_string(), TextDifference { difference, interval })
             });
             (task.clone(), named.collect())
         };
-        Ok(on
-            .iter()
-            .map(|answer| &answer.task)
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .map(of_task)
-            .collect())
+        Ok(on.report.metrics.keys().map(of_task).collect())
     }
 
     /// What a task came to.
