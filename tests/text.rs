@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::program::{fails, run, tiny};
+use crate::common::program::{fails, run, tiny, train};
 use llmbs::decode::{Sampler, Sampling, likeliest};
 use llmbs::eval::response_losses;
 use llmbs::inference::{Continuation, generate};
@@ -310,6 +310,25 @@ fn the_program_continues_prompts_and_measures_texts() {
     assert_eq!(one["on"]["metrics"], again["on"]["metrics"]);
     assert_eq!(one.as_object().unwrap().len(), 1);
     fails(dir, &["eval", "--task", "text", "--beam", "5"], &["--beam"]);
+}
+
+#[test]
+fn an_annealing_adapter_that_does_harm_changes_nothing() {
+    let dir = tiny();
+    let dir = dir.path();
+    train(dir, &[]);
+    // At such a rate every epoch is worse than the model before the first.
+    let anneal = ["--set", "train.anneal.learning-rate=10", "train", "--stage", "anneal"];
+    let (_, stderr) = run(dir, &anneal, 0);
+    assert!(stderr.contains("the adapter changes nothing"), "{stderr}");
+    let files = dir.join("runs/llmbs");
+    let manifest = read(&files.join("manifest.json"));
+    let figures = &manifest["stages"]["anneal"]["figures"];
+    assert_eq!(figures["best_epoch"], 0, "{figures}");
+    let measured = json(dir, &["eval", "--task", "text", "--limit", "20", "--json"]);
+    assert_eq!(measured["on"]["metrics"], measured["off"]["metrics"]);
+    let ranked = |adapter| json(dir, &["eval", "--json", "--beam", "20", "--adapter", adapter]);
+    assert_eq!(ranked("on")["metrics"], ranked("off")["metrics"]);
 }
 
 #[test]

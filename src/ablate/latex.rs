@@ -10,8 +10,7 @@ impl Table {
     /// star where a row differs from the reference.
     pub fn latex(&self) -> String {
         let columns = self.shown.len();
-        let mut text =
-            String::from("% needs \\usepackage{booktabs}\n\\begin{table}\n\\centering\n");
+        let mut text = String::from("\\begin{table}\n\\centering\n");
         let _ = writeln!(text, "\\caption{{{}}}", self.caption());
         let _ = writeln!(text, "\\begin{{tabular}}{{l{}}}\n\\toprule", "r".repeat(columns));
         let heads: Vec<String> = self.shown.iter().map(|name| escaped(&spelt(name))).collect();
@@ -43,7 +42,13 @@ impl Table {
         }
         text += "\\bottomrule\n\\end{tabular}\n";
         let _ = writeln!(text, "\\par\\smallskip\n{{\\footnotesize {}\\par}}", self.note());
-        text + "\\end{table}\n"
+        text += "\\end{table}\n";
+        let engine = if text.chars().any(is_beyond_latin) {
+            " and, for its letters, XeLaTeX or LuaLaTeX"
+        } else {
+            ""
+        };
+        format!("% needs \\usepackage{{booktabs}}{engine}\n{text}")
     }
 
     fn caption(&self) -> String {
@@ -77,6 +82,40 @@ impl Table {
     }
 }
 
+/// Whether pdfLaTeX, whose fonts have Latin letters, does not set it.
+fn is_beyond_latin(c: char) -> bool {
+    c > '\u{24f}'
+}
+
+/// The lower-case Greek letters from α on, as LaTeX calls them in mathematics.
+const GREEK: [&str; 25] = [
+    "alpha",
+    "beta",
+    "gamma",
+    "delta",
+    "epsilon",
+    "zeta",
+    "eta",
+    "theta",
+    "iota",
+    "kappa",
+    "lambda",
+    "mu",
+    "nu",
+    "xi",
+    "mathit{o}",
+    "pi",
+    "rho",
+    "varsigma",
+    "sigma",
+    "tau",
+    "upsilon",
+    "phi",
+    "chi",
+    "psi",
+    "omega",
+];
+
 fn printed(value: f64) -> String {
     format!("{value:.4}")
 }
@@ -107,6 +146,10 @@ fn escaped(text: &str) -> String {
             '*' | '[' | ']' => escaped.extend(['{', c, '}']),
             // Two of them would be a dash.
             '-' if escaped.ends_with('-') => escaped += "{}-",
+            // The symbols of papers: no text font of pdfLaTeX has them.
+            'α'..='ω' => {
+                let _ = write!(escaped, "$\\{}$", GREEK[c as usize - 'α' as usize]);
+            }
             // An empty line would end a paragraph.
             c if c.is_whitespace() || c.is_control() => escaped.push(' '),
             c => escaped.push(c),
@@ -183,7 +226,8 @@ as good & $\mathbf{0.7500}^{*} \pm 0.0354$ & $\mathbf{0.7500}^{*} \pm 0.0354$ & 
                 "<a|b>`c`",
                 r"\textless{}a\textbar{}b\textgreater{}\textasciigrave{}c\textasciigrave{}",
             ),
-            ("one\n\ntwo\u{1b}\tλ", "one  two  λ"),
+            ("one\n\ntwo\u{1b}\té", "one  two  é"),
+            ("λ=0.1, τ, ω", r"$\lambda$=0.1, $\tau$, $\omega$"),
         ] {
             assert_eq!(escaped(name), latex);
         }
@@ -191,5 +235,9 @@ as good & $\mathbf{0.7500}^{*} \pm 0.0354$ & $\mathbf{0.7500}^{*} \pm 0.0354$ & 
         let text = latex(&rows, &["recall@10"]);
         assert!(text.contains("\n{[}b{]} \\& c & $"), "{text}");
         assert!(text.contains(r"differs from 50 \% with"), "{text}");
+        assert!(text.starts_with("% needs \\usepackage{booktabs}\n"), "{text}");
+        let text = latex(&[("без учителя", &[10])], &["recall@10"]);
+        assert!(text.contains("без учителя & "), "{text}");
+        assert!(text.lines().next().unwrap().ends_with("XeLaTeX or LuaLaTeX"), "{text}");
     }
 }
