@@ -2,7 +2,7 @@
 # Makes a row or a table of docs/results.md: trains and evaluates with three seeds, and prints means and spread under
 # both ranking rules.
 #
-#   scripts/reproduce.sh demo                   # llmbs, with SASRec beside it, and paired tests
+#   scripts/reproduce.sh demo                   # llmbs, with SASRec and item-knn beside it, and paired tests
 #   scripts/reproduce.sh beauty FOLDER
 #   scripts/reproduce.sh table2 beauty FOLDER   # baselines, what the paper publishes, then generative systems
 #   scripts/reproduce.sh table4 beauty FOLDER   # the parts of the method, one after another

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 const SPEC: &str = r#"
 seeds = [1, 2]
-baselines = ["sasrec"]
+baselines = ["sasrec", "item-knn"]
 fuse = true
 reference = "sasrec"
 
@@ -22,6 +22,20 @@ set = ["train.initial.learning-rate=1e-4"]
 
 /// More users than are scored together.
 const SHOP: &str = "data.synthetic.users=300";
+
+/// What becomes of it.
+const ROWS: [&str; 10] = [
+    "sasrec",
+    "item-knn",
+    "plain",
+    "plain, with sasrec",
+    "plain, with item-knn",
+    "plain, with sasrec and item-knn",
+    "slow rate",
+    "slow rate, with sasrec",
+    "slow rate, with item-knn",
+    "slow rate, with sasrec and item-knn",
+];
 
 const SASREC: [&str; 6] = [
     "--set",
@@ -43,8 +57,9 @@ fn variants_share_stages_and_stand_in_one_table() {
     fs::write(dir.join("rates.toml"), SPEC).unwrap();
     let ablate = |more: &[&'static str]| [&SASREC[..], &["ablate", "rates.toml"], more].concat();
     let (text, log) = run(dir, &ablate(&[]), 0);
-    for row in ["sasrec ", "plain ", "plain, with sasrec ", "slow rate ", "slow rate, with sasrec "]
-    {
+    for row in ROWS {
+        let row = format!("{row}  ");
+        let row = row.as_str();
         assert_eq!(text.lines().filter(|line| line.starts_with(row)).count(), 2, "{row}: {text}");
     }
     assert_eq!(log.matches("the item index is taken over from").count(), 2, "{log}");
@@ -72,8 +87,16 @@ fn variants_share_stages_and_stand_in_one_table() {
         rows.clone().find(|row| row["name"] == name).unwrap()["rules"].clone()
     };
     // The mean of what the two runs say of themselves.
-    let of_seed = |seed: u64| file(plain.join(format!("seed-{seed}/eval/valid-off-b20.json")));
-    let (one, two) = (of_seed(1), of_seed(2));
+    let of_seed = |seed: u64, with: &str| {
+        file(plain.join(format!("seed-{seed}/eval/valid-off-b20{with}.json")))
+    };
+    let together = |seed| format!("-fused-sasrec-{seed}+item-knn-{seed}");
+    let (both, [one, two]) = (
+        [1, 2].map(|seed| of_seed(seed, &together(seed))["metrics"]["mrr@20"].as_f64().unwrap()),
+        [1, 2].map(|seed| of_seed(seed, "")),
+    );
+    let mean = row("plain, with sasrec and item-knn")[0]["metrics"]["mrr@20"].as_f64().unwrap();
+    assert!((mean - f64::midpoint(both[0], both[1])).abs() < 1e-12);
     for (rule, key) in ["metrics", "metrics_history_excluded"].into_iter().enumerate() {
         let value = |of: &Value| of[key]["ndcg@10"].as_f64().unwrap();
         let mean = row("plain")[rule]["metrics"]["ndcg@10"].as_f64().unwrap();
@@ -82,7 +105,7 @@ fn variants_share_stages_and_stand_in_one_table() {
         assert!(row("sasrec")[rule].get("against_reference").is_none());
     }
     let (csv, _) = run(dir, &ablate(&["--csv"]), 0);
-    assert_eq!(csv.lines().count(), 1 + 5 * 2 * 8);
+    assert_eq!(csv.lines().count(), 1 + ROWS.len() * 2 * 8);
     let (latex, _) = run(dir, &ablate(&["--latex"]), 0);
     for row in ["sasrec & $", "slow rate, with sasrec & $"] {
         assert_eq!(latex.lines().filter(|line| line.starts_with(row)).count(), 2, "{latex}");
@@ -94,7 +117,7 @@ fn variants_share_stages_and_stand_in_one_table() {
     // The table is kept, for a page.
     run(dir, &["report", "runs/ablate/rates", "--html", "rates.html"], 0);
     let page = fs::read_to_string(dir.join("rates.html")).unwrap();
-    for row in ["sasrec", "plain", "plain, with sasrec", "slow rate", "slow rate, with sasrec"] {
+    for row in ROWS {
         let row = format!("scope=\"row\">{row}</th>");
         assert_eq!(page.matches(&row).count(), 2 * 2, "{row}");
     }
@@ -221,8 +244,7 @@ fn what_cannot_be_run_is_told_before_anything_is_trained() {
         fails(dir, &[&seed[..], &["ablate", "one.toml"]].concat(), &["one.toml", "`seeds`"]);
     }
     fails(dir, &["--set", "seed = 3", "ablate", "one.toml"], &["one.toml", "`seeds`"]);
-    // What cannot become an index is found for every variant before the first is trained, and so is what
-    // stands in a folder and was made with other settings.
+    // What cannot become an index is found for every variant before the first is trained.
     let small = "[[variant]]\nname = \"base\"\n[[variant]]\nname = \"small\"\nset = [\"index.behavior.k=2\"]\n";
     fs::write(dir.join("wrong.toml"), small).unwrap();
     fails(dir, &["ablate", "wrong.toml"], &["variant \"small\"", "raise k"]);
@@ -239,6 +261,19 @@ fn what_cannot_be_run_is_told_before_anything_is_trained() {
         fails(dir, &["ablate", "wrong.toml"], &["variant \"other\"", key, "no variant sets these"]);
     }
     assert!(!dir.join("runs").exists());
+    // So is a baseline that stands in its place and was made with other settings.
+    let knn = ["baseline", "item-knn", "--seeds"];
+    let beside = [&["--run", "other/baselines/seed-2"], &knn[..], &["2"]].concat();
+    run(dir, &[&["--set", "baseline.item-knn.decay=0.5"], &beside[..]].concat(), 0);
+    fs::write(dir.join("knn.toml"), "seeds = [1, 2]\nbaselines = [\"item-knn\"]\n").unwrap();
+    fails(dir, &["--run", "other", "ablate", "knn.toml"], &["seed-2", "item-knn.decay"]);
+    assert!(!dir.join("other/baselines/seed-1").exists());
+    let both = ["--run", "other/baselines/seed-2", "baseline"];
+    fails(dir, &[&both[..], &["item-knn", "--seeds", "1,2"]].concat(), &["item-knn.decay"]);
+    fails(dir, &[&both[..], &["all", "--seeds", "1,2"]].concat(), &["item-knn.decay"]);
+    assert_eq!(fs::read_dir(dir.join("other/baselines/seed-2/baseline")).unwrap().count(), 1);
+    assert!(!dir.join("other/baselines/seed-2/baseline/item-knn/seed-1").exists());
+
     run(dir, &["--run", "one", "index"], 0);
     fails(dir, &["--run", "one", "ablate", "one.toml"], &["one: is a run"]);
 }

@@ -64,8 +64,12 @@ fn a_page_holds_all_that_a_run_keeps_and_nothing_from_outside() {
     }
     let texts = fs::read_to_string(SHOP.join("runs/llmbs/eval/text-off-lim10.json")).unwrap();
     let texts: Value = serde_json::from_str(&texts).unwrap();
-    let perplexity = texts["metrics"]["item_title"]["perplexity"].as_f64().unwrap();
-    assert_has(&page, &["item title", "backbone", &format!("<td>10</td><td>{perplexity:.2}</td>")]);
+    let titles = &texts["metrics"]["item_title"];
+    let perplexity = titles["perplexity"].as_f64().unwrap();
+    let [low, high] = [0, 1].map(|i| titles["intervals"]["perplexity"][i].as_f64().unwrap());
+    let half = (high - low) / 2.0;
+    let cells = format!("<td>10</td><td>{perplexity:.4}<small>±{half:.4}</small></td>");
+    assert_has(&page, &["item title", "backbone", &cells]);
     let result = fs::read_to_string(SHOP.join("runs/llmbs/eval/test-off-b20.json")).unwrap();
     let result: Value = serde_json::from_str(&result).unwrap();
     for metrics in ["metrics", "metrics_history_excluded", "popularity"] {

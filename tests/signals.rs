@@ -43,9 +43,12 @@ fn a_signal_saves_the_step_and_the_same_command_goes_on() {
     for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
         let mut child = begin(cut.path(), &LONG);
         let log = folder.join("log.jsonl");
-        let before = fs::read_to_string(&log).unwrap_or_default().matches("\"initial\"").count();
-        while fs::read_to_string(&log).unwrap_or_default().matches("\"initial\"").count() <= before
-        {
+        let steps = || {
+            let log = fs::read_to_string(&log).unwrap_or_default();
+            log.matches("\"initial\",\"step\"").count()
+        };
+        let before = steps();
+        while steps() <= before {
             assert!(child.try_wait().unwrap().is_none(), "it ended before the signal");
             sleep(Duration::from_millis(5));
         }

@@ -99,7 +99,8 @@ fn numbers(line: &Value) -> BTreeMap<String, f32> {
 fn follows_log(run: &Path, stage: &str) -> usize {
     let log = fs::read_to_string(run.join("log.jsonl")).unwrap();
     let lines = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let lines: Vec<Value> = lines.filter(|line| line["stage"] == stage).collect();
+    let of_stage = |line: &Value| line["stage"] == stage && line.get("done_steps").is_none();
+    let lines: Vec<Value> = lines.filter(of_stage).collect();
     let events = events(&run.join("tensorboard").join(stage).join("events.out.tfevents.llmbs"));
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
     let (mut step_before, mut time_before) = (0, now - 3600.0);

@@ -60,7 +60,10 @@ pub fn ablate(
         })?;
         if !spec.baselines.is_empty() {
             let run = Run::open(&seed_dir(BASELINES, seed), own.clone(), device.clone())?;
-            spec.baselines.iter().try_for_each(|&baseline| run.check_baseline(baseline))?;
+            for &baseline in &spec.baselines {
+                run.check_baseline(baseline)?;
+                run.check_standing_baseline(BaselineRequest { baseline, split: spec.split, seed })?;
+            }
         }
         let of_variant = |variant: &Variant| {
             let settings = [&variant.set[..], &[format!("seed={seed}")]].concat();
@@ -69,8 +72,14 @@ pub fn ablate(
                 let folder = seed_dir(&variant.folder(), seed);
                 let run = Run::open(&folder, config.clone(), device.clone())?;
                 run.check_stages()?;
-                if variant.baseline.is_none() {
-                    run.check_teachers()?;
+                match variant.baseline {
+                    None => run.check_teachers()?,
+                    // One that stands where the index does not is refused when the index is made.
+                    Some(baseline) if run.manifest().stages.contains_key(&Stage::Index) => {
+                        let request = BaselineRequest { baseline, split: spec.split, seed };
+                        run.check_standing_baseline(request)?;
+                    }
+                    Some(_) => {}
                 }
                 Ok(config)
             });
@@ -182,7 +191,7 @@ impl Rows {
         self.add(&variant.name, &result, of_index + seconds(&result))
     }
 
-    /// Evaluates the models of a variant, alone and, where that is asked for, with each baseline.
+    /// Evaluates the models of a variant, alone and, where that is asked for, together with baselines.
     fn take_variant(
         &mut self,
         spec: &Spec,
@@ -199,11 +208,14 @@ impl Rows {
             let beam = run.config().eval.beam;
             let (split, limit) = (spec.split, None);
             let alone = EvalRequest { split, adapter, beam, limit, fuse: &[], before: None };
-            self.add(&row(name, adapter, None), &run.evaluate(alone, false, monitor)?, seconds)?;
-            for &(baseline, ref folder, of_baseline) in baselines.iter().filter(|_| spec.fuse) {
-                let fused = EvalRequest { fuse: std::slice::from_ref(folder), ..alone };
-                let name = row(name, adapter, Some(baseline));
-                self.add(&name, &run.evaluate(fused, false, monitor)?, seconds + of_baseline)?;
+            self.add(&row(name, adapter, &[]), &run.evaluate(alone, false, monitor)?, seconds)?;
+            for with in spec.fusions() {
+                let ranked = baselines.iter().filter(|(baseline, ..)| with.contains(baseline));
+                let folders: Vec<PathBuf> = ranked.clone().map(|(_, at, _)| at.clone()).collect();
+                let seconds = seconds + ranked.map(|(.., seconds)| seconds).sum::<f64>();
+                let fused = EvalRequest { fuse: &folders, ..alone };
+                let result = run.evaluate(fused, false, monitor)?;
+                self.add(&row(name, adapter, with), &result, seconds)?;
             }
         }
         Ok(())

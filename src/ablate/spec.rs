@@ -203,17 +203,22 @@ impl Spec {
             }
             let anneal = self.anneals(&variant);
             for adapter in [false, true].into_iter().filter(|adapter| anneal || !adapter) {
-                rows.push(row(&variant.name, adapter, None));
-                let fused = self.baselines.iter().filter(|_| self.fuse);
-                rows.extend(fused.map(|&baseline| row(&variant.name, adapter, Some(baseline))));
+                rows.push(row(&variant.name, adapter, &[]));
+                rows.extend(self.fusions().map(|with| row(&variant.name, adapter, with)));
             }
         }
         rows
     }
 
+    /// What each model ranks together with, for a row of its own: every baseline, and where there are several all.
+    pub(super) fn fusions(&self) -> impl Iterator<Item = &[Baseline]> {
+        let all = (self.baselines.len() > 1).then_some(&self.baselines[..]);
+        self.baselines.chunks(1).chain(all).filter(|_| self.fuse)
+    }
+
     /// The row that the others are tested against.
     pub(super) fn reference(&self) -> String {
-        let first = || row(&self.variants()[0].name, false, None);
+        let first = || row(&self.variants()[0].name, false, &[]);
         self.reference.clone().unwrap_or_else(first)
     }
 
@@ -270,11 +275,12 @@ fn grid<'de, D: Deserializer<'de>>(
 }
 
 /// The name of the row of a variant: of its model, with or without the annealing adapter, alone or ranked
-/// together with a baseline.
-pub(super) fn row(variant: &str, adapter: bool, with: Option<Baseline>) -> String {
+/// together with baselines.
+pub(super) fn row(variant: &str, adapter: bool, with: &[Baseline]) -> String {
     let annealed = if adapter { ", annealed" } else { "" };
-    let with = with.map_or_else(String::new, |baseline| format!(", with {}", baseline.name()));
-    format!("{variant}{annealed}{with}")
+    let names: Vec<&str> = with.iter().map(|baseline| baseline.name()).collect();
+    let with = if with.is_empty() { "" } else { ", with " };
+    format!("{variant}{annealed}{with}{}", names.join(" and "))
 }
 
 #[cfg(test)]
@@ -343,6 +349,10 @@ mod tests {
         ];
         assert_eq!(spec.rows(), expected);
         assert_eq!(spec.reference(), "base, annealed");
+        let two = text.replace("\"sasrec\"", "\"sasrec\", \"hgn\"").replace("anneal = true", "");
+        let rows = self::spec(&two.replace(", annealed", "")).unwrap().rows();
+        let fused = ["base, with sasrec", "base, with hgn", "base, with sasrec and hgn"];
+        assert_eq!(rows[3..], fused);
     }
 
     #[test]

@@ -50,7 +50,7 @@ impl Choice {
 pub(super) fn run(run: &Run, args: &BaselineArgs, bars: &mut Bars) -> anyhow::Result<()> {
     run.warn_of_other_data();
     let Choice(Some(baseline)) = args.name else { return all(run, args, bars) };
-    let results = results(run, baseline, args, bars)?;
+    let results = results(run, requests(run, baseline, args)?, args.force, bars)?;
     let text = if let [result] = results.as_slice() {
         if args.json { pretty(&result.report)? } else { one(&result.report) }
     } else {
@@ -61,23 +61,37 @@ pub(super) fn run(run: &Run, args: &BaselineArgs, bars: &mut Bars) -> anyhow::Re
     out(&text)
 }
 
-/// The results of a baseline with every seed, in their order.
-fn results(
+/// A baseline with every seed, in their order; what stands in their places is found to fit before anything is trained.
+fn requests(
     run: &Run,
     baseline: Baseline,
     args: &BaselineArgs,
-    bars: &mut Bars,
-) -> anyhow::Result<Vec<EvalResult<Ranking<BaselineSettings>>>> {
+) -> anyhow::Result<Vec<BaselineRequest>> {
     let mut seeds =
         if args.seeds.is_empty() { vec![run.config().seed] } else { args.seeds.clone() };
     seeds.sort_unstable();
     seeds.dedup();
+    let request = |seed| BaselineRequest { baseline, split: args.split, seed };
+    let requests: Vec<BaselineRequest> = seeds.into_iter().map(request).collect();
+    if !args.force {
+        requests.iter().try_for_each(|&request| run.check_standing_baseline(request))?;
+    }
+    Ok(requests)
+}
+
+/// Their results.
+fn results(
+    run: &Run,
+    requests: Vec<BaselineRequest>,
+    force: bool,
+    bars: &mut Bars,
+) -> anyhow::Result<Vec<EvalResult<Ranking<BaselineSettings>>>> {
     let mut results = Vec::new();
-    for seed in seeds {
-        let request = BaselineRequest { baseline, split: args.split, seed };
-        let result = run.baseline(request, args.force, bars)?;
+    for request in requests {
+        let result = run.baseline(request, force, bars)?;
         let done = if result.was_done {
-            format!("is there already; `llmbs baseline {} --force` redoes it", baseline.name())
+            let name = request.baseline.name();
+            format!("is there already; `llmbs baseline {name} --force` redoes it")
         } else {
             "written".into()
         };
@@ -120,12 +134,17 @@ fn all(run: &Run, args: &BaselineArgs, bars: &mut Bars) -> anyhow::Result<()> {
     let published =
         if args.split == Split::Test { Published::of(run.dataset()) } else { Vec::new() };
     let mut table = Table { rows: Vec::new(), lacking: Vec::new(), published };
+    let mut allowed = Vec::new();
     for baseline in Baseline::ALL {
-        if let Err(error) = run.check_baseline(baseline) {
-            table.lacking.push(Lacking { baseline: baseline.name(), why: error.to_string() });
-            continue;
+        match run.check_baseline(baseline) {
+            Ok(()) => allowed.push((baseline, requests(run, baseline, args)?)),
+            Err(error) => {
+                table.lacking.push(Lacking { baseline: baseline.name(), why: error.to_string() });
+            }
         }
-        let results = results(run, baseline, args, bars)?;
+    }
+    for (baseline, requests) in allowed {
+        let results = results(run, requests, args.force, bars)?;
         let (seeds, _) = run.baseline_over_seeds(baseline, args.split, &results)?;
         let seconds: f64 =
             results.iter().filter_map(|r| Some(r.report.training.as_ref()?.seconds)).sum();

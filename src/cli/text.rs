@@ -10,7 +10,7 @@ use super::eval::EvalArgs;
 use super::progress::Bars;
 use super::show::{self, out};
 use super::switch::Switch;
-use crate::run::{Run, TaskMetrics, TextDifference, TextModel, TextReport, TextRequest};
+use crate::run::{Run, TextDifference, TextModel, TextReport, TextRequest};
 
 pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::Result<()> {
     let of_rankings = [
@@ -76,34 +76,25 @@ type Differences = BTreeMap<String, BTreeMap<String, TextDifference>>;
 /// The models side by side, the figures of each task below each other.
 fn table(results: &[(TextModel, TextReport)], differences: &Differences) -> String {
     let Some((_, first)) = results.first() else { return String::new() };
-    let half = |[low, high]: [f64; 2]| (high - low) / 2.0;
     let mut text = format!("{:<18}{:<12}", "task", "metric");
     for (model, _) in results {
         let _ = write!(text, " {:>19}", model.label());
     }
     text.push_str(if differences.is_empty() { "\n" } else { "            on - off\n" });
-    let figures = |task: &TaskMetrics| {
-        let scores = &task.scores;
-        [
-            ("perplexity", task.perplexity),
-            ("exact_match", scores.exact_match),
-            ("token_f1", scores.token_f1),
-            ("rouge_l", scores.rouge_l),
-        ]
-    };
     for (task, of_first) in &first.metrics {
-        for (i, (metric, _)) in figures(of_first).into_iter().enumerate() {
+        for (i, (metric, ..)) in of_first.figures().into_iter().enumerate() {
             let _ = write!(text, "{task:<18}{metric:<12}");
             for (_, report) in results {
                 let cell = report.metrics.get(task).map(|found| {
-                    let interval = found.intervals.get(metric);
-                    let around = interval.map(|bounds| format!(" ±{:.4}", half(*bounds)));
-                    format!("{:.4}{}", figures(found)[i].1, around.unwrap_or_default())
+                    let (_, value, half) = found.figures()[i];
+                    let around = half.map(|half| format!(" ±{half:.4}"));
+                    format!("{value:.4}{}", around.unwrap_or_default())
                 });
                 let _ = write!(text, " {:>19}", cell.unwrap_or_default());
             }
             if let Some(found) = differences.get(task).and_then(|of_task| of_task.get(metric)) {
-                let cell = format!("{:+.4} ±{:.4}", found.difference, half(found.interval));
+                let [low, high] = found.interval;
+                let cell = format!("{:+.4} ±{:.4}", found.difference, (high - low) / 2.0);
                 let _ = write!(text, " {cell:>19}");
             }
             text.push('\n');

@@ -55,22 +55,24 @@ fn courses(log: &[Value]) -> Vec<Course> {
             courses.len() - 1
         });
         let course = &mut courses[at];
-        let epoch = line["epoch"].as_u64().unwrap_or(0);
+        if let Some(done) = line["done_steps"].as_u64() {
+            // What an earlier process did after this counts no more.
+            for part in &mut course.losses {
+                part.retain(|&(step, _)| step <= done);
+            }
+            let epochs = line["done_epochs"].as_u64().unwrap_or(0);
+            course.validation.retain(|epoch| done > 0 && epoch.number <= epochs);
+            course.step = done;
+            continue;
+        }
         if let Some(step) = line["step"].as_u64() {
-            // A training that was begun anew, or went on from a state before the last line, does these steps again.
             for (part, (name, _)) in course.losses.iter_mut().zip(PARTS) {
-                while part.pop_if(|&mut (earlier, _)| earlier >= step).is_some() {}
                 part.extend(line[name].as_f64().map(|loss| (step, loss)));
             }
-            course.validation.retain(|before| before.step < step && before.number < epoch.max(1));
             course.step = step;
             continue;
         }
-        if epoch <= 1 && course.validation.last().is_some_and(|before| before.number >= epoch) {
-            // Begun anew, and not a line of its steps was written yet.
-            *course = Course { stage: stage.into(), ..Course::default() };
-        }
-        course.validation.retain(|before| before.number < epoch);
+        let epoch = line["epoch"].as_u64().unwrap_or(0);
         let fields = line.as_object().into_iter().flatten();
         let figure =
             fields.filter_map(|(name, value)| Some((name.strip_prefix("validation_")?, value)));
@@ -228,33 +230,35 @@ mod tests {
         assert_eq!(as_points(&values[..2]), [(1.0, 1.0), (2.0, 2.0)]);
     }
 
+    fn begun(steps: u64, epochs: u64) -> Value {
+        json!({ "stage": "initial", "done_steps": steps, "done_epochs": epochs })
+    }
+
     #[test]
     fn steps_that_were_done_again_count_once() {
-        let log = [
+        let mut log = vec![
+            begun(0, 0),
+            epoch(0, 0.05),
             step(10, 1, 3.0),
             epoch(1, 0.1),
             step(20, 2, 2.0),
             epoch(2, 0.2),
-            // It went on from the state after step 10.
+            begun(10, 1),
             step(20, 2, 2.5),
             epoch(2, 0.3),
         ];
-        let found = courses(&log);
-        assert_eq!(found[0].losses[0], [(10, 3.0), (20, 2.5)]);
-        assert!(found[0].losses[2].is_empty());
-        let figures: Vec<_> = found[0].validation.iter().map(|e| (e.step, e.figure)).collect();
-        assert_eq!(figures, [(10, 0.1), (20, 0.3)]);
-        // It was done anew, and no step was logged yet.
-        let begun = [&log[..], &[epoch(1, 0.4), epoch(2, 0.5)]].concat();
-        let found = courses(&begun);
-        assert!(found[0].losses[0].is_empty());
-        let figures: Vec<_> = found[0].validation.iter().map(|e| (e.step, e.figure)).collect();
-        assert_eq!(figures, [(0, 0.4), (0, 0.5)]);
-        // It was done anew, and is not that far yet.
-        let anew = [&log[..], &[epoch(0, 0.05), step(10, 1, 1.0)]].concat();
-        let found = courses(&anew);
-        assert_eq!(found[0].losses[0], [(10, 1.0)]);
-        assert_eq!(found[0].validation.len(), 1);
-        assert_eq!((found[0].validation[0].step, found[0].metric.as_str()), (0, "ndcg@10"));
+        let told = |log: &[Value]| {
+            let course = courses(log).remove(0);
+            assert!(course.losses[2].is_empty() && course.metric == "ndcg@10");
+            let [losses, ..] = course.losses;
+            (losses, course.validation.iter().map(|e| (e.step, e.figure)).collect::<Vec<_>>())
+        };
+        let went_on = (vec![(10, 3.0), (20, 2.5)], vec![(0, 0.05), (10, 0.1), (20, 0.3)]);
+        assert_eq!(told(&log), went_on);
+        // Done anew, it counts alone, though it logs more seldom or has no line of its steps yet.
+        log.extend([begun(0, 0), epoch(0, 0.06)]);
+        assert_eq!(told(&log), (vec![], vec![(0, 0.06)]));
+        log.extend([step(15, 1, 1.0), epoch(1, 0.4)]);
+        assert_eq!(told(&log), (vec![(15, 1.0)], vec![(0, 0.06), (15, 0.4)]));
     }
 }

@@ -36,28 +36,20 @@ pub(super) fn section(runs: &[Reported]) -> Result<String> {
                 Some((report.settings.model, metrics))
             });
             for (i, (model, metrics)) in of_task.enumerate() {
-                let scores = &metrics.scores;
-                let figure = |value: f64| format!("{value:.4}");
                 let task = if i == 0 { escape(&task.replace('_', " ")) } else { String::new() };
-                table.row(
-                    2,
-                    &[
-                        task,
-                        model.label().into(),
-                        metrics.samples.to_string(),
-                        format!("{:.2}", metrics.perplexity),
-                        figure(scores.exact_match),
-                        figure(scores.token_f1),
-                        figure(scores.rouge_l),
-                    ],
-                );
+                let figures = metrics.figures().map(|(_, value, half)| {
+                    let around = half.map(|half| format!("<small>±{half:.4}</small>"));
+                    format!("{value:.4}{}", around.unwrap_or_default())
+                });
+                let heads = [task, model.label().into(), metrics.samples.to_string()];
+                table.row(2, &[&heads[..], &figures].concat());
             }
         }
         html += &table.html();
     }
     html += &remark(
         "Written by the likeliest token; perplexity is that of a token of the true text. New titles and descriptions are \
-         of items whose texts no task was trained on.",
+         of items whose texts no task was trained on. ±: half the bootstrap interval over texts.",
     );
     Ok(html)
 }

@@ -1,4 +1,5 @@
-//! `log.jsonl`: one line for each logged step or epoch, and the event file that has the same for `TensorBoard`.
+//! `log.jsonl`: a line where a training begins or goes on, one for each logged step or epoch, and the event file that has
+//! these for `TensorBoard`.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -89,9 +90,13 @@ impl<'a> TrainLog<'a> {
             Ok(Value::Object(fields)) => line.extend(fields),
             Ok(_) | Err(_) => crate::invalid!("an event of the log is not a JSON object"),
         }
-        let text = serde_json::to_string(&line).map_err(|e| Error::Invalid(e.to_string()))?;
-        append_line(&self.path, &text).map_err(Error::io(&self.path))?;
+        self.write(&line)?;
         self.events.append(kind, self.step, &line)
+    }
+
+    fn write(&self, line: &Map<String, Value>) -> Result<()> {
+        let text = serde_json::to_string(line).map_err(|e| Error::Invalid(e.to_string()))?;
+        append_line(&self.path, &text).map_err(Error::io(&self.path))
     }
 }
 
@@ -151,6 +156,12 @@ impl Observer for TrainLog<'_> {
         self.step = start.done_steps;
         if self.run.ranks.is_first() {
             self.events.begin(start.done_steps, start.done_epochs)?;
+            let fields = [
+                ("stage", self.stage.into()),
+                ("done_steps", start.done_steps.into()),
+                ("done_epochs", start.done_epochs.into()),
+            ];
+            self.write(&fields.map(|(name, value)| (name.into(), value)).into_iter().collect())?;
         }
         if let Some(memory) = start.memory {
             let gb = |bytes: u64| bytes as f64 / 1e9;

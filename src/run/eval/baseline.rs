@@ -107,6 +107,14 @@ impl Run {
         baseline.check(&self.dataset)
     }
 
+    /// Refuses a baseline that stands in the run folder and is not what [`Run::baseline`] would make.
+    ///
+    /// # Errors
+    /// Names the settings that differ.
+    pub fn check_standing_baseline(&self, request: BaselineRequest) -> Result<()> {
+        self.found_training(request, &request.folder(&self.dir)).map(drop)
+    }
+
     /// The index, for a baseline that reads it.
     fn index_for(&self, baseline: Baseline) -> Result<Option<ItemIndex>> {
         if !baseline.reads_index() {

@@ -11,7 +11,9 @@ use serde_json::Value;
 use crate::config::Float;
 use crate::data::{Split, SplitRule};
 use crate::decode::Normalize;
-use crate::eval::{CONFIDENCE, LegalRate, Metrics, RESAMPLES, Report, SharedCodes, TextScores};
+use crate::eval::{
+    CONFIDENCE, LegalRate, Metrics, RESAMPLES, Report, SharedCodes, TEXT_FIGURES, TextScores,
+};
 use crate::index::{Method, Order};
 use crate::ops::Precision;
 use crate::tasks::Instruction;
@@ -320,4 +322,17 @@ pub struct TaskMetrics {
     /// The bootstrap intervals of these figures over samples, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub intervals: BTreeMap<String, [f64; 2]>,
+}
+
+impl TaskMetrics {
+    /// The figures by name, in the order of [`TEXT_FIGURES`], each with half of its interval where it has one.
+    pub fn figures(&self) -> [(&'static str, f64, Option<f64>); 4] {
+        let TextScores { exact_match, token_f1, rouge_l } = self.scores;
+        let values = [self.perplexity, exact_match, token_f1, rouge_l];
+        std::array::from_fn(|i| {
+            let name = TEXT_FIGURES[i];
+            let half = self.intervals.get(name).map(|[low, high]| (high - low) / 2.0);
+            (name, values[i], half)
+        })
+    }
 }
