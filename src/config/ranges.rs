@@ -85,7 +85,7 @@ const STAGE: [(&str, Range); 17] = [
 ];
 
 /// What stands in one table alone.
-const SINGLE: [(&str, Range); 74] = [
+const SINGLE: [(&str, Range); 77] = [
     ("seed", Any),
     ("data.history", LENGTH),
     ("train.continue.epochs", COUNT_OR_NONE),
@@ -157,6 +157,9 @@ const SINGLE: [(&str, Range); 74] = [
     ("train.validation.beam", COUNT),
     ("train.validation.patience", COUNT_OR_NONE),
     ("baseline.item-knn.neighbours", COUNT),
+    ("baseline.item-knn.distance", Between(0.0, 1.0)),
+    ("baseline.item-knn.backward", Between(0.0, 1.0)),
+    ("baseline.item-knn.asymmetry", Between(0.0, 1.0)),
     ("baseline.item-knn.shrink", WEIGHT),
     ("baseline.item-knn.decay", Between(0.0, 1.0)),
     ("eval.beam", COUNT),

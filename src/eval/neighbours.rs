@@ -1,4 +1,5 @@
-//! Item neighbours (Sarwar et al., 2001): what was taken by the users who took an item.
+//! Item neighbours (Sarwar et al., 2001), told apart by order and distance: what the users who took an item took
+//! soon after it.
 
 use std::collections::HashMap;
 
@@ -16,7 +17,13 @@ use crate::model::sequential::History;
 pub struct ItemKnnConfig {
     /// Neighbours that are kept of each item.
     pub neighbours: usize,
-    /// Added to the denominator of the cosine, so that items with few users are not near by chance.
+    /// What a user counts for a pair, as a share of what he did were its items one step nearer in his sequence.
+    pub distance: f64,
+    /// What a user counts who took the neighbour before the item, as a share of one who took it after.
+    pub backward: f64,
+    /// How much of the norm is the item's: 0.5 for the cosine, 1 for the share of the item's users.
+    pub asymmetry: f64,
+    /// Added to the norm, so that items with few users are not near by chance.
     pub shrink: f64,
     /// What an item of a history counts, as a share of the one after it.
     pub decay: f64,
@@ -24,16 +31,27 @@ pub struct ItemKnnConfig {
 
 impl Default for ItemKnnConfig {
     fn default() -> Self {
-        Self { neighbours: 100, shrink: 30.0, decay: 0.6 }
+        Self {
+            neighbours: 100,
+            distance: 0.9,
+            backward: 0.25,
+            asymmetry: 0.8,
+            shrink: 30.0,
+            decay: 0.6,
+        }
     }
 }
 
 /// The probability that all items share alike: so much is taken that is near to nothing in the history.
 const ELSEWHERE: f32 = 0.1;
 
-/// `s(i | history) = sum over its items j of decay^age(j) cos(i, j)`, where `cos(i, j)` is the number of users who
-/// took both, over the square root of the product of those who took either, and `shrink` more. An item's probability,
-/// whose logarithm is its score, is its share of the sum of these, but for a tenth that all items share alike.
+/// `s(i | history) = sum over its items j of decay^age(j) near(j, i)`. An item's probability, whose logarithm is its
+/// score, is its share of the sum of these, but for a tenth that all items share alike.
+///
+/// `near(j, i) = sum over users of w(j, i) / (n_j^asymmetry n_i^(1 - asymmetry) + shrink)` with the numbers of users `n`
+/// (asymmetric cosine; Aiolli, 2013). Of a user who took both `w = distance^(steps between them - 1)`, and where `i` came
+/// first `backward` of that (as sequential rules count; Kamehkhosh et al., 2017); of several such pairs the most. With
+/// `distance = 1, backward = 1, asymmetry = 0.5` it is the cosine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ItemKnn {
     /// Of each item, nearest first.
@@ -42,30 +60,43 @@ pub struct ItemKnn {
 }
 
 impl ItemKnn {
-    /// The neighbours of the items in `sequences` (each user's training items).
+    /// The neighbours of the items in `sequences` (each user's training items, oldest first).
     pub fn new(sequences: &[&[ItemId]], num_items: usize, config: &ItemKnnConfig) -> Self {
-        let mut takers = vec![Vec::new(); num_items];
-        let mut taken = Vec::with_capacity(sequences.len());
+        // By item, who took it where.
+        let mut taken: Vec<Vec<(usize, usize)>> = vec![Vec::new(); num_items];
         for (user, items) in sequences.iter().enumerate() {
-            let mut items = items.to_vec();
-            items.sort_unstable();
-            items.dedup();
-            for &item in &items {
-                takers[item as usize].push(user);
+            for (place, &item) in items.iter().enumerate() {
+                taken[item as usize].push((user, place));
             }
-            taken.push(items);
         }
+        let users = |item: usize| taken[item].chunk_by(|a, b| a.0 == b.0).count() as f64;
+        let users: Vec<f64> = (0..num_items).map(users).collect();
         let near = |item: usize| {
-            let mut both: HashMap<ItemId, usize> = HashMap::new();
-            for other in takers[item].iter().flat_map(|&user| &taken[user]) {
-                *both.entry(*other).or_default() += 1;
+            let mut counts: HashMap<ItemId, f64> = HashMap::new();
+            for places in taken[item].chunk_by(|a, b| a.0 == b.0) {
+                let mut of_user: HashMap<ItemId, f64> = HashMap::new();
+                for &(user, place) in places {
+                    for (i, &other) in sequences[user].iter().enumerate() {
+                        let order = if i < place { config.backward } else { 1.0 };
+                        let steps = i.abs_diff(place).saturating_sub(1);
+                        let counts = order * config.distance.powi(steps as i32);
+                        let most = of_user.entry(other).or_default();
+                        *most = most.max(counts);
+                    }
+                }
+                for (other, most) in of_user {
+                    *counts.entry(other).or_default() += most;
+                }
             }
-            let cosine = |(other, both): (ItemId, usize)| {
-                let users = (takers[item].len() * takers[other as usize].len()) as f64;
-                (other, (both as f64 / (users.sqrt() + config.shrink)) as f32)
+            let norm = |other: usize| {
+                let own = users[item].powf(config.asymmetry);
+                own * users[other].powf(1.0 - config.asymmetry) + config.shrink
             };
-            let others = both.into_iter().filter(|&(other, _)| other as usize != item);
-            let mut near: Vec<(ItemId, f32)> = others.map(cosine).collect();
+            let others = counts.into_iter().filter(|&(other, _)| other as usize != item);
+            let mut near: Vec<(ItemId, f32)> = others
+                .map(|(other, counts)| (other, (counts / norm(other as usize)) as f32))
+                .filter(|&(_, near)| near > 0.0)
+                .collect();
             near.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
             near.truncate(config.neighbours);
             near
@@ -85,8 +116,8 @@ impl ItemScorer for ItemKnn {
             let mut scores = vec![0f32; self.neighbours.len()];
             for (&item, age) in history.items.iter().rev().zip(0..) {
                 let weight = self.decay.powi(age) as f32;
-                for &(other, cosine) in &self.neighbours[item as usize] {
-                    scores[other as usize] += weight * cosine;
+                for &(other, near) in &self.neighbours[item as usize] {
+                    scores[other as usize] += weight * near;
                 }
             }
             let all: f32 = scores.iter().sum();
@@ -105,10 +136,45 @@ impl ItemScorer for ItemKnn {
 mod tests {
     use super::*;
 
+    fn cosine_alone() -> ItemKnnConfig {
+        ItemKnnConfig {
+            neighbours: 9,
+            distance: 1.0,
+            backward: 1.0,
+            asymmetry: 0.5,
+            shrink: 1.0,
+            decay: 0.5,
+        }
+    }
+
     #[test]
-    fn neighbours_by_hand() {
+    fn order_and_distance_by_hand() {
+        let sequences: [&[ItemId]; 3] = [&[0, 1, 2], &[2, 0, 2, 1, 0], &[3, 0]];
+        let config = ItemKnnConfig {
+            distance: 0.5,
+            backward: 0.25,
+            asymmetry: 1.0,
+            shrink: 0.0,
+            ..cosine_alone()
+        };
+        let knn = ItemKnn::new(&sequences, 4, &config);
+        // Three took 0. The first took 1 right after it, and 2 a step later; the second 2 right after, and 1 right before
+        // and, which counts more, a step after it; the third 3 right before.
+        let expected = [(1, (1.0 + 0.5) / 3.0), (2, (0.5 + 1.0) / 3.0), (3, 0.25 / 3.0)];
+        assert_eq!(knn.neighbours[0], expected);
+        assert_eq!(knn.neighbours[3], [(0, 1.0)]);
+        let forward = ItemKnnConfig { backward: 0.0, ..config.clone() };
+        let knn = ItemKnn::new(&sequences, 4, &forward);
+        assert_eq!(knn.neighbours[0], expected[..2]);
+        let of_other = ItemKnnConfig { asymmetry: 0.0, ..config };
+        let knn = ItemKnn::new(&sequences, 4, &of_other);
+        assert_eq!(knn.neighbours[0], [(1, 1.5 / 2.0), (2, 1.5 / 2.0), (3, 0.25)]);
+    }
+
+    #[test]
+    fn cosines_by_hand() {
         let sequences: [&[ItemId]; 4] = [&[0, 1, 1], &[0, 1, 2], &[1, 3], &[2]];
-        let config = ItemKnnConfig { neighbours: 2, shrink: 1.0, decay: 0.5 };
+        let config = ItemKnnConfig { neighbours: 2, ..cosine_alone() };
         let knn = ItemKnn::new(&sequences, 5, &config);
         // 0 and 1 share two users, of two and three; 1 has three neighbours, of which two are kept.
         let cosine = |both: f64, users: f64| (both / (users.sqrt() + 1.0)) as f32;
