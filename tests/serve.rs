@@ -58,8 +58,13 @@ impl Response {
 
 impl Service {
     fn start(run: &str) -> Self {
+        Self::start_with(run, &[])
+    }
+
+    fn start_with(run: &str, more: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_llmbs"));
         command.current_dir(&*SHOP).args(["--run", run, "serve", "--addr", "127.0.0.1:0"]);
+        command.args(more);
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (say, said) = mpsc::channel();
@@ -251,6 +256,33 @@ fn whoever_is_not_known_is_recommended_what_is_popular() {
     let batch = ["--run", "runs/a", "recommend", "--batch", "new.jsonl"];
     let (stdout, stderr) = run(&SHOP, &batch, 0);
     assert!(stdout.contains("\"fallback\":\"popularity\"") && stderr.contains("1 answers go by"));
+}
+
+#[test]
+fn a_baseline_of_the_run_is_found_by_its_name_and_ranks_together_in_a_service() {
+    let of = |words: &[&'static str]| [&["--run", "runs/b"], words].concat();
+    let listen = ["serve", "--addr", "127.0.0.1:0", "--fuse", "item-knn"];
+    fails(&SHOP, &of(&listen), &["runs/b/baseline/item-knn/seed-42: holds neither"]);
+    run(&SHOP, &of(&["baseline", "item-knn"]), 0);
+    fails(&SHOP, &of(&listen), &["eval --beam 20 --adapter off --fuse"]);
+    let folder = "runs/b/baseline/item-knn/seed-42";
+    let json = |words: &[&'static str]| -> Value {
+        serde_json::from_str(&run(&SHOP, &of(words), 0).0).unwrap()
+    };
+    let evaluated = json(&["eval", "--json", "--fuse", "item-knn", "--compare", "item-knn"]);
+    let again = json(&["eval", "--json", "--fuse", folder, "--compare", folder]);
+    assert_eq!(evaluated, again);
+    assert!(evaluated["comparison"].is_object(), "{evaluated}");
+
+    let ask = ["recommend", "--json", "--history", "3,14,15"];
+    let by = |words: &[&'static str]| json(&[&ask[..], words].concat());
+    let together = by(&["--fuse", "item-knn"]);
+    assert_eq!(together, by(&["--fuse", folder]));
+    assert_ne!(together, by(&[]));
+    assert_eq!(by(&["--baseline", "item-knn"]), by(&["--baseline", folder]));
+    let service = Service::start_with("runs/b", &["--fuse", "item-knn"]);
+    let answer = service.recommend(&json!({"history": [3, 14, 15]}));
+    assert_same(&answer["items"], &together);
 }
 
 #[test]

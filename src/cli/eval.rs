@@ -45,12 +45,13 @@ pub(super) struct EvalArgs {
     /// [default: 500]
     #[arg(long, value_name = "N")]
     pub(super) limit: Option<usize>,
-    /// Test each metric against the same evaluation of another run, user by user
-    #[arg(long, value_name = "OTHER_RUN")]
+    /// Test each metric against the same evaluation of another run, or against a trained baseline, the name of one of
+    /// this run or a folder, user by user
+    #[arg(long, value_name = "NAME|FOLDER")]
     pub(super) compare: Option<PathBuf>,
-    /// Rank together with the model of another run, or with a trained baseline such as
-    /// RUN/baseline/sasrec/seed-1; several are averaged
-    #[arg(long, value_name = "FOLDER")]
+    /// Rank together with a trained baseline, the name of one of this run such as item-knn or a folder such as
+    /// RUN/baseline/sasrec/seed-1, or with the model of another run; several are averaged
+    #[arg(long, value_name = "NAME|FOLDER")]
     pub(super) fuse: Vec<PathBuf>,
     /// As JSON
     #[arg(long)]
@@ -88,13 +89,15 @@ pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::R
     }
     let adapters = args.adapter.map_or_else(|| adapters(run), |switch| vec![switch == Switch::On]);
     let split = args.split.unwrap_or(Split::Test);
-    let (limit, fuse) = (args.limit, args.fuse.as_slice());
+    let fuse: Vec<PathBuf> = args.fuse.iter().map(|told| run.baseline_told(told)).collect();
+    let (limit, fuse) = (args.limit, fuse.as_slice());
     let request = |adapter, beam| EvalRequest { split, adapter, beam, limit, fuse, before: None };
     let requests: Vec<Vec<EvalRequest<'_>>> = adapters
         .iter()
         .map(|&adapter| beams.iter().map(|&beam| request(adapter, beam)).collect())
         .collect();
-    if let Some(other) = &args.compare {
+    let compare = args.compare.as_ref().map(|told| run.baseline_told(told));
+    if let Some(other) = &compare {
         // Before minutes are spent on this run's evaluation.
         for (nth, of_adapter) in requests.iter().enumerate() {
             for &request in of_adapter {
@@ -115,7 +118,7 @@ pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::R
         let mut shown = Vec::new();
         for request in of_adapter {
             let result = evaluation(run, request, args.force, bars)?;
-            let comparison = args.compare.as_ref().map(|other| run.compare(request, other));
+            let comparison = compare.as_ref().map(|other| run.compare(request, other));
             let comparison = comparison.transpose()?;
             if let Some(comparison) = &comparison {
                 comparisons += &compared(comparison, &result.report.settings);

@@ -78,12 +78,13 @@ pub(super) struct RecommendArgs {
     /// Say what each token of an item stands for, and what of the history shares it
     #[arg(long)]
     pub(super) explain: bool,
-    /// Recommend by a trained baseline in place of the model, e.g. runs/NAME/baseline/sasrec/seed-1
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["text", "beam", "adapter", "explain"])]
+    /// Recommend by a trained baseline in place of the model: the name of one of this run, or a folder such as
+    /// runs/NAME/baseline/sasrec/seed-1
+    #[arg(long, value_name = "NAME|FOLDER", conflicts_with_all = ["text", "beam", "adapter", "explain"])]
     pub(super) baseline: Option<PathBuf>,
-    /// Recommend by the model and this trained baseline together, as `llmbs eval --fuse DIR` ranks; run that
-    /// first; may be given several times
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["text", "baseline"])]
+    /// Recommend by the model and this trained baseline together, as `llmbs eval --fuse` ranks; run that first; may be
+    /// given several times
+    #[arg(long, value_name = "NAME|FOLDER", conflicts_with_all = ["text", "baseline"])]
     pub(super) fuse: Vec<PathBuf>,
     /// As JSON
     #[arg(long)]
@@ -103,11 +104,10 @@ pub(super) fn recommend(run: &Run, args: &RecommendArgs, bars: &mut Bars) -> any
         check_beam(args.beam, only.len())?;
     }
     let adapter = args.adapter.map(|switch| switch == Switch::On);
-    let options = ServiceOptions { beam: args.beam, adapter };
+    let options = ServiceOptions { beam: args.beam, adapter, fuse: args.fuse.clone() };
     let load = || match &args.baseline {
         Some(dir) => run.baseline_service(&catalogue, dir),
-        None if args.fuse.is_empty() => run.service(&catalogue, options),
-        None => run.service_together(&catalogue, options, &args.fuse),
+        None => run.service(&catalogue, &options),
     };
     let defaults = RecommendOptions {
         top: args.top,

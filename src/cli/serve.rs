@@ -1,6 +1,7 @@
 //! `llmbs serve`: recommendations over HTTP.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args as ClapArgs;
@@ -25,6 +26,10 @@ pub(super) struct ServeArgs {
     /// With or without the annealing adapter [default: on for histories if there is one, off for texts]
     #[arg(long)]
     adapter: Option<Switch>,
+    /// Recommend by the model and this trained baseline together, as `llmbs eval --fuse` ranks; run that first; may be
+    /// given several times
+    #[arg(long, value_name = "NAME|FOLDER")]
+    fuse: Vec<PathBuf>,
 }
 
 /// Serves the run that `open` opens, now and whenever it is to be opened anew.
@@ -33,7 +38,7 @@ pub(super) fn run(
     open: impl Fn() -> anyhow::Result<Run> + Send + Sync + 'static,
 ) -> anyhow::Result<()> {
     let adapter = args.adapter.map(|switch| switch == Switch::On);
-    let options = ServiceOptions { beam: args.beam, adapter };
+    let options = ServiceOptions { beam: args.beam, adapter, fuse: args.fuse.clone() };
     let open = move || open().map_err(|e| Error::Invalid(format!("{e:#}")));
     Ok(server::serve(args.addr, &args.host, options, Arc::new(open))?)
 }

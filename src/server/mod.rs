@@ -96,7 +96,7 @@ async fn serve_in(
     let listener = listener.map_err(|e| Error::Invalid(format!("--addr {address}: {e}")))?;
     let address = listener.local_addr().map_err(|e| Error::Invalid(e.to_string()))?;
     let metrics = Arc::new(Metrics::new());
-    let load = || Worker::start(open.clone(), options, metrics.clone());
+    let load = || Worker::start(open.clone(), options.clone(), metrics.clone());
     let worker = match load().await {
         Ok(worker) => worker?,
         Err(_) => invalid!("no thread could be started for the model"),

@@ -131,7 +131,7 @@ fn work(
     let run = open()?;
     let catalogue = run.catalogue()?;
     let lookup = Lookup::new(catalogue.dataset());
-    let service = run.service(&catalogue, options)?;
+    let service = run.service(&catalogue, &options)?;
     let (jobs, taken) = sync_channel(QUEUE);
     let about = About {
         status: "ok",

@@ -107,6 +107,19 @@ impl Run {
         baseline.check(&self.dataset)
     }
 
+    /// The folder of a trained baseline that is `told` of: where there is no folder called so and it is the name of a
+    /// baseline, that of this run with the run's seed.
+    pub fn baseline_told(&self, told: &Path) -> PathBuf {
+        let named = told.to_str().filter(|_| !told.is_dir()).and_then(Baseline::named);
+        named.map_or_else(
+            || told.into(),
+            |baseline| {
+                let seed = self.config.seed;
+                BaselineRequest { baseline, split: Split::Test, seed }.folder(&self.dir)
+            },
+        )
+    }
+
     /// Refuses a baseline that stands in the run folder and is not what [`Run::baseline`] would make.
     ///
     /// # Errors

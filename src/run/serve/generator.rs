@@ -15,7 +15,8 @@ use crate::{Result, invalid};
 /// The trained model.
 pub(super) struct Generator<'a> {
     run: &'a Run,
-    options: ServiceOptions,
+    /// The beam's width, where it is told.
+    beam: Option<usize>,
     dataset_name: &'a str,
     tokens: ItemTokens,
     prompts: Prompts,
@@ -29,7 +30,7 @@ impl<'a> Generator<'a> {
     pub(super) fn load(
         run: &'a Run,
         catalogue: &'a Catalogue<'a>,
-        options: ServiceOptions,
+        options: &ServiceOptions,
     ) -> Result<Self> {
         run.require_before(Stage::Anneal)?;
         let adapter = options.adapter.unwrap_or_else(|| run.has_adapter());
@@ -48,7 +49,7 @@ impl<'a> Generator<'a> {
         run.require_same_model(adapter)?;
         Ok(Self {
             run,
-            options,
+            beam: options.beam,
             dataset_name: &dataset.name,
             prompts,
             for_histories,
@@ -125,7 +126,7 @@ impl<'a> Generator<'a> {
 
     /// How many of the items that are not excluded a search keeps: a narrower one could not fill the list.
     pub(super) fn beam(&self, asked: &Asked<'_>) -> usize {
-        self.options.beam.unwrap_or(self.run.config.eval.beam).max(asked.top)
+        self.beam.unwrap_or(self.run.config.eval.beam).max(asked.top)
     }
 
     /// How wide it searches for that, since excluded items take up room.

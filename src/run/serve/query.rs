@@ -1,6 +1,7 @@
 //! Questions: as they are put, and as they are ranked for.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::offer::Offer;
@@ -8,7 +9,7 @@ use crate::data::ItemId;
 use crate::{Result, invalid};
 
 /// What holds for every query to a [`Service`].
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ServiceOptions {
     /// Beam width, in effect at least as wide as an answer is long; `None`: that of the configuration, or the
     /// number of items where there are fewer.
@@ -16,6 +17,9 @@ pub struct ServiceOptions {
     /// Whether the annealing adapter is on; `None`: for histories where there is one, for texts never,
     /// since it was trained on histories alone.
     pub adapter: Option<bool>,
+    /// Trained baselines that histories are ranked together with, with the weight that an evaluation of the same models
+    /// has chosen: their folders, or the names of this run's ([`Run::baseline_told`](crate::run::Run::baseline_told)).
+    pub fuse: Vec<PathBuf>,
 }
 
 /// How one query is answered.

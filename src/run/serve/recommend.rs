@@ -18,7 +18,7 @@ use crate::data::{Dataset, ItemId};
 use crate::decode::Ranked;
 use crate::index::ItemIndex;
 use crate::run::{Run, Stage};
-use crate::{Result, invalid};
+use crate::{Error, Result, invalid};
 
 /// One recommended item.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -61,39 +61,29 @@ enum Engine<'a> {
 }
 
 impl Run {
-    /// Loads the trained model to recommend the items of `catalogue` with it.
+    /// Loads the trained model, and what it ranks together with, to recommend the items of `catalogue` with it.
     ///
     /// # Errors
     /// Names the stage that has to run first, files that do not fit each other, or a beam wider than there are
-    /// items.
+    /// items; of what it ranks together with as [`Run::baseline_service`], or that no evaluation of these is kept.
     pub fn service<'a>(
         &'a self,
         catalogue: &'a Catalogue<'a>,
-        options: ServiceOptions,
+        options: &ServiceOptions,
     ) -> Result<Service<'a>> {
-        let generator = Box::new(Generator::load(self, catalogue, options)?);
-        Service::new(self, catalogue, Engine::Generator(generator))
-    }
-
-    /// Loads the trained model and the baselines in the folders `dirs` to recommend the items of `catalogue` by both
-    /// together, with the weight that an evaluation of the same models has chosen.
-    ///
-    /// # Errors
-    /// As those of [`Run::service`] and of [`Run::baseline_service`], and where no such evaluation is kept.
-    pub fn service_together<'a>(
-        &'a self,
-        catalogue: &'a Catalogue<'a>,
-        options: ServiceOptions,
-        dirs: &[PathBuf],
-    ) -> Result<Service<'a>> {
+        let generator = || Ok::<_, Error>(Box::new(Generator::load(self, catalogue, options)?));
+        if options.fuse.is_empty() {
+            return Service::new(self, catalogue, Engine::Generator(generator()?));
+        }
         let adapter = options.adapter.unwrap_or_else(|| self.has_adapter());
-        let weight = self.fusion_weight(adapter, dirs)?;
+        let dirs: Vec<PathBuf> = options.fuse.iter().map(|told| self.baseline_told(told)).collect();
+        let weight = self.fusion_weight(adapter, &dirs)?;
         let scorers = dirs.iter().map(|dir| self.baseline_in(dir)).collect::<Result<_>>()?;
-        let generator = Box::new(Generator::load(self, catalogue, options)?);
-        Service::new(self, catalogue, Engine::Together(generator, Baselines { scorers, weight }))
+        let baselines = Baselines { scorers, weight };
+        Service::new(self, catalogue, Engine::Together(generator()?, baselines))
     }
 
-    /// Loads the baseline in the folder `dir` to recommend the items of `catalogue` with it.
+    /// Loads the baseline in `dir` (or of that name, [`Run::baseline_told`]) to recommend the items of `catalogue` with it.
     ///
     /// # Errors
     /// A folder without a baseline, or one that was trained on other data or with other settings.
@@ -102,7 +92,8 @@ impl Run {
         catalogue: &'a Catalogue<'a>,
         dir: &Path,
     ) -> Result<Service<'a>> {
-        let scorer = Scorer { name: dir.display().to_string(), scorer: self.baseline_in(dir)? };
+        let dir = self.baseline_told(dir);
+        let scorer = Scorer { name: dir.display().to_string(), scorer: self.baseline_in(&dir)? };
         Service::new(self, catalogue, Engine::Baseline(scorer))
     }
 
