@@ -84,10 +84,22 @@ fn the_whole_pipeline_runs_stage_by_stage_and_knows_what_is_done() {
     run(dir, &["index", "--force"], 0);
     fails(dir, &["eval"], &["train --stage initial"]);
     let (beside, _) = run(dir, &["run"], 0);
-    for text in ["sasrec", "adapter on, beside SASRec", "history left out  recall@10"] {
+    for text in [
+        "sasrec        item-knn",
+        "adapter on, beside SASRec",
+        "adapter on, with item-knn, beside SASRec",
+        "adapter off, with item-knn, beside SASRec",
+        "history left out  recall@10",
+        "adapter off: ranked with item-knn seed 42, weight",
+        "llmbs recommend --fuse item-knn",
+    ] {
         assert!(beside.contains(text), "{text} is not in {beside}");
     }
     assert_eq!(run(dir, &["eval"], 0).0, table, "the same seed gives the same metrics");
+    // What `run` has counted and weighed is there to recommend by.
+    let alone = run(dir, &[&user[..], &["--exclude-history"]].concat(), 0).0;
+    let fused = run(dir, &[&user[..], &["--exclude-history", "--fuse", "item-knn"]].concat(), 0).0;
+    assert_ne!(fused, alone);
 }
 
 #[test]

@@ -161,7 +161,7 @@ pub(super) enum Command {
     Serve(ServeArgs),
     /// Write the trained model to a folder that works without the run and the dataset (docs/export.md)
     Export(ExportArgs),
-    /// Do what is not done yet: index, both training stages, evaluation beside a SASRec
+    /// Do what is not done yet: index, both training stages, evaluation beside a SASRec and neighbours of items
     Run,
     /// Train variants of the configuration with several seeds and compare them (docs/ablations.md)
     Ablate(AblateArgs),

@@ -15,8 +15,7 @@ use super::show::{self, EXCLUDED, decimal, out, with_interval, word};
 use super::switch::Switch;
 use crate::data::Split;
 use crate::run::{
-    Baseline, BaselineRequest, Comparison, EvalRequest, EvalResult, EvalSettings, Ranking, Report,
-    Run, metric_names,
+    Comparison, EvalRequest, EvalResult, EvalSettings, Ranking, Report, Run, metric_names,
 };
 
 /// What is said in words of a comparison.
@@ -136,11 +135,11 @@ pub(super) fn evaluate(run: &Run, args: &EvalArgs, bars: &mut Bars) -> anyhow::R
 
 /// An evaluation as it is shown.
 #[derive(Debug, Serialize)]
-struct Shown {
+pub(super) struct Shown {
     #[serde(flatten)]
-    ranking: Ranking<EvalSettings>,
+    pub(super) ranking: Ranking<EvalSettings>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    comparison: Option<Comparison>,
+    pub(super) comparison: Option<Comparison>,
 }
 
 /// One object a beam: the first adapter's evaluation, with the metrics of the other beside its own. Where one
@@ -167,36 +166,13 @@ fn as_json(by_adapter: Vec<Vec<Shown>>) -> anyhow::Result<Value> {
     Ok(if by_beam.len() == 1 { by_beam.remove(0) } else { by_beam.into() })
 }
 
-/// Evaluates the trained models on the test split beside a SASRec, and says which is better.
-pub(super) fn beside_sasrec(run: &Run, bars: &mut Bars) -> anyhow::Result<()> {
-    let (baseline, split, seed) = (Baseline::SasRec, Split::Test, run.config().seed);
-    let sasrec = BaselineRequest { baseline, split, seed };
-    let result = run.baseline(sasrec, false, bars)?;
-    let folder = sasrec.folder(run.dir());
-    let beam = run.config().eval.beam;
-    let (mut shown, mut verdicts) = (Vec::new(), String::new());
-    for adapter in adapters(run) {
-        let request = EvalRequest { split, adapter, beam, limit: None, fuse: &[], before: None };
-        let ranking = evaluation(run, request, false, bars)?.report;
-        let heading = of_adapter(&ranking.settings);
-        let _ = writeln!(verdicts, "{heading}, beside SASRec:");
-        verdicts += &verdict(&run.compare(request, &folder)?);
-        shown.push(Shown { ranking, comparison: None });
-    }
-    let evaluations: Vec<&Shown> = shown.iter().collect();
-    let of_sasrec = Column { heading: "sasrec".into(), report: &result.report.report, legal: None };
-    let own = shown.iter().map(|shown| Column::of(shown, of_adapter(&shown.ranking.settings)));
-    let columns: Vec<Column<'_>> = std::iter::once(of_sasrec).chain(own).collect();
-    out(&(table("metric", &evaluations, &columns) + &verdicts))
-}
-
 /// The models that are evaluated where none is named: with the adapter on, where there is one, and off.
-fn adapters(run: &Run) -> Vec<bool> {
+pub(super) fn adapters(run: &Run) -> Vec<bool> {
     if run.has_adapter() { vec![true, false] } else { vec![false] }
 }
 
 /// One evaluation; it is said where it stands, and where a model does not know its index.
-fn evaluation(
+pub(super) fn evaluation(
     run: &Run,
     request: EvalRequest<'_>,
     force: bool,
@@ -218,7 +194,7 @@ fn evaluation(
 }
 
 /// What heads the column of a model.
-fn of_adapter(settings: &EvalSettings) -> String {
+pub(super) fn of_adapter(settings: &EvalSettings) -> String {
     format!("adapter {}", settings.adapter)
 }
 
@@ -245,22 +221,22 @@ fn tables(by_adapter: &[Vec<Shown>]) -> String {
 }
 
 /// A column of the table: whatever ranks the same users.
-struct Column<'a> {
-    heading: String,
-    report: &'a Report,
+pub(super) struct Column<'a> {
+    pub(super) heading: String,
+    pub(super) report: &'a Report,
     /// Of a language model.
-    legal: Option<f64>,
+    pub(super) legal: Option<f64>,
 }
 
 impl<'a> Column<'a> {
-    fn of(shown: &'a Shown, heading: String) -> Self {
+    pub(super) fn of(shown: &'a Shown, heading: String) -> Self {
         let ranking = &shown.ranking;
         Self { heading, report: &ranking.report, legal: ranking.legal_rate.map(|rate| rate.share) }
     }
 }
 
 /// Columns side by side behind popularity; `evaluations` are those of language models among them.
-fn table(label: &str, evaluations: &[&Shown], columns: &[Column<'_>]) -> String {
+pub(super) fn table(label: &str, evaluations: &[&Shown], columns: &[Column<'_>]) -> String {
     let Some(first) = evaluations.first().map(|shown| &shown.ranking) else {
         return String::new();
     };
@@ -401,7 +377,7 @@ fn compared(comparison: &Comparison, settings: &EvalSettings) -> String {
 }
 
 /// Which of both is better, a line a rule and metric.
-fn verdict(comparison: &Comparison) -> String {
+pub(super) fn verdict(comparison: &Comparison) -> String {
     let both =
         [("history ranked", &comparison.metrics), (EXCLUDED, &comparison.metrics_history_excluded)];
     let mut text = String::new();

@@ -26,6 +26,7 @@ mod signals;
 mod switch;
 mod text;
 mod train;
+mod whole;
 
 use std::env;
 use std::io::{self, IsTerminal};
@@ -38,7 +39,7 @@ use anyhow::{Context, anyhow, bail};
 
 use crate::config::{DEMO, RunConfig, key_of};
 use crate::ranks::{self, Ranks};
-use crate::run::{CONFIG, MANIFEST, Run, Stage, config_of, help, let_go};
+use crate::run::{CONFIG, MANIFEST, Run, config_of, help, let_go};
 use crate::{Error, interrupt};
 use args::{Args, Command};
 use eval::EvalTask;
@@ -176,7 +177,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
                 Command::Generate(generate) => generate::run(&run, generate, args.seed),
                 Command::Recommend(recommend) => recommend::recommend(&run, recommend, &mut bars),
                 Command::Export(export) => export::run(&run, export),
-                Command::Run => whole(&mut run, &mut bars),
+                Command::Run => whole::whole(&mut run, &mut bars),
                 Command::Data { command } => data::of_run(&run, command),
                 Command::Config
                 | Command::Init(_)
@@ -297,19 +298,4 @@ fn set_threads(threads: Option<u16>) -> anyhow::Result<()> {
         .num_threads(threads)
         .build_global()
         .context("the thread pool could not be started")
-}
-
-/// Index, both stages, a SASRec to compare with, and the evaluation: whatever is not done yet.
-fn whole(run: &mut Run, bars: &mut Bars) -> anyhow::Result<()> {
-    if !run.is_done(Stage::Initial) {
-        // Rather than after hours of the index.
-        run.check_teachers()?;
-    }
-    for stage in [Stage::Index, Stage::Initial, Stage::Anneal] {
-        let report = run.stage(stage, false, bars)?;
-        for line in show::stage(run, &report).lines() {
-            tracing::info!("{line}");
-        }
-    }
-    eval::beside_sasrec(run, bars)
 }

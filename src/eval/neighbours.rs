@@ -78,8 +78,8 @@ impl ItemKnn {
                 for &(user, place) in places {
                     for (i, &other) in sequences[user].iter().enumerate() {
                         let order = if i < place { config.backward } else { 1.0 };
-                        let steps = i.abs_diff(place).saturating_sub(1);
-                        let counts = order * config.distance.powi(steps as i32);
+                        let steps = i32::try_from(i.abs_diff(place)).unwrap_or(i32::MAX) - 1;
+                        let counts = order * config.distance.powi(steps.max(0));
                         let most = of_user.entry(other).or_default();
                         *most = most.max(counts);
                     }

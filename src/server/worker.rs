@@ -99,7 +99,7 @@ impl Worker {
         // gone, which tells as much.
         let _ = Builder::new().name("model".into()).spawn(move || {
             let mut ready = Some(ready);
-            if let Err(e) = work(&*open, options, &metrics, &mut ready)
+            if let Err(e) = work(&*open, &options, &metrics, &mut ready)
                 && let Some(ready) = ready.take()
             {
                 let _ = ready.send(Err(e));
@@ -124,14 +124,14 @@ impl Worker {
 /// Loads a model, says that it is `ready`, and answers until nobody can ask any more.
 fn work(
     open: &(dyn Fn() -> Result<Run> + Sync),
-    options: ServiceOptions,
+    options: &ServiceOptions,
     metrics: &Arc<Metrics>,
     ready: &mut Option<oneshot::Sender<Result<Worker>>>,
 ) -> Result<()> {
     let run = open()?;
     let catalogue = run.catalogue()?;
     let lookup = Lookup::new(catalogue.dataset());
-    let service = run.service(&catalogue, &options)?;
+    let service = run.service(&catalogue, options)?;
     let (jobs, taken) = sync_channel(QUEUE);
     let about = About {
         status: "ok",
