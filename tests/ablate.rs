@@ -268,7 +268,8 @@ fn what_cannot_be_run_is_told_before_anything_is_trained() {
     fs::write(dir.join("knn.toml"), "seeds = [1, 2]\nbaselines = [\"item-knn\"]\n").unwrap();
     fails(dir, &["--run", "other", "ablate", "knn.toml"], &["seed-2", "item-knn.decay"]);
     assert!(!dir.join("other/baselines/seed-1").exists());
-    let both = ["--run", "other/baselines/seed-2", "baseline"];
+    let other = "baseline.item-knn.decay=0.7";
+    let both = ["--set", other, "--run", "other/baselines/seed-2", "baseline"];
     fails(dir, &[&both[..], &["item-knn", "--seeds", "1,2"]].concat(), &["item-knn.decay"]);
     fails(dir, &[&both[..], &["all", "--seeds", "1,2"]].concat(), &["item-knn.decay"]);
     assert_eq!(fs::read_dir(dir.join("other/baselines/seed-2/baseline")).unwrap().count(), 1);

@@ -85,7 +85,7 @@ fn the_whole_pipeline_runs_stage_by_stage_and_knows_what_is_done() {
     fails(dir, &["eval"], &["train --stage initial"]);
     let (beside, _) = run(dir, &["run"], 0);
     for text in [
-        "sasrec        item-knn",
+        "sasrec        item-knn      adapter on   on + item-knn     adapter off  off + item-knn",
         "adapter on, beside SASRec",
         "adapter on, with item-knn, beside SASRec",
         "adapter off, with item-knn, beside SASRec",

@@ -264,7 +264,7 @@ fn a_baseline_of_the_run_is_found_by_its_name_and_ranks_together_in_a_service() 
     let listen = ["serve", "--addr", "127.0.0.1:0", "--fuse", "item-knn"];
     fails(&SHOP, &of(&listen), &["runs/b/baseline/item-knn/seed-42: holds neither"]);
     run(&SHOP, &of(&["baseline", "item-knn"]), 0);
-    fails(&SHOP, &of(&listen), &["eval --beam 20 --adapter off --fuse"]);
+    fails(&SHOP, &of(&listen), &["eval --split test --adapter off --beam 20 --fuse"]);
     let folder = "runs/b/baseline/item-knn/seed-42";
     let json = |words: &[&'static str]| -> Value {
         serde_json::from_str(&run(&SHOP, &of(words), 0).0).unwrap()

@@ -318,16 +318,16 @@ fn an_annealing_adapter_that_does_harm_changes_nothing() {
     let dir = dir.path();
     train(dir, &[]);
     // At such a rate every epoch is worse than the model before the first.
-    let anneal = ["--set", "train.anneal.learning-rate=10", "train", "--stage", "anneal"];
-    let (_, stderr) = run(dir, &anneal, 0);
+    let of = |words: &[&'static str]| [&["--set", "train.anneal.learning-rate=10"], words].concat();
+    let (_, stderr) = run(dir, &of(&["train", "--stage", "anneal"]), 0);
     assert!(stderr.contains("the adapter changes nothing"), "{stderr}");
     let files = dir.join("runs/llmbs");
     let manifest = read(&files.join("manifest.json"));
     let figures = &manifest["stages"]["anneal"]["figures"];
     assert_eq!(figures["best_epoch"], 0, "{figures}");
-    let measured = json(dir, &["eval", "--task", "text", "--limit", "20", "--json"]);
+    let measured = json(dir, &of(&["eval", "--task", "text", "--limit", "20", "--json"]));
     assert_eq!(measured["on"]["metrics"], measured["off"]["metrics"]);
-    let ranked = |adapter| json(dir, &["eval", "--json", "--beam", "20", "--adapter", adapter]);
+    let ranked = |adapter| json(dir, &of(&["eval", "--json", "--adapter", adapter]));
     assert_eq!(ranked("on")["metrics"], ranked("off")["metrics"]);
 }
 

@@ -39,11 +39,15 @@ fn beside_baselines(run: &Run, bars: &mut Bars) -> anyhow::Result<()> {
     let beam = run.config().eval.beam;
     let (mut shown, mut verdicts) = (Vec::new(), String::new());
     for adapter in adapters(run) {
-        for (fuse, with) in [(&[][..], ""), (slice::from_ref(&neighbours), ", with item-knn")] {
+        for fuse in [&[][..], slice::from_ref(&neighbours)] {
             let request = EvalRequest { split, adapter, beam, limit: None, fuse, before: None };
             let ranking = evaluation(run, request, false, bars)?.report;
-            let heading = format!("{}{with}", of_adapter(&ranking.settings));
-            let _ = writeln!(verdicts, "{heading}, beside SASRec:");
+            let (alone, adapter) = (of_adapter(&ranking.settings), &ranking.settings.adapter);
+            let (heading, with) = match fuse {
+                [] => (alone.clone(), ""),
+                _ => (format!("{adapter} + item-knn"), ", with item-knn"),
+            };
+            let _ = writeln!(verdicts, "{alone}{with}, beside SASRec:");
             verdicts += &verdict(&run.compare(request, &sasrec)?);
             shown.push((heading, Shown { ranking, comparison: None }));
         }
