@@ -71,18 +71,22 @@ impl ItemKnn {
         }
         let users = |item: usize| taken[item].chunk_by(|a, b| a.0 == b.0).count() as f64;
         let users: Vec<f64> = (0..num_items).map(users).collect();
+        let weight =
+            |steps: usize| config.distance.powi(i32::try_from(steps).unwrap_or(i32::MAX) - 1);
         let near = |item: usize| {
             let mut counts: HashMap<ItemId, f64> = HashMap::new();
             for places in taken[item].chunk_by(|a, b| a.0 == b.0) {
                 let mut of_user: HashMap<ItemId, f64> = HashMap::new();
-                for &(user, place) in places {
-                    for (i, &other) in sequences[user].iter().enumerate() {
-                        let order = if i < place { config.backward } else { 1.0 };
-                        let steps = i32::try_from(i.abs_diff(place)).unwrap_or(i32::MAX) - 1;
-                        let counts = order * config.distance.powi(steps.max(0));
-                        let most = of_user.entry(other).or_default();
-                        *most = most.max(counts);
-                    }
+                let sequence = sequences[places[0].0];
+                for (i, &other) in sequence.iter().enumerate() {
+                    // The nearest place before it and the nearest behind it count most.
+                    let before = places.partition_point(|&(_, place)| place < i);
+                    let behind = places.partition_point(|&(_, place)| place <= i);
+                    let forward = before.checked_sub(1).map(|nth| weight(i - places[nth].1));
+                    let backward = places.get(behind);
+                    let backward = backward.map(|(_, place)| config.backward * weight(place - i));
+                    let most = of_user.entry(other).or_default();
+                    *most = most.max(forward.unwrap_or(0.0)).max(backward.unwrap_or(0.0));
                 }
                 for (other, most) in of_user {
                     *counts.entry(other).or_default() += most;
