@@ -18,6 +18,7 @@ mod parquet;
 mod progress;
 mod recommend;
 mod report;
+mod run;
 mod serve;
 mod shared;
 mod show;
@@ -26,7 +27,6 @@ mod signals;
 mod switch;
 mod text;
 mod train;
-mod whole;
 
 use std::env;
 use std::io::{self, IsTerminal};
@@ -177,7 +177,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
                 Command::Generate(generate) => generate::run(&run, generate, args.seed),
                 Command::Recommend(recommend) => recommend::recommend(&run, recommend, &mut bars),
                 Command::Export(export) => export::run(&run, export),
-                Command::Run => whole::whole(&mut run, &mut bars),
+                Command::Run => run::whole(&mut run, &mut bars),
                 Command::Data { command } => data::of_run(&run, command),
                 Command::Config
                 | Command::Init(_)
